@@ -1,0 +1,210 @@
+"""The parts of a block: weightless RMSNorm, rotary positions, attention, SwiGLU and the other token mixers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hrm.config import ArchConfig
+
+
+def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
+    """Fill with a normal cut at two standard deviations, rescaled so that the result has exactly `std`."""
+    # The variance of a standard normal cut at +-2 is 1 - 2*2*pdf(2) / (cdf(2) - cdf(-2)).
+    kept = math.erf(2 / math.sqrt(2))
+    variance = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / kept
+    scale = std / math.sqrt(variance)
+    with torch.no_grad():
+        return nn.init.trunc_normal_(tensor, std=scale, a=-2 * scale, b=2 * scale)
+
+
+def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
+    """Weightless RMSNorm over one axis, computed in float32 and returned in the dtype of `x`."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+
+
+class _LowPrecision(torch.autograd.Function):
+    """Use the low-precision copy of a weight; its gradient goes to the float32 weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].float(), None
+
+
+class Weight(nn.Module):
+    """A float32 matrix [rows, columns] used in another dtype; the cast copy is made once per change, not per use."""
+
+    def __init__(self, rows: int, columns: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal_(torch.empty(rows, columns), std))
+        self._copy: Tensor | None = None
+        self._copied: int = -1
+
+    def refresh(self, dtype: torch.dtype) -> None:
+        """Bring the cast copy up to date with the weight; cheap when nothing changed."""
+        weight = self.weight
+        if dtype == weight.dtype:
+            self._copy = None
+            return
+        copy = self._copy
+        if copy is None or copy.dtype != dtype or copy.device != weight.device:
+            self._copy = weight.detach().to(dtype)
+        elif self._copied != weight._version:
+            with torch.no_grad():
+                copy.copy_(weight)
+        self._copied = weight._version
+
+    def cast(self) -> Tensor:
+        """The matrix in the dtype of the last `refresh`."""
+        return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
+
+
+class Linear(Weight):
+    """A linear layer with truncated LeCun normal weights, without bias unless asked for."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(outputs, inputs, std=inputs**-0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.cast(), bias)
+
+
+class Embedding(Weight):
+    """A table of vectors with truncated normal entries."""
+
+    def forward(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        return F.embedding(ids, self.cast())
+
+
+def rotary_angles(positions: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [positions, head_dim / 2] of the rotary embedding (RoFormer, arXiv 2104.09864)."""
+    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p f"], sin: Float[Tensor, "p f"]) -> Float[Tensor, "b p h e"]:
+    """Turn each pair (i, i + e/2) of every head by its position's angle, in float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+class KeyValues(Protocol):
+    """All that attention knows of caches and halting."""
+
+    def update(self, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
+        """Keep new keys and values [b, heads, p, e] in a slot; return all that this call may look at."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the blocks need besides the state."""
+
+    rope: tuple[Tensor, Tensor] | None = None
+    causal: bool = False
+    mask: Bool[Tensor, "b #h p k"] | None = None
+    keys_values: KeyValues | None = None
+    groups: tuple[tuple[Tensor, Tensor], ...] = ()
+    """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention through torch's scaled_dot_product_attention, optionally with a sigmoid output gate."""
+
+    norm_dim = -1
+
+    def __init__(self, arch: ArchConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = arch.heads, arch.kv_heads or arch.heads
+        self.head_dim = arch.dim // arch.heads
+        self.qkv = Linear(arch.dim, (self.heads + 2 * self.kv_heads) * self.head_dim)
+        self.gate = Linear(arch.dim, arch.dim) if arch.gate else None
+        self.out = Linear(arch.dim, arch.dim)
+
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        heads = self.qkv(z).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        if context.rope is not None:
+            q, k = rotate(q, *context.rope), rotate(k, *context.rope)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        if context.keys_values is not None:
+            k, v = context.keys_values.update(k, v, slot)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
+        )
+        mixed = mixed.transpose(1, 2).flatten(2)
+        if self.gate is not None:
+            mixed = mixed * torch.sigmoid(self.gate(z))
+        return self.out(mixed)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer: down(silu(gate x) * up x), arXiv 2002.05202."""
+
+    def __init__(self, dim: int, expansion: float, multiple: int) -> None:
+        super().__init__()
+        inner = math.ceil(round(expansion * dim * 2 / 3) / multiple) * multiple
+        self.gate_up = Linear(dim, 2 * inner)
+        self.down = Linear(inner, dim)
+
+    def forward(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        gate, up = self.gate_up(z).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class PositionMLP(SwiGLU):
+    """A SwiGLU over the position axis in the place of attention; the norm after it is over positions (TRM)."""
+
+    norm_dim = -2
+
+    def __init__(self, arch: ArchConfig, positions: int) -> None:
+        super().__init__(positions, arch.expansion, arch.expansion_multiple)
+
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:  # type: ignore[override]
+        return super().forward(z.transpose(1, 2)).transpose(1, 2)
+
+
+class GroupMixer(nn.Module):
+    """Sum gated values over every group a position belongs to and hand the sums back to its members.
+
+    With one state per candidate this is equivariant to every symmetry of the task that permutes the groups.
+    """
+
+    norm_dim = -1
+
+    def __init__(self, arch: ArchConfig, partitions: int) -> None:
+        super().__init__()
+        self.gate_up = Linear(arch.dim, 2 * arch.dim)
+        self.out = nn.ModuleList(Linear(arch.dim, arch.dim) for _ in range(partitions))
+
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        gate, up = self.gate_up(z).chunk(2, dim=-1)
+        values = F.silu(gate) * up
+        mixed = torch.zeros_like(z)
+        for out, (members, group_of) in zip(self.out, context.groups, strict=True):
+            count, size = members.shape
+            pooled = values.index_select(1, members.flatten()).unflatten(1, (count, size)).sum(2)
+            # Divided so that the sum over members and partitions keeps the variance of one value.
+            mixed = mixed + out(pooled / math.sqrt(size * len(self.out))).index_select(1, group_of)
+        return mixed
+
+
+def weights(module: nn.Module) -> Iterator[Weight]:
+    """Every matrix that is used in the forward dtype."""
+    return (part for part in module.modules() if isinstance(part, Weight))

@@ -1,0 +1,90 @@
+"""Puzzles of one kind: how to make, augment, verify and draw them. A task never knows what a hidden state is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from hrm.config import TaskConfig, UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class PuzzleError(ValueError):
+    """Why a question is invalid, as one clause that can follow "invalid: "."""
+
+
+class Puzzle(NamedTuple):
+    """A question with its answer; both are token arrays of length height*width."""
+
+    question: np.ndarray
+    answer: np.ndarray
+    rating: int = 0
+
+
+class Task(Protocol):
+    """What the rest of the package knows about a kind of puzzle. Token 0 is padding."""
+
+    name: str
+    shape: tuple[int, int]
+    """Rows and columns."""
+    vocabulary: str
+    """The character of each token; index 0 stands for padding."""
+    symbols: range
+    """Tokens that an answer cell may hold; Sudoku: the digits."""
+    groups: np.ndarray
+    """[partitions, cells] integer label of each cell's group: rows, columns, boxes."""
+    uniforms: int
+    """Random numbers that `augment` consumes per puzzle."""
+    verifies: bool
+    """False where no rule tells a right answer from a wrong one (ARC); then nothing is ever `solved`."""
+
+    def parse(self, text: str) -> np.ndarray:
+        """Tokens [cells] uint8 of a question or answer; PuzzleError for a wrong length or character."""
+        ...
+
+    def format(self, tokens: np.ndarray) -> str:
+        """The text form that `parse` reads."""
+        ...
+
+    def check(self, question: np.ndarray) -> None:
+        """PuzzleError with the reason unless the question is well-posed (uses the search solver)."""
+        ...
+
+    def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
+        """Whether the answer is right, judged by the rules alone, never by a label."""
+        ...
+
+    def generate(self, rng: np.random.Generator) -> Puzzle:
+        """A new well-posed puzzle."""
+        ...
+
+    def augment(self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Apply one random symmetry per row to [rows, cells] arrays; `uniforms` is [rows, self.uniforms] in [0, 1)."""
+        ...
+
+    def canonical(self, puzzle: Puzzle) -> bytes:
+        """The same bytes for every symmetric variant of a puzzle, different bytes for different classes."""
+        ...
+
+    def draw(self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()) -> RenderableType:
+        """A rich renderable of the grid: givens, the answer's cells, and `marked` cells shown as wrong."""
+        ...
+
+
+def build(config: TaskConfig) -> Task:
+    """The task a configuration names; UserError for impossible settings."""
+    from hrm.tasks.grid import Grid
+    from hrm.tasks.maze import Maze
+    from hrm.tasks.sudoku import Sudoku
+
+    if config.kind == "sudoku":
+        return Sudoku(*config.box)
+    if config.kind == "maze":
+        return Maze(*config.size, min_path=config.min_path)
+    if config.kind == "grid":
+        return Grid(*config.size, vocabulary=config.vocabulary)
+    raise UserError(f"unknown task kind '{config.kind}' (--task.kind): use sudoku, maze or grid")

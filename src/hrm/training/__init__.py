@@ -1,0 +1,1 @@
+"""Deep supervision: the loop, the losses, the optimizers and the batches."""

@@ -1,0 +1,75 @@
+"""What a person sees while a model trains: a live line in a terminal, plain lines elsewhere, and the trackers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, filter_trackers
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hrm.config import TrainConfig, UserError
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory of the accelerator, or what this process holds now on a CPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as people read them."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Reporter:
+    """Shows metrics on stderr and hands them to the trackers; silent on all but the main process."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.device, self.shown = accelerator.device, accelerator.is_main_process
+        self.console = Console(stderr=True, quiet=not self.shown)
+        self.live = self.console.is_terminal and self.shown
+        self.bar = Progress(
+            TextColumn("{task.fields[line]}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
+            TimeElapsedColumn(), TextColumn("left {task.fields[left]}"), console=self.console, disable=not self.live,
+        )  # fmt: skip
+        self.job = self.bar.add_task("train", total=1.0, line="starting", left="?")
+        self.trackers: list[GeneralTracker] = []
+        self._tracked = config.track
+
+    def start(self, accelerator: Accelerator, name: str, folder: str, config: dict[str, Any]) -> None:
+        """Open the trackers that the configuration asks for; UserError if one is not installed."""
+        if self._tracked:
+            accelerator.log_with = filter_trackers(list(self._tracked), folder)  # type: ignore[arg-type]
+            if len(accelerator.log_with) < len(self._tracked):
+                raise UserError(f"a tracker of --train.track {' '.join(self._tracked)} is missing: pip install 'hrm[track]'")
+            accelerator.project_configuration.logging_dir = folder
+            accelerator.init_trackers(name, config)
+            self.trackers = accelerator.trackers
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+        if self.shown:
+            (self.bar.console if self.live else self.console).print(text, highlight=False, markup=False)
+
+    def show(self, metrics: dict[str, Any], total_steps: int, progress: float) -> None:
+        """Redraw the live line, or print one, and feed the trackers."""
+        left = duration(metrics["seconds"] * (1 / progress - 1)) if progress else "?"
+        line = (
+            f"step {metrics['step']}/{total_steps}  loss {metrics['loss']:.4f}  exact {metrics['exact_accuracy']:.1%}  "
+            f"segments {metrics['mean_segments']:.1f}  grad {metrics['grad_norm']:.2g}  "
+            f"{metrics['steps_per_second']:.2f} steps/s  {metrics['puzzles_per_second']:.0f} puzzles/s  "
+            f"{metrics['memory_gib']:.2f} GiB"
+        )
+        if self.live:
+            self.bar.update(self.job, completed=progress, line=line, left=left)
+        else:
+            self.say(f"{line}  left {left}")
+        for tracker in self.trackers:
+            tracker.log({k: v for k, v in metrics.items() if isinstance(v, (int, float))}, step=metrics["step"])

@@ -1,0 +1,236 @@
+"""A training from its configuration to its result: data, model, run folder, the loop, and resuming."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from hrm import data
+from hrm.config import Config, UserError, check
+from hrm.data import PuzzleSet
+from hrm.evaluation import evaluate
+from hrm.models.puzzle import Board, PuzzleModel
+from hrm.runs import Run, checkpoint
+from hrm.solving import Solver
+from hrm.tasks import Task, build
+from hrm.training.batches import Sampler
+from hrm.training.interrupt import Interrupt
+from hrm.training.loop import BadBatch, Trainer
+from hrm.training.progress import Reporter, duration, memory_gib
+from hrm.training.state import pack, unpack
+
+
+def train(config: Config, path: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
+
+    Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
+    """
+    check(config)
+    accelerator = make_accelerator(config)
+    task = build(config.task)
+    reporter = Reporter(config.train, accelerator)
+    run = Run.open(path) if resume else None
+    if run is not None and asdict(run.config) != asdict(config):
+        _record_changes(run, config, reporter)
+    if run is None and accelerator.is_main_process:
+        training, held_out = prepare(config, task, reporter)
+        board = describe(task, training)
+        run = Run.create(path, config, {"cells": board.cells, "vocabulary": board.vocabulary, "task_ids": board.task_ids}, overwrite)
+        _store(run, task, training, held_out)
+    accelerator.wait_for_everyone()
+    run = run or Run.open(path)
+    training, held_out = _stored(run, task, config)
+    model = initial_model(config, describe(task, training))
+    sampler = Sampler(training, task, config.train.batch_size, config.seed, config.task.augment, config.task.reveal)
+    trainer = Trainer(config, model, sampler, accelerator)
+    if resume:
+        newest = checkpoint.newest(run.checkpoints, reporter.say)
+        if newest is None:
+            reporter.say(f"{path} has no checkpoint yet: starting from the beginning")
+        else:
+            unpack(trainer, *checkpoint.load(newest))
+            run.rewind(trainer.step_number)
+    _explain(config, trainer, training, held_out, reporter)
+    reporter.start(accelerator, path.name, str(path), asdict(config))
+    return _loop(run, trainer, task, held_out, reporter)
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Devices and processes; one process outside `torchrun` or `accelerate launch`."""
+    device = config.train.device
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    accelerator = Accelerator(cpu=device == "cpu" or None)
+    if device not in ("auto", accelerator.device.type):
+        raise UserError(f"--train.device {device} is not available here: use {accelerator.device.type} or auto")
+    if config.train.batch_size % accelerator.num_processes:
+        raise UserError(f"--train.batch-size {config.train.batch_size} must be a multiple of the {accelerator.num_processes} processes")
+    return accelerator
+
+
+def describe(task: Task, puzzles: PuzzleSet | None = None) -> Board:
+    """All that a model needs to know of a task and its data."""
+    rows, columns = task.shape
+    task_ids = puzzles.num_task_ids if puzzles is not None else 1
+    symbols = (task.symbols.start, len(task.symbols))
+    return Board(rows * columns, len(task.vocabulary), symbols, task.groups, task_ids)
+
+
+def initial_model(config: Config, board: Board) -> PuzzleModel:
+    """A model whose random weights follow from the seed alone."""
+    torch.manual_seed(config.seed)
+    return PuzzleModel(config.arch, board)
+
+
+def prepare(config: Config, task: Task, reporter: Reporter) -> tuple[PuzzleSet, PuzzleSet | None]:
+    """Training puzzles, read or generated, and those to measure on: a file's, or whole symmetry classes set aside."""
+    wanted = config.task.holdout
+    if config.data is None:
+        held_out, training = data.generate(task, [wanted, config.task.puzzles], config.seed, reporter.console)
+        held_out = held_out if len(held_out.inputs) else None
+    else:
+        training = data.read(Path(config.data), task, "train")
+        training, held_out = data.split(training, task, wanted, config.seed) if wanted else (training, None)
+    if config.validation is not None:
+        held_out = data.read(Path(config.validation), task, "test")
+    return training, held_out
+
+
+def _record_changes(run: Run, config: Config, reporter: Reporter) -> None:
+    before, after = _flat(asdict(run.config)), _flat(asdict(config))
+    changed = {key: [before[key], after[key]] for key in after if after[key] != before[key]}
+    fixed = [key for key in changed if key.startswith(("arch.", "task.")) or key in ("seed", "data")]
+    if fixed:
+        flag = "--" + fixed[0].replace("_", "-")
+        raise UserError(f"{flag} cannot change when a run is resumed (it was {before[fixed[0]]}): start a new run")
+    reporter.say("changed by flags: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()))
+    run.log({"event": "resumed", "changed": changed})
+    run.set_config(config)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _store(run: Run, task: Task, training: PuzzleSet, held_out: PuzzleSet | None) -> None:
+    """Keep the puzzles with the run, so that resuming and later questions need nothing else."""
+    data.write_folder(run.data, task, training, held_out)
+
+
+def _stored(run: Run, task: Task, config: Config) -> tuple[PuzzleSet, PuzzleSet | None]:
+    training = data.read(run.data, task, "train")
+    held_out = data.read(run.data, task, "test") if (run.data / "test").is_dir() else None
+    return training, held_out
+
+
+def _explain(config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter) -> None:
+    """Say what was chosen and why."""
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    device = trainer.accelerator.device.type
+    reporter.say(
+        f"{parameters:,} parameters on {device} in {config.train.precision}; {len(training.inputs):,} training puzzles, "
+        f"{len(held_out.inputs) if held_out else 0:,} held out; step {trainer.step_number} of {config.train.steps}"
+    )
+    if held_out is None:
+        reporter.say("nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout")
+
+
+def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, reporter: Reporter) -> dict[str, Any]:
+    config = trainer.config.train
+    accelerator = trainer.accelerator
+    measured: dict[str, Any] = {}
+    saved = measured_at = -1
+
+    def save() -> None:
+        nonlocal saved
+        if saved != trainer.step_number:
+            groups, state = pack(trainer)
+            if accelerator.is_main_process:
+                checkpoint.save(run.checkpoints, trainer.step_number, groups, state)
+                protect = [p for p in [run.best_checkpoint] if p]
+                checkpoint.prune(run.checkpoints, config.keep, protect)
+            saved = trainer.step_number
+
+    def measure() -> None:
+        nonlocal measured, measured_at
+        if held_out is None or measured_at == trainer.step_number:
+            return
+        measured_at = trainer.step_number
+        save()
+        if accelerator.is_main_process:
+            measured = _measure(trainer, task, held_out, config.eval_puzzles)
+            run.log({"step": trainer.step_number, "event": "eval", "seconds": trainer.seconds, **measured})
+            reporter.say(
+                f"step {trainer.step_number}: held out exact {measured['exact_accuracy']:.2%}, wrong {measured['wrong']} "
+                f"of {measured['n']}, mean segments {measured['mean_segments']:.1f}"
+            )
+            best = run.best
+            if best is None or measured["exact_accuracy"] >= best["exact_accuracy"]:
+                run.set_best(trainer.step_number, measured)
+        reached = torch.tensor([measured.get("exact_accuracy", 0.0)], device=accelerator.device)
+        measured = measured or {"exact_accuracy": float(accelerator.reduce(reached, "sum"))}  # type: ignore[arg-type]
+
+    with Interrupt() as interrupt, reporter.bar:
+        try:
+            while trainer.progress < 1:
+                trainer.step()
+                if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
+                    metrics = {**trainer.metrics(), "memory_gib": memory_gib(accelerator.device)}
+                    if accelerator.is_main_process:
+                        run.log(metrics)
+                    reporter.show(metrics, config.steps, trainer.progress)
+                if config.eval_every and trainer.step_number % config.eval_every == 0:
+                    measure()
+                    if config.target_accuracy and measured and measured["exact_accuracy"] >= config.target_accuracy:
+                        reporter.say(f"reached {config.target_accuracy:.1%} on held-out puzzles")
+                        break
+                if config.checkpoint_every and trainer.step_number % config.checkpoint_every == 0:
+                    save()
+                if _anyone(interrupt.asked, trainer):
+                    break
+        except BadBatch as error:
+            file = run.path / "bad_batch.safetensors"
+            if accelerator.is_main_process:
+                save_file({name: tensor.cpu() for name, tensor in error.puzzles.items()}, file)
+            raise BadBatch(f"{error}; its puzzles are in {file}", error.puzzles) from None
+        finished = trainer.progress >= 1 or not interrupt.asked
+        save()
+        if finished:
+            measure()
+    state = "finished" if finished else "paused"
+    reporter.say(f"{state} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
+    if not finished:
+        reporter.say(f"continue with: hrm train --resume {run.path}")
+    return {"state": state, "step": trainer.step_number, "training_seconds": trainer.seconds, **measured}
+
+
+def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> dict[str, Any]:
+    """Solve some held-out puzzles with the averaged weights, if there are any."""
+    model = trainer.model.eval()
+    some = PuzzleSet(*(field[:limit] if hasattr(field, "shape") else field for field in held_out))
+    solver = Solver(model, task)
+    try:
+        if trainer.ema:
+            with trainer.ema.applied():
+                return evaluate(solver, some, max_segments=trainer.config.halting.max_segments)
+        return evaluate(solver, some, max_segments=trainer.config.halting.max_segments)
+    finally:
+        model.train()
+
+
+def _anyone(asked: bool, trainer: Trainer) -> bool:
+    """Whether any process was asked to stop; all must agree before they save."""
+    if trainer.accelerator.num_processes == 1:
+        return asked
+    flag = torch.tensor([float(asked)], device=trainer.accelerator.device)
+    return bool(trainer.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]

@@ -1,0 +1,82 @@
+"""What a training checkpoint holds, and how it goes in and out of a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hrm.config import UserError
+from hrm.models.recurrence import Carry
+from hrm.training.loop import Slots, Trainer
+
+_COUNTERS = ("step_number", "seconds", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row", "grad_norm", "lr")
+
+
+def pack(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """All groups of tensors and the JSON state; a call on every process, because slots are gathered from all."""
+    groups = {"weights": dict(trainer.model.state_dict()), "slots": _pack_slots(trainer)}
+    if trainer.ema:
+        groups["ema"] = dict(trainer.ema.average)
+    optimizer: dict[str, Tensor] = {}
+    for part, parameter, name in _named_parameters(trainer):
+        optimizer |= {f"{name}.{key}": value for key, value in part.state.get(parameter, {}).items()}
+    groups["optimizer"] = optimizer
+    # Randomness is a pure function of (seed, step, row): the step is the random state and the data cursor.
+    state = {name: getattr(trainer, name) for name in _COUNTERS} | {"seed": trainer.config.seed}
+    return groups, state
+
+
+def unpack(trainer: Trainer, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """Put a checkpoint into a trainer built from the same architecture; UserError where the two do not fit."""
+    for name in _COUNTERS:
+        setattr(trainer, name, state[name])
+    try:
+        trainer.model.load_state_dict(groups["weights"])
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint does not fit the architecture (--arch...): {str(error).splitlines()[-1].strip()}") from None
+    if trainer.ema:
+        average = groups.get("ema") or groups["weights"]
+        for name, tensor in trainer.ema.average.items():
+            tensor.copy_(average[name])
+    for part, parameter, name in _named_parameters(trainer):
+        prefix = name + "."
+        saved = {key.removeprefix(prefix): value for key, value in groups["optimizer"].items() if key.startswith(prefix)}
+        if saved:
+            part.state[parameter] = {
+                # A fused optimizer counts on the device, the others on the CPU.
+                key: value.to(parameter.device) if key != "step" or part.defaults.get("fused") else value
+                for key, value in saved.items()
+            }
+    _unpack_slots(trainer, groups["slots"])
+
+
+def _named_parameters(trainer: Trainer) -> Iterator[tuple[Optimizer, torch.nn.Parameter, str]]:
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield optimizer, parameter, names[id(parameter)]
+
+
+def _pack_slots(trainer: Trainer) -> dict[str, Tensor]:
+    slots = trainer.slots._asdict()
+    carry = slots.pop("carry")
+    gather = trainer.accelerator.gather
+    return {name: gather(tensor.contiguous()) for name, tensor in {**carry._asdict(), **slots}.items()}  # type: ignore[misc]
+
+
+def _unpack_slots(trainer: Trainer, saved: dict[str, Tensor]) -> None:
+    size = len(saved["halted"])
+    if size != trainer.config.train.batch_size:
+        raise UserError(
+            f"the run has {size} puzzles in flight and --train.batch-size is {trainer.config.train.batch_size}: "
+            "resume with the batch size it was started with"
+        )
+    device = trainer.accelerator.device
+    mine = {name: tensor[trainer.rows].to(device) for name, tensor in saved.items()}
+    carry = Carry(*(mine.pop(name).to(trainer.model.dtype) for name in Carry._fields))
+    trainer.slots = Slots(carry, **mine)
