@@ -62,7 +62,9 @@ class Task(Protocol):
         """A new well-posed puzzle."""
         ...
 
-    def augment(self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def augment(
+        self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Apply one random symmetry per row to [rows, cells] arrays; `uniforms` is [rows, self.uniforms] in [0, 1)."""
         ...
 
@@ -70,7 +72,9 @@ class Task(Protocol):
         """The same bytes for every symmetric variant of a puzzle, different bytes for different classes."""
         ...
 
-    def draw(self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()) -> RenderableType:
+    def draw(
+        self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
+    ) -> RenderableType:
         """A rich renderable of the grid: givens, the answer's cells, and `marked` cells shown as wrong."""
         ...
 
@@ -82,7 +86,7 @@ def build(config: TaskConfig) -> Task:
     from hrm.tasks.sudoku import Sudoku
 
     if config.kind == "sudoku":
-        return Sudoku(*config.box)
+        return Sudoku(*config.box, extra_clues=config.extra_clues)
     if config.kind == "maze":
         return Maze(*config.size, min_path=config.min_path)
     if config.kind == "grid":
