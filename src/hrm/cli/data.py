@@ -1,0 +1,176 @@
+"""`hrm data build|check|show`: puzzle files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+
+from hrm import data, tasks
+from hrm.cli.options import Positional, choose, parse
+from hrm.config import TaskConfig, UserError
+
+Kind = Literal["sudoku", "maze", "grid"]
+_SHOWN = 20  # problems printed one by one
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Make puzzles, or convert a CSV file to a dataset folder or back."""
+
+    out: str
+    """A .csv or .csv.gz file (test puzzles go beside it as NAME_test.csv), or a dataset folder in HRM's form."""
+    task: Kind | None = None
+    """sudoku, maze or grid; default: what --convert looks like, or sudoku."""
+    box: tuple[int, int] = (3, 3)
+    """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
+    size: tuple[int, int] = (30, 30)
+    """Rows and columns of a maze or grid."""
+    min_path: int = 110
+    """Least number of steps on the shortest path of a maze."""
+    vocabulary: int = 12
+    """Number of tokens of a grid task, padding included."""
+    puzzles: int = 1000
+    """Training puzzles to make."""
+    test: int = 0
+    """Test puzzles, no symmetric variant of which is among the training puzzles."""
+    seed: int = 0
+    """The same seed makes the same puzzles."""
+    convert: str | None = None
+    """Take the puzzles from this CSV file or dataset folder instead of making them; --test then sets some aside."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
+
+    path: Positional[str]
+    """CSV file or dataset folder."""
+    against: str | None = None
+    """Another file or folder that must not share a puzzle with this one, symmetric variants included."""
+    task: Kind | None = None
+    """sudoku, maze or grid, with --box, --size or --vocabulary; default: what the file looks like."""
+    box: tuple[int, int] = (3, 3)
+    """Rows and columns of a Sudoku box."""
+    size: tuple[int, int] = (30, 30)
+    """Rows and columns of a maze or grid."""
+    vocabulary: int = 12
+    """Number of tokens of a grid task, padding included."""
+    json: bool = False
+    """Print the problems as JSON."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Draw puzzles with their answers."""
+
+    path: Positional[str]
+    """CSV file or dataset folder."""
+    row: int = 1
+    """The first puzzle to draw, counted from 1."""
+    count: int = 1
+    """How many to draw."""
+    split: Literal["train", "test"] = "train"
+    """Which part of a dataset folder."""
+    task: Kind | None = None
+    """sudoku, maze or grid, with --box, --size or --vocabulary; default: what the file looks like."""
+    box: tuple[int, int] = (3, 3)
+    """Rows and columns of a Sudoku box."""
+    size: tuple[int, int] = (30, 30)
+    """Rows and columns of a maze or grid."""
+    vocabulary: int = 12
+    """Number of tokens of a grid task, padding included."""
+    json: bool = False
+    """Print question, answer and rating as one line of JSON each."""
+
+
+def main(args: list[str]) -> int:
+    return choose("data", {"build": build, "check": check, "show": show}, args)
+
+
+def build(args: list[str]) -> int:
+    """Make puzzles, or convert between CSV and dataset folder."""
+    example = "hrm data build --task sudoku --box 3 3 --puzzles 1000 --test 500 --out data/sudoku"
+    options = parse("data build", BuildOptions, args, example=example)
+    if options.puzzles < 1 or options.test < 0:
+        raise UserError("--puzzles must be at least 1 and --test at least 0")
+    for path in data.targets(options.out):
+        if path.exists() and not options.overwrite:
+            raise UserError(f"{path} exists: choose another --out or add --overwrite")
+    task = _task(options, options.convert)
+    console = Console(stderr=True)
+    if options.convert:
+        train, test = data.read_both(options.convert, task)
+        if options.test:
+            if test is not None:
+                raise UserError(f"{options.convert} has a test split already: leave out --test")
+            train, test = data.split(train, task, options.test, options.seed, console)
+    else:
+        train, test = data.generate(task, [options.puzzles, options.test], options.seed, console)
+    test = test if test is not None and len(test.inputs) else None
+    counts = {"train": len(train.inputs), "test": 0 if test is None else len(test.inputs)}
+    written = [str(path) for path in data.write(options.out, task, train, test)]
+    if options.json:
+        print(json.dumps({"written": written, **counts}))
+    else:
+        print(f"{' and '.join(written)}: {counts['train']} training and {counts['test']} test puzzles")
+    return 0
+
+
+def check(args: list[str]) -> int:
+    """Find problems in a file or folder, and overlap with another."""
+    example = "hrm data check test.csv --against train.csv"
+    options = parse("data check", CheckOptions, args, example=example)
+    found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
+    if options.json:
+        everything = list(found)
+        print(json.dumps({"path": options.path, "count": len(everything), "problems": everything}))
+        return 2 if everything else 0
+    count = 0
+    for problem in found:
+        count += 1
+        if count <= _SHOWN:
+            print(problem, file=sys.stderr)
+    if count > _SHOWN:
+        print(f"... and {count - _SHOWN} more", file=sys.stderr)
+    if not count:
+        print(f"{options.path}: no problems")
+    return 2 if count else 0
+
+
+def show(args: list[str]) -> int:
+    """Draw puzzles with their answers."""
+    options = parse("data show", ShowOptions, args, example="hrm data show data/sudoku.csv --row 17 --count 2")
+    task = _task(options, options.path)
+    puzzles = data.read(options.path, task, options.split)
+    if not 1 <= options.row <= len(puzzles.inputs) or options.count < 1:
+        raise UserError(f"--row must be from 1 to {len(puzzles.inputs)} and --count at least 1")
+    console = Console()
+    for row in range(options.row - 1, min(options.row - 1 + options.count, len(puzzles.inputs))):
+        # -100 marks cells that do not count; drawn as padding.
+        question, answer = puzzles.inputs[row], puzzles.labels[row].clip(0)
+        rating = None if puzzles.ratings is None else int(puzzles.ratings[row])
+        if options.json:
+            facts = {"row": row + 1, "question": task.format(question), "answer": task.format(answer), "rating": rating}
+            print(json.dumps(facts))
+        else:
+            console.print(f"puzzle {row + 1}" + ("" if rating is None else f", rating {rating}"), highlight=False)
+            console.print(task.draw(question))
+            console.print(task.draw(question, answer))
+    return 0
+
+
+def _task(options: BuildOptions | CheckOptions | ShowOptions, path: str | None) -> tasks.Task:
+    """The task that the flags name, or else the one a file looks like."""
+    if options.task is None and path is not None:
+        return tasks.build(data.infer(path))
+    min_path = options.min_path if isinstance(options, BuildOptions) else TaskConfig.min_path
+    kind = options.task or "sudoku"
+    return tasks.build(TaskConfig(kind, options.box, options.size, min_path, options.vocabulary))

@@ -1,0 +1,22 @@
+"""Puzzles on disk: CSV files and HRM's dataset folders, read, written, checked and made."""
+
+from hrm.data.checks import check, problems
+from hrm.data.generation import generate, split
+from hrm.data.puzzle_set import PuzzleSet
+from hrm.data.recognition import infer
+from hrm.data.storage import read, read_both, targets, write, write_csv, write_folder
+
+__all__ = [
+    "PuzzleSet",
+    "check",
+    "generate",
+    "infer",
+    "problems",
+    "read",
+    "read_both",
+    "split",
+    "targets",
+    "write",
+    "write_csv",
+    "write_folder",
+]

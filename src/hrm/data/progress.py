@@ -1,0 +1,38 @@
+"""A progress bar with rate and time left, drawn only on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+@contextmanager
+def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[[], object]]:
+    """Show a bar while the block runs; call what it gives once for every thing done."""
+    if console is None or not console.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, rate="")
+
+        def advance() -> None:
+            progress.update(task, advance=1, rate=f"{progress.tasks[0].speed or 0:,.0f}/s")
+
+        yield advance
+
+
+def track(things: Collection[T], what: str, console: Console | None) -> Iterator[T]:
+    """The things, one by one, with a bar."""
+    with bar(what, len(things), console) as advance:
+        for thing in things:
+            yield thing
+            advance()

@@ -1,0 +1,5 @@
+"""The run folder that a training writes and every other verb reads."""
+
+from hrm.runs.folder import Run
+
+__all__ = ["Run"]

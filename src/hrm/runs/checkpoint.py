@@ -1,0 +1,222 @@
+"""Checkpoints: safetensors and JSON only, complete or absent, every byte accounted for.
+
+A checkpoint is a folder `step_00001000/` with one `<group>.safetensors` per group of tensors, `state.json`, and
+`manifest.json` with the size and SHA-256 of the others. It is written under a temporary name, flushed to the disk, and
+renamed, so that a folder with its final name is always whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hrm.config import UserError
+from hrm.runs import durable
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+_SUFFIX = ".safetensors"
+_TEMPORARY = ".tmp-"
+_OLD = ".old"  # a checkpoint moved aside while another takes its name
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose files are not the ones its manifest lists."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {path} is damaged: {reason}; use another checkpoint or restore this one")
+        self.path = path
+        self.reason = reason
+
+
+def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    """Write `directory/step_<step>` from groups of named tensors and a JSON-able state; return its path.
+
+    An existing checkpoint of the same step is replaced only once the new one is on the disk.
+    """
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        durable.flush(directory.parent)
+    _sweep(directory)
+    final = directory / f"step_{step:08d}"
+    temporary = directory / f"{_TEMPORARY}{final.name}-{os.getpid()}"
+    temporary.mkdir()
+    try:
+        for group, named in tensors.items():
+            # Copies, because safetensors refuses views and tensors that share storage.
+            copies = {
+                name: torch.clone(t.detach().cpu(), memory_format=torch.contiguous_format) for name, t in named.items()
+            }
+            save_file(copies, temporary / (group + _SUFFIX))
+        (temporary / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        files = {file.name: _fingerprint(file) for file in sorted(temporary.iterdir())}
+        for name in files:
+            durable.flush(temporary / name)
+        (temporary / _MANIFEST).write_bytes(_manifest(step, files))
+        durable.flush(temporary / _MANIFEST)
+        durable.flush(temporary)
+        old = final.with_name(final.name + _OLD)
+        if final.exists():
+            os.rename(final, old)
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _sweep(directory)
+        raise
+    durable.flush(directory)
+    if old.exists():
+        _remove(old)
+    return final
+
+
+def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors (on the CPU, by group and name) and the state of a checkpoint.
+
+    Only the wanted groups are read; one that the checkpoint lacks is absent from the result.
+    Raises DamagedCheckpoint unless the files read are exactly those that were written.
+    """
+    names = verify(path, groups)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name in names:
+        if name.endswith(_SUFFIX):
+            with safe_open(path / name, framework="pt") as file:
+                # Clones: the tensors of safe_open live in the mapped file, which pruning may delete.
+                tensors[name.removesuffix(_SUFFIX)] = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    return tensors, json.loads((path / _STATE).read_text(encoding="utf-8"))
+
+
+def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
+    """Check the state and the wanted groups (default: all) against the manifest; return their file names.
+
+    Raises DamagedCheckpoint for a missing file, a size or SHA-256 that differs, or a file that cannot be read.
+    """
+    files = _read_manifest(path)
+    if groups is not None:
+        files = {name: facts for name, facts in files.items() if name == _STATE or name.removesuffix(_SUFFIX) in groups}
+    for name, facts in files.items():
+        try:
+            found = _fingerprint(path / name)
+        except OSError as error:
+            raise DamagedCheckpoint(path, f"{name} cannot be read ({error.strerror})") from error
+        if found["bytes"] != facts["bytes"]:
+            raise DamagedCheckpoint(path, f"{name} has {found['bytes']} bytes instead of {facts['bytes']}")
+        if found["sha256"] != facts["sha256"]:
+            raise DamagedCheckpoint(path, f"the content of {name} has changed (SHA-256 differs)")
+        try:
+            if name.endswith(_SUFFIX):
+                with safe_open(path / name, framework="pt"):
+                    pass
+            else:
+                json.loads((path / name).read_text(encoding="utf-8"))
+        except (SafetensorError, ValueError) as error:
+            raise DamagedCheckpoint(path, f"{name} is not readable ({error})") from error
+    return list(files)
+
+
+def step_of(path: Path) -> int:
+    """The training step in a checkpoint's name."""
+    match = _NAME.fullmatch(path.name.removesuffix(_OLD))
+    if match is None:
+        raise UserError(f"{path} is not a checkpoint: its name should look like step_00001000")
+    return int(match[1])
+
+
+def complete(directory: Path) -> list[Path]:
+    """All checkpoints that have a manifest, by step, oldest first; their content is not verified."""
+    if not directory.is_dir():
+        return []
+    found = {p.name: p for p in directory.iterdir() if _NAME.fullmatch(p.name.removesuffix(_OLD))}
+    # A kill between the two renames of an overwrite leaves the old one under its other name.
+    paths = [p for name, p in found.items() if not (name.endswith(_OLD) and name.removesuffix(_OLD) in found)]
+    return sorted((p for p in paths if (p / _MANIFEST).is_file()), key=step_of)
+
+
+def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that verifies; `report` gets a sentence for each damaged one that was passed over."""
+    damaged: list[DamagedCheckpoint] = []
+    chosen = None
+    for path in reversed(complete(directory)):
+        try:
+            verify(path)
+        except DamagedCheckpoint as error:
+            damaged.append(error)
+        else:
+            chosen = path
+            break
+    instead = f"using {chosen.name} instead" if chosen else "no older one is intact"
+    for error in damaged:
+        report(f"checkpoint {error.path} is damaged: {error.reason}; {instead}")
+    return chosen
+
+
+def prune(directory: Path, keep: int, protect: Collection[Path] = ()) -> None:
+    """Delete all but the `keep` newest checkpoints (at least one) and those in `protect`."""
+    protected = {path.name for path in protect}
+    for path in complete(directory)[: -max(keep, 1)]:
+        if path.name not in protected:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # Renamed first, so that a kill halfway leaves rubbish for `_sweep`, not a checkpoint with missing files.
+    rubbish = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
+    os.rename(path, rubbish)
+    shutil.rmtree(rubbish, ignore_errors=True)
+
+
+def _sweep(directory: Path) -> None:
+    """Finish what killed processes left behind."""
+    for path in list(directory.iterdir()):
+        if path.name.startswith(_TEMPORARY):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.endswith(_OLD) and _NAME.fullmatch(path.name.removesuffix(_OLD)):
+            final = path.with_name(path.name.removesuffix(_OLD))
+            if final.exists():
+                _remove(path)
+            else:
+                os.rename(path, final)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+        size = stream.tell()
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _manifest(step: int, files: Mapping[str, Mapping[str, Any]]) -> bytes:
+    content = {"format": FORMAT, "step": step, "files": files}
+    own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": own}, indent=1).encode()
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        raw = (path / _MANIFEST).read_bytes()
+        manifest = json.loads(raw)
+        written, files = manifest["format"], manifest["files"]
+    except OSError as error:
+        raise DamagedCheckpoint(path, f"{_MANIFEST} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(path, f"{_MANIFEST} is not readable ({error})") from error
+    # Written anew and compared, so that a change anywhere shows, even where JSON would read the same.
+    if raw == _manifest(step_of(path), files):
+        return files
+    if written != FORMAT:
+        raise DamagedCheckpoint(path, f"{_MANIFEST} has format {written!r}, this version of hrm reads {FORMAT}")
+    raise DamagedCheckpoint(path, f"{_MANIFEST} has changed since it was written")

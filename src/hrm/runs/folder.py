@@ -1,0 +1,190 @@
+"""The run folder: `config.yaml`, `run.json`, `data/`, `metrics.jsonl`, `checkpoints/`, `best.json`, `result.json`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from hrm.config import Config, UserError, from_yaml, to_yaml
+from hrm.runs import checkpoint, durable
+
+FORMAT = 1
+_CONTENTS = ("run.json", "config.yaml", "metrics.jsonl", "best.json", "result.json", "checkpoints", "data")
+
+
+class Run:
+    """A run folder on the disk; use `Run.create` or `Run.open`."""
+
+    def __init__(self, path: Path, config: Config, facts: Mapping[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.board: dict[str, Any] = dict(facts["board"])
+        self.version: str = facts["version"]
+        self.created: str = facts["created"]
+        self.data = path / "data"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+
+    @classmethod
+    def create(cls, path: Path | str, config: Config, board: Mapping[str, Any], overwrite: bool = False) -> Run:
+        """Make a new run folder; `board` is the task's `cells`, `vocabulary` and `task_ids`.
+
+        UserError for a folder that holds a run (unless `overwrite`) or anything else.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: choose another folder for the run")
+        if path.is_dir():
+            foreign = sorted(
+                p.name for p in path.iterdir() if p.name not in _CONTENTS and not p.name.startswith(".tmp-")
+            )
+            if foreign and not (path / "run.json").is_file():
+                raise UserError(f"{path} is not empty ('{foreign[0]}') and not a run: choose another folder")
+            if (path / "run.json").is_file() and not overwrite:
+                raise UserError(f"{path} already holds a run: choose another folder, resume it, or allow overwriting")
+            # run.json first: without it the rest is no run, should this be interrupted.
+            for name in _CONTENTS:
+                old = path / name
+                if old.is_dir():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink(missing_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir()
+        durable.write(path / "config.yaml", to_yaml(config))
+        durable.write(path / "metrics.jsonl", "")
+        facts = {
+            "format": FORMAT,
+            "board": dict(board),
+            "version": _version(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        durable.write_json(path / "run.json", facts)  # last: the folder is a run from here on
+        durable.flush(path.parent)
+        return cls(path, config, facts)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """The run in a folder; UserError with the nearest name if there is none."""
+        path = Path(path)
+        if not (path / "run.json").is_file():
+            raise UserError(_no_run_at(path))
+        facts = _read_json(path / "run.json")
+        if not isinstance(facts, dict) or not {"format", "board", "version", "created"} <= facts.keys():
+            raise UserError(f"{path / 'run.json'} lacks what a run has: restore it or start a new run")
+        if facts["format"] != FORMAT:
+            raise UserError(f"{path} has run format {facts['format']!r}, this hrm reads {FORMAT}: use another version")
+        where = path / "config.yaml"
+        try:
+            text = where.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{where} cannot be read ({error}): restore it or start a new run") from error
+        return cls(path, from_yaml(text, str(where)), facts)
+
+    def set_config(self, config: Config) -> None:
+        """Record a configuration changed by flags of a resumed training."""
+        durable.write(self.path / "config.yaml", to_yaml(config))
+        self.config = config
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        line = json.dumps(dict(record)).encode() + b"\n"
+        with self.metrics.open("ab+") as file:
+            # A line that a killed process left half-written would swallow this one.
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, without those that a crash left unreadable."""
+        records = []
+        for line in self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.is_file() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return [record for record in records if isinstance(record, dict)]
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics logged after `step`, so that a resumed training continues them."""
+        kept = [json.dumps(record) + "\n" for record in self.records() if record.get("step", 0) <= step]
+        durable.write(self.metrics, "".join(kept))
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The step and metrics of the best checkpoint so far, if any was measured."""
+        path = self.path / "best.json"
+        return _read_json(path) if path.is_file() else None
+
+    def set_best(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Name the best checkpoint; call it after the checkpoint is saved."""
+        durable.write_json(self.path / "best.json", {"step": step, **metrics})
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """Where the best checkpoint lies, if one is named and still there."""
+        step = (self.best or {}).get("step")
+        return next((p for p in checkpoint.complete(self.checkpoints) if checkpoint.step_of(p) == step), None)
+
+    def set_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`."""
+        durable.write_json(self.result, dict(result))
+
+    def checkpoint(self, which: str | int = "best", report: Callable[[str], None] = print) -> Path:
+        """The checkpoint called "best", "latest" or by its step; UserError if there is none.
+
+        Without a best one the latest counts. Damaged ones are reported and passed over, unless asked for by step.
+        """
+        if which not in ("best", "latest"):
+            by_step = {str(checkpoint.step_of(p)): p for p in checkpoint.complete(self.checkpoints)}
+            if str(which) not in by_step:
+                known = ", ".join(by_step) or "none so far"
+                raise UserError(f"{self.path} has no checkpoint '{which}': use best, latest or a step ({known})")
+            return by_step[str(which)]
+        if which == "best" and (path := self.best_checkpoint):
+            try:
+                checkpoint.verify(path)
+                return path
+            except checkpoint.DamagedCheckpoint as error:
+                report(f"the best checkpoint {path} is damaged: {error.reason}; using the latest instead")
+        path = checkpoint.newest(self.checkpoints, report)
+        if path is None:
+            raise UserError(f"{self.path} has no intact checkpoint yet: train it further or restore a copy")
+        return path
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it or start a new run") from error
+
+
+def _no_run_at(path: Path) -> str:
+    what = f"{path} is not a run folder (run.json is missing)" if path.exists() else f"there is no run at {path}"
+    parent = path.absolute().parent
+    names = sorted(p.parent.name for p in parent.glob("*/run.json")) if parent.is_dir() else []
+    near = difflib.get_close_matches(path.absolute().name, names, n=1, cutoff=0.4)
+    if near:
+        return f"{what}: did you mean {path.parent / near[0]}?"
+    if names:
+        return f"{what}: the runs in {path.parent} are {', '.join(names)}"
+    return f"{what}: give the folder that 'hrm train' wrote"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("hrm")
+    except importlib.metadata.PackageNotFoundError:  # running from a source tree that is not installed
+        return "unknown"

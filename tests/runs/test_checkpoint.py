@@ -1,0 +1,315 @@
+"""A checkpoint comes back exactly, shows every damage, and survives a kill at any moment."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hrm.config import UserError
+from hrm.runs import checkpoint, durable
+from hrm.runs.checkpoint import DamagedCheckpoint
+
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int8,
+    torch.int32,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+]
+FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def small(value: float = 1.0) -> dict[str, dict[str, torch.Tensor]]:
+    """Groups like a training's, a few bytes each."""
+    return {"weights": {"w": torch.full((2, 3), value)}, "optimizer": {"w.exp_avg": torch.zeros(2)}}
+
+
+def states(directory: Path) -> dict[int, Any]:
+    """The state of every complete checkpoint, each of which must load."""
+    return {checkpoint.step_of(p): checkpoint.load(p)[1] for p in checkpoint.complete(directory)}
+
+
+@st.composite
+def tensor(draw: st.DrawFn) -> torch.Tensor:
+    """Any dtype and shape, scalars and empty ones too, with arbitrary bits; sometimes a transposed view."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(st.lists(st.integers(0, 4), max_size=3))
+    cells = int(torch.Size(shape).numel())
+    if dtype == torch.bool:
+        flat = torch.tensor(draw(st.lists(st.booleans(), min_size=cells, max_size=cells)), dtype=torch.bool)
+    else:
+        size = cells * dtype.itemsize
+        raw = bytearray(draw(st.binary(min_size=size, max_size=size)))
+        flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+    value = flat.reshape(shape)
+    return value.transpose(0, -1) if value.dim() > 1 and draw(st.booleans()) else value
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal dtype, shape and bits (NaN included)."""
+    bits = [t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b) if t.numel()]
+    return a.dtype == b.dtype and a.shape == b.shape and (not bits or torch.equal(*bits))
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
+
+
+@FAST
+@given(st.dictionaries(names, tensor(), max_size=4))
+def test_tensors_of_any_kind_come_back_bit_for_bit(tmp_path: Path, named: dict[str, torch.Tensor]) -> None:
+    path = checkpoint.save(tmp_path, 3, {"weights": named, "empty": {}}, {})
+    loaded, _ = checkpoint.load(path)
+    assert loaded["empty"] == {}
+    assert loaded["weights"].keys() == named.keys()
+    assert all(same_bits(loaded["weights"][name], value) for name, value in named.items())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@FAST
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), json_values, max_size=4))
+def test_state_comes_back_exactly(tmp_path: Path, state: dict[str, Any]) -> None:
+    assert checkpoint.load(checkpoint.save(tmp_path, 1, {}, state))[1] == state
+
+
+def test_shared_storage_and_parameters_are_saved_as_independent_copies(tmp_path: Path) -> None:
+    base = torch.arange(12.0)
+    named = {"a": base, "b": base, "view": base.view(3, 4).T, "parameter": torch.nn.Parameter(base[2:5])}
+    loaded = checkpoint.load(checkpoint.save(tmp_path, 1, {"weights": named}, {}))[0]["weights"]
+    assert all(same_bits(loaded[name], value.detach()) for name, value in named.items())
+    loaded["a"].zero_()
+    assert torch.equal(loaded["b"], base)
+
+
+def test_loaded_tensors_outlive_the_file(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, small(4.0), {})
+    loaded, _ = checkpoint.load(path)
+    for file in path.iterdir():
+        file.write_bytes(b"\xff" * file.stat().st_size)
+    assert torch.equal(loaded["weights"]["w"], torch.full((2, 3), 4.0))
+
+
+def test_only_the_wanted_groups_are_read(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, small(), {"step": 1})
+    (path / "optimizer.safetensors").unlink()
+    tensors, state = checkpoint.load(path, {"weights", "ema"})
+    assert tensors.keys() == {"weights"} and state == {"step": 1}
+    with pytest.raises(DamagedCheckpoint, match=r"optimizer\.safetensors cannot be read"):
+        checkpoint.load(path)
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint.save(tmp_path_factory.mktemp("intact"), 7, small(), {"rng": [1, 2], "name": "x"})
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_changed_byte_is_detected(intact: Path, data: st.DataObject) -> None:
+    file = data.draw(st.sampled_from(sorted(intact.iterdir())))
+    original = file.read_bytes()
+    at = data.draw(st.integers(0, len(original) - 1))
+    change = data.draw(st.integers(1, 255))
+    damaged = bytearray(original)
+    damaged[at] ^= change
+    file.write_bytes(damaged)
+    try:
+        with pytest.raises(DamagedCheckpoint, match=file.name):
+            checkpoint.load(intact)
+    finally:
+        file.write_bytes(original)
+
+
+def test_every_truncation_of_every_file_is_detected(intact: Path) -> None:
+    for file in sorted(intact.iterdir()):
+        original = file.read_bytes()
+        for length in range(len(original)):
+            file.write_bytes(original[:length])
+            with pytest.raises(DamagedCheckpoint, match=file.name):
+                checkpoint.load(intact)
+        file.write_bytes(original)
+    checkpoint.load(intact)
+
+
+def test_a_missing_file_is_named(intact: Path, tmp_path: Path) -> None:
+    for name in sorted(p.name for p in intact.iterdir()):
+        copy = shutil.copytree(intact, tmp_path / name / intact.name)
+        (copy / name).unlink()
+        with pytest.raises(DamagedCheckpoint, match=name):
+            checkpoint.load(copy)
+
+
+def test_a_checkpoint_under_another_steps_name_is_refused(intact: Path, tmp_path: Path) -> None:
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json"):
+        checkpoint.load(shutil.copytree(intact, tmp_path / "step_00000008"))
+
+
+def test_a_file_that_is_no_safetensors_is_refused_even_when_its_hash_fits(intact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(intact, tmp_path / intact.name)
+    (copy / "weights.safetensors").write_bytes(b"\xff" * 40)
+    files = {file.name: checkpoint._fingerprint(file) for file in copy.iterdir() if file.name != "manifest.json"}
+    (copy / "manifest.json").write_bytes(checkpoint._manifest(7, files))
+    with pytest.raises(DamagedCheckpoint, match=r"weights\.safetensors is not readable"):
+        checkpoint.load(copy)
+
+
+def test_newest_passes_over_damaged_checkpoints_and_names_them(tmp_path: Path) -> None:
+    paths = [checkpoint.save(tmp_path, step, small(), {"step": step}) for step in (5, 10, 15)]
+    lines: list[str] = []
+    assert checkpoint.newest(tmp_path, lines.append) == paths[2] and not lines
+    (paths[2] / "weights.safetensors").write_bytes(b"")
+    (paths[1] / "state.json").unlink()
+    assert checkpoint.newest(tmp_path, lines.append) == paths[0]
+    assert len(lines) == 2
+    assert str(paths[2]) in lines[0] and "weights.safetensors" in lines[0] and "using step_00000005" in lines[0]
+    assert str(paths[1]) in lines[1] and "state.json" in lines[1]
+    (paths[0] / "manifest.json").write_text("{")
+    lines.clear()
+    assert checkpoint.newest(tmp_path, lines.append) is None
+    assert len(lines) == 3
+
+
+def test_complete_lists_by_step_and_ignores_what_is_not_a_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint.complete(tmp_path / "missing") == []
+    for step in (100_000_000, 20, 3):
+        checkpoint.save(tmp_path, step, {}, {})
+    (tmp_path / "step_00000099").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert [checkpoint.step_of(p) for p in checkpoint.complete(tmp_path)] == [3, 20, 100_000_000]
+
+
+def test_prune_keeps_the_newest_and_the_protected(tmp_path: Path) -> None:
+    for step in range(6):
+        checkpoint.save(tmp_path, step, {}, {})
+    checkpoint.prune(tmp_path, 2, [tmp_path / "step_00000001"])
+    assert list(states(tmp_path)) == [1, 4, 5]
+    checkpoint.prune(tmp_path, 0)
+    assert list(states(tmp_path)) == [5]
+
+
+def test_a_failed_save_leaves_the_old_checkpoints_and_no_rubbish(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, small(), {"value": 1})
+    with pytest.raises(TypeError):
+        checkpoint.save(tmp_path, 1, small(), {"value": object()})
+    assert states(tmp_path) == {1: {"value": 1}}
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def moments(directory: Path, into: Path, action: Callable[[], object]) -> list[Path]:
+    """Copies of the directory at every line that `action` executes in the code that writes: what a kill would leave."""
+    traced = {checkpoint.__file__, durable.__file__, shutil.__file__}
+    copies: list[Path] = []
+
+    def look(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in traced:
+            return None
+        sys.settrace(None)
+        target = into / f"{len(copies):05d}"
+        if copies and tree(copies[-1]) == tree(directory):
+            pass
+        else:
+            copies.append(Path(shutil.copytree(directory, target)))
+        sys.settrace(look)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return copies
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Every file's content, by name."""
+    return {str(p.relative_to(directory)): p.read_bytes() if p.is_file() else b"" for p in directory.rglob("*")}
+
+
+def test_a_kill_at_any_moment_of_a_save_loses_no_checkpoint(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    checkpoint.save(directory, 10, small(), {"v": "first"})
+    copies = moments(directory, tmp_path / "a", lambda: checkpoint.save(directory, 20, small(), {"v": "second"}))
+    assert len(copies) > 5
+    for copy in copies:
+        assert states(copy) in ({10: {"v": "first"}}, {10: {"v": "first"}, 20: {"v": "second"}})
+        checkpoint.save(copy, 30, small(), {"v": "third"})
+        assert all(p.name.startswith("step_") for p in copy.iterdir()), "the next save must clean up"
+    assert states(directory) == {10: {"v": "first"}, 20: {"v": "second"}}
+
+
+def test_a_kill_at_any_moment_of_an_overwrite_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    checkpoint.save(directory, 10, small(), {"v": "old"})
+    copies = moments(directory, tmp_path / "a", lambda: checkpoint.save(directory, 10, small(2.0), {"v": "new"}))
+    seen = []
+    for copy in copies:
+        found = states(copy)
+        seen.append(found[10]["v"])
+        checkpoint.save(copy, 30, small(), {})
+        assert states(copy) == {**found, 30: {}}, "cleaning up must keep what was found"
+        assert all(p.name.startswith("step_") and not p.suffix for p in copy.iterdir())
+    assert seen == sorted(seen, reverse=True) and set(seen) == {"old", "new"}
+
+
+def test_a_kill_at_any_moment_of_pruning_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    for step in range(4):
+        checkpoint.save(directory, step, small(), {})
+    for copy in moments(directory, tmp_path / "a", lambda: checkpoint.prune(directory, 2)):
+        assert {2, 3} <= states(copy).keys()
+
+
+KILLED = """
+import os, sys, torch
+from pathlib import Path
+from hrm.runs import checkpoint
+real, left = os.fsync, [int(sys.argv[2])]
+def fsync(handle):
+    left[0] -= 1
+    if left[0] < 0:
+        os._exit(9)
+    real(handle)
+os.fsync = fsync
+checkpoint.save(Path(sys.argv[1]), 20, {"weights": {"w": torch.ones(3)}}, {})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flushes", [0, 3, 5])
+def test_a_process_that_dies_between_flushes_loses_no_checkpoint(tmp_path: Path, flushes: int) -> None:
+    checkpoint.save(tmp_path, 10, small(), {})
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(flushes)], env=env, check=False)
+    steps = list(states(tmp_path))
+    assert done.returncode in (0, 9)
+    assert steps == ([10, 20] if done.returncode == 0 or 20 in steps else [10])
+    checkpoint.save(tmp_path, 30, small(), {})
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith("step_")] == []
+
+
+def test_step_of_refuses_other_names() -> None:
+    with pytest.raises(UserError, match="step_00001000"):
+        checkpoint.step_of(Path("runs/best"))
