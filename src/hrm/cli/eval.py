@@ -1,0 +1,104 @@
+"""`hrm eval RUN --data PATH`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from hrm.cli.options import Positional, parse
+from hrm.config import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure a run on puzzles with known answers, which the solver itself never sees."""
+
+    run: Positional[str]
+    """Run folder."""
+    data: str
+    """CSV file or dataset folder."""
+    max_segments: int | None = None
+    """Segments after which a puzzle is given up; default: as in training."""
+    restarts: int = 0
+    """New attempts from other initial states for puzzles that were given up."""
+    json: str | None = None
+    """File to write the result to as JSON; - prints it instead of the table."""
+    limit: int | None = None
+    """Measure only the first so many puzzles."""
+    split: str = "test"
+    """Which part of a dataset folder."""
+    stop: Literal["verifier", "q"] = "verifier"
+    """What ends a puzzle early: the task's verifier, or the model's own Q head."""
+    batch_size: int = 64
+    """Puzzles in a batch."""
+    checkpoint: str = "best"
+    """best, latest or a step."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+def main(args: list[str]) -> int:
+    example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
+    options = parse("eval", Options, args, example=example)
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit} leaves nothing to measure: use 1 or more")
+    target = None if options.json in (None, "-") else Path(options.json)
+    if target is not None and not target.absolute().parent.is_dir():
+        raise UserError(f"--json {target} is in a folder that does not exist: make it first")
+
+    import numpy as np
+
+    from hrm import data
+    from hrm.evaluation import evaluate
+    from hrm.runs import durable
+    from hrm.solving import load
+
+    solver = load(options.run, options.checkpoint, options.device, options.precision)
+    puzzles = data.read(options.data, solver.task, options.split)
+    if options.limit is not None:
+        puzzles = puzzles.take(np.arange(min(options.limit, len(puzzles.inputs))))
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        shown = bar.add_task("", total=len(puzzles.inputs))
+        result = evaluate(
+            solver,
+            puzzles,
+            options.max_segments,
+            options.restarts,
+            options.batch_size,
+            lambda done: bar.update(shown, completed=done),
+            options.stop,
+        )
+    if target is not None:
+        durable.write_json(target, result)
+    if options.json == "-":
+        print(json.dumps(result, indent=2))
+    else:
+        Console(highlight=False).print(_table(result))
+    return 0
+
+
+class _Rate(ProgressColumn):
+    """Puzzles per second so far."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.1f} puzzles/s")
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in result.items():
+        share = name.endswith("accuracy") or name in ("valid", "optimal")
+        shown = f"{value:.2%}" if share else f"{value:.2f}" if isinstance(value, float) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    return table

@@ -1,0 +1,275 @@
+"""Flags of a verb: one dataclass of options, read by tyro, with one-sentence errors and help in plain text.
+
+    @dataclass(frozen=True)
+    class Options:
+        '''Solve puzzles and verify the answers.'''
+
+        run: Positional[str]
+        '''Run folder, or the name of a solver shipped with the package.'''
+        restarts: int = 0
+        '''New attempts from random states for unsolved puzzles.'''
+
+    def main(args: list[str]) -> int:
+        options = parse("solve", Options, args, example="hrm solve runs/sudoku puzzles.csv")
+
+A verb that takes every setting of a run has the fields `preset: Positional[str | None] = None` (or another way to say
+where the settings start) and `config: Settings = field(default_factory=Config)`, and passes `base`:
+
+        options = parse("train", Options, args, example="hrm train sudoku-4x4 --optim.lr 1e-3",
+                        main=("optim.lr", "train.steps"), base=lambda options: load_preset(options.preset))
+
+The flags on the command line then override `base(options)`, and `options.config` has passed `hrm.config.check`.
+A verb with actions (`hrm data build ...`) ends in `return choose("data", {"build": build, "check": check}, args)`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
+import itertools
+import re
+import shutil
+import textwrap
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+from tyro.conf import Positional as Positional
+
+from hrm.config import Config, UserError, check, describe, fit, nearest
+
+T = TypeVar("T")
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+"""All settings of a run as flags without a prefix: --arch.l-cycles, not --config.arch.l-cycles."""
+
+
+class Option(NamedTuple):
+    """One flag or positional argument; `default` is dataclasses.MISSING where a value must be given."""
+
+    name: str
+    kind: Any
+    default: Any
+    doc: str
+    positional: bool
+
+    @property
+    def flag(self) -> str:
+        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
+
+    @property
+    def off(self) -> str:
+        """The flag that turns a switch off: --arch.no-hierarchy."""
+        group, dot, last = self.flag[2:].rpartition(".")
+        return f"--{group}{dot}no-{last}"
+
+
+def parse(
+    verb: str,
+    options: type[T],
+    args: Sequence[str],
+    *,
+    example: str,
+    main: Collection[str] = (),
+    base: Callable[[T], Config] | None = None,
+) -> T:
+    """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked.
+
+    `main` names the settings shown by --help (the verb's own flags always are); `base` gives where the settings start.
+    """
+    if {"-h", "--help", "--help-all"} & set(args):
+        print(help_text(verb, options, example, main, everything="--help-all" in args))
+        raise SystemExit(0)
+    values = _read(verb, options, args, None)
+    if base is not None:
+        values = _read(verb, options, args, dataclasses.replace(values, config=base(values)))  # type: ignore[type-var]
+        check(values.config)  # type: ignore[attr-defined]
+    return values
+
+
+def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: Sequence[str]) -> int:
+    """Run the action named first; help lists each with the first line of its docstring."""
+    if not args or args[0] in ("-h", "--help", "--help-all"):
+        print(f"usage: hrm {verb} ACTION ...\n")
+        for name, action in actions.items():
+            print(f"  {name:<10}{(action.__doc__ or '').splitlines()[0]}")
+        print(f"\n`hrm {verb} ACTION --help` shows the flags of an action.")
+        return 0 if args else 2
+    if args[0] not in actions:
+        raise UserError(f"unknown action '{args[0]}'{nearest(args[0], actions) or ': use ' + ', '.join(actions)}")
+    return actions[args[0]](list(args[1:]))
+
+
+def options_of(options: type, prefix: str = "") -> Iterator[Option]:
+    """Every option of a dataclass in order, nested dataclasses included."""
+    kinds, docs = get_type_hints(options, include_extras=True), _docs(options)
+    for item in dataclasses.fields(options):
+        kind, marks = kinds[item.name], ()
+        if get_origin(kind) is Annotated:
+            kind, *marks = get_args(kind)
+        if dataclasses.is_dataclass(kind):
+            # Settings carry no prefix of their own; their groups do.
+            yield from options_of(kind, prefix if marks else f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            yield Option(prefix + item.name, kind, default, docs.get(item.name, ""), tyro.conf.Positional in marks)
+
+
+def help_text(verb: str, options: type, example: str, main: Collection[str] = (), everything: bool = False) -> str:
+    """Usage, what the verb does, an example, and the main flags or all of them."""
+    known = list(options_of(options))
+    own = {item.name for item in dataclasses.fields(options)}
+    shown = [option for option in known if everything or option.name in own or option.name in main]
+    usage = [
+        option.flag if option.default is dataclasses.MISSING else f"[{option.flag}]"
+        for option in known
+        if option.positional
+    ]
+    lines = [
+        f"usage: hrm {' '.join([verb, *usage])} [flags]",
+        "",
+        inspect.getdoc(options) or "",
+        "",
+        "example:",
+        f"  {example}",
+        "",
+    ]
+    heads = [
+        (option, option.flag if option.positional else f"{option.flag} {_metavar(option.kind)}".rstrip())
+        for option in shown
+    ]
+    width = shutil.get_terminal_size().columns
+    indent = min(34, max((len(head) for _, head in heads), default=0) + 4)
+    for option, head in heads:
+        text = f"{option.doc} {_default(option)}".strip()
+        body = textwrap.wrap(text, max(30, width - indent), break_on_hyphens=False) or [""]
+        first = f"  {head}"
+        if len(first) + 1 > indent:
+            lines.append(first)
+            first = ""
+        lines += [first.ljust(indent) + body[0], *(" " * indent + rest for rest in body[1:])]
+    if len(shown) < len(known):
+        lines += ["", f"`hrm {verb} --help-all` lists all {len(known)} flags."]
+    return "\n".join(lines)
+
+
+def _read(verb: str, options: type[T], args: Sequence[str], default: T | None) -> T:
+    messages = io.StringIO()
+    given = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(options, prog=f"hrm {verb}", args=list(args), add_help=False, **given)  # type: ignore[call-overload]
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box; the person gets one sentence.
+        raise UserError(_complaint(list(options_of(options)), args) or " ".join(messages.getvalue().split())) from None
+
+
+def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
+    """What is wrong with the arguments, in words."""
+    positionals = [option for option in known if option.positional]
+    flags = {option.flag: option for option in known if not option.positional}
+    flags |= {option.off: option for option in flags.values() if option.kind is bool}
+    missing = [option for option in known if option.default is dataclasses.MISSING]
+    words = list(args)
+    while words:
+        word = words.pop(0)
+        values: list[str] = []
+        if re.match(r"-[^\d.]", word):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            if name not in flags:
+                return f"unknown flag '{name}'{nearest(name, flags) or '; --help-all lists all flags'}"
+            option = flags[name]
+            values = [value] if equals else []
+        elif positionals:
+            option = positionals[0]
+            name, values = option.flag, [word]
+        else:
+            return f"unexpected argument '{word}'; a flag starts with --"
+        least, most = _arity(option.kind)
+        while words and len(values) < most and not words[0].startswith("--"):
+            values.append(words.pop(0))
+        if len(values) < least:
+            return f"{name} needs {_describe(option.kind)}"
+        try:
+            fit(*_typed(option.kind, values))
+        except ValueError as error:
+            return f"{name} {str(error).replace(' or null', ' or None')}"
+        if option.positional:
+            positionals.pop(0)
+        missing = [other for other in missing if other is not option]
+    return f"{missing[0].flag} is missing: {_sentence(missing[0].doc)}" if missing else None
+
+
+def _typed(kind: Any, words: Sequence[str]) -> tuple[Any, Any]:
+    """A type and the words as the values they look like, ready for `fit`."""
+    if get_origin(kind) in (Union, types.UnionType):
+        inner = next(argument for argument in get_args(kind) if argument is not types.NoneType)
+        return (kind, None) if list(words) == ["None"] else _typed(inner, words)
+    if get_origin(kind) is tuple:
+        return kind, [
+            _typed(member, [word])[1] for member, word in zip(itertools.cycle(_members(kind)), words, strict=False)
+        ]
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind, kind(words[0])
+    return (str if kind is Path else kind), (True if kind is bool else words[0])
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return tuple(member for member in get_args(kind) if member is not ...)
+
+
+def _arity(kind: Any) -> tuple[int, int]:
+    """Least and largest number of words a value takes."""
+    if kind is bool:
+        return 0, 0
+    if get_origin(kind) is tuple:
+        count = len(get_args(kind))
+        return (0, 1_000_000) if get_args(kind)[-1] is ... else (count, count)
+    return 1, 1
+
+
+def _describe(kind: Any) -> str:
+    return describe(kind).replace(" or null", " or None")
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) in (Union, types.UnionType):
+        return _metavar(next(argument for argument in get_args(kind) if argument is not types.NoneType))
+    if get_origin(kind) is tuple:
+        members = " ".join(_metavar(member) for member in _members(kind))
+        return f"[{members} ...]" if get_args(kind)[-1] is ... else members
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: ""}[kind]
+
+
+def _default(option: Option) -> str:
+    if option.default in (dataclasses.MISSING, None, False, ()):
+        return ""
+    if option.default is True:
+        return f"(on; {option.off} turns it off)"
+    return f"({' '.join(map(str, option.default)) if isinstance(option.default, tuple) else option.default})"
+
+
+def _sentence(doc: str) -> str:
+    return doc[:1].lower() + doc[1:].rstrip(".")
+
+
+@functools.cache
+def _docs(options: type) -> dict[str, str]:
+    """The string below each field."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body  # type: ignore[attr-defined]
+    return {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }

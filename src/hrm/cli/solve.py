@@ -1,0 +1,172 @@
+"""`hrm solve RUN PUZZLE|FILE|-`."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hrm.cli.options import Positional, parse
+from hrm.config import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hrm.solving import Answer, Solver
+    from hrm.solving.engine import Segment
+
+
+@dataclass(frozen=True)
+class Options:
+    """Solve puzzles. Every answer is verified; a puzzle without one is called unsolved, a wrong question invalid."""
+
+    run: Positional[str]
+    """Run folder."""
+    puzzle: Positional[str]
+    """A puzzle, a file with one per line (or a CSV with the column question, also .gz), or - for standard input."""
+    max_segments: int | None = None
+    """Segments after which a puzzle is given up; default: as in training."""
+    restarts: int = 0
+    """New attempts from other initial states for puzzles that were given up."""
+    watch: bool = False
+    """Draw the grid after every segment, wrong cells marked, the model's confidence beside it."""
+    delay: float = 0.3
+    """Seconds that a terminal shows each drawing at least."""
+    json: bool = False
+    """Print one JSON object per puzzle."""
+    batch_size: int = 64
+    """Puzzles in a batch; 1 answers each line of a pipe before it reads the next."""
+    checkpoint: str = "best"
+    """best, latest or a step."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+def main(args: list[str]) -> int:
+    options = parse("solve", Options, args, example="hrm solve runs/sudoku puzzles.txt --max-segments 64 --restarts 8")
+    if options.watch and options.json:
+        raise UserError("--watch draws and --json does not: use one of them")
+    from hrm.solving import load
+
+    solver = load(options.run, options.checkpoint, options.device, options.precision)
+    if options.puzzle == "-":
+        return _solve_lines(solver, options, read_questions(sys.stdin, "standard input"))
+    if os.path.isfile(options.puzzle):
+        opener = gzip.open if options.puzzle.endswith(".gz") else open
+        with opener(options.puzzle, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
+            return _solve_lines(solver, options, read_questions(lines, options.puzzle))
+    return _solve_one(solver, options)
+
+
+def read_questions(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]:
+    """(line number, question) of each line that is not empty, or of each row of a CSV with the column question."""
+    source = iter(lines)
+    first = next(source, "")
+    columns = [column.strip() for column in first.rstrip("\r\n").split(",")]
+    if "question" in columns:
+        rows = csv.reader(source)
+        try:
+            for row in rows:
+                if row:
+                    yield rows.line_num + 1, dict(zip(columns, row, strict=False)).get("question", "")
+        except csv.Error as error:
+            raise UserError(f"{name}, line {rows.line_num + 1}: {error}; repair the file") from error
+    elif name.endswith((".csv", ".csv.gz")):
+        raise UserError(f"{name} has no column 'question' in its first line ({', '.join(columns)[:80]}): name it so")
+    else:
+        for number, line in enumerate(itertools.chain([first], source), 1):
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+
+
+def _solve_one(solver: Solver, options: Options) -> int:
+    from rich.console import Console
+
+    from hrm.solving.watch import grid
+
+    console = Console(highlight=False)
+    answer, last = _observed(solver, options, options.puzzle, console)
+    if options.json:
+        print(json.dumps(answer.to_dict()))
+    elif last is None:
+        raise UserError(f"invalid: {answer.reason}{_no_file(solver, options.puzzle)}")
+    elif console.is_terminal:
+        if not options.watch:
+            console.print(grid(solver.task, last))
+        console.print(_sentence(answer))
+    else:
+        print(answer.answer or answer.status)
+    return 2 if last is None else 0
+
+
+def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int, str]]) -> int:
+    from rich.console import Console
+
+    numbers: deque[int] = deque()
+
+    def texts() -> Iterator[str]:
+        for number, text in questions:
+            numbers.append(number)
+            yield text
+
+    if options.watch:
+        console = Console(highlight=False)
+        answers = (_observed(solver, options, text, console)[0] for text in texts())
+    else:
+        answers = solver.solve_many(texts(), options.max_segments, options.restarts, batch_size=options.batch_size)
+    counts: Counter[str] = Counter()
+    for answer in answers:
+        number = numbers.popleft()
+        counts[answer.status] += 1
+        if options.json:
+            line = json.dumps({"line": number, **answer.to_dict()})
+        elif answer.status == "invalid":
+            line = f"invalid: line {number}: {answer.reason}"
+        else:
+            line = answer.answer or answer.status
+        print(line, flush=True)
+    found = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
+    return 0
+
+
+def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Segment | None]:
+    """Solve one puzzle, drawing it with --watch; its last segment, None for a question that is invalid."""
+    from hrm.solving.watch import Watch
+
+    last: deque[Segment] = deque(maxlen=1)
+    with Watch(solver.task, console, options.delay) if options.watch else nullcontext() as watch:
+
+        def observe(segment: Segment) -> None:
+            last.append(segment)
+            if watch is not None:
+                watch(segment)
+
+        answer = solver.solve(text, options.max_segments, options.restarts, observe=observe)
+    return answer, last[0] if last else None
+
+
+def _sentence(answer: Answer) -> str:
+    many = "s" if answer.segments != 1 else ""
+    again = f" and {answer.restarts} restart{'s' if answer.restarts > 1 else ''}" if answer.restarts else ""
+    after = f"{answer.status} after {answer.segments} segment{many}{again}, confidence {answer.confidence:.0%}"
+    return after + ("; more --max-segments or --restarts may help" if answer.status == "unsolved" else "")
+
+
+def _no_file(solver: Solver, text: str) -> str:
+    """A mistyped file name reads as a puzzle of the wrong length."""
+    try:
+        solver.task.parse(text)
+    except ValueError:
+        return "; nor is there a file of that name"
+    return ""

@@ -1,0 +1,76 @@
+"""hrm train: teach a model, or go on with a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hrm.cli.options import Positional, Settings, parse
+from hrm.config import Config, UserError, load_preset, presets, to_yaml
+
+MAIN = (
+    "data", "validation", "seed", "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr",
+    "optim.ema", "arch.h_cycles", "arch.l_cycles", "halting.max_segments",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a model on puzzles, or continue a run."""
+
+    preset: Positional[str | None] = None
+    """Preset, or a YAML file of settings; not together with --resume."""
+    resume: Path | None = None
+    """Run folder to continue; flags given with it apply from here on and are recorded."""
+    out: Path | None = None
+    """Run folder to write; default: runs/PRESET."""
+    overwrite: bool = False
+    """Replace the run that --out holds."""
+    dry_run: bool = False
+    """Only show the resolved settings, parameters, memory, steps and FLOPs."""
+    json: bool = False
+    """Print the result as JSON."""
+    config: Settings = field(default_factory=Config)
+
+
+def main(args: list[str]) -> int:
+    """Run the verb."""
+    options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=_base)
+    if options.dry_run:
+        return _dry_run(options)
+    from hrm.training.loop import BadBatch
+    from hrm.training.session import train
+
+    path = options.resume or options.out or Path("runs") / Path(options.preset or "run").stem
+    try:
+        result = train(options.config, path, resume=options.resume is not None, overwrite=options.overwrite)
+    except BadBatch as error:
+        raise RuntimeError(str(error)) from None
+    print(json.dumps(result) if options.json else path)
+    return 0
+
+
+def _base(options: Options) -> Config:
+    if options.resume is not None:
+        if options.preset is not None:
+            raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
+        from hrm.runs import Run
+
+        return Run.open(options.resume).config
+    if options.preset is None:
+        raise UserError(f"train needs a preset ({', '.join(presets())}), a YAML file, or --resume RUN")
+    return load_preset(options.preset)
+
+
+def _dry_run(options: Options) -> int:
+    from hrm.models.puzzle import board_of
+    from hrm.tasks import build
+    from hrm.training.plan import describe, plan
+
+    figures = plan(options.config, board_of(build(options.config.task)))
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print(to_yaml(options.config), describe(figures), sep="\n")
+    return 0

@@ -1,0 +1,503 @@
+"""Every setting of a run: frozen dataclasses, the one source of flags, presets and `config.yaml`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: one sentence saying what, where and what to do; exit code 2."""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Which puzzles, and how many are made when no data is given."""
+
+    kind: Literal["sudoku", "maze", "grid"] = "sudoku"
+    """sudoku, maze, or grid: any grid-to-grid data set, without augmentation or verifier."""
+    box: tuple[int, int] = (3, 3)
+    """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
+    size: tuple[int, int] = (30, 30)
+    """Rows and columns of a maze or grid."""
+    extra_clues: float = 0.0
+    """Up to this share of a generated Sudoku's blanks, drawn per puzzle, is given as well; 0 keeps it minimal."""
+    min_path: int = 110
+    """Least number of steps on the shortest path of a generated maze."""
+    vocabulary: int = 12
+    """Number of tokens of a grid task, padding included."""
+    puzzles: int = 1000
+    """Training puzzles to generate when no data is given."""
+    holdout: int = 500
+    """Puzzles set aside (whole symmetry classes) to measure and to choose the best checkpoint."""
+    augment: bool = True
+    """Draw a random symmetry of the puzzle each time it is shown."""
+    reveal: float = 0.0
+    """Share of the shown puzzles that get a random share of their blanks filled in."""
+
+
+@dataclass(frozen=True)
+class ArchConfig:
+    """The two stacks and the loop between them (HRM, arXiv 2506.21734; TRM, arXiv 2510.04871)."""
+
+    dim: int = 512
+    """Width of the states."""
+    heads: int = 8
+    """Attention heads."""
+    kv_heads: int | None = None
+    """Key and value heads; default: as many as heads."""
+    fast_layers: int = 4
+    """Blocks of the fast module L."""
+    slow_layers: int = 4
+    """Blocks of the slow module H."""
+    shared: bool = False
+    """One stack of fast-layers blocks plays both roles (TRM)."""
+    hierarchy: bool = True
+    """Off: a plain Transformer of fast-layers + slow-layers blocks, visited once."""
+    h_cycles: int = 2
+    """Cycles per segment, N."""
+    l_cycles: int = 2
+    """Steps of L per cycle, T."""
+    horizon: str = "last_step"
+    """What is back-propagated: last_step, last_cycle, trailing(k) or per_cycle([1, 2])."""
+    join: Literal["every_step", "first_state"] = "every_step"
+    """Where the input enters: at every step of L, or once as the first slow state."""
+    norm: Literal["post", "pre"] = "post"
+    """RMSNorm after each residual sum, or before each branch and once at the stack's exit."""
+    norm_eps: float = 1e-5
+    """Added to the mean square under RMSNorm's root."""
+    mixer: Literal["attention", "mlp", "groups"] = "attention"
+    """How positions exchange information: attention, an MLP over positions, or pooling over the task's groups."""
+    tokens: Literal["cells", "candidates"] = "cells"
+    """One state per cell, or one per cell and symbol (exact symmetry between symbols)."""
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """What a position may look at."""
+    gate: bool = False
+    """Element-wise sigmoid gate on the attention output."""
+    expansion: float = 4.0
+    """SwiGLU width: round(expansion * dim * 2/3), up to a multiple of expansion-multiple."""
+    expansion_multiple: int = 256
+    """The inner width is rounded up to a multiple of this."""
+    positions: Literal["rope", "learned", "groups", "none"] = "rope"
+    """Rotary, learned per position, learned per row, column and box, or none."""
+    rope_base: float = 10000.0
+    """Base of the rotary frequencies."""
+    task_positions: int = 1
+    """Positions taken by the task embedding in front of the grid; 0 for none."""
+    tied: bool = False
+    """The token embedding is also the output layer."""
+    q_from: Literal["first", "mean"] = "first"
+    """What the Q head reads: the first position's slow state, or the mean over positions."""
+
+
+@dataclass(frozen=True)
+class HaltingConfig:
+    """When a puzzle leaves its slot in training (HRM section 2, adaptive computation time)."""
+
+    max_segments: int = 16
+    """A puzzle halts after this many segments at the latest, M_max."""
+    exploration: float = 0.1
+    """Probability of a random minimum number of segments, drawn anew at every segment."""
+    q_continue: bool = True
+    """Learn the value of going on by a second forward (HRM); off: halt when q_halt > 0 (TRM)."""
+    weight: float = 0.5
+    """Weight of the halting losses."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The token loss."""
+
+    kind: Literal["stablemax", "softmax"] = "stablemax"
+    """Stablemax for small data, softmax for large."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over the whole vocabulary."""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, learning rates and averaging."""
+
+    name: Literal["adam_atan2", "adamw", "muon"] = "adam_atan2"
+    """muon takes the matrices and leaves everything else to AdamW."""
+    lr: float = 1e-4
+    """Learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the two moments."""
+    weight_decay: float = 1.0
+    """Decoupled weight decay."""
+    muon_lr: float = 0.02
+    """Learning rate of Muon's matrices."""
+    muon_weight_decay: float = 0.005
+    """Decoupled weight decay of Muon's matrices."""
+    task_lr: float = 1e-4
+    """Learning rate of the task embeddings (sign-SGD)."""
+    task_weight_decay: float = 1.0
+    """Weight decay of the task embeddings."""
+    warmup_steps: int = 2000
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up."""
+    min_ratio: float = 0.0
+    """Where the cosine ends, as a share of the learning rate."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 for no clipping."""
+    ema: float = 0.0
+    """Decay of the averaged weights; 0 for none."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 26041
+    """Optimizer steps; one segment each."""
+    minutes: float = 0.0
+    """Stop after this many minutes; 0 for no limit. The learning-rate schedule follows whichever is nearer."""
+    batch_size: int = 768
+    """Puzzles in flight, over all processes."""
+    accumulate: int = 1
+    """Parts a batch is split into to save memory; the gradient is the same."""
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Of states and activations; weights stay float32."""
+    compile: bool = False
+    """torch.compile the two stacks."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    eval_every: int = 1000
+    """Steps between measurements on held-out puzzles."""
+    eval_puzzles: int = 500
+    """Held-out puzzles measured each time."""
+    target_accuracy: float = 0.0
+    """Stop once this exact accuracy is reached on the held-out puzzles; 0 for never."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints kept, besides the best."""
+    max_bad_steps: int = 10
+    """Non-finite updates in a row that stop the training."""
+    device: str = "auto"
+    """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers beside metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. Order of precedence: class default < preset < file < flag."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    arch: ArchConfig = field(default_factory=ArchConfig)
+    halting: HaltingConfig = field(default_factory=HaltingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: str | None = None
+    """CSV file or dataset folder to train on; default: generate puzzles."""
+    validation: str | None = None
+    """CSV file or dataset folder to measure on; default: puzzles set aside from the training data."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+
+def parse_horizon(text: str) -> tuple[str, Any]:
+    """A gradient horizon and its argument: ("last_step", None), ("trailing", 3), ("per_cycle", [1, 2])."""
+    match = re.fullmatch(
+        r"(last_step|last_cycle)|(trailing)\((\d+)\)|(per_cycle)\(\[(\d+(?:\s*,\s*\d+)*)\]\)", text.strip()
+    )
+    if match is None:
+        known = "use last_step, last_cycle, trailing(k) or per_cycle([1, 2])"
+        raise UserError(f"unknown gradient horizon '{text}' (--arch.horizon): {known}")
+    plain, trailing, passes, per_cycle, steps = match.groups()
+    if trailing:
+        return trailing, int(passes)
+    return (per_cycle, [int(step) for step in steps.split(",")]) if per_cycle else (plain, None)
+
+
+def presets() -> list[str]:
+    """Names of the presets shipped with the package."""
+    return sorted(entry.name[:-5] for entry in resources.files("hrm.presets").iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name_or_path: str | Path) -> Config:
+    """The configuration of a preset, YAML file or run folder (its config.yaml); UserError if there is none."""
+    return _load(str(name_or_path), ())
+
+
+def from_yaml(text: str, where: str) -> Config:
+    """The configuration a YAML text describes on top of its `parent`; a UserError names `where` and the key."""
+    return _parse(text, where, ())
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting as YAML; `from_yaml` reads it back to an equal configuration."""
+    tree = {name: vars(value) if is_dataclass(value) else value for name, value in vars(config).items()}
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """All settings by their dotted names: {"task.kind": "sudoku", ..., "seed": 0}."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        flat |= {f"{name}.{key}": item for key, item in vars(value).items()} if is_dataclass(value) else {name: value}
+    return flat
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The suffix "; did you mean 'x'?" for the closest of dotted names or flags, or "" when none is close."""
+    names = list(names)
+    same_ending = [other for other in names if re.split(r"\.|--", other)[-1] == re.split(r"\.|--", name)[-1]]
+    close = difflib.get_close_matches(name, same_ending or names, n=1, cutoff=0.0 if same_ending else 0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def describe(kind: Any) -> str:
+    """A setting's type in words, for messages: "an integer", "one of rope, none"."""
+    words = {int: "an integer", float: "a number", str: "text", bool: "on or off", Path: "a path"}
+    if kind in words:
+        return words[kind]
+    arguments = [argument for argument in get_args(kind) if argument is not types.NoneType]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(arguments)
+    if get_origin(kind) is tuple:
+        count = "a list of values" if arguments[-1] is ... else f"{len(arguments)} values"
+        return f"{count}, each {describe(arguments[0])}"
+    return f"{describe(arguments[0])} or null"
+
+
+def fit(kind: Any, value: Any) -> Any:
+    """The value as exactly this type, ValueError otherwise; only int becomes float, and list tuple."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if value is None else fit(next(a for a in arguments if a is not types.NoneType), value)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
+        if len(kinds) == len(value):
+            return tuple(fit(*pair) for pair in zip(kinds, value, strict=True))
+    elif origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    elif kind is float and isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
+        return float(value)
+    elif kind in (int, bool, str) and type(value) is kind:
+        return value
+    raise ValueError(f"must be {describe(kind)}, not {value!r}")
+
+
+def check(config: Config) -> None:
+    """UserError for the first value out of range or combination that cannot work, naming the flag and the fix."""
+    for name, (least, most) in _RANGES.items():
+        value = settings(config)[name]
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            if not least <= number <= most:
+                allowed = {_MANY: f"at least {least}", _BELOW_ONE: f"at least {least} and below 1"}.get(most)
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} must be {allowed or f'from {least} to {most}'}, not {number}")
+    for problem in _problems(config):
+        raise UserError(problem)
+
+
+_MANY = 2**63 - 1
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+_RANGES: dict[str, tuple[float, float]] = {
+    "task.box": (1, 16),
+    "task.size": (1, 1024),
+    "task.min_path": (1, _MANY),
+    "task.vocabulary": (2, _MANY),
+    "task.puzzles": (1, _MANY),
+    "task.holdout": (0, _MANY),
+    "task.extra_clues": (0, 1),
+    "task.reveal": (0, 1),
+    "arch.dim": (1, _MANY),
+    "arch.heads": (1, _MANY),
+    "arch.kv_heads": (1, _MANY),
+    "arch.fast_layers": (1, _MANY),
+    "arch.slow_layers": (0, _MANY),
+    "arch.h_cycles": (1, _MANY),
+    "arch.l_cycles": (1, _MANY),
+    "arch.norm_eps": (0, 1),
+    "arch.expansion": (0, _MANY),
+    "arch.expansion_multiple": (1, _MANY),
+    "arch.rope_base": (1, _MANY),
+    "arch.task_positions": (0, _MANY),
+    "halting.max_segments": (1, _MANY),
+    "halting.exploration": (0, 1),
+    "halting.weight": (0, _MANY),
+    "loss.label_smoothing": (0, _BELOW_ONE),
+    "loss.z_loss": (0, _MANY),
+    "optim.lr": (0, _MANY),
+    "optim.betas": (0, _BELOW_ONE),
+    "optim.weight_decay": (0, _MANY),
+    "optim.muon_lr": (0, _MANY),
+    "optim.muon_weight_decay": (0, _MANY),
+    "optim.task_lr": (0, _MANY),
+    "optim.task_weight_decay": (0, _MANY),
+    "optim.warmup_steps": (0, _MANY),
+    "optim.min_ratio": (0, 1),
+    "optim.clip": (0, _MANY),
+    "optim.ema": (0, _BELOW_ONE),
+    "train.steps": (1, _MANY),
+    "train.minutes": (0, _MANY),
+    "train.batch_size": (1, _MANY),
+    "train.accumulate": (1, _MANY),
+    "train.log_every": (1, _MANY),
+    "train.eval_every": (1, _MANY),
+    "train.eval_puzzles": (0, _MANY),
+    "train.target_accuracy": (0, 1),
+    "train.checkpoint_every": (1, _MANY),
+    "train.keep": (1, _MANY),
+    "train.max_bad_steps": (1, _MANY),
+    "seed": (0, _MANY),
+}
+
+
+def _problems(config: Config) -> Iterator[str]:
+    """One sentence per combination that cannot work: the flag, why, and what to use."""
+    task, arch, halting, optim, train = config.task, config.arch, config.halting, config.optim, config.train
+    horizon, argument = parse_horizon(arch.horizon)
+    dim, heads, mixer = arch.dim, arch.heads, arch.mixer
+    box, size = (" ".join(map(str, sides)) for sides in (task.box, task.size))
+
+    if task.kind == "sudoku" and not 2 <= math.prod(task.box) <= 16:
+        yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use 2 to 16 cells, such as 3 3"
+    if task.kind == "maze" and task.min_path >= math.prod(task.size):
+        yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
+    for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
+        if task.kind != "sudoku" and share > 0:
+            yield f"{flag} {share} fills in blanks of a Sudoku, and a {task.kind} has none: set it to 0"
+
+    if mixer == "attention":
+        if dim % heads:
+            fitting = max(dim // heads, 1) * heads
+            yield f"--arch.dim {dim} is not divisible by --arch.heads {heads}: use --arch.dim {fitting} or other heads"
+        if arch.kv_heads is not None and heads % arch.kv_heads:
+            yield f"--arch.kv-heads {arch.kv_heads} does not divide --arch.heads {heads}: use a divisor of {heads}"
+        if arch.positions == "rope" and dim // heads % 2:
+            yield f"--arch.positions rope needs an even --arch.dim / --arch.heads, not {dim // heads}: change one"
+    else:
+        if arch.positions == "rope":
+            yield f"--arch.positions rope turns queries, and --arch.mixer {mixer} has none: use --arch.positions none"
+        if arch.attention != "bidirectional":
+            yield f"--arch.attention {arch.attention} needs --arch.mixer attention: {mixer} looks at every position"
+        if arch.gate:
+            yield f"--arch.gate multiplies the output of attention, and --arch.mixer is {mixer}: use --arch.no-gate"
+    for flag, value in (("--arch.mixer", mixer), ("--arch.positions", arch.positions)):
+        if value == "groups" and task.kind == "grid":
+            yield f"{flag} groups needs rows, columns and boxes, and a grid names none: use another {flag}"
+    if arch.tokens == "candidates" and task.kind != "sudoku":
+        yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
+    if arch.expansion <= 0:
+        yield f"--arch.expansion {arch.expansion} leaves no inner width: use 4"
+
+    if arch.hierarchy and not arch.shared and arch.slow_layers == 0:
+        yield "--arch.slow-layers 0 leaves no slow module: use at least 1, or --arch.shared"
+    if not arch.hierarchy and arch.shared:
+        yield "--arch.no-hierarchy has one stack anyway: drop --arch.shared"
+    if not arch.hierarchy and halting.max_segments > 1:
+        yield f"--arch.no-hierarchy is visited once: use --halting.max-segments 1, not {halting.max_segments}"
+    if horizon == "trailing" and argument < 2:
+        yield f"--arch.horizon {arch.horizon} leaves the last update of H without gradient: use trailing(2) or more"
+    if horizon == "per_cycle" and len(argument) > arch.h_cycles:
+        yield f"--arch.horizon {arch.horizon} lists more cycles than --arch.h-cycles {arch.h_cycles}: shorten the list"
+    if horizon == "per_cycle" and max(argument) > arch.l_cycles:
+        yield f"--arch.horizon {arch.horizon} wants more steps than --arch.l-cycles {arch.l_cycles}: use fewer"
+    if halting.q_continue and halting.max_segments == 1:
+        yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"
+
+    warmup, steps, batch = optim.warmup_steps, train.steps, train.batch_size
+    if warmup > steps:
+        yield f"--optim.warmup-steps {warmup} exceeds --train.steps {steps}: use --optim.warmup-steps {steps // 10}"
+    if batch % train.accumulate:
+        yield f"--train.accumulate {train.accumulate} does not divide --train.batch-size {batch}: use a divisor of it"
+    if train.target_accuracy > 0 and train.eval_puzzles == 0:
+        yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
+    if len(set(train.track)) < len(train.track):
+        yield f"--train.track {' '.join(train.track)} names a tracker twice: name each once"
+    for flag, path in (("--data", config.data), ("--validation", config.validation)):
+        if path is not None and not path.strip():
+            yield f"{flag} is empty: name a CSV file or dataset folder, or leave the flag out"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number (PyYAML asks for 1.0e-4) and no key may come twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' appears twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Tuples as [1, 2]."""
+
+
+_Dumper.add_representer(
+    tuple, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+
+def _load(name_or_path: str, children: tuple[str, ...]) -> Config:
+    path = Path(name_or_path)
+    if name_or_path in presets():
+        entry = resources.files("hrm.presets").joinpath(f"{name_or_path}.yaml")
+        text, where = entry.read_text("utf-8"), f"preset {name_or_path}"
+    elif path.is_file() or (path / "config.yaml").is_file():
+        path = path / "config.yaml" if path.is_dir() else path
+        text, where = path.read_text("utf-8"), str(path)
+    else:
+        hint = nearest(name_or_path, presets()) or f": presets are {', '.join(presets())}"
+        raise UserError(f"no preset, file or run folder is named '{name_or_path}'{hint}")
+    if where in children:
+        raise UserError(f"{where} has itself as parent: change one of the parent: lines of {', '.join(children)}")
+    return _parse(text, where, (*children, where))
+
+
+def _parse(text: str, where: str, children: tuple[str, ...]) -> Config:
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where} must consist of `key: value` lines")
+    parent = _load(str(tree["parent"]), children) if tree.get("parent") is not None else Config()
+    return _overlay(parent, {key: value for key, value in tree.items() if key != "parent"}, where, "")
+
+
+def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str) -> Any:
+    changes: dict[str, Any] = {}
+    kinds = get_type_hints(type(base))
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in kinds:
+            hint = nearest(name, [*settings(Config()), *vars(Config())]) or "; `hrm config show` lists all keys"
+            raise UserError(f"{where}: unknown key '{name}'{hint}")
+        if is_dataclass(kinds[key]):
+            if not isinstance(value, Mapping):
+                inner = next(iter(vars(getattr(base, key))))
+                raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {value!r}")
+            changes[key] = _overlay(getattr(base, key), value, where, f"{name}.")
+        else:
+            try:
+                changes[key] = fit(kinds[key], value)
+            except ValueError as error:
+                raise UserError(f"{where}: '{name}' {error}") from None
+    return replace(base, **changes)

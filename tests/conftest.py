@@ -1,0 +1,10 @@
+"""Before any test: one torch thread per process, the same random examples every time."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+settings.register_profile("hrm", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("hrm")

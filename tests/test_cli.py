@@ -1,0 +1,301 @@
+"""The command line: flags, help, exit codes and the sentences for mistakes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import hrm.cli
+from hrm.cli.main import VERBS, main
+from hrm.cli.options import Positional, Settings, _metavar, help_text, options_of, parse
+from hrm.config import Config, UserError, from_yaml, load_preset
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).with_name("flags.txt")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Do something with a run."""
+
+    preset: Positional[str | None] = None
+    """Where the settings start."""
+    config: Settings = field(default_factory=Config)
+    out: Path | None = None
+    """Folder to write."""
+    rounds: int = 3
+    """How often."""
+    quiet: bool = False
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Needy:
+    """Wants things."""
+
+    run: Positional[str]
+    """Run folder."""
+    data: Path
+    """File of puzzles."""
+
+
+def read(*args: str) -> Options:
+    return parse(
+        "try", Options, args, example="hrm try it", base=lambda options: load_preset(options.preset or "sudoku-extreme")
+    )
+
+
+def complaint(*args: str) -> str:
+    with pytest.raises(UserError) as error:
+        read(*args)
+    return str(error.value)
+
+
+def python(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
+
+
+@pytest.fixture
+def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A verb `boom` whose file the test writes."""
+    monkeypatch.setitem(VERBS, "boom", "for tests")
+    monkeypatch.setattr(hrm.cli, "__path__", [*hrm.cli.__path__, str(tmp_path)])
+    yield tmp_path / "boom.py"
+    sys.modules.pop("hrm.cli.boom", None)
+
+
+def flag_list() -> str:
+    return "".join(f"{option.flag} {_metavar(option.kind)}".rstrip() + "\n" for option in options_of(Config))
+
+
+def test_the_flags_are_the_frozen_ones():
+    assert flag_list() == GOLDEN.read_text("utf-8"), (
+        "flags are an interface: if meant, run python tests/test_cli.py and say so in the changelog"
+    )
+
+
+def test_every_setting_is_explained():
+    for option in options_of(Config):
+        assert option.doc.endswith("."), f"{option.flag} needs a docstring"
+
+
+def test_flags_override_the_file_which_overrides_the_preset(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("parent: sudoku-4x4\narch: {l_cycles: 5, h_cycles: 2}\n")
+    config = read(str(file), "--arch.h-cycles", "3").config
+    assert (config.arch.dim, config.arch.l_cycles, config.arch.h_cycles) == (64, 5, 3)
+
+
+def test_flags_of_the_verb_and_of_the_run_mix_in_any_order():
+    options = read("--arch.l_cycles=4", "--out", "x", "sudoku-4x4", "--task.box", "2", "3", "--quiet", "--data", "None")
+    assert (options.preset, options.out, options.quiet, options.rounds) == ("sudoku-4x4", Path("x"), True, 3)
+    assert (options.config.arch.l_cycles, options.config.task.box, options.config.data) == (4, (2, 3), None)
+
+
+def test_switches_turn_off_with_no():
+    config = read("--arch.no-hierarchy", "--halting.max-segments", "1", "--halting.no-q-continue").config
+    assert not config.arch.hierarchy and not config.halting.q_continue
+
+
+def test_a_list_takes_any_number_of_values():
+    assert read("--train.track", "wandb", "trackio").config.train.track == ("wandb", "trackio")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("--arch.l-cycle 4", "unknown flag '--arch.l-cycle'; did you mean '--arch.l-cycles'?"),
+        ("--lr 1e-4", "unknown flag '--lr'; did you mean '--optim.lr'?"),
+        ("--arch.no-hierarch", "did you mean '--arch.no-hierarchy'?"),
+        ("--zzzzzz", "unknown flag '--zzzzzz'; --help-all lists all flags"),
+        ("-x", "unknown flag '-x'"),
+        ("--arch.dim wide", "--arch.dim must be an integer, not 'wide'"),
+        ("--arch.dim 1.5", "--arch.dim must be an integer, not '1.5'"),
+        ("--arch.dim=", "--arch.dim must be an integer, not ''"),
+        ("--arch.dim", "--arch.dim needs an integer"),
+        ("--optim.betas 0.9", "--optim.betas needs 2 values, each a number"),
+        ("--optim.betas 0.9 x", "--optim.betas must be a number, not 'x'"),
+        ("--arch.mixer conv", "--arch.mixer must be one of attention, mlp, groups, not 'conv'"),
+        ("--arch.kv-heads two", "--arch.kv-heads must be an integer, not 'two'"),
+        ("--train.track aim", "--train.track must be one of tensorboard, wandb, trackio, not 'aim'"),
+        ("sudoku-4x4 again", "unexpected argument 'again'"),
+        ("--optim.lr -1e-4", "--optim.lr must be at least 0"),
+        ("--arch.dim 500", "--arch.dim 500 is not divisible by --arch.heads 8"),
+        ("sudoku-4x5", "did you mean 'sudoku-4x4'?"),
+    ],
+)
+def test_a_wrong_flag_gets_one_sentence(args: str, words: str):
+    message = complaint(*args.split())
+    assert words in message
+    assert "\n" not in message and "─" not in message
+
+
+def test_what_is_missing_is_named_with_its_meaning():
+    for args, words in [((), "RUN is missing: run folder"), (("runs/a",), "--data is missing: file of puzzles")]:
+        with pytest.raises(UserError, match=words):
+            parse("need", Needy, args, example="hrm need")
+    assert parse("need", Needy, ["-", "--data", "x.csv"], example="hrm need") == Needy("-", Path("x.csv"))
+
+
+def test_help_shows_an_example_and_the_main_flags_in_plain_text(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        parse("try", Options, ["--help"], example="hrm try it --now", main=("optim.lr",), base=lambda _: Config())
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "usage: hrm try [PRESET] [flags]" in text and "  hrm try it --now" in text
+    assert "--optim.lr NUMBER" in text and "Learning rate. (0.0001)" in text
+    assert "--out" in text and "--arch.dim" not in text and "--help-all" in text
+    assert "─" not in text and "\x1b" not in text
+
+
+def test_help_all_shows_every_flag():
+    text = help_text("try", Options, "hrm try it", everything=True)
+    assert all(option.flag in text for option in options_of(Config))
+
+
+def test_help_imports_nothing_but_the_standard_library():
+    code = "import sys; from hrm.cli.main import main; assert main(['--help']) == 0; print(*sys.modules)"
+    result = python("-c", code)
+    loaded = {name.split(".")[0] for name in result.stdout.splitlines()[-1].split()}
+    assert result.returncode == 0, result.stderr
+    assert "hrm" in loaded and not loaded & {"torch", "numpy", "tyro", "yaml", "rich", "accelerate", "jaxtyping"}
+
+
+def test_no_verb_imports_torch_before_it_is_run():
+    verbs = [verb for verb in VERBS if (ROOT / "src/hrm/cli" / f"{verb}.py").exists()]
+    code = f"import sys; from hrm.cli import {', '.join(verbs)}; print('torch' in sys.modules)"
+    assert python("-c", code).stdout.strip() == "False"
+
+
+def test_help_lists_each_verb_that_exists(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in VERBS:
+        assert (f"\n  {name} " in text) == (ROOT / "src/hrm/cli" / f"{name}.py").exists()
+
+
+def test_every_verb_has_help_with_an_example_and_at_most_twenty_flags(capsys: pytest.CaptureFixture[str]):
+    for name in VERBS:
+        if (ROOT / "src/hrm/cli" / f"{name}.py").exists():
+            assert main([name, "--help"]) == 0
+            text = capsys.readouterr().out
+            assert f"hrm {name}" in text
+            assert sum(line.startswith("  --") for line in text.splitlines()) <= 20, f"hrm {name} --help is too long"
+
+
+def test_python_dash_m_is_the_same_program():
+    assert python("-m", "hrm", "--version").stdout == f"hrm {hrm.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["tran"], "hrm: unknown verb 'tran'"),
+        (["confg", "show"], "hrm: unknown verb 'confg'; did you mean 'config'?"),
+        (["--verbose"], "hrm: unknown flag '--verbose'"),
+        (["config", "shw"], "hrm config: unknown action 'shw'; did you mean 'show'?"),
+        (["config", "show"], "hrm config: PRESET is missing"),
+        (["config", "show", "sudoku-4x4", "--seed", "x"], "hrm config: --seed must be an integer, not 'x'"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_on_stderr_and_exit_code_2(
+    args: list[str], words: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(words) and captured.err.count("\n") == 1
+
+
+def test_no_arguments_show_the_help_and_exit_code_2(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 2
+    assert "usage: hrm VERB" in capsys.readouterr().out
+
+
+def test_an_unforeseen_error_is_one_sentence_and_exit_code_1(verb: Path, capsys: pytest.CaptureFixture[str]):
+    verb.write_text("def main(args):\n    raise OSError('disk\\nfull')\n")
+    assert main(["boom"]) == 1
+    assert capsys.readouterr().err == "hrm boom: disk full (OSError; --debug shows where)\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [("OSError('full')", 1), ("UserError('no such file')", 2)])
+def test_debug_adds_the_traceback_and_keeps_the_exit_code(
+    verb: Path, capsys: pytest.CaptureFixture[str], error: str, code: int
+):
+    verb.write_text(f"from hrm.config import UserError\ndef main(args):\n    assert args == ['x']\n    raise {error}\n")
+    assert main(["boom", "x", "--debug"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_cleanly_with_130(verb: Path, capsys: pytest.CaptureFixture[str]):
+    verb.write_text("def main(args):\n    raise KeyboardInterrupt\n")
+    assert main(["boom"]) == 130
+    assert capsys.readouterr().err == "hrm boom: interrupted\n"
+
+
+def test_the_exit_code_of_a_verb_is_passed_on(verb: Path):
+    verb.write_text("def main(args):\n    return 1\n")
+    assert main(["boom"]) == 1
+
+
+def test_a_reader_that_leaves_early_causes_no_noise():
+    code = (
+        "import sys; from hrm.cli.main import main; sys.stdin.read(); sys.exit(main(['config', 'show', 'sudoku-4x4']))"
+    )
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.close()
+    process.stdin.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+def test_a_terminal_without_the_characters_still_works():
+    result = python(
+        "-c", "from hrm.cli.main import main; main(['--version']); print('\\u2588')", PYTHONIOENCODING="ascii"
+    )
+    assert (result.returncode, result.stdout.split("\n")[1]) == (0, "?")
+
+
+def test_config_show_prints_yaml_that_can_be_trained_again(capsys: pytest.CaptureFixture[str]):
+    assert main(["config", "show", "sudoku-4x4", "--arch.l-cycles", "4"]) == 0
+    config = from_yaml(capsys.readouterr().out, "shown")
+    assert (config.arch.l_cycles, config.arch.dim) == (4, 64)
+
+
+def test_config_diff_prints_only_what_differs(capsys: pytest.CaptureFixture[str]):
+    assert main(["config", "diff", "arc-1", "arc-2"]) == 0
+    assert capsys.readouterr().out == "train.steps: 519270 -> 607682\n"
+    assert main(["config", "diff", "arc-1", "arc-1"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_config_check_answers_for_files_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "mine.yaml"
+    file.write_text("parent: sudoku-4x4\narch: {heads: 7}\n")
+    assert main(["config", "check", str(file)]) == 2
+    assert "--arch.dim 64 is not divisible by --arch.heads 7" in capsys.readouterr().err
+    assert main(["config", "check", str(file), "--arch.heads", "8"]) == 0
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(flag_list(), "utf-8")

@@ -1,0 +1,286 @@
+"""Settings: presets, files, precedence and the sentences for mistakes."""
+
+import re
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hrm.cli.options import options_of
+from hrm.config import (
+    _RANGES,
+    ArchConfig,
+    Config,
+    HaltingConfig,
+    LossConfig,
+    OptimConfig,
+    TaskConfig,
+    TrainConfig,
+    UserError,
+    check,
+    from_yaml,
+    load_preset,
+    nearest,
+    parse_horizon,
+    presets,
+    settings,
+    to_yaml,
+)
+
+PRESET_FILES = sorted(Path(__file__).parents[1].glob("src/hrm/presets/*.yaml"))
+FLAGS = {name for option in options_of(Config) for name in (option.flag, option.off)}
+
+
+def test_the_promised_presets_are_shipped():
+    promised = {"sudoku-4x4", "sudoku-6x6", "sudoku-9x9", "sudoku-extreme", "sudoku-extreme-trm", "sudoku-full"}
+    promised |= {"maze-hard", "maze-hard-trm", "arc-1", "arc-1-trm", "arc-2", "gpt2-1.5b"}
+    assert promised <= set(presets())
+    assert sorted(path.stem for path in PRESET_FILES) == presets()
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_can_be_trained(name: str):
+    config = load_preset(name)
+    check(config)
+    assert from_yaml(to_yaml(config), name) == config
+
+
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+def test_every_preset_says_in_two_lines_what_it_is_and_where_it_is_from(path: Path):
+    first, second, third, *_ = path.read_text("utf-8").splitlines()
+    assert first.startswith("# ") and second.startswith("# ") and not third.startswith("#")
+    assert re.search(r"arXiv|github|Our own", first + second)
+
+
+def test_the_class_defaults_are_the_published_sudoku_recipe():
+    extreme = load_preset("sudoku-extreme")
+    assert replace(extreme, task=Config().task) == Config()
+    assert extreme.train.steps == 20_000 * 1000 // 768
+
+
+def test_trm_differs_from_hrm_as_published():
+    trm = load_preset("sudoku-extreme-trm")
+    assert (trm.arch.shared, trm.arch.fast_layers, trm.arch.h_cycles, trm.arch.l_cycles) == (True, 2, 3, 6)
+    assert (trm.arch.horizon, trm.arch.mixer, trm.arch.positions, trm.arch.task_positions) == (
+        "last_cycle",
+        "mlp",
+        "none",
+        16,
+    )
+    assert (trm.halting.q_continue, trm.optim.ema, trm.train.steps) == (False, 0.999, 50_000 * 1000 // 768)
+
+
+def test_arc_learns_task_embeddings_a_hundred_times_faster():
+    for name in ("arc-1", "arc-2"):
+        config = load_preset(name)
+        assert (config.optim.lr, config.optim.task_lr, config.optim.weight_decay) == (1e-4, 1e-2, 0.1)
+        assert (config.task.kind, config.task.size, config.task.vocabulary) == ("grid", (30, 30), 12)
+
+
+def test_a_preset_overrides_the_class_and_a_file_the_preset(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("parent: sudoku-4x4\narch: {l_cycles: 5}\n")
+    config = load_preset(file)
+    assert Config().arch.dim == 512
+    assert (config.arch.dim, config.arch.l_cycles) == (64, 5)
+    assert config.arch == replace(load_preset("sudoku-4x4").arch, l_cycles=5)
+
+
+def test_a_file_may_have_a_file_as_parent_and_a_run_folder_is_its_config(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("parent: maze-hard\nseed: 7\n")
+    (tmp_path / "child.yaml").write_text(f"parent: '{tmp_path}'\noptim: {{lr: 5e-5}}\n")
+    child = load_preset(tmp_path / "child.yaml")
+    assert (child.task.kind, child.seed, child.optim.lr) == ("maze", 7, 5e-5)
+    assert load_preset(tmp_path).seed == 7
+
+
+def test_parents_that_form_a_circle_are_named(tmp_path: Path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(f"parent: '{second}'\n")
+    second.write_text(f"parent: '{first}'\n")
+    with pytest.raises(UserError, match=r"a\.yaml has itself as parent.*b\.yaml"):
+        load_preset(first)
+
+
+def test_an_unknown_preset_gets_the_nearest_name():
+    with pytest.raises(UserError, match="'sudoku-extrem'; did you mean 'sudoku-extreme'"):
+        load_preset("sudoku-extrem")
+    with pytest.raises(UserError, match="presets are arc-1, "):
+        load_preset("zzz")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arch: {l_cycle: 4}", "unknown key 'arch.l_cycle'; did you mean 'arch.l_cycles'"),
+        ("l_cycles: 4", "unknown key 'l_cycles'; did you mean 'arch.l_cycles'"),
+        ("optim: {dim: 4}", "unknown key 'optim.dim'; did you mean 'arch.dim'"),
+        ("archh: {dim: 4}", "unknown key 'archh'; did you mean 'arch'"),
+        ("7: 4", "unknown key '7'"),
+        ("arch: {dim: '512'}", "'arch.dim' must be an integer, not '512'"),
+        ("arch: {dim: 512.0}", "'arch.dim' must be an integer, not 512.0"),
+        ("arch: {dim: true}", "'arch.dim' must be an integer, not True"),
+        ("arch: {dim: null}", "'arch.dim' must be an integer, not None"),
+        ("arch: {kv_heads: two}", "'arch.kv_heads' must be an integer, not 'two'"),
+        ("arch: {gate: 1}", "'arch.gate' must be on or off, not 1"),
+        ("arch: {mixer: conv}", "'arch.mixer' must be one of attention, mlp, groups, not 'conv'"),
+        ("arch: 3", "'arch' must hold settings such as 'arch.dim', not 3"),
+        ("optim: {lr: fast}", "'optim.lr' must be a number, not 'fast'"),
+        ("optim: {lr: .nan}", "'optim.lr' must be a number, not nan"),
+        ("task: {box: [2, 2, 2]}", "'task.box' must be 2 values, each an integer, not [2, 2, 2]"),
+        ("task: {box: [2, x]}", "'task.box' must be an integer, not 'x'"),
+        ("train: {track: [aim]}", "'train.track' must be one of tensorboard, wandb, trackio, not 'aim'"),
+        ("data: 3", "'data' must be text, not 3"),
+        ("- arch", "must consist of `key: value` lines"),
+        ("arch: {dim: 4", "is not valid YAML"),
+        ("seed: 1\nseed: 2", "the key 'seed' appears twice"),
+        ("? [1, 2]\n: 3", "unhashable key"),
+        ("arch: !!python/object:os.system {}", "is not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file_the_key_and_the_fix(text: str, message: str):
+    with pytest.raises(UserError) as error:
+        from_yaml(text, "mine.yaml")
+    assert str(error.value).startswith("mine.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_numbers_may_be_written_as_in_papers():
+    config = from_yaml("optim: {lr: 1e-4, weight_decay: 1, betas: [.9, 95E-2]}\narch: {hierarchy: off}", "text")
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.betas) == (1e-4, 1.0, (0.9, 0.95))
+    assert type(config.optim.weight_decay) is float
+    assert config.arch.hierarchy is False
+
+
+def test_an_empty_file_is_the_default_configuration():
+    assert from_yaml("", "empty.yaml") == Config()
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.builds(
+        Config,
+        task=st.builds(TaskConfig, reveal=numbers),
+        arch=st.builds(ArchConfig, norm_eps=numbers, expansion=numbers, rope_base=numbers, horizon=st.text()),
+        halting=st.builds(HaltingConfig, exploration=numbers, weight=numbers),
+        loss=st.builds(LossConfig, label_smoothing=numbers, z_loss=numbers),
+        optim=st.builds(OptimConfig, lr=numbers, betas=st.tuples(numbers, numbers)),
+        train=st.builds(TrainConfig, minutes=numbers, target_accuracy=numbers, device=st.text()),
+        data=st.none()
+        | st.text()
+        | st.sampled_from(["1e4", "null", "off", "12", "~", "no", "1_0", "0x1", "2001-01-01", "a: b"]),
+    )
+)
+def test_yaml_holds_every_setting_exactly(config: Config):
+    assert from_yaml(to_yaml(config), "text") == config
+
+
+def test_horizons_are_parsed():
+    assert parse_horizon("last_step") == ("last_step", None)
+    assert parse_horizon("last_cycle") == ("last_cycle", None)
+    assert parse_horizon("trailing(12)") == ("trailing", 12)
+    assert parse_horizon("per_cycle([1, 2,3])") == ("per_cycle", [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "last",
+        "trailing",
+        "trailing()",
+        "trailing(-1)",
+        "trailing(x)",
+        "per_cycle([])",
+        "per_cycle(1)",
+        "last_step()",
+    ],
+)
+def test_a_wrong_horizon_is_refused_with_the_ways_to_write_it(text: str):
+    with pytest.raises(UserError, match=r"--arch\.horizon.*trailing\(k\)"):
+        parse_horizon(text)
+
+
+def changed(config: Config, values: dict[str, object]) -> Config:
+    for name, value in values.items():
+        group, _, key = name.rpartition(".")
+        config = replace(
+            config, **({group: replace(getattr(config, group), **{key: value})} if group else {key: value})
+        )
+    return config
+
+
+CONFLICTS: list[tuple[dict[str, object], str]] = [
+    ({"task.box": (5, 5)}, "--task.box"),
+    ({"task.box": (1, 1)}, "--task.box"),
+    ({"task.kind": "maze", "task.size": (5, 5), "task.min_path": 25}, "--task.min-path"),
+    ({"task.kind": "maze", "task.reveal": 0.5}, "--task.reveal"),
+    ({"arch.dim": 500}, "--arch.heads"),
+    ({"arch.dim": 4, "arch.positions": "none"}, "--arch.dim"),
+    ({"arch.kv_heads": 3}, "--arch.kv-heads"),
+    ({"arch.kv_heads": 16}, "--arch.kv-heads"),
+    ({"arch.dim": 24, "arch.heads": 8}, "an even --arch.dim / --arch.heads"),
+    ({"arch.mixer": "mlp"}, "--arch.positions"),
+    ({"arch.mixer": "mlp", "arch.positions": "none", "arch.attention": "causal"}, "--arch.attention"),
+    ({"arch.mixer": "mlp", "arch.positions": "none", "arch.gate": True}, "--arch.gate"),
+    ({"arch.positions": "groups", "task.kind": "grid"}, "--arch.positions"),
+    ({"arch.mixer": "groups", "arch.positions": "none", "task.kind": "grid"}, "--arch.mixer"),
+    ({"arch.tokens": "candidates", "task.kind": "maze"}, "--arch.tokens"),
+    ({"arch.expansion": 0.0}, "--arch.expansion"),
+    ({"arch.slow_layers": 0}, "--arch.slow-layers"),
+    ({"arch.hierarchy": False, "arch.shared": True}, "--arch.shared"),
+    ({"arch.hierarchy": False}, "--halting.max-segments"),
+    ({"arch.horizon": "trailing(1)"}, "--arch.horizon"),
+    ({"arch.horizon": "per_cycle([1, 1, 1])"}, "--arch.h-cycles"),
+    ({"arch.horizon": "per_cycle([3])"}, "--arch.l-cycles"),
+    ({"arch.horizon": "all"}, "--arch.horizon"),
+    ({"halting.max_segments": 1}, "--halting.no-q-continue"),
+    ({"train.steps": 100}, "--optim.warmup-steps"),
+    ({"train.accumulate": 5}, "--train.accumulate"),
+    ({"train.accumulate": 1000}, "--train.accumulate"),
+    ({"train.target_accuracy": 0.9, "train.eval_puzzles": 0}, "--train.eval-puzzles"),
+    ({"train.track": ("wandb", "wandb")}, "--train.track"),
+    ({"task.kind": "maze", "task.extra_clues": 0.5}, "--task.extra-clues"),
+    ({"data": " "}, "--data"),
+    ({"validation": ""}, "--validation"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), CONFLICTS, ids=lambda value: value if isinstance(value, str) else None)
+def test_a_combination_that_cannot_work_gets_one_sentence_naming_real_flags(values: dict[str, object], words: str):
+    with pytest.raises(UserError) as error:
+        check(changed(Config(), values))
+    message = str(error.value)
+    assert words in message and "\n" not in message
+    assert set(re.findall(r"--[a-z][a-z.-]*[a-z]", message)) <= FLAGS
+
+
+@pytest.mark.parametrize("name", _RANGES)
+def test_a_number_out_of_range_names_its_flag(name: str):
+    low, high = _RANGES[name]
+    for number in (low - 1, high * 2 + 1):
+        value = (number, number) if isinstance(settings(Config())[name], tuple) else number
+        with pytest.raises(UserError, match=re.escape("--" + name.replace("_", "-"))):
+            check(changed(Config(), {name: value}))
+
+
+def test_every_number_has_a_range():
+    kinds = {option.name: option.kind for option in options_of(Config)}
+    numeric = {name for name, kind in kinds.items() if re.search(r"\b(int|float)\b", str(kind))}
+    assert set(_RANGES) == numeric
+
+
+def test_settings_lists_every_leaf_once():
+    assert list(settings(Config())) == [option.name for option in options_of(Config)]
+    assert not any(is_dataclass(value) for value in settings(Config()).values())
+
+
+def test_nearest_prefers_the_same_last_word():
+    assert nearest("--lr", ["--optim.lr", "--seed"]) == "; did you mean '--optim.lr'?"
+    assert nearest("evall", ["eval", "train"]) == "; did you mean 'eval'?"
+    assert nearest("zzz", ["eval", "train"]) == ""

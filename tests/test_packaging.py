@@ -1,0 +1,111 @@
+"""The package as a stranger gets it."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hrm
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required(group: str) -> set[str]:
+    """Names of the packages in a list of pyproject.toml (read by hand: tomllib is not in Python 3.10)."""
+    block = re.search(rf"^{group} = \[(.*?)\]$", PYPROJECT, re.S | re.M)
+    assert block
+    return {canonical(name) for name in re.findall(r'"([\w.-]+)', block[1])}
+
+
+def pinned() -> set[str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return {canonical(line.split("==")[0]) for line in lines if line and not line.startswith("#")}
+
+
+def test_public_names_are_lazy_and_the_rest_is_refused():
+    code = "import sys, hrm; assert 'load' in dir(hrm); print('torch' in sys.modules or 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src")
+    assert result.stdout == "False\n"
+    assert hrm.UserError.__name__ == "UserError"
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        hrm.lod  # noqa: B018
+
+
+def test_every_public_name_exists():
+    for name in hrm.__all__:
+        assert getattr(hrm, name) is not None
+
+
+def test_every_required_package_is_pinned():
+    assert required("dependencies") | required("dev") <= pinned()
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text("utf-8").split()
+
+
+def test_pins_are_exact_and_one_per_python():
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        assert line.startswith("#") or re.fullmatch(r'[a-z0-9-]+==[0-9.]+( ; python_version (>=|<) "3\.11")?', line), (
+            line
+        )
+
+
+def test_no_tracker_and_no_test_tool_is_needed_at_run_time():
+    assert not required("dependencies") & (required("track") | required("dev"))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_presets_types_and_licence_and_no_tests(wheel: Path):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert wheel.name == f"hrm-{hrm.__version__}-py3-none-any.whl"
+    assert "hrm/py.typed" in names
+    assert {f"hrm/presets/{path.name}" for path in (ROOT / "src/hrm/presets").glob("*.yaml")} <= names
+    assert {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/hrm").rglob("*.py")} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not any(name.startswith(("tests/", "benchmarks/")) or name.endswith(".pyc") for name in names)
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_from_where_it_is_installed(wheel: Path, tmp_path: Path):
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*command, "--target", str(tmp_path), str(wheel)], check=True, capture_output=True)
+    command = [sys.executable, "-m", "hrm", "config", "check", "arc-1"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "arc-1: fine\n"), result.stderr
+
+
+@pytest.mark.slow
+def test_installing_compiles_nothing(wheel: Path):
+    """Every dependency, pinned, exists as a wheel for this interpreter."""
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--dry-run", "--ignore-installed"]
+    index = subprocess.run([*command, "--no-deps", "tyro"], capture_output=True, text=True)
+    if index.returncode:
+        pytest.skip("no package index can be reached")
+    command += ["--only-binary", ":all:", "--constraint", str(ROOT / "constraints.txt")]
+    result = subprocess.run([*command, str(wheel)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
