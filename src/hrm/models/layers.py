@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -91,19 +91,19 @@ class Embedding(Weight):
 
 
 def rotary_angles(positions: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [positions, head_dim / 2] of the rotary embedding (RoFormer, arXiv 2104.09864)."""
+    """Cosines and signed sines [positions, head_dim] of the rotary embedding, rotate-half (arXiv 2104.09864)."""
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
+    return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
 
 
-def rotate(x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p f"], sin: Float[Tensor, "p f"]) -> Float[Tensor, "b p h e"]:
+def rotate(x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p e"], sin: Float[Tensor, "p e"]) -> Float[Tensor, "b p h e"]:
     """Turn each pair (i, i + e/2) of every head by its position's angle, in float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cos[:, None], swapped, sin[:, None]).to(x.dtype)
 
 
+@runtime_checkable
 class KeyValues(Protocol):
     """All that attention knows of caches and halting."""
 
@@ -138,10 +138,10 @@ class Attention(nn.Module):
         self.out = Linear(arch.dim, arch.dim)
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
-        heads = self.qkv(z).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        qk, v = self.qkv(z).unflatten(-1, (-1, self.head_dim)).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if context.rope is not None:
-            q, k = rotate(q, *context.rope), rotate(k, *context.rope)
+            qk = rotate(qk, *context.rope)
+        q, k = qk.split((self.heads, self.kv_heads), dim=2)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         if context.keys_values is not None:
             k, v = context.keys_values.update(k, v, slot)

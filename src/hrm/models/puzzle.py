@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hrm.config import ArchConfig
+from hrm.config import ArchConfig, Config
 from hrm.models.halting import QHead
 from hrm.models.layers import Context, Embedding, Linear, rotary_angles, truncated_normal_, weights
 from hrm.models.recurrence import Carry, Recurrence, Schedule
@@ -26,6 +26,12 @@ class Board(NamedTuple):
     groups: np.ndarray
     """[partitions, cells] label of each cell's group."""
     task_ids: int = 1
+
+
+def board_of(task: Any, task_ids: int = 1) -> Board:
+    """The board of anything with a task's `shape`, `vocabulary`, `symbols` and `groups`."""
+    rows, columns = task.shape
+    return Board(rows * columns, len(task.vocabulary), (task.symbols.start, len(task.symbols)), task.groups, task_ids)
 
 
 class Readout(NamedTuple):
@@ -89,7 +95,7 @@ class PuzzleModel(nn.Module):
         if arch.mixer == "groups":
             self.partitions = self._register_groups(board)
         self.recurrence = Recurrence(arch, positions, self.partitions)
-        self.head = Linear(dim, 1 if self.candidates else board.vocabulary)
+        self.head = None if arch.tied else Linear(dim, 1 if self.candidates else board.vocabulary)
         self.q_head = QHead(dim)
         self.z_h_init: Tensor
         self.z_l_init: Tensor
@@ -132,7 +138,8 @@ class PuzzleModel(nn.Module):
         carry = self.recurrence(carry, self.embed(inputs, task_ids), context, schedule)
         z = carry.z_h
         summary = z[:, 0] if self.arch.q_from == "first" else z.mean(1)
-        logits = self.head(z[:, self.arch.task_positions :])
+        answers = z[:, self.arch.task_positions :]
+        logits = self.head(answers) if self.head else nn.functional.linear(answers, self.embed_tokens.cast())
         return carry, Readout(self._as_cells(logits) if self.candidates else logits, self.q_head(summary))
 
     def compile_stacks(self) -> None:
@@ -172,3 +179,10 @@ class PuzzleModel(nn.Module):
     def _refresh(self) -> None:
         for part in weights(self):
             part.refresh(self.dtype)
+
+
+def build(config: Config, board: Board) -> PuzzleModel:
+    """A model whose random weights follow from the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return PuzzleModel(config.arch, board)

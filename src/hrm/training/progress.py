@@ -56,7 +56,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line for a person."""
         if self.shown:
-            (self.bar.console if self.live else self.console).print(text, highlight=False, markup=False)
+            (self.bar.console if self.live else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, metrics: dict[str, Any], total_steps: int, progress: float) -> None:
         """Redraw the live line, or print one, and feed the trackers."""

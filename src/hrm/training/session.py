@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from hrm import data
+from hrm import data, tasks
 from hrm.config import Config, UserError, check
 from hrm.data import PuzzleSet
 from hrm.evaluation import evaluate
-from hrm.models.puzzle import Board, PuzzleModel
+from hrm.models.puzzle import board_of, build
 from hrm.runs import Run, checkpoint
 from hrm.solving import Solver
-from hrm.tasks import Task, build
+from hrm.tasks import Task
 from hrm.training.batches import Sampler
 from hrm.training.interrupt import Interrupt
 from hrm.training.loop import BadBatch, Trainer
@@ -34,20 +36,20 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
     """
     check(config)
     accelerator = make_accelerator(config)
-    task = build(config.task)
+    task = tasks.build(config.task)
     reporter = Reporter(config.train, accelerator)
     run = Run.open(path) if resume else None
     if run is not None and asdict(run.config) != asdict(config):
         _record_changes(run, config, reporter)
     if run is None and accelerator.is_main_process:
         training, held_out = prepare(config, task, reporter)
-        board = describe(task, training)
+        board = board_of(task, training.num_task_ids)
         run = Run.create(path, config, {"cells": board.cells, "vocabulary": board.vocabulary, "task_ids": board.task_ids}, overwrite)
         _store(run, task, training, held_out)
     accelerator.wait_for_everyone()
     run = run or Run.open(path)
-    training, held_out = _stored(run, task, config)
-    model = initial_model(config, describe(task, training))
+    training, held_out = _stored(run, task)
+    model = build(config, board_of(task, training.num_task_ids))
     sampler = Sampler(training, task, config.train.batch_size, config.seed, config.task.augment, config.task.reveal)
     trainer = Trainer(config, model, sampler, accelerator)
     if resume:
@@ -75,32 +77,16 @@ def make_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
-def describe(task: Task, puzzles: PuzzleSet | None = None) -> Board:
-    """All that a model needs to know of a task and its data."""
-    rows, columns = task.shape
-    task_ids = puzzles.num_task_ids if puzzles is not None else 1
-    symbols = (task.symbols.start, len(task.symbols))
-    return Board(rows * columns, len(task.vocabulary), symbols, task.groups, task_ids)
-
-
-def initial_model(config: Config, board: Board) -> PuzzleModel:
-    """A model whose random weights follow from the seed alone."""
-    torch.manual_seed(config.seed)
-    return PuzzleModel(config.arch, board)
-
-
 def prepare(config: Config, task: Task, reporter: Reporter) -> tuple[PuzzleSet, PuzzleSet | None]:
     """Training puzzles, read or generated, and those to measure on: a file's, or whole symmetry classes set aside."""
     wanted = config.task.holdout
     if config.data is None:
         held_out, training = data.generate(task, [wanted, config.task.puzzles], config.seed, reporter.console)
-        held_out = held_out if len(held_out.inputs) else None
     else:
-        training = data.read(Path(config.data), task, "train")
-        training, held_out = data.split(training, task, wanted, config.seed) if wanted else (training, None)
+        training, held_out = data.hold_out(data.read(config.data, task), task, wanted, config.seed, reporter.console)
     if config.validation is not None:
-        held_out = data.read(Path(config.validation), task, "test")
-    return training, held_out
+        held_out = data.read(config.validation, task, "test")
+    return training, held_out if len(held_out.inputs) else None
 
 
 def _record_changes(run: Run, config: Config, reporter: Reporter) -> None:
@@ -124,13 +110,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _store(run: Run, task: Task, training: PuzzleSet, held_out: PuzzleSet | None) -> None:
     """Keep the puzzles with the run, so that resuming and later questions need nothing else."""
-    data.write_folder(run.data, task, training, held_out)
+    data.write_folder(run.path / "data", task, training, held_out)
 
 
-def _stored(run: Run, task: Task, config: Config) -> tuple[PuzzleSet, PuzzleSet | None]:
-    training = data.read(run.data, task, "train")
-    held_out = data.read(run.data, task, "test") if (run.data / "test").is_dir() else None
-    return training, held_out
+def _stored(run: Run, task: Task) -> tuple[PuzzleSet, PuzzleSet | None]:
+    folder = run.path / "data"
+    training = data.read(folder, task, "train")
+    return training, data.read(folder, task, "test") if (folder / "test").is_dir() else None
 
 
 def _explain(config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter) -> None:
@@ -217,13 +203,11 @@ def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, re
 def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> dict[str, Any]:
     """Solve some held-out puzzles with the averaged weights, if there are any."""
     model = trainer.model.eval()
-    some = PuzzleSet(*(field[:limit] if hasattr(field, "shape") else field for field in held_out))
-    solver = Solver(model, task)
+    halting = trainer.config.halting
+    solver = Solver(model, task, trainer.accelerator.device, max_segments=halting.max_segments, q_continue=halting.q_continue)
     try:
-        if trainer.ema:
-            with trainer.ema.applied():
-                return evaluate(solver, some, max_segments=trainer.config.halting.max_segments)
-        return evaluate(solver, some, max_segments=trainer.config.halting.max_segments)
+        with trainer.ema.applied() if trainer.ema else nullcontext():
+            return evaluate(solver, held_out.take(np.arange(min(limit, len(held_out.inputs)))), max_segments=None)
     finally:
         model.train()
 

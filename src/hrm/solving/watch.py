@@ -1,0 +1,63 @@
+"""Drawing a puzzle while it is being solved: the grid with its wrong cells, and the model's confidence beside it."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from hrm.solving.answer import confidence
+from hrm.solving.conflicts import conflicts
+from hrm.solving.engine import Segment
+from hrm.tasks import Task
+
+
+class Watch:
+    """Call it with each Segment of one puzzle: redraws in a terminal, prints frame after frame elsewhere."""
+
+    def __init__(self, task: Task, console: Console, delay: float = 0.3) -> None:
+        """`delay` is how many seconds a terminal shows a frame at least, so that eyes can follow."""
+        self.task, self.console, self.delay = task, console, delay
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Watch:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __call__(self, segment: Segment) -> None:
+        if self.live is None:
+            self.console.print(frame(self.task, segment))
+        else:
+            self.live.update(frame(self.task, segment), refresh=True)
+            time.sleep(self.delay)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+
+def grid(task: Task, segment: Segment) -> RenderableType:
+    """The readout after a segment, its wrong cells marked."""
+    return task.draw(segment.question, segment.readout, conflicts(task, segment.question, segment.readout))
+
+
+def frame(task: Task, segment: Segment) -> RenderableType:
+    """The grid after a segment with the segment's numbers beside it."""
+    believed = confidence(segment.q[0])
+    facts = Table.grid(padding=(0, 1))
+    facts.add_row("segment", str(segment.segment))
+    facts.add_row("restart", str(segment.restart))
+    facts.add_row("confidence", f"{believed:.0%}")
+    facts.add_row("", ProgressBar(total=1, completed=believed, width=20))
+    facts.add_row("wrong cells", str(len(conflicts(task, segment.question, segment.readout))))
+    facts.add_row("z_h changed by", f"{segment.residual:.1%}")
+    both = Table.grid(padding=(0, 3))
+    both.add_row(grid(task, segment), facts)
+    return both
