@@ -47,10 +47,23 @@ def official_step(path: Path, batch_size: int, compiled: bool) -> Callable[[], N
     from models.losses import ACTLossHead  # type: ignore[import-not-found]
 
     arch = dict(
-        batch_size=batch_size, seq_len=81, puzzle_emb_ndim=512, num_puzzle_identifiers=1, vocab_size=11, H_cycles=2, L_cycles=2,
-        H_layers=4, L_layers=4, hidden_size=512, expansion=4, num_heads=8, pos_encodings="rope", halt_max_steps=16,
-        halt_exploration_prob=0.1, forward_dtype="bfloat16",
-    )  # fmt: skip
+        batch_size=batch_size,
+        seq_len=81,
+        puzzle_emb_ndim=512,
+        num_puzzle_identifiers=1,
+        vocab_size=11,
+        H_cycles=2,
+        L_cycles=2,
+        H_layers=4,
+        L_layers=4,
+        hidden_size=512,
+        expansion=4,
+        num_heads=8,
+        pos_encodings="rope",
+        halt_max_steps=16,
+        halt_exploration_prob=0.1,
+        forward_dtype="bfloat16",
+    )
     head = ACTLossHead(HierarchicalReasoningModel_ACTV1(arch), "stablemax_cross_entropy").train()
     run = torch.compile(head, dynamic=False) if compiled else head
     optimizer = AdamATan2([p for p in head.parameters() if p.requires_grad], lr=1e-4, weight_decay=1.0)
@@ -80,9 +93,14 @@ def our_step(batch_size: int, compiled: bool, q_continue: bool) -> Callable[[], 
     task = Sudoku(3, 3)
     rng = np.random.default_rng(0)
     puzzles = PuzzleSet(
-        inputs=rng.integers(1, 11, (1000, 81)), labels=rng.integers(2, 11, (1000, 81)), task_ids=np.zeros(1000, np.int32),
-        groups=np.arange(1000, dtype=np.int32), ratings=None, source="random", num_task_ids=1,
-    )  # fmt: skip
+        inputs=rng.integers(1, 11, (1000, 81)),
+        labels=rng.integers(2, 11, (1000, 81)),
+        task_ids=np.zeros(1000, np.int32),
+        groups=np.arange(1000, dtype=np.int32),
+        ratings=None,
+        source="random",
+        num_task_ids=1,
+    )
     config = Config(
         arch=ArchConfig(),
         halting=HaltingConfig(q_continue=q_continue),
@@ -101,7 +119,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--q-continue", action="store_true", help="ours with the second forward, as the official code has it")
+    parser.add_argument(
+        "--q-continue", action="store_true", help="ours with the second forward, as the official code has it"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -118,11 +138,19 @@ def main() -> None:
                 times[name].append(time.perf_counter() - start)
     ratios = [a / b for a, b in zip(times["official"], times["hrm"], strict=True)]
     result = {
-        "compiled": args.compile, "q_continue": args.q_continue, "batch_size": args.batch_size, "rounds": args.rounds,
-        "official_seconds": statistics.median(times["official"]), "hrm_seconds": statistics.median(times["hrm"]),
-        "ratio_median": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios),
-        "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-    }  # fmt: skip
+        "compiled": args.compile,
+        "q_continue": args.q_continue,
+        "batch_size": args.batch_size,
+        "rounds": args.rounds,
+        "official_seconds": statistics.median(times["official"]),
+        "hrm_seconds": statistics.median(times["hrm"]),
+        "ratio_median": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
     for key, value in result.items():
         print(f"{key:18} {value:.3f}" if isinstance(value, float) else f"{key:18} {value}")
     if args.json:

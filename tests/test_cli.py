@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -41,6 +42,8 @@ class Needy:
     """Run folder."""
     data: Path
     """File of puzzles."""
+    size: Literal[4, 6] = 4
+    """Rows."""
 
 
 def read(*args: str) -> Options:
@@ -92,9 +95,9 @@ def test_every_setting_is_explained():
 
 def test_flags_override_the_file_which_overrides_the_preset(tmp_path: Path):
     file = tmp_path / "mine.yaml"
-    file.write_text("parent: sudoku-4x4\narch: {l_cycles: 5, h_cycles: 2}\n")
-    config = read(str(file), "--arch.h-cycles", "3").config
-    assert (config.arch.dim, config.arch.l_cycles, config.arch.h_cycles) == (64, 5, 3)
+    file.write_text("parent: sudoku-extreme-trm\narch: {l_cycles: 5, h_cycles: 4}\n")
+    config = read(str(file), "--arch.h-cycles", "6").config
+    assert (config.arch.task_positions, config.arch.l_cycles, config.arch.h_cycles) == (16, 5, 6)
 
 
 def test_flags_of_the_verb_and_of_the_run_mix_in_any_order():
@@ -142,10 +145,16 @@ def test_a_wrong_flag_gets_one_sentence(args: str, words: str):
 
 
 def test_what_is_missing_is_named_with_its_meaning():
-    for args, words in [((), "RUN is missing: run folder"), (("runs/a",), "--data is missing: file of puzzles")]:
+    for args, words in [
+        ((), "RUN is missing: run folder"),
+        (("runs/a",), "--data is missing: file of puzzles"),
+        (("runs/a", "--size", "6"), "--data is missing: file of puzzles"),
+        (("runs/a", "--size", "5"), "--size must be one of 4, 6, not '5'"),
+    ]:
         with pytest.raises(UserError, match=words):
             parse("need", Needy, args, example="hrm need")
     assert parse("need", Needy, ["-", "--data", "x.csv"], example="hrm need") == Needy("-", Path("x.csv"))
+    assert "--size {4,6}" in help_text("need", Needy, "hrm need")
 
 
 def test_help_shows_an_example_and_the_main_flags_in_plain_text(capsys: pytest.CaptureFixture[str]):
@@ -277,9 +286,9 @@ def test_a_terminal_without_the_characters_still_works():
 
 
 def test_config_show_prints_yaml_that_can_be_trained_again(capsys: pytest.CaptureFixture[str]):
-    assert main(["config", "show", "sudoku-4x4", "--arch.l-cycles", "4"]) == 0
+    assert main(["config", "show", "sudoku-extreme-trm", "--arch.l-cycles", "4"]) == 0
     config = from_yaml(capsys.readouterr().out, "shown")
-    assert (config.arch.l_cycles, config.arch.dim) == (4, 64)
+    assert (config.arch.l_cycles, config.arch.task_positions) == (4, 16)
 
 
 def test_config_diff_prints_only_what_differs(capsys: pytest.CaptureFixture[str]):
@@ -291,9 +300,9 @@ def test_config_diff_prints_only_what_differs(capsys: pytest.CaptureFixture[str]
 
 def test_config_check_answers_for_files_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "mine.yaml"
-    file.write_text("parent: sudoku-4x4\narch: {heads: 7}\n")
+    file.write_text("parent: sudoku-extreme\narch: {heads: 7}\n")
     assert main(["config", "check", str(file)]) == 2
-    assert "--arch.dim 64 is not divisible by --arch.heads 7" in capsys.readouterr().err
+    assert "--arch.dim 512 is not divisible by --arch.heads 7" in capsys.readouterr().err
     assert main(["config", "check", str(file), "--arch.heads", "8"]) == 0
 
 

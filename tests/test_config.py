@@ -4,6 +4,7 @@ import re
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,11 +82,10 @@ def test_arc_learns_task_embeddings_a_hundred_times_faster():
 
 def test_a_preset_overrides_the_class_and_a_file_the_preset(tmp_path: Path):
     file = tmp_path / "mine.yaml"
-    file.write_text("parent: sudoku-4x4\narch: {l_cycles: 5}\n")
+    file.write_text("parent: sudoku-extreme-trm\narch: {l_cycles: 5}\n")
     config = load_preset(file)
-    assert Config().arch.dim == 512
-    assert (config.arch.dim, config.arch.l_cycles) == (64, 5)
-    assert config.arch == replace(load_preset("sudoku-4x4").arch, l_cycles=5)
+    assert (Config().arch.h_cycles, config.arch.h_cycles, config.arch.l_cycles) == (2, 3, 5)
+    assert config.arch == replace(load_preset("sudoku-extreme-trm").arch, l_cycles=5)
 
 
 def test_a_file_may_have_a_file_as_parent_and_a_run_folder_is_its_config(tmp_path: Path):
@@ -228,9 +228,11 @@ CONFLICTS: list[tuple[dict[str, object], str]] = [
     ({"arch.mixer": "mlp"}, "--arch.positions"),
     ({"arch.mixer": "mlp", "arch.positions": "none", "arch.attention": "causal"}, "--arch.attention"),
     ({"arch.mixer": "mlp", "arch.positions": "none", "arch.gate": True}, "--arch.gate"),
-    ({"arch.positions": "groups", "task.kind": "grid"}, "--arch.positions"),
-    ({"arch.mixer": "groups", "arch.positions": "none", "task.kind": "grid"}, "--arch.mixer"),
+    ({"arch.mixer": "groups", "arch.positions": "none"}, "--arch.task-positions"),
+    ({"arch.attention": "prefix"}, "--arch.attention"),
     ({"arch.tokens": "candidates", "task.kind": "maze"}, "--arch.tokens"),
+    ({"arch.tokens": "candidates", "arch.positions": "groups"}, "--arch.positions"),
+    ({"arch.tokens": "candidates", "arch.tied": True}, "--arch.no-tied"),
     ({"arch.expansion": 0.0}, "--arch.expansion"),
     ({"arch.slow_layers": 0}, "--arch.slow-layers"),
     ({"arch.hierarchy": False, "arch.shared": True}, "--arch.shared"),
@@ -258,6 +260,55 @@ def test_a_combination_that_cannot_work_gets_one_sentence_naming_real_flags(valu
     message = str(error.value)
     assert words in message and "\n" not in message
     assert set(re.findall(r"--[a-z][a-z.-]*[a-z]", message)) <= FLAGS
+
+
+small = {
+    "dim": st.just(8),
+    "heads": st.just(2),
+    "kv_heads": st.sampled_from([None, 1, 2]),
+    "fast_layers": st.just(1),
+    "slow_layers": st.just(1),
+    "horizon": st.sampled_from(["last_step", "last_cycle", "trailing(2)", "per_cycle([1, 2])"]),
+    "h_cycles": st.just(2),
+    "l_cycles": st.just(2),
+    "norm_eps": st.just(1e-5),
+    "expansion": st.just(2.0),
+    "expansion_multiple": st.just(8),
+    "rope_base": st.just(1e4),
+    "task_positions": st.sampled_from([0, 2]),
+}
+attending = st.builds(ArchConfig, **small, mixer=st.just("attention"))
+pooling = st.builds(
+    ArchConfig,
+    **small,
+    mixer=st.sampled_from(["mlp", "groups"]),
+    attention=st.just("bidirectional"),
+    gate=st.just(False),
+    positions=st.sampled_from(["learned", "groups", "none"]),
+)
+SMALL_TASKS = [TaskConfig(box=(2, 2)), TaskConfig("maze", size=(4, 5), min_path=2), TaskConfig("grid", size=(2, 3))]
+
+
+@given(st.sampled_from(SMALL_TASKS), attending | pooling)
+@hypothesis.settings(max_examples=200)
+def test_what_passes_the_check_runs_and_learns(task: TaskConfig, arch: ArchConfig):
+    import torch
+
+    from hrm.models.puzzle import PuzzleModel, board_of
+    from hrm.tasks import build
+
+    segments = 4 if arch.hierarchy else 1
+    try:
+        check(Config(task, arch, HaltingConfig(max_segments=segments, q_continue=arch.hierarchy)))
+    except UserError:
+        return
+    board = board_of(build(task))
+    model = PuzzleModel(arch, board)
+    inputs, ids = torch.ones(2, board.cells, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    _, readout = model.segment(model.initial_carry(inputs, ids), inputs, ids)
+    assert readout.logits.shape == (2, board.cells, board.vocabulary) and readout.q.shape == (2, 2)
+    readout.logits[..., 2].sum().backward()
+    assert any(weight.grad is not None for weight in model.recurrence.parameters())
 
 
 @pytest.mark.parametrize("name", _RANGES)

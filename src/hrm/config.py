@@ -271,7 +271,7 @@ def describe(kind: Any) -> str:
         return words[kind]
     arguments = [argument for argument in get_args(kind) if argument is not types.NoneType]
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(arguments)
+        return "one of " + ", ".join(map(str, arguments))
     if get_origin(kind) is tuple:
         count = "a list of values" if arguments[-1] is ... else f"{len(arguments)} values"
         return f"{count}, each {describe(arguments[0])}"
@@ -287,7 +287,7 @@ def fit(kind: Any, value: Any) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
         if len(kinds) == len(value):
             return tuple(fit(*pair) for pair in zip(kinds, value, strict=True))
-    elif origin is Literal and isinstance(value, str) and value in arguments:
+    elif origin is Literal and any(value == known and type(value) is type(known) for known in arguments):
         return value
     elif kind is float and isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
         return float(value)
@@ -312,7 +312,7 @@ def check(config: Config) -> None:
 _MANY = 2**63 - 1
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _RANGES: dict[str, tuple[float, float]] = {
-    "task.box": (1, 16),
+    "task.box": (2, 8),
     "task.size": (1, 1024),
     "task.min_path": (1, _MANY),
     "task.vocabulary": (2, _MANY),
@@ -370,8 +370,8 @@ def _problems(config: Config) -> Iterator[str]:
     dim, heads, mixer = arch.dim, arch.heads, arch.mixer
     box, size = (" ".join(map(str, sides)) for sides in (task.box, task.size))
 
-    if task.kind == "sudoku" and not 2 <= math.prod(task.box) <= 16:
-        yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use 2 to 16 cells, such as 3 3"
+    if task.kind == "sudoku" and math.prod(task.box) > 16:
+        yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
     if task.kind == "maze" and task.min_path >= math.prod(task.size):
         yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
     for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
@@ -393,11 +393,17 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"--arch.attention {arch.attention} needs --arch.mixer attention: {mixer} looks at every position"
         if arch.gate:
             yield f"--arch.gate multiplies the output of attention, and --arch.mixer is {mixer}: use --arch.no-gate"
-    for flag, value in (("--arch.mixer", mixer), ("--arch.positions", arch.positions)):
-        if value == "groups" and task.kind == "grid":
-            yield f"{flag} groups needs rows, columns and boxes, and a grid names none: use another {flag}"
-    if arch.tokens == "candidates" and task.kind != "sudoku":
-        yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
+    if mixer == "groups" and arch.task_positions > 0:
+        yield "--arch.mixer groups pools cells, and a task embedding is none: use --arch.task-positions 0"
+    if arch.attention == "prefix":
+        yield "--arch.attention prefix needs a prefix, and a puzzle has none: use bidirectional or causal"
+    if arch.tokens == "candidates":
+        if task.kind != "sudoku":
+            yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
+        if arch.positions == "groups":
+            yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"
+        if arch.tied:
+            yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
     if arch.expansion <= 0:
         yield f"--arch.expansion {arch.expansion} leaves no inner width: use 4"
 

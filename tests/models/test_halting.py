@@ -14,11 +14,16 @@ NEVER = torch.tensor([[0.99, 0.5]])
 
 
 def q(halt: float, go_on: float) -> torch.Tensor:
-    return torch.tensor([[halt, go_on]])
+    return torch.tensor([[float(halt), float(go_on)]])
 
 
-@pytest.mark.parametrize(("halt", "go_on", "hrm", "trm"), [(1, 2, False, True), (2, 1, True, True), (-1, -2, True, False), (-2, -1, False, False)])
-def test_hrm_compares_the_two_values_and_trm_asks_for_even_odds(halt: float, go_on: float, hrm: bool, trm: bool) -> None:
+@pytest.mark.parametrize(
+    ("halt", "go_on", "hrm", "trm"),
+    [(1, 2, False, True), (2, 1, True, True), (-1, -2, True, False), (-2, -1, False, False)],
+)
+def test_hrm_compares_the_two_values_and_trm_asks_for_even_odds(
+    halt: float, go_on: float, hrm: bool, trm: bool
+) -> None:
     assert wants_to_halt(q(halt, go_on), q_continue=True).tolist() == [hrm]
     assert wants_to_halt(q(halt, go_on), q_continue=False).tolist() == [trm]
 

@@ -14,7 +14,7 @@ from hrm.models.puzzle import Board, PuzzleModel
 from tests.models import small
 from tests.reference import blocks
 
-# A normal cut at two standard deviations keeps this share of its standard deviation (scipy.stats.truncnorm(-2, 2).std()).
+# What a cut at two standard deviations leaves of a normal's standard deviation: scipy.stats.truncnorm(-2, 2).std().
 CUT_STD = 0.8796256610342398
 
 
@@ -45,7 +45,9 @@ def test_linear_layers_start_as_truncated_lecun_normal() -> None:
 
 def test_embeddings_initial_states_and_q_head_start_as_published() -> None:
     torch.manual_seed(0)
-    model = PuzzleModel(small.arch(dim=256, positions="learned"), small.board(cells=400, groups=np.zeros((3, 400), int)))
+    model = PuzzleModel(
+        small.arch(dim=256, positions="learned"), small.board(cells=400, groups=np.zeros((3, 400), int))
+    )
     assert model.embed_positions is not None and model.task_embedding is not None
     for table in (model.embed_tokens, model.embed_positions):
         assert table.weight.std().item() == pytest.approx(1 / math.sqrt(256), rel=0.05)

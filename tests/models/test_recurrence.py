@@ -63,9 +63,9 @@ def test_attention_writes_to_the_slots_of_the_schedule() -> None:
 HORIZONS: dict[str, Any] = {
     "last_step": horizons.last_step,
     "last_cycle": horizons.last_cycle,
-    **{f"trailing({k})": lambda h, l, k=k: horizons.trailing(k, h, l) for k in (2, 3, 5, 9)},
+    **{f"trailing({k})": lambda n, t, k=k: horizons.trailing(k, n, t) for k in (2, 3, 5, 9)},
     **{
-        f"per_cycle({steps})": lambda h, l, steps=steps: horizons.per_cycle(steps, h, l)
+        f"per_cycle({steps})": lambda n, t, steps=steps: horizons.per_cycle(steps, n, t)
         for steps in ([1], [2], [1, 2], [2, 1, 2])
     },
 }
@@ -213,5 +213,3 @@ def test_recomputed_activations_give_identical_gradients(changes: dict[str, Any]
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         assert torch.equal(grad, grads[1][name]), name
-
-

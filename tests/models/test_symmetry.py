@@ -20,7 +20,7 @@ SYMBOLS = (2, SIDE)
 def equivariant(**changes: Any) -> PuzzleModel:
     board = Board(SIDE * SIDE, SIDE + 2, SYMBOLS, small.sudoku_groups(BOX_ROWS, BOX_COLUMNS))
     settings: dict[str, Any] = {
-        "mixer": "groups", "tokens": "candidates", "positions": "none", "task_positions": 0, "q_from": "mean", "dim": 16,
+        "dim": 16, "mixer": "groups", "tokens": "candidates", "positions": "none", "q_from": "mean", "task_positions": 0
     }  # fmt: skip
     return small.model(on=board, **(settings | changes)).eval()
 
@@ -62,7 +62,10 @@ def test_permuting_digits_permutes_the_logits(seed: int) -> None:
 def test_permuting_rows_and_columns_permutes_the_logits(seed: int) -> None:
     model, inputs = equivariant(), puzzles()
     rng = np.random.default_rng(seed)
-    rows, columns = line_permutation(rng, SIDE // BOX_ROWS, BOX_ROWS), line_permutation(rng, SIDE // BOX_COLUMNS, BOX_COLUMNS)
+    rows, columns = (
+        line_permutation(rng, SIDE // BOX_ROWS, BOX_ROWS),
+        line_permutation(rng, SIDE // BOX_COLUMNS, BOX_COLUMNS),
+    )
     move = torch.from_numpy((rows[:, None] * SIDE + columns).ravel())
     logits, q = answers(model, inputs)
     other_logits, other_q = answers(model, inputs[:, move])

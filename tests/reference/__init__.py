@@ -1,1 +1,1 @@
-"""The published equations, restated from the papers in plain torch and apart from the package, for the tests to compare with."""
+"""The published equations, restated from the papers in plain torch, for the tests to compare the package with."""

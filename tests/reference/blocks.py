@@ -15,9 +15,11 @@ def rms(x: Tensor, eps: float = 1e-5, axis: int = -1) -> Tensor:
 
 
 def turn(x: Tensor, base: float) -> Tensor:
-    """Rotary embedding of [b, p, e] by complex numbers: component j + i * component (j + e/2) turns by p / base^(2j/e)."""
+    """Rotary embedding of [b, p, e]: the complex number x_j + i x_(j + e/2) turns by the angle p / base^(2j/e)."""
     half = x.shape[-1] // 2
-    angle = torch.arange(x.shape[1], dtype=torch.float64)[:, None] / base ** (torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(x.shape[1], dtype=torch.float64)[:, None] / base ** (
+        torch.arange(half, dtype=torch.float64) / half
+    )
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
     return torch.cat((turned.real, turned.imag), -1)
 

@@ -26,7 +26,10 @@ def token_loss(log_p: Tensor, labels: Tensor) -> Tensor:
 
 def halt_target(logits: Tensor, labels: Tensor) -> Tensor:
     """1 where every labelled token is right."""
-    right = [all(int(p) == int(t) for p, t in zip(a, b, strict=True) if t != IGNORE) for a, b in zip(logits.argmax(-1), labels, strict=True)]
+    right = [
+        all(int(p) == int(t) for p, t in zip(a, b, strict=True) if t != IGNORE)
+        for a, b in zip(logits.argmax(-1), labels, strict=True)
+    ]
     return torch.tensor(right).double()
 
 
@@ -42,7 +45,9 @@ def cross_entropy(q: Tensor, target: Tensor) -> Tensor:
     return -target * torch.log(p) - (1 - target) * torch.log(1 - p)
 
 
-def total(logits: Tensor, q: Tensor, labels: Tensor, g_continue: Tensor | None, softmax: bool = False, weight: float = 0.5) -> Tensor:
+def total(
+    logits: Tensor, q: Tensor, labels: Tensor, g_continue: Tensor | None, softmax: bool = False, weight: float = 0.5
+) -> Tensor:
     """Summed over puzzles: token loss + weight * (BCE(q_halt, G_halt) + BCE(q_continue, G_continue))."""
     log_p = torch.log_softmax(logits.double(), -1) if softmax else log_stablemax(logits)
     halting = cross_entropy(q[:, 0], halt_target(logits, labels))

@@ -12,7 +12,7 @@ from tests.reference.net import Net
 
 
 def embed(net: Net, inputs: Tensor, ids: Tensor, front: int) -> Tensor:
-    """x = sqrt(d) * [task embedding, zero-padded to `front` positions ; tokens]; learned positions enter over sqrt(2)."""
+    """x = sqrt(d) * [task embedding, padded to `front` positions ; tokens]; learned positions enter over sqrt(2)."""
     tokens = net["embed_tokens"][inputs]
     width = tokens.shape[-1]
     if front:

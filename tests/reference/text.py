@@ -1,4 +1,4 @@
-"""HRM as a causal language model (arXiv 2605.20613): pre-norm gated blocks, a norm at the exit, the input as first z_h."""
+"""HRM-Text (arXiv 2605.20613): pre-norm gated blocks, a norm at the exit, and the input as the first z_h."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from tests.reference.net import Net
 
 
 def text_logits(
-    net: Net, x: Tensor, cycles: int, steps: int, heads: int, causal: bool, kept: Visits, base: float = 1e4, eps: float = 1e-6
+    net: Net,
+    x: Tensor,
+    cycles: int,
+    steps: int,
+    heads: int,
+    causal: bool,
+    kept: Visits,
+    base: float = 1e4,
+    eps: float = 1e-6,
 ) -> Tensor:
     """lm_head(z_h) after N cycles of z_l = L(z_l + z_h), z_h = H(z_h + z_l) from z_h = x."""
 

@@ -47,7 +47,7 @@ def test_wrong_cells_of_a_sudoku_are_clashes_changed_givens_and_blanks():
     question = sudoku.parse("1..." + "." * 12)
     right = sudoku.parse("1234341221434321")
     assert conflicts(sudoku, question, right) == []
-    assert conflicts(sudoku, question, sudoku.parse("2134341221434321")) == [0, 1, 4, 5, 8, 13]
+    assert conflicts(sudoku, question, sudoku.parse("2134341221434321")) == [0, 1, 8, 9]
     blank = right.copy()
     blank[15] = 1
     assert conflicts(sudoku, question, blank) == [15]
@@ -59,7 +59,7 @@ def test_wrong_cells_of_a_sudoku_are_clashes_changed_givens_and_blanks():
 )
 def test_wrong_cells_of_a_maze_are_changed_walls_and_loose_ends(answer: str, wrong: list[int]):
     maze = Maze(3, 3, min_path=1)
-    assert conflicts(maze, maze.parse("S  ## # G"), maze.parse(answer)) == sorted({*wrong, 7} - {7} | set(wrong))
+    assert conflicts(maze, maze.parse("S  ## ##G"), maze.parse(answer)) == wrong
 
 
 def test_a_task_without_rules_marks_nothing():

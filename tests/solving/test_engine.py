@@ -15,7 +15,7 @@ from hrm.models.halting import wants_to_halt
 from hrm.models.puzzle import PuzzleModel
 from hrm.solving import engine
 from hrm.solving.engine import LOOK_AHEAD, Job, Outcome, Rules, Segment
-from tests.solving.small import SUDOKU, model, questions
+from tests.solving.small import SUDOKU, fix_q, model, questions
 
 RULES = Rules(max_segments=6, restarts=2, verify=SUDOKU.verify)
 
@@ -74,10 +74,10 @@ def test_a_stream_is_read_no_further_ahead_than_promised(ordered: bool, slots: i
             furthest = max(furthest, pulled - received)
             yield job
 
-    rules = Rules(max_segments=6, restarts=20, verify=lambda q, a: bool((q != 1).any()) and SUDOKU.verify(q, a))
-    for _ in itertools.islice(engine.solve(model(), stream(), rules, slots, ordered), 150):
+    rules = Rules(max_segments=6, restarts=5, verify=lambda q, a: bool((q != 1).any()) and SUDOKU.verify(q, a))
+    for _ in itertools.islice(engine.solve(model(), stream(), rules, slots, ordered), 60):
         received += 1
-    assert furthest <= most + 1  # the one that is being asked for
+    assert furthest <= most
 
 
 def test_the_batch_stays_full_and_nothing_is_computed_for_puzzles_that_left(monkeypatch: pytest.MonkeyPatch):
@@ -137,17 +137,16 @@ def test_a_restart_begins_from_another_state_that_seed_and_puzzle_alone_decide()
 def test_restarts_solve_what_more_segments_do_not():
     net, todo = model(), jobs()
 
-    def solved(**rules: int) -> int:
-        outcomes = engine.solve(net, todo, Rules(**{"max_segments": 6, **rules}, verify=SUDOKU.verify))
+    def solved(max_segments: int, restarts: int) -> int:
+        outcomes = engine.solve(net, todo, Rules(max_segments, restarts, verify=SUDOKU.verify))
         return sum(outcome.accepted for _, outcome in outcomes if outcome)
 
-    assert solved(restarts=5) > solved(max_segments=36)
+    assert solved(6, restarts=5) > solved(36, restarts=0)
 
 
 def test_the_q_head_can_end_a_puzzle_and_the_verifier_still_judges_it():
     net, todo = model(), jobs()
-    net.q_head.bias.data = torch.tensor([1.0, 0.0])
-    net.q_head.weight.data.zero_()
+    fix_q(net, 1.0, 0.0)
     rules = Rules(max_segments=6, verify=SUDOKU.verify, halt=lambda q: wants_to_halt(q, q_continue=True))
     outcomes = [outcome for _, outcome in engine.solve(net, todo, rules) if outcome]
     assert {outcome.segments for outcome in outcomes} == {1}
@@ -155,5 +154,5 @@ def test_the_q_head_can_end_a_puzzle_and_the_verifier_still_judges_it():
     for job, outcome in zip(todo, outcomes, strict=True):
         assert outcome.accepted == SUDOKU.verify(job.question, outcome.readout)
 
-    net.q_head.bias.data = torch.tensor([-1.0, 0.0])
+    fix_q(net, -1.0, 0.0)
     assert {outcome.segments for _, outcome in engine.solve(net, todo, rules) if outcome} == {6}

@@ -217,6 +217,8 @@ def _typed(kind: Any, words: Sequence[str]) -> tuple[Any, Any]:
         return kind, [
             _typed(member, [word])[1] for member, word in zip(itertools.cycle(_members(kind)), words, strict=False)
         ]
+    if get_origin(kind) is Literal:
+        return kind, next((known for known in get_args(kind) if str(known) == words[0]), words[0])
     if kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind, kind(words[0])
@@ -248,16 +250,18 @@ def _metavar(kind: Any) -> str:
         members = " ".join(_metavar(member) for member in _members(kind))
         return f"[{members} ...]" if get_args(kind)[-1] is ... else members
     if get_origin(kind) is Literal:
-        return "{" + ",".join(get_args(kind)) + "}"
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
     return {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: ""}[kind]
 
 
 def _default(option: Option) -> str:
-    if option.default in (dataclasses.MISSING, None, False, ()):
+    default = option.default
+    if default is dataclasses.MISSING or default is None or default is False or default == ():
         return ""
-    if option.default is True:
+    if default is True:
         return f"(on; {option.off} turns it off)"
-    return f"({' '.join(map(str, option.default)) if isinstance(option.default, tuple) else option.default})"
+    values = default if isinstance(default, tuple) else (default,)
+    return "(" + " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values) + ")"
 
 
 def _sentence(doc: str) -> str:

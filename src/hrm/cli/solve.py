@@ -14,12 +14,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hrm.solving import Answer, Solver
     from hrm.solving.engine import Segment
 
@@ -90,11 +90,9 @@ def read_questions(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]
 
 
 def _solve_one(solver: Solver, options: Options) -> int:
-    from rich.console import Console
-
     from hrm.solving.watch import grid
 
-    console = Console(highlight=False)
+    console = _console()
     answer, last = _observed(solver, options, options.puzzle, console)
     if options.json:
         print(json.dumps(answer.to_dict()))
@@ -103,15 +101,13 @@ def _solve_one(solver: Solver, options: Options) -> int:
     elif console.is_terminal:
         if not options.watch:
             console.print(grid(solver.task, last))
-        console.print(_sentence(answer))
+        print(_sentence(answer))
     else:
         print(answer.answer or answer.status)
     return 2 if last is None else 0
 
 
 def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int, str]]) -> int:
-    from rich.console import Console
-
     numbers: deque[int] = deque()
 
     def texts() -> Iterator[str]:
@@ -120,7 +116,7 @@ def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int
             yield text
 
     if options.watch:
-        console = Console(highlight=False)
+        console = _console()
         answers = (_observed(solver, options, text, console)[0] for text in texts())
     else:
         answers = solver.solve_many(texts(), options.max_segments, options.restarts, batch_size=options.batch_size)
@@ -138,6 +134,11 @@ def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int
     found = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
     return 0
+
+
+def _console() -> Console:
+    """Decided by the stream alone: a pipe gets plain text whatever the environment says about colour."""
+    return Console(highlight=False, force_terminal=sys.stdout.isatty())
 
 
 def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Segment | None]:

@@ -97,7 +97,9 @@ def rotary_angles(positions: int, head_dim: int, base: float) -> tuple[Tensor, T
     return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
 
 
-def rotate(x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p e"], sin: Float[Tensor, "p e"]) -> Float[Tensor, "b p h e"]:
+def rotate(
+    x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p e"], sin: Float[Tensor, "p e"]
+) -> Float[Tensor, "b p h e"]:
     """Turn each pair (i, i + e/2) of every head by its position's angle, in float32."""
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(x * cos[:, None], swapped, sin[:, None]).to(x.dtype)

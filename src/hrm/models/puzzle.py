@@ -83,7 +83,9 @@ class PuzzleModel(nn.Module):
             offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
             self.embed_positions = Embedding(int(sizes.sum()), dim, std)
             self.group_ids: Tensor
-            self.register_buffer("group_ids", torch.from_numpy((board.groups + offsets[:, None]).astype(np.int64)), persistent=False)
+            self.register_buffer(
+                "group_ids", torch.from_numpy((board.groups + offsets[:, None]).astype(np.int64)), persistent=False
+            )
         elif arch.positions == "rope":
             cos, sin = rotary_angles(positions, dim // arch.heads, arch.rope_base)
             self.rope_cos: Tensor
@@ -100,7 +102,9 @@ class PuzzleModel(nn.Module):
         self.z_h_init: Tensor
         self.z_l_init: Tensor
         self.register_buffer("z_h_init", truncated_normal_(torch.empty(dim), 1.0))
-        self.register_buffer("z_l_init", truncated_normal_(torch.empty(dim), 1.0) if arch.hierarchy else torch.zeros(dim))
+        self.register_buffer(
+            "z_l_init", truncated_normal_(torch.empty(dim), 1.0) if arch.hierarchy else torch.zeros(dim)
+        )
 
     def embed(self, inputs: Int[Tensor, "b c"], task_ids: Int[Tensor, " b"]) -> Float[Tensor, "b p d"]:
         """x = sqrt(d) * [task embedding ; token embedding], positions added if they are learned (HRM section 2)."""

@@ -161,7 +161,12 @@ class Recurrence(nn.Module):
         self.horizon = horizon_of(arch.horizon)
 
     def forward(
-        self, carry: Carry, x: Float[Tensor, "b p d"], context: Context, schedule: Schedule | None = None, first_slot: int = 0
+        self,
+        carry: Carry,
+        x: Float[Tensor, "b p d"],
+        context: Context,
+        schedule: Schedule | None = None,
+        first_slot: int = 0,
     ) -> Carry:
         """One segment from `carry` with input `x`; the result is not detached."""
         schedule = schedule or self.schedule

@@ -34,9 +34,17 @@ class Run:
         self.result = path / "result.json"
 
     @classmethod
-    def create(cls, path: Path | str, config: Config, board: Mapping[str, Any], overwrite: bool = False) -> Run:
+    def create(
+        cls,
+        path: Path | str,
+        config: Config,
+        board: Mapping[str, Any],
+        overwrite: bool = False,
+        fill: Callable[[Path], None] | None = None,
+    ) -> Run:
         """Make a new run folder; `board` is the task's `cells`, `vocabulary` and `task_ids`.
 
+        `fill` puts more into the folder before it counts as a run.
         UserError for a folder that holds a run (unless `overwrite`) or anything else.
         """
         path = Path(path)
@@ -61,6 +69,8 @@ class Run:
         (path / "checkpoints").mkdir()
         durable.write(path / "config.yaml", to_yaml(config))
         durable.write(path / "metrics.jsonl", "")
+        if fill is not None:
+            fill(path)
         facts = {
             "format": FORMAT,
             "board": dict(board),

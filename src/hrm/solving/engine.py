@@ -204,7 +204,6 @@ class _Batch:
         return self.rules.verify is None or self.rules.verify(row.job.question, row.readout)
 
 
-
 def _shaken(carry: Carry, rows: list[_Row], seed: int) -> Carry:
     """The initial states, with noise added in the rows that begin again."""
     states = torch.stack(carry).clone()

@@ -22,7 +22,8 @@ class Watch:
     def __init__(self, task: Task, console: Console, delay: float = 0.3) -> None:
         """`delay` is how many seconds a terminal shows a frame at least, so that eyes can follow."""
         self.task, self.console, self.delay = task, console, delay
-        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        redraws = console.is_terminal and not console.is_dumb_terminal
+        self.live = Live(console=console, auto_refresh=False) if redraws else None
 
     def __enter__(self) -> Watch:
         if self.live is not None:
@@ -33,8 +34,12 @@ class Watch:
         if self.live is None:
             self.console.print(frame(self.task, segment))
         else:
-            self.live.update(frame(self.task, segment), refresh=True)
-            time.sleep(self.delay)
+            pictures = [frame(self.task, segment)]
+            if (segment.restart, segment.segment) == (0, 1):
+                pictures.insert(0, self.task.draw(segment.question))
+            for picture in pictures:
+                self.live.update(picture, refresh=True)
+                time.sleep(self.delay)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -103,8 +103,8 @@ class Sudoku:
     def generate(self, rng: np.random.Generator) -> Puzzle:
         """A random grid with clues removed in random order while the solution stays unique.
 
-        Up to 9x9 the puzzle is minimal, no clue can go, unless some of the blanks are given as extra clues. The rating is the number of guesses in our search's proof that
-        the solution is unique.
+        Up to 9x9 the puzzle is minimal, no clue can go, unless some of the blanks are given as extra clues. The
+        rating is the number of guesses in our search's proof that the solution is unique.
         """
         grid = self._search.fill(rng)
         clues = self._search.dig(grid, rng, float("inf") if self.n <= 9 else DIG_GUESSES)

@@ -31,9 +31,11 @@ def uniforms(seed: int, purpose: int, step: int, rows: int, columns: int) -> np.
 
 
 class Sampler:
-    """Endless training batches: groups in a new order every epoch, one puzzle per group, revealed and augmented online."""
+    """Endless training batches: groups in a new order every epoch, one puzzle of each, revealed and augmented online."""
 
-    def __init__(self, puzzles: PuzzleSet, task: Task, batch_size: int, seed: int, augment: bool, reveal: float) -> None:
+    def __init__(
+        self, puzzles: PuzzleSet, task: Task, batch_size: int, seed: int, augment: bool, reveal: float
+    ) -> None:
         self.puzzles, self.task, self.batch_size, self.seed = puzzles, task, batch_size, seed
         self.augment, self.reveal = augment and task.uniforms > 0, reveal
         order = np.argsort(puzzles.groups, kind="stable")
@@ -58,7 +60,9 @@ class Sampler:
             inputs = np.where((u[:, 3 : 3 + cells] < share[:, None]) & (labels >= 0), labels, inputs)
         if self.augment:
             inputs, labels = self.task.augment(inputs, labels, u[:, 3 + cells :])
-        return Batch(inputs.astype(np.int64), labels.astype(np.int64), self.puzzles.task_ids[chosen].astype(np.int64), explore)
+        return Batch(
+            inputs.astype(np.int64), labels.astype(np.int64), self.puzzles.task_ids[chosen].astype(np.int64), explore
+        )
 
     def stream(self, step: int, rows: slice = slice(None)) -> Iterator[Batch]:
         """Batches from `step` on, the next one prepared in a thread while the current one is used."""
@@ -70,5 +74,7 @@ class Sampler:
                 yield current
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        bits = np.random.Philox(key=np.array([self.seed, _ORDER], np.uint64), counter=np.array([0, 0, epoch, 0], np.uint64))
+        bits = np.random.Philox(
+            key=np.array([self.seed, _ORDER], np.uint64), counter=np.array([0, 0, epoch, 0], np.uint64)
+        )
         return np.random.Generator(bits).permutation(len(self._starts))

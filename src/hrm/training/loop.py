@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrm.config import Config
 from hrm.models.halting import continue_target, halted, wants_to_halt
@@ -39,6 +39,11 @@ class Slots(NamedTuple):
     labels: Tensor
     task_ids: Tensor
 
+    def part(self, rows: slice) -> Slots:
+        """Some of the slots."""
+        carry, *rest = self
+        return Slots(Carry(carry.z_h[rows], carry.z_l[rows]), *(tensor[rows] for tensor in rest))
+
 
 class Trainer:
     """Holds everything that changes while training; `step` does one update."""
@@ -54,7 +59,7 @@ class Trainer:
             model.compile_stacks()
         self.optimizers = build_optimizers(model, config.optim)
         self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        self.sign_sgd = SignSGD(model.task_embedding, accelerator.gather) if model.task_embedding is not None else None
+        self.sign_sgd = SignSGD(model.task_embedding, self._gather) if model.task_embedding is not None else None
         self.ema = EMA(model, config.optim.ema) if config.optim.ema else None
         self.step_number, self.seconds = 0, 0.0
         self.loss_scale = 2.0**15 if model.dtype == torch.float16 else 1.0
@@ -63,7 +68,9 @@ class Trainer:
         rows = config.train.batch_size // accelerator.num_processes
         self.rows = slice(accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
         self.slots = self._empty_slots(rows)
-        self.window = torch.zeros(len(_WINDOW), dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32)
+        self.window = torch.zeros(
+            len(_WINDOW), dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32
+        )
         self.window = self.window.to(accelerator.device)
         self.window_steps, self.window_start = 0, time.perf_counter()
         self.batches = None
@@ -114,6 +121,10 @@ class Trainer:
             "seconds": self.seconds,
         }
 
+    def _gather(self, tensor: Tensor) -> Tensor:
+        """The rows of all processes."""
+        return self.accelerator.gather(tensor)  # pyright: ignore[reportReturnType]
+
     def _empty_slots(self, rows: int) -> Slots:
         """All halted, so that the first step fills every slot."""
         board, device = self.model.board, self.accelerator.device
@@ -143,10 +154,8 @@ class Trainer:
     def _segment(self, rows: slice, explore: Tensor) -> tuple[Carry, Tensor, Tensor]:
         """Forward, loss and backward for some rows; returns their detached carry, segments done and who halts."""
         config, model = self.config, self.model
-        carry, segments, fresh, inputs, labels, ids = (
-            part if isinstance(part, Carry) else part[rows] for part in self.slots
-        )
-        carry = Carry(carry.z_h[rows], carry.z_l[rows]).where(fresh, model.initial_carry(inputs, ids))
+        start, segments, fresh, inputs, labels, ids = self.slots.part(rows)
+        carry = start.where(fresh, model.initial_carry(inputs, ids))
         carry, readout = model.segment(carry, inputs, ids)
         carry = carry.detach()
         with torch.no_grad():
@@ -172,7 +181,6 @@ class Trainer:
 
     def _update(self) -> None:
         """Sum the gradients over processes, then move the weights, unless something is not finite."""
-        config = self.config.optim
         self.window_steps += 1
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         task = self.sign_sgd.collect() if self.sign_sgd else None
@@ -182,20 +190,21 @@ class Trainer:
             for grad, total in zip(grads, summed.split([g.numel() for g in grads]), strict=True):  # type: ignore[union-attr]
                 grad.copy_(total.view_as(grad))
         if self.loss_scale != 1:
-            torch._foreach_div_(grads, self.loss_scale)
+            for grad in grads:
+                grad.div_(self.loss_scale)
         norm = torch.nn.utils.get_total_norm(grads)
         self.grad_norm = float(norm)
         if np.isfinite(self.grad_norm):
-            self._apply(grads, norm, task)
+            self._apply(parameters, norm, task)
         else:
             self._skip()
         for parameter in parameters:
             parameter.grad = None
 
-    def _apply(self, grads: list[Tensor], norm: Tensor, task: tuple[Tensor, Tensor] | None) -> None:
+    def _apply(self, parameters: list[nn.Parameter], norm: Tensor, task: tuple[Tensor, Tensor] | None) -> None:
         config = self.config.optim
         if config.clip:
-            torch._foreach_mul_(grads, float((config.clip / (norm + 1e-6)).clamp(max=1)))
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
         warmup = config.warmup_steps / self.config.train.steps
         after = (self.progress - warmup) / max(1e-9, 1 - warmup)
         factor = lr_factor(self.step_number + 1, max(0.0, after), config)

@@ -36,18 +36,24 @@ def stablemax_logits(logits: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
 
 
 def token_losses(logits: Float[Tensor, "b c v"], labels: Int[Tensor, "b c"], config: LossConfig) -> Float[Tensor, " b"]:
-    """Mean cross-entropy over each puzzle's labelled tokens, plus the optional z-loss; 0 for a puzzle without labels."""
+    """Mean cross-entropy over each puzzle's labelled tokens, plus the optional z-loss; 0 for one without labels."""
     scores = stablemax_logits(logits) if config.kind == "stablemax" else logits.float()
     losses = F.cross_entropy(
-        scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none", label_smoothing=config.label_smoothing
+        scores.flatten(0, 1),
+        labels.flatten(),
+        ignore_index=IGNORE,
+        reduction="none",
+        label_smoothing=config.label_smoothing,
     ).view_as(labels)
     if config.z_loss:
         losses = losses + config.z_loss * scores.logsumexp(-1).square() * (labels != IGNORE)
     return losses.sum(1) / (labels != IGNORE).sum(1).clamp(min=1)
 
 
-def accuracy(logits: Float[Tensor, "b c v"], labels: Int[Tensor, "b c"]) -> tuple[Bool[Tensor, " b"], Float[Tensor, " b"]]:
-    """Which puzzles are right in all labelled tokens, and each one's share of right tokens; never one without labels."""
+def accuracy(
+    logits: Float[Tensor, "b c v"], labels: Int[Tensor, "b c"]
+) -> tuple[Bool[Tensor, " b"], Float[Tensor, " b"]]:
+    """Which puzzles are right in all labelled tokens (never one without), and each one's share of right tokens."""
     labelled = labels != IGNORE
     right = (logits.argmax(-1) == labels) & labelled
     counts = labelled.sum(1)
@@ -61,7 +67,7 @@ def objective(
     loss: LossConfig,
     halting: HaltingConfig,
 ) -> Losses:
-    """Token loss + weight * (BCE(q_halt, G_halt) + BCE(q_continue, G_continue)), summed over puzzles (HRM section 2)."""
+    """Token loss + weight * (BCE(q_halt, G_halt) + BCE(q_continue, G_continue)), summed over puzzles (HRM)."""
     correct, tokens_right = accuracy(readout.logits, labels)
     token = token_losses(readout.logits, labels, loss).sum()
     halt = F.binary_cross_entropy_with_logits(readout.q[:, 0], correct.float(), reduction="sum")

@@ -19,9 +19,11 @@ _PIECE = 1 << 16
 
 
 class AdamATan2(Optimizer):
-    """Adam without epsilon: the step is lr / (1-b1^t) * atan2(m, sqrt(v) / sqrt(1-b2^t)) (arXiv 2407.05872, HRM's form)."""
+    """Adam without epsilon, in HRM's form: step lr / (1-b1^t) * atan2(m, sqrt(v) / sqrt(1-b2^t)) (arXiv 2407.05872)."""
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -41,7 +43,9 @@ class AdamATan2(Optimizer):
                 flat = [tensor.view(-1) for tensor in tensors]
                 size = _PIECE if parameter.device.type == "cpu" else parameter.numel()
                 for pieces in zip(*(tensor.split(size) for tensor in flat), strict=True):
-                    _atan2_update(*pieces, step=int(state["step"]), **{k: group[k] for k in ("lr", "betas", "weight_decay")})
+                    _atan2_update(
+                        *pieces, step=int(state["step"]), **{k: group[k] for k in ("lr", "betas", "weight_decay")}
+                    )
 
 
 def _atan2_update(
@@ -71,7 +75,9 @@ class SignSGD:
     def step(self, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None:
         """Sum the gradients of equal ids, then move each touched row by the sign."""
         unique, where = ids.unique(return_inverse=True)
-        summed = torch.zeros(len(unique), grads.shape[1], dtype=grads.dtype, device=grads.device).index_add_(0, where, grads)
+        summed = torch.zeros(len(unique), grads.shape[1], dtype=grads.dtype, device=grads.device).index_add_(
+            0, where, grads
+        )
         rows = self.embedding.weight[unique]
         self.embedding.weight[unique] = rows * (1 - lr * weight_decay) - lr * summed.sign()
 
@@ -112,7 +118,8 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the current weights by 1 - decay."""
-        torch._foreach_lerp_(list(self.average.values()), [t.detach() for t in self.live.values()], 1 - self.decay)
+        averages, live = list(self.average.values()), [tensor.detach() for tensor in self.live.values()]
+        torch._foreach_lerp_(averages, live, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -48,7 +48,9 @@ class Reporter:
         if self._tracked:
             accelerator.log_with = filter_trackers(list(self._tracked), folder)  # type: ignore[arg-type]
             if len(accelerator.log_with) < len(self._tracked):
-                raise UserError(f"a tracker of --train.track {' '.join(self._tracked)} is missing: pip install 'hrm[track]'")
+                raise UserError(
+                    f"a tracker of --train.track {' '.join(self._tracked)} is missing: pip install 'hrm[track]'"
+                )
             accelerator.project_configuration.logging_dir = folder
             accelerator.init_trackers(name, config)
             self.trackers = accelerator.trackers

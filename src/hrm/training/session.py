@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from hrm.data import PuzzleSet
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
 from hrm.runs import Run, checkpoint
-from hrm.solving import Solver
+from hrm.solving import Solver, load
 from hrm.tasks import Task
 from hrm.training.batches import Sampler
 from hrm.training.interrupt import Interrupt
@@ -36,32 +37,80 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
     """
     check(config)
     accelerator = make_accelerator(config)
-    task = tasks.build(config.task)
     reporter = Reporter(config.train, accelerator)
-    run = Run.open(path) if resume else None
-    if run is not None and asdict(run.config) != asdict(config):
+    task = tasks.build(config.task)
+    if resume:
+        run = Run.open(path)
         _record_changes(run, config, reporter)
-    if run is None and accelerator.is_main_process:
-        training, held_out = prepare(config, task, reporter)
-        board = board_of(task, training.num_task_ids)
-        run = Run.create(path, config, {"cells": board.cells, "vocabulary": board.vocabulary, "task_ids": board.task_ids}, overwrite)
-        _store(run, task, training, held_out)
+    elif accelerator.is_main_process:
+        training, held_out = _prepare(config, task, reporter)
+        board = {
+            "cells": training.inputs.shape[1],
+            "vocabulary": len(task.vocabulary),
+            "task_ids": training.num_task_ids,
+        }
+        board["training_sha256"] = _fingerprint(training)
+
+        def store(folder: Path) -> None:
+            # Generated puzzles stay with the run; a data set of one's own is not copied, but read again and compared.
+            if config.data is None:
+                data.write_folder(folder / "data", task, training, held_out)
+
+        Run.create(path, config, board, overwrite, store)
     accelerator.wait_for_everyone()
-    run = run or Run.open(path)
-    training, held_out = _stored(run, task)
-    model = build(config, board_of(task, training.num_task_ids))
-    sampler = Sampler(training, task, config.train.batch_size, config.seed, config.task.augment, config.task.reveal)
-    trainer = Trainer(config, model, sampler, accelerator)
+    run = Run.open(path)
+    training, held_out = puzzles_of(run, task, reporter)
+    trainer = Trainer(
+        config,
+        build(config, board_of(task, training.num_task_ids)),
+        Sampler(training, task, config.train.batch_size, config.seed, config.task.augment, config.task.reveal),
+        accelerator,
+    )
     if resume:
         newest = checkpoint.newest(run.checkpoints, reporter.say)
         if newest is None:
             reporter.say(f"{path} has no checkpoint yet: starting from the beginning")
         else:
             unpack(trainer, *checkpoint.load(newest))
+        if accelerator.is_main_process:
             run.rewind(trainer.step_number)
     _explain(config, trainer, training, held_out, reporter)
     reporter.start(accelerator, path.name, str(path), asdict(config))
     return _loop(run, trainer, task, held_out, reporter)
+
+
+def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
+    """The training puzzles of a run, and those held out; UserError if the data is no longer what it was."""
+    if run.config.data is None:
+        held_out = data.read(run.data, task, "test") if (run.data / "test").is_dir() else None
+        return data.read(run.data, task), held_out or _validation(run.config, task)
+    training, held_out = _prepare(run.config, task, reporter)
+    if _fingerprint(training) != run.board["training_sha256"]:
+        raise UserError(
+            f"{run.config.data} has changed since the run {run.path} began: restore it, or say where it is with --data"
+        )
+    return training, held_out
+
+
+def _prepare(config: Config, task: Task, reporter: Reporter | None) -> tuple[PuzzleSet, PuzzleSet | None]:
+    """Training puzzles, read or generated, and those to measure on: a file's, or whole symmetry classes set aside."""
+    console = reporter.console if reporter else None
+    if config.data is None:
+        held_out, training = data.generate(task, [config.task.holdout, config.task.puzzles], config.seed, console)
+    else:
+        training, held_out = data.split(data.read(config.data, task), task, config.task.holdout, config.seed, console)
+    return training, _validation(config, task) or (held_out if len(held_out.inputs) else None)
+
+
+def _validation(config: Config, task: Task) -> PuzzleSet | None:
+    return None if config.validation is None else data.read(config.validation, task, "test")
+
+
+def _fingerprint(puzzles: PuzzleSet) -> str:
+    digest = hashlib.sha256()
+    for array in (puzzles.inputs, puzzles.labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -69,30 +118,23 @@ def make_accelerator(config: Config) -> Accelerator:
     device = config.train.device
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    accelerator = Accelerator(cpu=device == "cpu" or None)
+    accelerator = Accelerator(cpu=device == "cpu")
     if device not in ("auto", accelerator.device.type):
         raise UserError(f"--train.device {device} is not available here: use {accelerator.device.type} or auto")
     if config.train.batch_size % accelerator.num_processes:
-        raise UserError(f"--train.batch-size {config.train.batch_size} must be a multiple of the {accelerator.num_processes} processes")
+        raise UserError(
+            f"--train.batch-size {config.train.batch_size} must be a multiple of the number of processes, "
+            f"{accelerator.num_processes}"
+        )
     return accelerator
-
-
-def prepare(config: Config, task: Task, reporter: Reporter) -> tuple[PuzzleSet, PuzzleSet | None]:
-    """Training puzzles, read or generated, and those to measure on: a file's, or whole symmetry classes set aside."""
-    wanted = config.task.holdout
-    if config.data is None:
-        held_out, training = data.generate(task, [wanted, config.task.puzzles], config.seed, reporter.console)
-    else:
-        training, held_out = data.hold_out(data.read(config.data, task), task, wanted, config.seed, reporter.console)
-    if config.validation is not None:
-        held_out = data.read(config.validation, task, "test")
-    return training, held_out if len(held_out.inputs) else None
 
 
 def _record_changes(run: Run, config: Config, reporter: Reporter) -> None:
     before, after = _flat(asdict(run.config)), _flat(asdict(config))
     changed = {key: [before[key], after[key]] for key in after if after[key] != before[key]}
-    fixed = [key for key in changed if key.startswith(("arch.", "task.")) or key in ("seed", "data")]
+    if not changed:
+        return
+    fixed = [key for key in changed if key.startswith(("arch.", "task.")) or key == "seed"]
     if fixed:
         flag = "--" + fixed[0].replace("_", "-")
         raise UserError(f"{flag} cannot change when a run is resumed (it was {before[fixed[0]]}): start a new run")
@@ -108,27 +150,21 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _store(run: Run, task: Task, training: PuzzleSet, held_out: PuzzleSet | None) -> None:
-    """Keep the puzzles with the run, so that resuming and later questions need nothing else."""
-    data.write_folder(run.path / "data", task, training, held_out)
-
-
-def _stored(run: Run, task: Task) -> tuple[PuzzleSet, PuzzleSet | None]:
-    folder = run.path / "data"
-    training = data.read(folder, task, "train")
-    return training, data.read(folder, task, "test") if (folder / "test").is_dir() else None
-
-
-def _explain(config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter) -> None:
+def _explain(
+    config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter
+) -> None:
     """Say what was chosen and why."""
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device = trainer.accelerator.device.type
     reporter.say(
-        f"{parameters:,} parameters on {device} in {config.train.precision}; {len(training.inputs):,} training puzzles, "
-        f"{len(held_out.inputs) if held_out else 0:,} held out; step {trainer.step_number} of {config.train.steps}"
+        f"{parameters:,} parameters on {device} in {config.train.precision}; {len(training.inputs):,} "
+        f"training puzzles, {len(held_out.inputs) if held_out else 0:,} held out; "
+        f"step {trainer.step_number} of {config.train.steps}"
     )
     if held_out is None:
-        reporter.say("nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout")
+        reporter.say(
+            "nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout"
+        )
 
 
 def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, reporter: Reporter) -> dict[str, Any]:
@@ -157,8 +193,8 @@ def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, re
             measured = _measure(trainer, task, held_out, config.eval_puzzles)
             run.log({"step": trainer.step_number, "event": "eval", "seconds": trainer.seconds, **measured})
             reporter.say(
-                f"step {trainer.step_number}: held out exact {measured['exact_accuracy']:.2%}, wrong {measured['wrong']} "
-                f"of {measured['n']}, mean segments {measured['mean_segments']:.1f}"
+                f"step {trainer.step_number}: held out exact {measured['exact_accuracy']:.2%}, "
+                f"wrong {measured['wrong']} of {measured['n']}, mean segments {measured['mean_segments']:.1f}"
             )
             best = run.best
             if best is None or measured["exact_accuracy"] >= best["exact_accuracy"]:
@@ -193,18 +229,29 @@ def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, re
         save()
         if finished:
             measure()
-    state = "finished" if finished else "paused"
-    reporter.say(f"{state} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
+    result = {
+        "state": "finished" if finished else "paused",
+        "step": trainer.step_number,
+        "training_seconds": trainer.seconds,
+    }
+    reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
     if not finished:
         reporter.say(f"continue with: hrm train --resume {run.path}")
-    return {"state": state, "step": trainer.step_number, "training_seconds": trainer.seconds, **measured}
+    elif accelerator.is_main_process:
+        if held_out is not None:
+            final = evaluate(load(run.path, device=str(accelerator.device)), held_out, max_segments=None)
+            result |= {"exact": final["exact_accuracy"], **final}
+        run.set_result(result)
+    return result
 
 
 def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> dict[str, Any]:
     """Solve some held-out puzzles with the averaged weights, if there are any."""
     model = trainer.model.eval()
     halting = trainer.config.halting
-    solver = Solver(model, task, trainer.accelerator.device, max_segments=halting.max_segments, q_continue=halting.q_continue)
+    solver = Solver(
+        model, task, trainer.accelerator.device, max_segments=halting.max_segments, q_continue=halting.q_continue
+    )
     try:
         with trainer.ema.applied() if trainer.ema else nullcontext():
             return evaluate(solver, held_out.take(np.arange(min(limit, len(held_out.inputs)))), max_segments=None)

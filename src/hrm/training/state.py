@@ -37,14 +37,18 @@ def unpack(trainer: Trainer, groups: dict[str, dict[str, Tensor]], state: dict[s
     try:
         trainer.model.load_state_dict(groups["weights"])
     except RuntimeError as error:
-        raise UserError(f"the checkpoint does not fit the architecture (--arch...): {str(error).splitlines()[-1].strip()}") from None
+        raise UserError(
+            f"the checkpoint does not fit the architecture (--arch...): {str(error).splitlines()[-1].strip()}"
+        ) from None
     if trainer.ema:
         average = groups.get("ema") or groups["weights"]
         for name, tensor in trainer.ema.average.items():
             tensor.copy_(average[name])
     for part, parameter, name in _named_parameters(trainer):
         prefix = name + "."
-        saved = {key.removeprefix(prefix): value for key, value in groups["optimizer"].items() if key.startswith(prefix)}
+        saved = {
+            key.removeprefix(prefix): value for key, value in groups["optimizer"].items() if key.startswith(prefix)
+        }
         if saved:
             part.state[parameter] = {
                 # A fused optimizer counts on the device, the others on the CPU.
