@@ -6,6 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Both workers of pytest must name the tests alike, also those named after a set.
+export PYTHONHASHSEED := 0
+
 .PHONY: demo test test-fast wheel clean
 
 demo: $(VENV)/base

@@ -195,7 +195,9 @@ def main() -> int:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }  # fmt: skip
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({**{name.replace(" ", "_"): result[name] for name in rows}, **facts}, indent=1) + "\n")
+    args.json.write_text(
+        json.dumps({**{name.replace(" ", "_"): result[name] for name in rows}, **facts}, indent=1) + "\n"
+    )
     return int(any(result[name] for name in failures))
 
 

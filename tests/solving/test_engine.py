@@ -119,6 +119,17 @@ def test_the_caller_is_not_left_in_inference_mode():
         assert (torch.ones(1, requires_grad=True) * 2).requires_grad
 
 
+def test_a_model_that_solved_in_low_precision_can_be_trained_on():
+    net = model()
+    net.dtype = torch.bfloat16
+    list(engine.solve(net, jobs(3), RULES))
+    inputs, ids = torch.from_numpy(jobs(1)[0].question[None]).long(), torch.zeros(1, dtype=torch.long)
+    for _ in range(2):  # the copies are made anew, then brought up to date in place
+        _, readout = net.segment(net.initial_carry(inputs, ids), inputs, ids)
+        readout.logits.sum().backward()
+        torch.optim.SGD(net.parameters(), lr=0.1).step()
+
+
 def test_a_restart_begins_from_another_state_that_seed_and_puzzle_alone_decide():
     def readings(seed: int) -> list[list[tuple[int, int, float]]]:
         seen: list[list[tuple[int, int, float]]] = [[], []]

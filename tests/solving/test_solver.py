@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import random
 from pathlib import Path
@@ -19,6 +20,8 @@ from hrm.runs import checkpoint
 from hrm.runs.folder import Run
 from hrm.solving import Answer, Solver
 from hrm.tasks.grid import Grid
+from hrm.tasks.sudoku import Sudoku
+from tests.data import hrm_data
 from tests.solving.small import CONFIG, SUDOKU, fix_q, model, questions, run_folder, solver
 from tests.tasks.rules import sudoku_right, sudoku_solutions, units
 
@@ -204,3 +207,15 @@ def test_solving_never_imports_a_search_solver():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             assert "search" not in origin and not any("search" in name for name in names), file
+
+
+def test_real_puzzles_with_several_solutions_are_all_invalid(monkeypatch: pytest.MonkeyPatch):
+    path = hrm_data() / "sudoku" / "serg_multi_solution_2k.txt.gz"
+    with gzip.open(path, "rt") as file:
+        texts = file.read().split()[:200]
+    nine = Sudoku(3, 3)
+    run = Solver(build(CONFIG, board_of(nine)), nine)
+    monkeypatch.setattr(run.model, "segment", None)
+    answers = list(run.solve_many(texts))
+    assert len(answers) == 200
+    assert {(answer.status, answer.reason) for answer in answers} == {("invalid", "several solutions")}

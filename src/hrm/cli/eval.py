@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from hrm.cli.options import Positional, parse
@@ -81,10 +80,7 @@ def main(args: list[str]) -> int:
         )
     if target is not None:
         durable.write_json(target, result)
-    if options.json == "-":
-        print(json.dumps(result, indent=2))
-    else:
-        Console(highlight=False).print(_table(result))
+    print(json.dumps(result, indent=2) if options.json == "-" else _table(result))
     return 0
 
 
@@ -95,10 +91,10 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:.1f} puzzles/s")
 
 
-def _table(result: dict[str, Any]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _table(result: dict[str, Any]) -> str:
+    lines = []
     for name, value in result.items():
         share = name.endswith("accuracy") or name in ("valid", "optimal")
         shown = f"{value:.2%}" if share else f"{value:.2f}" if isinstance(value, float) else str(value)
-        table.add_row(name.replace("_", " "), shown)
-    return table
+        lines.append(f"{name.replace('_', ' '):<20}{shown}")
+    return "\n".join(lines)

@@ -97,7 +97,9 @@ def _solve_one(solver: Solver, options: Options) -> int:
     if options.json:
         print(json.dumps(answer.to_dict()))
     elif last is None:
-        raise UserError(f"invalid: {answer.reason}{_no_file(solver, options.puzzle)}")
+        rows, columns = solver.task.shape
+        mistyped = "; nor is there a file of that name" if len(options.puzzle) < rows * columns else ""
+        raise UserError(f"invalid: {answer.reason}{mistyped}")
     elif console.is_terminal:
         if not options.watch:
             console.print(grid(solver.task, last))
@@ -162,12 +164,3 @@ def _sentence(answer: Answer) -> str:
     again = f" and {answer.restarts} restart{'s' if answer.restarts > 1 else ''}" if answer.restarts else ""
     after = f"{answer.status} after {answer.segments} segment{many}{again}, confidence {answer.confidence:.0%}"
     return after + ("; more --max-segments or --restarts may help" if answer.status == "unsolved" else "")
-
-
-def _no_file(solver: Solver, text: str) -> str:
-    """A mistyped file name reads as a puzzle of the wrong length."""
-    try:
-        solver.task.parse(text)
-    except ValueError:
-        return "; nor is there a file of that name"
-    return ""

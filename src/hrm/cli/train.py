@@ -55,6 +55,8 @@ def _base(options: Options) -> Config:
     if options.resume is not None:
         if options.preset is not None:
             raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
+        if options.out is not None or options.overwrite:
+            raise UserError(f"--resume {options.resume} writes into that run: leave out --out and --overwrite")
         from hrm.runs import Run
 
         return Run.open(options.resume).config

@@ -133,9 +133,8 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
             f"{file} is not a plain state dict, and anything else is not loaded because it could run code"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{file} cannot be read as a state dict: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be read as a state dict: {reason}") from None
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):

@@ -150,6 +150,9 @@ def settings_of(config: Config, layout: Layout) -> dict[str, Any]:
 def _refuse_what_is_lost(config: Config, layout: Layout, tree: Mapping[str, Any]) -> None:
     """Only a configuration that comes back the same describes the same function."""
     arch = config.arch
+    if arch.shared != (layout == "trm"):
+        other = "trm, which has one stack for both roles" if arch.shared else "sapient-hrm, which has two stacks"
+        raise UserError(f"this model does not fit into the layout {layout}: use {other}")
     if arch.kv_heads == arch.heads:
         arch = replace(arch, kv_heads=None)
     if arch.shared:

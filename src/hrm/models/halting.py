@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hrm.config import HaltingConfig
-from hrm.models.layers import Linear
+from hrm.models.layers import Linear, at_least_float32
 
 
 class QHead(Linear):
-    """Values (halt, continue) of a state, float32; starts at -5 so that early training does not halt."""
+    """Values (halt, continue) of a state, float32 or wider; starts at -5 so that early training does not halt."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, 2, bias=True)
@@ -19,7 +19,7 @@ class QHead(Linear):
         nn.init.constant_(self.bias, -5.0)  # type: ignore[arg-type]
 
     def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b 2"]:
-        return super().forward(z).float()
+        return at_least_float32(super().forward(z))
 
 
 def wants_to_halt(q: Float[Tensor, "b 2"], q_continue: bool) -> Bool[Tensor, " b"]:

@@ -25,9 +25,14 @@ def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
         return nn.init.trunc_normal_(tensor, std=scale, a=-2 * scale, b=2 * scale)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same values in float32, or in float64 if that is what they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
-    """Weightless RMSNorm over one axis, computed in float32 and returned in the dtype of `x`."""
-    wide = x.float()
+    """Weightless RMSNorm over one axis, computed in float32 or wider and returned in the dtype of `x`."""
+    wide = at_least_float32(x)
     return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 

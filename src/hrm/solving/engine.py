@@ -84,7 +84,6 @@ class _Row:
     segments: int = 0
     """Segments of this start."""
     readout: np.ndarray | None = None
-    accepted: bool = False
 
 
 def solve(
@@ -143,7 +142,8 @@ class _Batch:
         self.questions: Tensor
         self.task_ids: Tensor
 
-    @torch.inference_mode()
+    # Not in inference mode: the model's low-precision copies of its weights, made here, must stay fit for training.
+    @torch.no_grad()
     def enter(self, rows: list[_Row]) -> None:
         """Give slots and fresh states to puzzles that arrive or begin again."""
         if not rows:
@@ -168,11 +168,11 @@ class _Batch:
         q = readout.q.tolist()
         halts = None if rules.halt is None else rules.halt(readout.q).tolist()
         if observe is not None:
-            change = (self.carry.z_h - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-            for row, answer, values, residual in zip(rows, tokens, q, change.tolist(), strict=True):
-                observe(
-                    row.index, Segment(row.job.question, answer, row.segments + 1, row.restart, tuple(values), residual)
-                )
+            old, new = before.float().flatten(1), self.carry.z_h.float().flatten(1)
+            change = ((new - old).norm(dim=1) / old.norm(dim=1)).tolist()
+            for i, row in enumerate(rows):
+                segment = Segment(row.job.question, tokens[i], row.segments + 1, row.restart, tuple(q[i]), change[i])
+                observe(row.index, segment)
 
         done, again, stay = [], [], []
         for i, row in enumerate(rows):
@@ -180,15 +180,15 @@ class _Batch:
             row.readout, row.segments = tokens[i], row.segments + 1
             if halts is None:
                 # An unchanged readout has been refused before.
-                row.accepted = changed and self._verified(row)
-                leaves = row.accepted or row.segments >= rules.max_segments
+                accepted = changed and self._verified(row)
+                leaves = accepted or row.segments >= rules.max_segments
             else:
                 leaves = halts[i] or row.segments >= rules.max_segments
-                row.accepted = leaves and self._verified(row)
+                accepted = leaves and self._verified(row)
             if not leaves:
                 stay.append(i)
-            elif row.accepted or row.restart >= rules.restarts:
-                done.append((row, Outcome(tokens[i], row.accepted, row.spent + row.segments, row.restart, tuple(q[i]))))
+            elif accepted or row.restart >= rules.restarts:
+                done.append((row, Outcome(tokens[i], accepted, row.spent + row.segments, row.restart, tuple(q[i]))))
             else:
                 again.append(_Row(row.index, row.job, row.restart + 1, row.spent + row.segments))
         if len(stay) < len(rows):

@@ -150,21 +150,27 @@ class Solver:
 
 
 def load(
-    path: str | Path, checkpoint: str | int = "best", device: str | None = None, precision: str | None = None
+    path: str | Path,
+    checkpoint: str | int = "best",
+    device: str | None = None,
+    precision: str | None = None,
+    task: Task | None = None,
 ) -> Solver:
     """The solver of a run folder: averaged weights where there are any; the device at hand and the run's own precision.
 
-    `checkpoint` is "best", "latest" or a step. UserError names what is missing.
+    `checkpoint` is "best", "latest" or a step; `task` the one it was trained on, where that was one of your own.
+    UserError names what is missing.
     """
     run = Run.open(path)
     where = run.checkpoint(checkpoint, partial(print, file=sys.stderr))
     tensors, _ = checkpoints.load(where, {"weights", "ema"})
-    task = tasks.build(run.config.task)
+    task = task or tasks.build(run.config.task)
     model = build(run.config, board_of(task, run.board["task_ids"])).eval()
     try:
         model.load_state_dict(tensors["weights"] | tensors.get("ema", {}))
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{where} does not hold the weights that {run.path}/config.yaml describes: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} does not hold the weights that {run.path}/config.yaml describes: {reason}") from error
     model.dtype = _dtype(precision or run.config.train.precision)
     halting = run.config.halting
     return Solver(
@@ -186,7 +192,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _device(name: str | None) -> torch.device:
-    if name is None:
+    if name is None or name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)

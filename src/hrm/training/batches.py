@@ -31,7 +31,7 @@ def uniforms(seed: int, purpose: int, step: int, rows: int, columns: int) -> np.
 
 
 class Sampler:
-    """Endless training batches: groups in a new order every epoch, one puzzle of each, revealed and augmented online."""
+    """Endless training batches: groups in a new order every epoch, one puzzle of each, augmented online."""
 
     def __init__(
         self, puzzles: PuzzleSet, task: Task, batch_size: int, seed: int, augment: bool, reveal: float

@@ -194,7 +194,7 @@ class Trainer:
                 grad.div_(self.loss_scale)
         norm = torch.nn.utils.get_total_norm(grads)
         self.grad_norm = float(norm)
-        if np.isfinite(self.grad_norm):
+        if np.isfinite(self.grad_norm) and (task is None or bool(task[1].isfinite().all())):
             self._apply(parameters, norm, task)
         else:
             self._skip()
@@ -232,7 +232,10 @@ class Trainer:
             self.loss_scale /= 2
         slots = self.slots
         if self.bad_in_a_row >= self.config.train.max_bad_steps:
-            puzzles = {"inputs": slots.inputs, "labels": slots.labels, "task_ids": slots.task_ids}
+            gather = self.accelerator.gather
+            puzzles: dict[str, Tensor] = {
+                name: gather(getattr(slots, name)) for name in ("inputs", "labels", "task_ids")
+            }  # type: ignore[misc]
             raise BadBatch(
                 f"{self.bad_in_a_row} updates in a row had a non-finite loss or gradient, the last at step "
                 f"{self.step_number}: lower --optim.lr, set --optim.clip, or use --train.precision float32",

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, filter_trackers
+from accelerate.tracking import GeneralTracker, filter_trackers, get_available_trackers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -42,15 +42,13 @@ class Reporter:
         self.job = self.bar.add_task("train", total=1.0, line="starting", left="?")
         self.trackers: list[GeneralTracker] = []
         self._tracked = config.track
+        if missing := [name for name in config.track if name not in get_available_trackers()]:
+            raise UserError(f"--train.track {missing[0]} is not installed: pip install 'hrm[track]'")
 
     def start(self, accelerator: Accelerator, name: str, folder: str, config: dict[str, Any]) -> None:
-        """Open the trackers that the configuration asks for; UserError if one is not installed."""
+        """Open the trackers that the configuration asks for."""
         if self._tracked:
             accelerator.log_with = filter_trackers(list(self._tracked), folder)  # type: ignore[arg-type]
-            if len(accelerator.log_with) < len(self._tracked):
-                raise UserError(
-                    f"a tracker of --train.track {' '.join(self._tracked)} is missing: pip install 'hrm[track]'"
-                )
             accelerator.project_configuration.logging_dir = folder
             accelerator.init_trackers(name, config)
             self.trackers = accelerator.trackers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from hrm import data, tasks
-from hrm.config import Config, UserError, check
+from hrm.config import Config, UserError, check, settings
 from hrm.data import PuzzleSet
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
@@ -30,19 +29,19 @@ from hrm.training.progress import Reporter, duration, memory_gib
 from hrm.training.state import pack, unpack
 
 
-def train(config: Config, path: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, path: Path, resume: bool = False, overwrite: bool = False, task: Task | None = None
+) -> dict[str, Any]:
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
 
+    `task` is one of your own, in the place of the one that the configuration names.
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
     check(config)
     accelerator = make_accelerator(config)
     reporter = Reporter(config.train, accelerator)
-    task = tasks.build(config.task)
-    if resume:
-        run = Run.open(path)
-        _record_changes(run, config, reporter)
-    elif accelerator.is_main_process:
+    task = task or tasks.build(config.task)
+    if not resume and accelerator.is_main_process:
         training, held_out = _prepare(config, task, reporter)
         board = {
             "cells": training.inputs.shape[1],
@@ -54,11 +53,13 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
         def store(folder: Path) -> None:
             # Generated puzzles stay with the run; a data set of one's own is not copied, but read again and compared.
             if config.data is None:
-                data.write_folder(folder / "data", task, training, held_out)
+                data.write_folder(folder / "data", task, training, None if config.validation else held_out)
 
         Run.create(path, config, board, overwrite, store)
     accelerator.wait_for_everyone()
     run = Run.open(path)
+    changed = _changes(run.config, config)
+    run.config = config
     training, held_out = puzzles_of(run, task, reporter)
     trainer = Trainer(
         config,
@@ -74,16 +75,25 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
             unpack(trainer, *checkpoint.load(newest))
         if accelerator.is_main_process:
             run.rewind(trainer.step_number)
+            # Only now, so that flags that are refused leave no trace.
+            if changed:
+                reporter.say(
+                    "changed by flags: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+                )
+                run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
+                run.set_config(config)
     _explain(config, trainer, training, held_out, reporter)
     reporter.start(accelerator, path.name, str(path), asdict(config))
-    return _loop(run, trainer, task, held_out, reporter)
+    was_measured = any(r.get("event") == "eval" and r["step"] == trainer.step_number for r in run.records())
+    accelerator.wait_for_everyone()
+    return _loop(run, trainer, task, held_out, reporter, was_measured)
 
 
 def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
     """The training puzzles of a run, and those held out; UserError if the data is no longer what it was."""
     if run.config.data is None:
         held_out = data.read(run.data, task, "test") if (run.data / "test").is_dir() else None
-        return data.read(run.data, task), held_out or _validation(run.config, task)
+        return data.read(run.data, task), _validation(run.config, task) or held_out
     training, held_out = _prepare(run.config, task, reporter)
     if _fingerprint(training) != run.board["training_sha256"]:
         raise UserError(
@@ -129,25 +139,15 @@ def make_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
-def _record_changes(run: Run, config: Config, reporter: Reporter) -> None:
-    before, after = _flat(asdict(run.config)), _flat(asdict(config))
-    changed = {key: [before[key], after[key]] for key in after if after[key] != before[key]}
-    if not changed:
-        return
-    fixed = [key for key in changed if key.startswith(("arch.", "task.")) or key == "seed"]
+def _changes(before: Config, after: Config) -> dict[str, list[Any]]:
+    """Old and new value of each setting that flags changed; UserError for one that a resumed run cannot change."""
+    old, new = settings(before), settings(after)
+    changed = {key: [old[key], new[key]] for key in new if new[key] != old[key]}
+    fixed = [key for key in changed if key.startswith(("arch.", "task.")) or key in ("seed", "optim.name")]
     if fixed:
         flag = "--" + fixed[0].replace("_", "-")
-        raise UserError(f"{flag} cannot change when a run is resumed (it was {before[fixed[0]]}): start a new run")
-    reporter.say("changed by flags: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()))
-    run.log({"event": "resumed", "changed": changed})
-    run.set_config(config)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        raise UserError(f"{flag} cannot change when a run is resumed (it was {old[fixed[0]]}): start a new run")
+    return changed
 
 
 def _explain(
@@ -167,11 +167,14 @@ def _explain(
         )
 
 
-def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, reporter: Reporter) -> dict[str, Any]:
+def _loop(
+    run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, reporter: Reporter, was_measured: bool
+) -> dict[str, Any]:
+    """Train to the end or until asked to stop; a kill may have prevented that the step of the start was measured."""
     config = trainer.config.train
     accelerator = trainer.accelerator
     measured: dict[str, Any] = {}
-    saved = measured_at = -1
+    saved, measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
     def save() -> None:
         nonlocal saved
@@ -179,9 +182,11 @@ def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, re
             groups, state = pack(trainer)
             if accelerator.is_main_process:
                 checkpoint.save(run.checkpoints, trainer.step_number, groups, state)
-                protect = [p for p in [run.best_checkpoint] if p]
-                checkpoint.prune(run.checkpoints, config.keep, protect)
+                prune()
             saved = trainer.step_number
+
+    def prune() -> None:
+        checkpoint.prune(run.checkpoints, config.keep, [p for p in [run.best_checkpoint] if p])
 
     def measure() -> None:
         nonlocal measured, measured_at
@@ -191,41 +196,49 @@ def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, re
         save()
         if accelerator.is_main_process:
             measured = _measure(trainer, task, held_out, config.eval_puzzles)
-            run.log({"step": trainer.step_number, "event": "eval", "seconds": trainer.seconds, **measured})
             reporter.say(
                 f"step {trainer.step_number}: held out exact {measured['exact_accuracy']:.2%}, "
                 f"wrong {measured['wrong']} of {measured['n']}, mean segments {measured['mean_segments']:.1f}"
             )
             best = run.best
-            if best is None or measured["exact_accuracy"] >= best["exact_accuracy"]:
+            # Accuracies on other puzzles (--validation, --train.eval-puzzles) do not compare.
+            comparable = best is not None and all(best[key] == measured[key] for key in ("data_sha256", "n"))
+            if best is None or not comparable or measured["exact_accuracy"] >= best["exact_accuracy"]:
                 run.set_best(trainer.step_number, measured)
-        reached = torch.tensor([measured.get("exact_accuracy", 0.0)], device=accelerator.device)
-        measured = measured or {"exact_accuracy": float(accelerator.reduce(reached, "sum"))}  # type: ignore[arg-type]
+                prune()
+            # Last, because a resumed run takes the line as a sign that all of this is done.
+            run.log({**measured, "event": "eval", "step": trainer.step_number, "seconds": trainer.seconds})
+
+    def reached() -> bool:
+        """Measure if it is time; whether that is enough, by the word of the main process: no other one measures."""
+        if trainer.step_number == 0 or trainer.step_number % config.eval_every:
+            return False
+        measure()
+        enough = bool(config.target_accuracy) and measured.get("exact_accuracy", 0.0) >= config.target_accuracy
+        if enough:
+            reporter.say(f"reached {config.target_accuracy:.1%} on held-out puzzles")
+        return _anyone(enough, trainer)
 
     with Interrupt() as interrupt, reporter.bar:
         try:
-            while trainer.progress < 1:
+            finished, stopped = reached(), False
+            while not finished and not stopped and trainer.progress < 1:
                 trainer.step()
                 if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
                     metrics = {**trainer.metrics(), "memory_gib": memory_gib(accelerator.device)}
                     if accelerator.is_main_process:
                         run.log(metrics)
                     reporter.show(metrics, config.steps, trainer.progress)
-                if config.eval_every and trainer.step_number % config.eval_every == 0:
-                    measure()
-                    if config.target_accuracy and measured and measured["exact_accuracy"] >= config.target_accuracy:
-                        reporter.say(f"reached {config.target_accuracy:.1%} on held-out puzzles")
-                        break
-                if config.checkpoint_every and trainer.step_number % config.checkpoint_every == 0:
+                finished = reached()
+                if trainer.step_number % config.checkpoint_every == 0:
                     save()
-                if _anyone(interrupt.asked, trainer):
-                    break
+                stopped = _anyone(interrupt.asked, trainer)
+            finished = finished or trainer.progress >= 1
         except BadBatch as error:
             file = run.path / "bad_batch.safetensors"
             if accelerator.is_main_process:
                 save_file({name: tensor.cpu() for name, tensor in error.puzzles.items()}, file)
             raise BadBatch(f"{error}; its puzzles are in {file}", error.puzzles) from None
-        finished = trainer.progress >= 1 or not interrupt.asked
         save()
         if finished:
             measure()
@@ -239,7 +252,7 @@ def _loop(run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, re
         reporter.say(f"continue with: hrm train --resume {run.path}")
     elif accelerator.is_main_process:
         if held_out is not None:
-            final = evaluate(load(run.path, device=str(accelerator.device)), held_out, max_segments=None)
+            final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out, max_segments=None)
             result |= {"exact": final["exact_accuracy"], **final}
         run.set_result(result)
     return result
@@ -259,9 +272,9 @@ def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> d
         model.train()
 
 
-def _anyone(asked: bool, trainer: Trainer) -> bool:
-    """Whether any process was asked to stop; all must agree before they save."""
+def _anyone(yes: bool, trainer: Trainer) -> bool:
+    """Whether it is so in any process; all must agree before they stop."""
     if trainer.accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor([float(asked)], device=trainer.accelerator.device)
+        return yes
+    flag = torch.tensor([float(yes)], device=trainer.accelerator.device)
     return bool(trainer.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]

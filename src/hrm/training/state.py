@@ -13,7 +13,10 @@ from hrm.config import UserError
 from hrm.models.recurrence import Carry
 from hrm.training.loop import Slots, Trainer
 
-_COUNTERS = ("step_number", "seconds", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row", "grad_norm", "lr")
+_COUNTERS = (
+    "step_number", "seconds", "window_steps", "grad_norm", "lr",
+    "loss_scale", "good_steps", "bad_steps", "bad_in_a_row",
+)  # fmt: skip
 
 
 def pack(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -27,6 +30,7 @@ def pack(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     groups["optimizer"] = optimizer
     # Randomness is a pure function of (seed, step, row): the step is the random state and the data cursor.
     state = {name: getattr(trainer, name) for name in _COUNTERS} | {"seed": trainer.config.seed}
+    state["window"] = trainer.accelerator.reduce(trainer.window, "sum").tolist()  # type: ignore[union-attr]
     return groups, state
 
 
@@ -34,6 +38,8 @@ def unpack(trainer: Trainer, groups: dict[str, dict[str, Tensor]], state: dict[s
     """Put a checkpoint into a trainer built from the same architecture; UserError where the two do not fit."""
     for name in _COUNTERS:
         setattr(trainer, name, state[name])
+    if trainer.accelerator.is_main_process:
+        trainer.window.copy_(torch.tensor(state["window"], dtype=torch.float64))
     try:
         trainer.model.load_state_dict(groups["weights"])
     except RuntimeError as error:

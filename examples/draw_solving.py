@@ -1,0 +1,78 @@
+"""Draw how a run solves one of its held-out puzzles, segment by segment.
+
+python examples/draw_solving.py runs/demo-9x9 docs/solving.svg
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import hrm
+from hrm.runs import Run
+from hrm.solving.answer import confidence
+from hrm.solving.conflicts import conflicts
+from hrm.solving.engine import Segment
+from hrm.solving.watch import grid
+from hrm.tasks import Task
+from hrm.training.session import puzzles_of
+
+SHOWN = 4
+"""Segments in the picture, so that it fits a page."""
+
+
+def find(run: Path) -> tuple[Task, list[Segment]]:
+    """The segments of the first held-out puzzle that takes SHOWN of them, or else of the longest solution."""
+    solver = hrm.load(run, device="cpu")
+    _, held_out = puzzles_of(Run.open(run), solver.task)
+    if held_out is None:
+        sys.exit(f"{run} has no held-out puzzles to choose from")
+    questions = [solver.task.format(question) for question in held_out.inputs]
+    seen: dict[int, list[Segment]] = defaultdict(list)
+    solved = []
+    for number, answer in enumerate(solver.solve_many(questions, observe=lambda i, segment: seen[i].append(segment))):
+        if answer.status == "solved":
+            solved.append(seen.pop(number))
+            if len(solved[-1]) == SHOWN:
+                break
+    if not solved:
+        sys.exit(f"{run} solves none of its held-out puzzles")
+    return solver.task, min(reversed(solved), key=lambda segments: abs(len(segments) - SHOWN))
+
+
+def draw(task: Task, segments: list[Segment]) -> Table:
+    """The question and the readouts side by side: givens bold, wrong cells red, the model's confidence below."""
+    left_out = len(segments) - SHOWN
+    table = Table.grid(padding=(0, 2))
+    grids, notes, details = [task.draw(segments[0].question)], ["question"], [""]
+    for segment in segments[:SHOWN] if left_out <= 0 else [*segments[: SHOWN - 1], segments[-1]]:
+        wrong = len(conflicts(task, segment.question, segment.readout))
+        grids.append(grid(task, segment))
+        notes.append(f"segment {segment.segment}")
+        details.append(f"{wrong} wrong, {confidence(segment.q[0]):.0%} sure" if wrong else "[green]solved, verified[/]")
+    for row in (grids, notes, details):
+        table.add_row(*row)
+    return table
+
+
+def main() -> None:
+    run, target = Path(sys.argv[1]), Path(sys.argv[2])
+    task, segments = find(run)
+    table = draw(task, segments)
+    width = Console(width=1000).measure(table).maximum
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
+    console.print(table)
+    picture = console.export_svg(title=f"solved after {len(segments)} segments", unique_id="solving")
+    # Without the fonts that it would fetch from another site.
+    target.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.S), encoding="utf-8")
+    print(f"{target}: {task.format(segments[0].question)}, {len(segments)} segments")
+
+
+if __name__ == "__main__":
+    main()

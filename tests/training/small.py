@@ -1,0 +1,129 @@
+"""A 4x4 training that takes a second, and what two equal trainings must have in common."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hrm import data
+from hrm.cli.main import main as hrm
+from hrm.config import ArchConfig, Config, HaltingConfig, OptimConfig, TaskConfig, TrainConfig, to_yaml
+from hrm.data import PuzzleSet
+from hrm.models.puzzle import board_of, build
+from hrm.runs import Run, checkpoint
+from hrm.tasks.sudoku import Sudoku
+from hrm.training.batches import Sampler
+from hrm.training.loop import Trainer
+
+torch.set_num_threads(1)
+
+SUDOKU = Sudoku(2, 2)
+CONFIG = Config(
+    task=TaskConfig(box=(2, 2), puzzles=30, holdout=0),
+    arch=ArchConfig(
+        dim=16, heads=2, fast_layers=1, slow_layers=1, h_cycles=1, l_cycles=1, expansion_multiple=8, positions="learned"
+    ),
+    halting=HaltingConfig(max_segments=3),
+    optim=OptimConfig(lr=1e-3, warmup_steps=4),
+    train=TrainConfig(steps=30, batch_size=8, precision="float32", log_every=4, checkpoint_every=15, device="cpu"),
+)
+IGNORED = ("seconds", "training_seconds", "steps_per_second", "puzzles_per_second", "memory_gib", "data")
+
+
+def config(**changes: Any) -> Config:
+    """The small training with some settings changed: config(optim={"ema": 0.9}, seed=1)."""
+    groups = {
+        name: replace(getattr(CONFIG, name), **value) if is_dataclass(getattr(CONFIG, name)) else value
+        for name, value in changes.items()
+    }
+    return replace(CONFIG, **groups)
+
+
+@cache
+def puzzles(task_ids: int = 1) -> PuzzleSet:
+    """Thirty 4x4 puzzles; with several task ids every row has one of those after the first, the blank one."""
+    made = data.generate(SUDOKU, [30])[0]
+    ids = np.arange(30, dtype=np.int32) % (task_ids - 1) + 1 if task_ids > 1 else made.task_ids
+    return made._replace(task_ids=ids, num_task_ids=task_ids)
+
+
+def trainer(config: Config = CONFIG, task_ids: int = 1) -> Trainer:
+    """A trainer without a run folder."""
+    sampler = Sampler(
+        puzzles(task_ids), SUDOKU, config.train.batch_size, config.seed, config.task.augment, config.task.reveal
+    )
+    return Trainer(config, build(config, board_of(SUDOKU, task_ids)), sampler, Accelerator(cpu=True))
+
+
+def command(path: Path, config: Config = CONFIG) -> list[str]:
+    """Arguments of `hrm` that train this configuration into a run folder; the settings go through a file."""
+    file = path.with_name(path.name + ".yaml")
+    file.write_text(to_yaml(config))
+    return ["train", str(file), "--out", str(path)]
+
+
+def train(path: Path, config: Config = CONFIG) -> Run:
+    """Train from the start to the end through the command line."""
+    assert hrm(command(path, config)) == 0
+    return Run.open(path)
+
+
+def resume(path: Path, *flags: str) -> Run:
+    """Go on with a run."""
+    assert hrm(["train", "--resume", str(path), *flags]) == 0
+    return Run.open(path)
+
+
+def cut(run: Run, path: Path, step: int) -> Path:
+    """A copy of a run as a kill right after the checkpoint of `step` would have left it, its last metrics still there."""
+    shutil.copytree(run.path, path)
+    for later in checkpoint.complete(path / "checkpoints"):
+        if checkpoint.step_of(later) > step:
+            shutil.rmtree(later)
+    (path / "result.json").unlink(missing_ok=True)
+    return path
+
+
+def start(*args: str, module: str = "hrm", **environment: str) -> subprocess.Popen[str]:
+    """`python -m hrm` (or another module) in a process of its own, its output piped, one thread."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    """The logged lines without times, places and the notes on resuming."""
+    return [
+        {key: value for key, value in record.items() if key not in IGNORED}
+        for record in run.records()
+        if record.get("event") != "resumed"
+    ]
+
+
+def state(run: Run, step: int) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """A checkpoint's tensors, and its state without times."""
+    groups, counters = checkpoint.load(run.checkpoint(step))
+    return groups, {name: value for name, value in counters.items() if name not in IGNORED}
+
+
+def assert_same(left: Run, right: Run, step: int, groups: set[str] | None = None) -> None:
+    """Two runs that agree bit for bit at a step: weights, EMA, optimizer, slots, counters, and all metrics but times."""
+    (tensors, counters), (others, other_counters) = state(left, step), state(right, step)
+    assert set(tensors) == set(others) and (groups is None or set(tensors) == groups)
+    assert counters == other_counters
+    for group, named in tensors.items():
+        assert named.keys() == others[group].keys()
+        for name, tensor in named.items():
+            assert torch.equal(tensor, others[group][name]), f"{group} {name} differs"
+    assert metrics(left) == metrics(right)

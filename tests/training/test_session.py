@@ -1,0 +1,160 @@
+"""A whole training through the command line: what it writes, keeps, shows, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from hrm.cli.main import main as hrm
+from hrm.runs import Run, checkpoint
+from tests.training import small
+from tests.training.small import config, train
+
+
+def steps(run: Run) -> list[int]:
+    """The steps of all checkpoints."""
+    return [checkpoint.step_of(path) for path in checkpoint.complete(run.checkpoints)]
+
+
+def test_a_training_learns_and_leaves_a_run_that_the_other_verbs_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(task={"holdout": 10}, train={"steps": 60, "log_every": 5, "eval_every": 20})
+    run = train(tmp_path / "run", settings)
+    assert capsys.readouterr().out.strip() == str(run.path)
+    lines = [record for record in run.records() if "event" not in record]
+    assert [line["step"] for line in lines] == list(range(5, 61, 5))
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert {record["step"]: record["n"] for record in run.records() if record.get("event") == "eval"} == {
+        20: 10,
+        40: 10,
+        60: 10,
+    }
+    result = json.loads(run.result.read_text())
+    assert (result["state"], result["step"], result["n"], result["wrong"]) == ("finished", 60, 10, 0)
+    assert hrm(["solve", str(run.path), small.SUDOKU.format(small.puzzles().inputs[0]), "--json"]) == 0
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path, keep: int) -> None:
+    settings = config(
+        task={"holdout": 10}, train={"steps": 20, "checkpoint_every": 2, "eval_every": 10, "keep": keep}, optim={"lr": 0.0}
+    )
+    run = train(tmp_path / "run", settings)
+    assert steps(run) == list(range(20, 20 - 2 * keep, -2))[::-1]
+    # Equally good: the newer one is the best. A better one from before would stay beside the newest.
+    assert (run.best or {})["step"] == 20
+    kept = steps(run)[0]
+    run.set_best(kept, {**(run.best or {}), "exact_accuracy": 1.0})
+    run = small.resume(run.path, "--train.steps", "30")
+    assert steps(run) == [kept, *range(30, 30 - 2 * keep, -2)[::-1]]
+    assert (run.best or {})["step"] == kept
+
+
+def test_minutes_end_a_training_that_has_steps_left_and_shape_its_schedule(tmp_path: Path) -> None:
+    settings = config(
+        optim={"schedule": "cosine", "warmup_steps": 0},
+        train={"steps": 10**6, "minutes": 0.01, "log_every": 1, "checkpoint_every": 10**6},
+    )
+    run = train(tmp_path / "run", settings)
+    lines = run.records()
+    assert lines[-2]["seconds"] < 0.6 <= lines[-1]["seconds"]
+    assert json.loads(run.result.read_text())["state"] == "finished"
+    assert steps(run) == [lines[-1]["step"]]
+    assert lines[0]["lr"] > 5e-4 > lines[-1]["lr"]
+
+
+def test_a_reached_target_ends_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = config(
+        task={"holdout": 20, "puzzles": 100},
+        arch={
+            "dim": 16, "shared": True, "h_cycles": 1, "l_cycles": 4, "horizon": "last_cycle", "mixer": "groups",
+            "tokens": "candidates", "positions": "none", "task_positions": 0, "q_from": "mean",
+        },
+        halting={"q_continue": False},
+        loss={"kind": "softmax"},
+        optim={"name": "muon", "lr": 3e-3, "weight_decay": 0.1},
+        train={"steps": 10**4, "batch_size": 32, "eval_every": 20, "target_accuracy": 0.3},
+    )  # fmt: skip
+    run = train(tmp_path / "run", settings)
+    assert "reached 30.0% on held-out puzzles" in capsys.readouterr().err
+    accuracies = [record["exact_accuracy"] for record in run.records() if record.get("event") == "eval"]
+    assert accuracies[-1] >= 0.3 and all(accuracy < 0.3 for accuracy in accuracies[:-1])
+    assert steps(run)[-1] == 20 * len(accuracies)
+    assert json.loads(run.result.read_text())["state"] == "finished"
+
+
+def test_the_lines_on_stderr_say_what_a_person_wants_to_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", config(task={"holdout": 10}))
+    shown = capsys.readouterr().err.splitlines()
+    assert "7,154 parameters on cpu in float32; 30 training puzzles, 10 held out; step 0 of 30" in shown
+    line = next(line for line in shown if line.startswith("step 28/30"))
+    for word in ("loss", "exact", "segments", "grad", "steps/s", "puzzles/s", "GiB", "left"):
+        assert word in line
+    assert any(line.startswith("finished at step 30 after 0:") for line in shown)
+
+
+def test_the_result_can_be_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hrm([*small.command(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 30
+
+
+def test_validation_puzzles_from_a_file_are_measured_and_read_again(tmp_path: Path) -> None:
+    from hrm import data
+
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    data.write_csv(first, small.SUDOKU, small.puzzles())
+    data.write_csv(second, small.SUDOKU, small.puzzles().take(small.np.arange(5)))
+    run = train(tmp_path / "run", config(validation=str(first), task={"holdout": 10}, train={"eval_every": 15}))
+    assert {record["n"] for record in run.records() if record.get("event") == "eval"} == {30}
+    run.set_best(15, {**(run.best or {}), "exact_accuracy": 1.0})
+    run = small.resume(run.path, "--validation", str(second), "--train.steps", "45")
+    assert [record["n"] for record in run.records() if record.get("event") == "eval"] == [30, 30, 5]
+    assert ((run.best or {})["n"], (run.best or {})["step"]) == (5, 45), "accuracies on other puzzles do not compare"
+
+
+def test_a_dry_run_shows_settings_and_costs_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hrm(["train", "sudoku-extreme", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "parameters        27,275,266" in shown and "steps             26,041" in shown
+    assert "precision: bfloat16" in shown and "FLOPs per step" in shown and "GiB" in shown
+    started = time.monotonic()
+    assert hrm(["train", "sudoku-extreme", "--dry-run", "--json", "--train.accumulate", "2"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["parameters"] == 27_275_266
+    assert hrm(["train", "sudoku-extreme", "--dry-run", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert figures["flops_per_step"] == pytest.approx(whole["flops_per_step"])
+    assert figures["memory"]["activations"] == pytest.approx(whole["memory"]["activations"] / 2, rel=0.01)
+    assert time.monotonic() - started < 60 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hrm(small.command(tmp_path / "run", config(train={"track": ("tensorboard",)}))) == 2
+    assert "--train.track tensorboard is not installed: pip install 'hrm[track]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install 'hrm[track]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(tmp_path / "run", config(train={"track": ("tensorboard",)}))
+    [events] = run.path.rglob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    logged = {event.step: event.value for event in accumulator.Scalars("loss")}
+    wanted = {record["step"]: record["loss"] for record in run.records()}
+    assert logged == pytest.approx(wanted)
