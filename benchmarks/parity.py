@@ -26,6 +26,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from hrm.config import HaltingConfig, LossConfig
 from hrm.interop import names, read, write
 from hrm.models.halting import continue_target
 from hrm.models.puzzle import PuzzleModel, board_of
@@ -130,6 +131,9 @@ def make_original(original: Original, arch: dict[str, Any], rows: int, cells: in
     sizes = {"batch_size": rows, "seq_len": cells, "vocab_size": vocabulary, "num_puzzle_identifiers": 3}
     settings = {key: value for key, value in arch.items() if key not in ("name", "loss")}
     head = original.loss(original.model(settings | sizes), arch["loss"]["loss_type"])
+    # The softmax loss of the original needs contiguous logits, which it has in bfloat16 only.
+    loss = head.loss_fn
+    head.loss_fn = lambda logits, *rest, **kwargs: loss(logits.contiguous(), *rest, **kwargs)
     with torch.no_grad():
         head.model.inner.q_head.weight.normal_(std=0.1)
         head.model.inner.puzzle_emb.weights.normal_(std=0.1)
@@ -169,7 +173,8 @@ def difference(a: Tensor, b: Tensor) -> float:
 @torch.no_grad()
 def compare_forward(head: Any, model: PuzzleModel, batch: Batch) -> dict[str, Any]:
     """Logits and Q values after one segment and after sixteen."""
-    head.eval(), model.eval()
+    head.eval()
+    model.eval()
     data = {"inputs": batch.inputs, "puzzle_identifiers": batch.ids}
     inner = head.model.inner
     carry = inner.reset_carry(torch.ones(len(batch.ids), dtype=torch.bool), inner.empty_carry(len(batch.ids)))
@@ -182,7 +187,8 @@ def compare_forward(head: Any, model: PuzzleModel, batch: Batch) -> dict[str, An
         if segment == 1:
             found = {"logits": difference(logits, readout.logits), "q": difference(q, readout.q)}
             batch.labels[-1] = logits[-1].argmax(-1)  # a solved puzzle, so that both halting targets occur
-    head.train(), model.train()
+    head.train()
+    model.train()
     return found | {
         "logits, 16 segments": difference(logits, readout.logits),
         "same argmax": bool((logits.argmax(-1) == readout.logits.argmax(-1)).all()),
@@ -196,8 +202,6 @@ def compare_training(original: Original, head: Any, model: PuzzleModel, batch: B
     wanted = ["q_halt_logits", "target_q_continue"]
     _, loss, metrics, outputs, _ = head(carry=head.initial_carry(data), batch=data, return_keys=wanted)
     (loss / rows).backward()
-
-    from hrm.config import HaltingConfig, LossConfig
 
     carry, readout = model.segment(model.initial_carry(batch.inputs, batch.ids), batch.inputs, batch.ids)
     target = None
@@ -215,13 +219,16 @@ def compare_training(original: Original, head: Any, model: PuzzleModel, batch: B
     assert result.correct.tolist() == [False] * (rows - 1) + [True]
 
     theirs = {name: p.grad for name, p in names.bare(dict(head.named_parameters()), "the official model").items()}
+    pairs: dict[str, tuple[Tensor | None, Tensor | None]]
     pairs = {name: (theirs[names.official(name)], p.grad) for name, p in model.named_parameters()}
     embedding, sparse = model.task_embedding, head.model.puzzle_emb
     assert embedding is not None
     optimizer = SignSGD(embedding)
     ids, grads = optimizer.collect()
-    pairs["task_embedding.weight"] = tuple(
-        torch.zeros_like(embedding.weight).index_add_(0, batch.ids, g) for g in (sparse.local_weights.grad, grads)
+    table = torch.zeros_like(embedding.weight)
+    pairs["task_embedding.weight"] = (
+        table.index_add(0, batch.ids, sparse.local_weights.grad),
+        table.index_add(0, ids, grads),
     )
     for name, (a, b) in pairs.items():
         assert (a is None) == (b is None), name
@@ -236,7 +243,7 @@ def compare_training(original: Original, head: Any, model: PuzzleModel, batch: B
 
 
 def compare_step(model: PuzzleModel, official_grads: dict[str, Tensor]) -> dict[str, Any]:
-    """One Adam-atan2 step of ours against the published update, both from the official gradients and from each one's own.
+    """One Adam-atan2 step of ours against the published one, from the official gradients and from each one's own.
 
     The first step is almost the sign of the gradient, so that from their own gradients the two may differ by two steps
     wherever the gradient is nothing but rounding; the share of such weights is reported.
@@ -270,7 +277,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hrm", type=Path, help="checkout of sapientinc/HRM")
     parser.add_argument("--trm", type=Path, help="checkout of SamsungSAILMontreal/TinyRecursiveModels")
-    parser.add_argument("--rows", type=int, default=4, help="puzzles in the batch")
+    parser.add_argument("--rows", type=int, default=2, help="puzzles in the batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "parity.json")
     args = parser.parse_args()

@@ -16,7 +16,6 @@ from rich.table import Table
 
 import hrm
 from hrm.runs import Run
-from hrm.solving.answer import confidence
 from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Segment
 from hrm.solving.watch import grid
@@ -47,7 +46,7 @@ def find(run: Path) -> tuple[Task, list[Segment]]:
 
 
 def draw(task: Task, segments: list[Segment]) -> Table:
-    """The question and the readouts side by side: givens bold, wrong cells red, the model's confidence below."""
+    """The question and the readouts side by side: givens bold, cells that break a rule red."""
     left_out = len(segments) - SHOWN
     table = Table.grid(padding=(0, 2))
     grids, notes, details = [task.draw(segments[0].question)], ["question"], [""]
@@ -55,7 +54,7 @@ def draw(task: Task, segments: list[Segment]) -> Table:
         wrong = len(conflicts(task, segment.question, segment.readout))
         grids.append(grid(task, segment))
         notes.append(f"segment {segment.segment}")
-        details.append(f"{wrong} wrong, {confidence(segment.q[0]):.0%} sure" if wrong else "[green]solved, verified[/]")
+        details.append(f"{wrong} cells break a rule" if wrong else "[green]verified[/]")
     for row in (grids, notes, details):
         table.add_row(*row)
     return table

@@ -1,4 +1,4 @@
-"""A task of your own, step by step in docs/your-own-task.md: python examples/latin_squares.py"""
+"""A task of your own, explained in docs/your-own-task.md: python examples/latin_squares.py"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,12 +28,16 @@ class LatinSquare(Grid):
         return "".join(self.vocabulary[token] for token in tokens.tolist())
 
     def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
-        square, digits = answer.reshape(self.shape), np.array(self.symbols)
-        kept = (question == 1) | (question == answer)
-        return bool(kept.all() and (np.sort(square, 0).T == digits).all() and (np.sort(square, 1) == digits).all())
+        square = answer.reshape(self.shape)
+        lines = np.sort(np.concatenate([square, square.T]))
+        return bool(((question == 1) | (question == answer)).all() and (lines == np.array(self.symbols)).all())
 
     def check(self, question: np.ndarray) -> None:
-        if len(list(islice(completions(question.reshape(self.shape)), 2))) != 1:
+        square = question.reshape(self.shape)
+        for given in (line[line > 1].tolist() for line in (*square, *square.T)):
+            if len(set(given)) < len(given):
+                raise PuzzleError("a digit stands twice in a row or column")
+        if len(list(islice(completions(square), 2))) != 1:
             raise PuzzleError("it has no solution or several")
 
     def generate(self, rng: np.random.Generator) -> Puzzle:
@@ -66,11 +70,10 @@ def completions(square: np.ndarray, rng: np.random.Generator | None = None) -> I
         yield from completions(filled, rng)
 
 
-if __name__ == "__main__":
-    task = LatinSquare(5)
-    preset = hrm.load_preset("sudoku-4x4")
-    config = replace(preset, task=replace(preset.task, puzzles=1000, holdout=200), train=replace(preset.train, steps=200))
-    train(config, Path("runs/latin"), task=task)
+task = LatinSquare(5)
+preset = hrm.load_preset("sudoku-4x4")
+config = replace(preset, task=replace(preset.task, puzzles=1000, holdout=200), train=replace(preset.train, steps=200))
+train(config, Path("runs/latin"), task=task)
 
-    run = hrm.load("runs/latin", task=task)
-    print(run.solve("1....2...........3......4"))
+run = hrm.load("runs/latin", task=task)
+print(run.solve("3....4.32....4..4.31..2..").answer)

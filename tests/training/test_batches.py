@@ -18,7 +18,7 @@ GRID = Grid(1, 3, vocabulary=250)
 
 
 def numbered(sizes: list[int]) -> PuzzleSet:
-    """Groups of these sizes in mixed order; a puzzle is [group + 1, member + 1, 1], its answer the same, its id the group."""
+    """Groups of these sizes, mixed; a puzzle and its answer are [group + 1, member + 1, 1], its id is the group."""
     rows = [(group + 1, member + 1, 1) for group, size in enumerate(sizes) for member in range(size)]
     inputs = np.array(rows, np.uint8)[np.random.default_rng(0).permutation(len(rows))]
     group = inputs[:, 0].astype(np.int32) - 1

@@ -42,14 +42,16 @@ def test_a_training_learns_and_leaves_a_run_that_the_other_verbs_read(
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path, keep: int) -> None:
     settings = config(
-        task={"holdout": 10}, train={"steps": 20, "checkpoint_every": 2, "eval_every": 10, "keep": keep}, optim={"lr": 0.0}
+        task={"holdout": 10},
+        train={"steps": 20, "checkpoint_every": 2, "eval_every": 10, "keep": keep},
+        optim={"lr": 0.0},
     )
     run = train(tmp_path / "run", settings)
     assert steps(run) == list(range(20, 20 - 2 * keep, -2))[::-1]
     # Equally good: the newer one is the best. A better one from before would stay beside the newest.
     assert (run.best or {})["step"] == 20
     kept = steps(run)[0]
-    run.set_best(kept, {**(run.best or {}), "exact_accuracy": 1.0})
+    run.set_best(kept, {**(run.best or {}), "exact_accuracy": 1.0, "step": kept})
     run = small.resume(run.path, "--train.steps", "30")
     assert steps(run) == [kept, *range(30, 30 - 2 * keep, -2)[::-1]]
     assert (run.best or {})["step"] == kept
@@ -70,16 +72,8 @@ def test_minutes_end_a_training_that_has_steps_left_and_shape_its_schedule(tmp_p
 
 def test_a_reached_target_ends_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = config(
-        task={"holdout": 20, "puzzles": 100},
-        arch={
-            "dim": 16, "shared": True, "h_cycles": 1, "l_cycles": 4, "horizon": "last_cycle", "mixer": "groups",
-            "tokens": "candidates", "positions": "none", "task_positions": 0, "q_from": "mean",
-        },
-        halting={"q_continue": False},
-        loss={"kind": "softmax"},
-        optim={"name": "muon", "lr": 3e-3, "weight_decay": 0.1},
-        train={"steps": 10**4, "batch_size": 32, "eval_every": 20, "target_accuracy": 0.3},
-    )  # fmt: skip
+        **small.LEARNS, train={"steps": 10**4, "batch_size": 32, "eval_every": 20, "target_accuracy": 0.3}
+    )
     run = train(tmp_path / "run", settings)
     assert "reached 30.0% on held-out puzzles" in capsys.readouterr().err
     accuracies = [record["exact_accuracy"] for record in run.records() if record.get("event") == "eval"]
@@ -113,7 +107,7 @@ def test_validation_puzzles_from_a_file_are_measured_and_read_again(tmp_path: Pa
     data.write_csv(second, small.SUDOKU, small.puzzles().take(small.np.arange(5)))
     run = train(tmp_path / "run", config(validation=str(first), task={"holdout": 10}, train={"eval_every": 15}))
     assert {record["n"] for record in run.records() if record.get("event") == "eval"} == {30}
-    run.set_best(15, {**(run.best or {}), "exact_accuracy": 1.0})
+    run.set_best(15, {**(run.best or {}), "exact_accuracy": 1.0, "step": 15})
     run = small.resume(run.path, "--validation", str(second), "--train.steps", "45")
     assert [record["n"] for record in run.records() if record.get("event") == "eval"] == [30, 30, 5]
     assert ((run.best or {})["n"], (run.best or {})["step"]) == (5, 45), "accuracies on other puzzles do not compare"
@@ -152,7 +146,7 @@ def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train(tmp_path / "run", config(train={"track": ("tensorboard",)}))
-    [events] = run.path.rglob("events.out.tfevents.*")
+    [events] = (run.path / run.path.name).glob("events.out.tfevents.*")
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
     logged = {event.step: event.value for event in accumulator.Scalars("loss")}

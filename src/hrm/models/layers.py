@@ -30,10 +30,29 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+class _RMSNorm(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) with a backward pass that needs the result and one factor a row, and few passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, dim: int) -> Tensor:
+        wide = at_least_float32(x)
+        factor = torch.rsqrt(torch.linalg.vector_norm(wide, dim=dim, keepdim=True).square() / x.shape[dim] + eps)
+        y = wide * factor if wide is x else wide.mul_(factor).to(x.dtype)
+        ctx.save_for_backward(y, factor)
+        ctx.dim = dim
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        y, factor = ctx.saved_tensors
+        grad = grads[0].to(factor.dtype)
+        mean = (grad * y).sum(ctx.dim, keepdim=True) / y.shape[ctx.dim]
+        return torch.addcmul(grad, y, mean, value=-1).mul_(factor).to(y.dtype), None, None
+
+
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     """Weightless RMSNorm over one axis, computed in float32 or wider and returned in the dtype of `x`."""
-    wide = at_least_float32(x)
-    return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+    return _RMSNorm.apply(x, eps, dim)  # type: ignore[return-value]
 
 
 class _LowPrecision(torch.autograd.Function):
@@ -55,21 +74,27 @@ class Weight(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(truncated_normal_(torch.empty(rows, columns), std))
         self._copy: Tensor | None = None
-        self._copied: int = -1
+        self._copied: tuple[int, int] | None = None
 
-    def refresh(self, dtype: torch.dtype) -> None:
-        """Bring the cast copy up to date with the weight; cheap when nothing changed."""
+    def refresh(self, dtype: torch.dtype, changed: bool = False) -> None:
+        """Bring the cast copy up to date; cheap unless the weight is known or said to have changed."""
         weight = self.weight
         if dtype == weight.dtype:
             self._copy = None
             return
-        copy = self._copy
-        if copy is None or copy.dtype != dtype or copy.device != weight.device:
-            self._copy = weight.detach().to(dtype)
-        elif self._copied != weight._version:
+        if self._copy is None or self._copy.dtype != dtype or self._copy.device != weight.device:
+            self._copy = torch.empty_like(weight, dtype=dtype, requires_grad=False)
+            self._copied = None
+        state = (weight.data_ptr(), weight._version)
+        if changed or self._copied != state:
             with torch.no_grad():
-                copy.copy_(weight)
-        self._copied = weight._version
+                self._copy.copy_(weight)
+            self._copied = state
+
+    def train(self, mode: bool = True) -> Weight:
+        """Also forget what was copied: a fused optimizer changes weights without telling."""
+        self._copied = None
+        return super().train(mode)
 
     def cast(self) -> Tensor:
         """The matrix in the dtype of the last `refresh`."""
@@ -130,6 +155,16 @@ class Context:
     groups: tuple[tuple[Tensor, Tensor], ...] = ()
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
 
+    @property
+    def full(self) -> bool:
+        """Every position may look at every other."""
+        return self.mask is None and not self.causal
+
+
+SHORT = 256
+"""Up to this many positions a CPU is faster with plain products: the backward pass of torch's fused attention takes six
+times as long there at 82 positions (benchmarks/train_step.py)."""
+
 
 class Attention(nn.Module):
     """Multi-head attention through torch's scaled_dot_product_attention, optionally with a sigmoid output gate."""
@@ -152,9 +187,14 @@ class Attention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         if context.keys_values is not None:
             k, v = context.keys_values.update(k, v, slot)
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
-        )
+        if q.device.type == "cpu" and k.shape[2] <= SHORT and self.kv_heads == self.heads and context.full:
+            flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
+            scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=self.head_dim**-0.5)
+            mixed = (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
+            )
         mixed = mixed.transpose(1, 2).flatten(2)
         if self.gate is not None:
             mixed = mixed * torch.sigmoid(self.gate(z))

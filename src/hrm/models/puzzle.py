@@ -124,10 +124,10 @@ class PuzzleModel(nn.Module):
 
     def initial_carry(self, inputs: Int[Tensor, "b c"], task_ids: Int[Tensor, " b"]) -> Carry:
         """The state before the first segment: fixed vectors, or the input itself as the first slow state."""
-        self._refresh()
         shape = (len(inputs), self.positions, self.arch.dim)
         z_l = self.z_l_init.to(self.dtype).expand(shape)
         if self.recurrence.first_state:
+            self._refresh()
             return Carry(self.embed(inputs, task_ids), z_l)
         return Carry(self.z_h_init.to(self.dtype).expand(shape), z_l)
 
@@ -181,8 +181,10 @@ class PuzzleModel(nn.Module):
         return nn.functional.pad(scores, (first, self.board.vocabulary - first - count), value=-1e4)
 
     def _refresh(self) -> None:
+        # While training, every segment with a gradient comes after an update; fused optimizers do not count versions.
+        changed = self.training and torch.is_grad_enabled()
         for part in weights(self):
-            part.refresh(self.dtype)
+            part.refresh(self.dtype, changed)
 
 
 def build(config: Config, board: Board) -> PuzzleModel:

@@ -28,11 +28,11 @@ class Grid:
     def __init__(self, rows: int, cols: int, vocabulary: int):
         if min(rows, cols) < 1:
             raise UserError(f"a grid of {rows} x {cols} is not possible (--task.size): use at least 1 1")
-        if not 2 <= vocabulary <= 20_000:
-            raise UserError(f"a vocabulary of {vocabulary} is not possible (--task.vocabulary): use 2 to 20000 tokens")
+        if not 2 <= vocabulary <= 1_000_000:
+            raise UserError(f"a vocabulary of {vocabulary} is not possible (--task.vocabulary): use 2 to 1000000 tokens")
         self.shape = rows, cols
-        # beyond the letters one ideograph each: there are 20,000 in a row, and none of them is white space
-        self.vocabulary = (LETTERS + "".join(chr(0x4E00 + i) for i in range(vocabulary - len(LETTERS))))[:vocabulary]
+        # Beyond the letters one character each from a plane without white space, so that a token has a character.
+        self.vocabulary = (LETTERS + "".join(chr(0x10000 + i) for i in range(vocabulary - len(LETTERS))))[:vocabulary]
         self.symbols = range(1, vocabulary)
         self.groups = np.indices(self.shape).reshape(2, -1)
         self._dtype = np.uint8 if vocabulary <= 256 else np.int32

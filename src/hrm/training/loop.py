@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from hrm.config import Config
@@ -94,7 +95,7 @@ class Trainer:
         self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
         self._update()
         self.step_number += 1
-        self.seconds += time.perf_counter() - started
+        self.seconds = self._agreed(self.seconds + time.perf_counter() - started)
 
     def metrics(self) -> dict[str, Any]:
         """Means since the last call, over all processes; accuracies are of the puzzles that halted."""
@@ -124,6 +125,13 @@ class Trainer:
     def _gather(self, tensor: Tensor) -> Tensor:
         """The rows of all processes."""
         return self.accelerator.gather(tensor)  # pyright: ignore[reportReturnType]
+
+    def _agreed(self, seconds: float) -> float:
+        """The main process's clock where time decides, so that all processes use one rate and stop at one step."""
+        if self.accelerator.num_processes == 1 or not self.config.train.minutes:
+            return seconds
+        clock = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)
+        return float(broadcast(clock))  # type: ignore[arg-type]
 
     def _empty_slots(self, rows: int) -> Slots:
         """All halted, so that the first step fills every slot."""

@@ -15,7 +15,7 @@ from hrm.config import OptimConfig
 from hrm.models.puzzle import TaskEmbedding
 
 # Elements handled at a time on a CPU, so that all passes over a piece find it in the cache.
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 
 
 class AdamATan2(Optimizer):

@@ -42,15 +42,18 @@ class Reporter:
         self.job = self.bar.add_task("train", total=1.0, line="starting", left="?")
         self.trackers: list[GeneralTracker] = []
         self._tracked = config.track
-        if missing := [name for name in config.track if name not in get_available_trackers()]:
+        installed = [str(name) for name in get_available_trackers()]
+        if missing := [name for name in config.track if name not in installed]:
             raise UserError(f"--train.track {missing[0]} is not installed: pip install 'hrm[track]'")
 
-    def start(self, accelerator: Accelerator, name: str, folder: str, config: dict[str, Any]) -> None:
+    def start(self, accelerator: Accelerator, run: str, folder: str, config: dict[str, Any]) -> None:
         """Open the trackers that the configuration asks for."""
         if self._tracked:
             accelerator.log_with = filter_trackers(list(self._tracked), folder)  # type: ignore[arg-type]
             accelerator.project_configuration.logging_dir = folder
-            accelerator.init_trackers(name, config)
+            # TensorBoard takes nothing but numbers and text.
+            plain = {name: value if isinstance(value, int | float) else str(value) for name, value in config.items()}
+            accelerator.init_trackers(run, plain)
             self.trackers = accelerator.trackers
 
     def say(self, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +82,12 @@ def train(
                 run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
                 run.set_config(config)
     _explain(config, trainer, training, held_out, reporter)
-    reporter.start(accelerator, path.name, str(path), asdict(config))
+    reporter.start(accelerator, path.name, str(path), settings(config))
     was_measured = any(r.get("event") == "eval" and r["step"] == trainer.step_number for r in run.records())
     accelerator.wait_for_everyone()
-    return _loop(run, trainer, task, held_out, reporter, was_measured)
+    result = _loop(run, trainer, task, held_out, reporter, was_measured)
+    accelerator.end_training()
+    return result
 
 
 def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
