@@ -27,7 +27,7 @@ SHOWN = 4
 
 
 def find(run: Path) -> tuple[Task, list[Segment]]:
-    """The segments of the first held-out puzzle that takes SHOWN of them, or else of the longest solution."""
+    """The segments of the first held-out puzzle that takes SHOWN of them, or else of one that comes closest."""
     solver = hrm.load(run, device="cpu")
     _, held_out = puzzles_of(Run.open(run), solver.task)
     if held_out is None:
@@ -60,16 +60,20 @@ def draw(task: Task, segments: list[Segment]) -> Table:
     return table
 
 
-def main() -> None:
-    run, target = Path(sys.argv[1]), Path(sys.argv[2])
-    task, segments = find(run)
+def picture(task: Task, segments: list[Segment]) -> str:
+    """The same as an SVG that fetches nothing from another site: without rich's web fonts."""
     table = draw(task, segments)
     width = Console(width=1000).measure(table).maximum
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(table)
-    picture = console.export_svg(title=f"solved after {len(segments)} segments", unique_id="solving")
-    # Without the fonts that it would fetch from another site.
-    target.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.S), encoding="utf-8")
+    svg = console.export_svg(title=f"solved after {len(segments)} segments", unique_id="solving")
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)
+
+
+def main() -> None:
+    run, target = Path(sys.argv[1]), Path(sys.argv[2])
+    task, segments = find(run)
+    target.write_text(picture(task, segments), encoding="utf-8")
     print(f"{target}: {task.format(segments[0].question)}, {len(segments)} segments")
 
 

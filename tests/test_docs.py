@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -156,7 +158,8 @@ def test_the_loop_in_ten_lines_computes_what_the_package_computes():
     torch.manual_seed(0)
     recurrence = Recurrence(arch, positions=4)
     x, start = torch.randn(2, 4, 16), Carry(torch.randn(2, 4, 16), torch.randn(2, 4, 16))
-    fast, slow = (lambda z, stack=stack: stack(z, Context()) for stack in (recurrence.fast, recurrence.slow))
+    assert recurrence.slow is not None
+    fast, slow = (partial(stack, context=Context()) for stack in (recurrence.fast, recurrence.slow))
     carry = recurrence(recurrence(start, x, Context()), x, Context())
     z_h = names["think"](fast, slow, *start, x, 2, 3, max_segments=2, good=lambda z: False)
     torch.testing.assert_close(z_h, carry.z_h)
@@ -228,6 +231,20 @@ def test_the_page_on_an_own_task_shows_the_example_and_it_runs(tmp_path: Path, m
     wrong[[0, 1]] = wrong[[1, 0]]
     assert not task.verify(np.ones_like(wrong), wrong)
     assert names["run"].solve("11" + "." * 23).status == "invalid"
+
+
+def test_the_picture_shows_each_segment_and_fetches_nothing():
+    from hrm.solving.engine import Segment
+    from hrm.tasks.sudoku import Sudoku
+
+    task = Sudoku(2, 2)
+    question, answer = task.parse("2..14..232.41.2."), task.parse("2341413232141423")
+    readouts = np.where(np.arange(16) == 1, 2, answer), answer
+    segments = [Segment(question, readout, i, 0, (0.0, 0.0), 0.0) for i, readout in enumerate(readouts, 1)]
+    drawn = runpy.run_path(str(ROOT / "examples/draw_solving.py"))["picture"](task, segments).replace("&#160;", " ")
+    assert all(words in drawn for words in ("question", "segment 1", "cells break a rule", "segment 2", "verified"))
+    for svg in (drawn, (ROOT / "docs/solving.svg").read_text("utf-8")):
+        assert "url(http" not in svg and "@font-face" not in svg and "@import" not in svg
 
 
 @pytest.mark.slow

@@ -82,14 +82,14 @@ class Weight(nn.Module):
         if dtype == weight.dtype:
             self._copy = None
             return
-        if self._copy is None or self._copy.dtype != dtype or self._copy.device != weight.device:
-            self._copy = torch.empty_like(weight, dtype=dtype, requires_grad=False)
-            self._copied = None
         state = (weight.data_ptr(), weight._version)
-        if changed or self._copied != state:
-            with torch.no_grad():
+        # Not an inference tensor, also where it is first made in inference mode: training may follow.
+        with torch.inference_mode(False), torch.no_grad():
+            if self._copy is None or self._copy.dtype != dtype or self._copy.device != weight.device:
+                self._copy, self._copied = weight.to(dtype), state
+            elif changed or self._copied != state:
                 self._copy.copy_(weight)
-            self._copied = state
+                self._copied = state
 
     def train(self, mode: bool = True) -> Weight:
         """Also forget what was copied: a fused optimizer changes weights without telling."""
@@ -201,6 +201,32 @@ class Attention(nn.Module):
         return self.out(mixed)
 
 
+class _GatedSiLU(torch.autograd.Function):
+    """silu(gate) * up for x = [gate | up], whose backward pass writes both halves of the gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(x, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        x, opened = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        result = torch.empty_like(x)
+        into_gate, into_up = result.chunk(2, dim=-1)
+        torch.mul(grads[0], opened, out=into_up)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=into_gate)
+        return result
+
+
+def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
+    """silu(gate) * up for x = [gate | up] along the last axis."""
+    return _GatedSiLU.apply(x)  # type: ignore[return-value]
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer: down(silu(gate x) * up x), arXiv 2002.05202."""
 
@@ -211,8 +237,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(inner, dim)
 
     def forward(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        gate, up = self.gate_up(z).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(gated_silu(self.gate_up(z)))
 
 
 class PositionMLP(SwiGLU):
@@ -241,8 +266,7 @@ class GroupMixer(nn.Module):
         self.out = nn.ModuleList(Linear(arch.dim, arch.dim) for _ in range(partitions))
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
-        gate, up = self.gate_up(z).chunk(2, dim=-1)
-        values = F.silu(gate) * up
+        values = gated_silu(self.gate_up(z))
         mixed = torch.zeros_like(z)
         for out, (members, group_of) in zip(self.out, context.groups, strict=True):
             count, size = members.shape
