@@ -2,9 +2,9 @@
 
     python benchmarks/kill_campaign.py [--kills 200] [--seed 0] [--json benchmarks/results/kill_campaign.json]
 
-A tiny run that saves after every step is started, killed with SIGKILL and resumed, until it ends; then the next one, until
-the kills are used up. Most processes are forked after the imports, so that kills hit the training; the others are started
-from nothing, so that they hit the start of the program too. POSIX only.
+A tiny run that saves after every step is started, killed with SIGKILL and resumed, until it ends; then the next one,
+until the kills are used up. Most processes are forked after the imports, so that kills hit the training; the others are
+started from nothing, so that kills hit the start of the program too. POSIX only.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from hrm.runs import Run, checkpoint
 
 STEPS, KEEP = 24, 2
 FLAGS = (
-    f"sudoku-4x4 --train.steps {STEPS} --train.checkpoint-every 1 --train.keep {KEEP} --train.log-every 1 --train.eval-every 6 "
-    "--train.eval-puzzles 10 --train.batch-size 8 --train.device cpu --task.puzzles 40 --task.holdout 10 --arch.dim 8 "
-    "--optim.warmup-steps 2"
+    f"sudoku-4x4 --train.steps {STEPS} --train.checkpoint-every 1 --train.keep {KEEP} --train.log-every 1 "
+    "--train.eval-every 6 --train.eval-puzzles 10 --train.batch-size 8 --train.device cpu --arch.dim 8 "
+    "--task.puzzles 40 --task.holdout 10 --optim.warmup-steps 2"
 ).split()
 FRESH = 1 / 8
 """Share of the processes that are started from nothing."""
@@ -185,8 +185,8 @@ def main() -> int:
         "uninterrupted runs that differ",
     )  # fmt: skip
     rows = (
-        "kills", "campaigns", "killed processes started from nothing", "before the run existed", "before the first checkpoint",
-        "while saving or pruning", "between saves", *failures,
+        "kills", "campaigns", "killed processes started from nothing", "before the run existed",
+        "before the first checkpoint", "while saving or pruning", "between saves", *failures,
     )  # fmt: skip
     for name in rows:
         print(f"{name:40}{result[name]:6}")

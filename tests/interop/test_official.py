@@ -56,7 +56,10 @@ def test_names_are_read_with_every_prefix(tmp_path: Path, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("changes", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_a_converted_model_computes_the_published_function(tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("segments", [1, 16])
+def test_a_converted_model_computes_the_published_function(
+    tmp_path: Path, changes: dict[str, Any], segments: int
+) -> None:
     tree = files.settings(**changes)
     tensors = files.state(tree)
     model = model_of(read(files.write(tmp_path, tree, tensors)))
@@ -70,12 +73,13 @@ def test_a_converted_model_computes_the_published_function(tmp_path: Path, chang
     form = puzzles.trm_segment if arch.shared else puzzles.hrm_segment
     with torch.no_grad():
         carry = model.initial_carry(inputs, ids)
-        for _ in range(2):
+        for _ in range(segments):
             z_h, z_l = form(net, z_h, z_l, x, tree["arch"]["H_cycles"], tree["arch"]["L_cycles"], 4, base)
             carry, readout = model.segment(carry, inputs, ids)
     logits, q = puzzles.readout(net, z_h, arch.task_positions)
     assert (readout.logits - logits).abs().max().item() < 1e-5
     assert (readout.q - q).abs().max().item() < 1e-5
+    assert torch.equal(readout.logits.argmax(-1), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("changes", LAYOUTS.values(), ids=LAYOUTS.keys())

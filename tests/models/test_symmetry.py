@@ -87,8 +87,3 @@ def test_tokens_that_no_answer_holds_are_never_chosen() -> None:
     first, count = SYMBOLS
     best = logits.argmax(-1)
     assert ((best >= first) & (best < first + count)).all()
-
-
-def test_the_group_mixer_works_beside_a_task_embedding() -> None:
-    model = equivariant(task_positions=1)
-    assert answers(model, puzzles())[0].shape == (3, SIDE * SIDE, SIDE + 2)

@@ -41,9 +41,14 @@ def test_the_task_describes_itself(shape):
     task = build(TaskConfig(box=shape))
     n = shape[0] * shape[1]
     assert task.shape == (n, n) and len(task.vocabulary) == n + 2 and list(task.symbols) == list(range(2, n + 2))
-    assert task.groups.shape == (3, n * n)
-    cells = [np.flatnonzero(labels == k).tolist() for labels in task.groups for k in range(n)]
+    assert task.groups.shape == (5, n * n)
+    cells = [np.flatnonzero(labels == k).tolist() for labels in task.groups[:3] for k in range(n)]
     assert cells == rules.units(*shape)
+    # The last two: what a box shares with a row, and with a column.
+    row, column, box, in_row, in_column = task.groups
+    for shared, line in ((in_row, row), (in_column, column)):
+        pairs = np.stack([line, box, shared])
+        assert len(np.unique(pairs[:2], axis=1).T) == len(np.unique(pairs, axis=1).T) == len(np.unique(shared))
 
 
 @pytest.mark.parametrize("box", [(1, 4), (3, 0), (5, 4)])
@@ -280,3 +285,14 @@ def test_real_17_clue_puzzles_are_all_different_classes():
     forms = [task.canonical(puzzle) for puzzle in puzzles]
     assert len(set(forms)) == len(forms)
     assert [task.canonical(turned(task, puzzle, seed)) for seed, puzzle in enumerate(puzzles)] == forms
+
+
+def test_extra_clues_keep_the_solution_unique_and_add_givens():
+    minimal, easier = Sudoku(2, 2), Sudoku(2, 2, extra_clues=0.5)
+    counts = []
+    for task in (minimal, easier):
+        puzzles = [task.generate(np.random.default_rng(seed)) for seed in range(60)]
+        for puzzle in puzzles:
+            task.check(puzzle.question)
+        counts.append(np.mean([(puzzle.question != 1).sum() for puzzle in puzzles]))
+    assert counts[0] + 1 < counts[1] < 4**2

@@ -229,7 +229,7 @@ class Sudoku:
         colours = given.astype(np.uint64)
         for _ in range(4):
             seen = []
-            for labels in (*self.groups, digits):
+            for labels in (*self.groups[:3], digits):
                 sums = np.zeros(self.n, np.uint64)
                 np.add.at(sums, labels, _mixed(colours))
                 seen.append(_mixed(sums)[labels])

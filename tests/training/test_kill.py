@@ -1,0 +1,26 @@
+"""A training that is killed again and again loses nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_campaign.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks")
+def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--kills", "20", "--json", str(tmp_path / "kills.json")],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "kills.json").read_text())
+    assert found["kills"] == 20
+    for failure in ("runs_that_could_not_resume", "lost_checkpoints", "damaged_checkpoints", "different_endings"):
+        assert found[failure] == 0
