@@ -27,6 +27,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "positions": "none", "task_positions": 2, "tied": True,
         },
         "halting": {"q_continue": False},
+        "loss": {"label_smoothing": 0.1},
         "optim": {"name": "adamw", "ema": 0.99, "clip": 1.0, "schedule": "cosine", "lr": 1e-4},
     },
     "candidates pooled over groups, softmax, Muon": {
@@ -35,14 +36,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "tokens": "candidates", "positions": "none", "task_positions": 0, "q_from": "mean",
         },
         "halting": {"q_continue": False},
-        "loss": {"kind": "softmax", "label_smoothing": 0.1, "z_loss": 1e-4},
+        "loss": {"kind": "softmax", "z_loss": 1e-4},
         "optim": {"name": "muon", "muon_lr": 2e-3},
     },
 }  # fmt: skip
 
 
 def losses(name: str) -> dict[str, list[float]]:
-    """Every step's losses and gradient norm of one of the configurations."""
+    """The losses of every step of one of the configurations."""
     trainer = small.trainer(small.config(**CONFIGURATIONS[name]))
     steps = []
     for _ in range(STEPS):

@@ -122,7 +122,7 @@ class Embedding(Weight):
 
 def rotary_angles(positions: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines [positions, head_dim] of the rotary embedding, rotate-half (arXiv 2104.09864)."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
     return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
 
@@ -271,8 +271,8 @@ class GroupMixer(nn.Module):
         for out, (members, group_of) in zip(self.out, context.groups, strict=True):
             count, size = members.shape
             pooled = values.index_select(1, members.flatten()).unflatten(1, (count, size)).sum(2)
-            # Divided so that the sum over members and partitions keeps the variance of one value.
-            mixed = mixed + out(pooled / math.sqrt(size * len(self.out))).index_select(1, group_of)
+            # Twice the mean: at the start the sum over partitions then has about the variance of the state.
+            mixed = mixed + out(pooled * (2 / size)).index_select(1, group_of)
         return mixed
 
 

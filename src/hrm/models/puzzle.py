@@ -119,7 +119,7 @@ class PuzzleModel(nn.Module):
             front = torch.cat((self.task_embedding(task_ids).to(x.dtype)[:, None], front[:, 1:]), dim=1)
             x = torch.cat((front, x), dim=1)
         if self.embed_positions is not None and self.arch.positions == "learned":
-            x = (x + self.embed_positions.cast()) / math.sqrt(2)
+            x = math.sqrt(0.5) * (x + self.embed_positions.cast())
         return math.sqrt(self.arch.dim) * x
 
     def initial_carry(self, inputs: Int[Tensor, "b c"], task_ids: Int[Tensor, " b"]) -> Carry:

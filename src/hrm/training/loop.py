@@ -79,9 +79,12 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the training that is done, by steps or by minutes, whichever is further; in [0, 1]."""
+        return self._share(self.step_number)
+
+    def _share(self, steps: int) -> float:
         config = self.config.train
         by_time = self.seconds / (60 * config.minutes) if config.minutes else 0.0
-        return min(1.0, max(self.step_number / config.steps, by_time))
+        return min(1.0, max(steps / config.steps, by_time))
 
     def step(self) -> None:
         """One segment for every slot, its losses, and one update of the weights."""
@@ -214,7 +217,7 @@ class Trainer:
         if config.clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
         warmup = config.warmup_steps / self.config.train.steps
-        after = (self.progress - warmup) / max(1e-9, 1 - warmup)
+        after = (self._share(self.step_number + 1) - warmup) / max(1e-9, 1 - warmup)
         factor = lr_factor(self.step_number + 1, max(0.0, after), config)
         self.lr = config.lr * factor
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
