@@ -26,17 +26,19 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Imported before the forks, or each child would pay for it; the optimizers import torch._dynamo.
 import torch
+import torch._dynamo
 
-import hrm.training.session  # noqa: F401 (imported before the forks, or each child would pay for it)
+import hrm.training.session  # noqa: F401
 from hrm.cli.main import main as hrm_command
 from hrm.runs import Run, checkpoint
 
-STEPS, KEEP = 24, 2
+STEPS, KEEP = 48, 2
 FLAGS = (
     f"sudoku-4x4 --train.steps {STEPS} --train.checkpoint-every 1 --train.keep {KEEP} --train.log-every 1 "
     "--train.eval-every 6 --train.eval-puzzles 10 --train.batch-size 8 --train.device cpu --arch.dim 8 "
-    "--task.puzzles 40 --task.holdout 10 --optim.warmup-steps 2"
+    "--task.puzzles 40 --task.holdout 10 --optim.warmup-steps 2 --halting.max-segments 3"
 ).split()
 FRESH = 1 / 8
 """Share of the processes that are started from nothing."""

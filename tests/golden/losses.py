@@ -20,6 +20,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "HRM, attention, Q-continue, stablemax, AdamATan2": {
         "arch": {"positions": "rope", "h_cycles": 2, "l_cycles": 2},
         "task": {"reveal": 0.5},
+        "loss": {"label_smoothing": 0.1},
     },
     "TRM, MLP, last cycle, averaging": {
         "arch": {
@@ -27,7 +28,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "positions": "none", "task_positions": 2, "tied": True,
         },
         "halting": {"q_continue": False},
-        "loss": {"label_smoothing": 0.1},
         "optim": {"name": "adamw", "ema": 0.99, "clip": 1.0, "schedule": "cosine", "lr": 1e-4},
     },
     "candidates pooled over groups, softmax, Muon": {

@@ -54,9 +54,9 @@ def _read(options: Options) -> Imported:
         run = Run.open(source)
         path = run.checkpoint(options.checkpoint)
         groups, _ = checkpoint.load(path, {"weights", "ema"})
-        return Imported(
-            run.config, checkpoint.step_of(path), **run.board, weights=groups["weights"] | groups.get("ema", {})
-        )
+        board = {name: run.board[name] for name in ("cells", "vocabulary", "task_ids")}
+        weights = groups["weights"] | groups.get("ema", {})
+        return Imported(run.config, checkpoint.step_of(path), **board, weights=weights)
     if not source.exists() or find(source) is None:
         raise UserError(f"{source} is neither a run folder nor an official one with all_config.yaml and a file step_N")
     return read(source, options.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def main(args: list[str]) -> int:
         result = train(options.config, path, resume=options.resume is not None, overwrite=options.overwrite)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
-    print(json.dumps(result) if options.json else path)
+    if int(os.environ.get("RANK", "0")) == 0:  # one line, however many processes torchrun started
+        print(json.dumps(result) if options.json else path)
     return 0
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hrm.config import ArchConfig, Config
 from hrm.models.halting import QHead
 from hrm.models.layers import Context, Embedding, Linear, rotary_angles, truncated_normal_, weights
-from hrm.models.recurrence import Carry, Recurrence, Schedule
+from hrm.models.recurrence import Carry, Recurrence, Schedule, Stack
 
 
 class Board(NamedTuple):
@@ -146,11 +146,20 @@ class PuzzleModel(nn.Module):
         logits = self.head(answers) if self.head else nn.functional.linear(answers, self.embed_tokens.cast())
         return carry, Readout(self._as_cells(logits) if self.candidates else logits, self.q_head(summary))
 
+    @property
+    def stacks(self) -> list[Stack]:
+        """The fast and the slow stack, or the one that plays both roles."""
+        return [stack for stack in (self.recurrence.fast, self.recurrence.slow) if stack is not None]
+
     def compile_stacks(self) -> None:
-        """torch.compile the two stacks in place; names in the state dict stay."""
-        for stack in (self.recurrence.fast, self.recurrence.slow):
-            if stack is not None:
-                stack.compile(dynamic=False)
+        """torch.compile the stacks in place; names in the state dict stay."""
+        for stack in self.stacks:
+            stack.compile(dynamic=False)
+
+    def recompute_activations(self) -> None:
+        """Keep only what enters a block, and run the block again in the backward pass."""
+        for stack in self.stacks:
+            stack.recompute = True
 
     def _register_groups(self, board: Board) -> int:
         """Buffers with the members of each group and the group of each position, without the task positions."""

@@ -53,9 +53,8 @@ class Trainer:
         self.config, self.sampler, self.accelerator = config, sampler, accelerator
         self.model = model.to(accelerator.device).train()
         model.dtype = getattr(torch, config.train.precision)
-        for stack in (model.recurrence.fast, model.recurrence.slow):
-            if stack is not None:
-                stack.recompute = config.train.checkpoint_activations
+        if config.train.checkpoint_activations:
+            model.recompute_activations()
         if config.train.compile:
             model.compile_stacks()
         self.optimizers = build_optimizers(model, config.optim)

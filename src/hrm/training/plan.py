@@ -19,8 +19,10 @@ _TRAINING_BYTES = 16
 def plan(config: Config, board: Board) -> dict[str, Any]:
     """Parameters, FLOPs per update (2 per multiply-add, counted by torch) and memory in bytes by what holds it."""
     with torch.device("meta"):
-        model = PuzzleModel(config.arch, board)
+        model = PuzzleModel(config.arch, board).to("meta")
         model.dtype = getattr(torch, config.train.precision)
+        if config.train.checkpoint_activations:
+            model.recompute_activations()
         rows = max(1, config.train.batch_size // config.train.accumulate)
         inputs = torch.ones(rows, board.cells, dtype=torch.long)
         ids = torch.zeros(rows, dtype=torch.long)
