@@ -39,17 +39,20 @@ SIZES = (1, 2, 4, 8)
 SETTINGS = ("h_cycles", "l_cycles", "max_segments")
 
 
-def trainer(horizon: str, dim: int = 128, batch_size: int = 32, **setting: int) -> Trainer:
-    """A 9x9 HRM whose N, T or M_max may be set; nothing halts before M_max, and Q-continue costs its second forward."""
+def trainer(
+    horizon: str, dim: int = 128, batch_size: int = 32, h_cycles: int = 2, l_cycles: int = 2, max_segments: int = 4
+) -> Trainer:
+    """A 9x9 HRM on random data; no puzzle halts early, and Q-continue costs its second forward."""
     rng = np.random.default_rng(0)
     puzzles = PuzzleSet(
         inputs=rng.integers(1, 11, (200, 81)), labels=rng.integers(2, 11, (200, 81)),
         task_ids=np.zeros(200, np.int32), groups=np.arange(200, dtype=np.int32), ratings=None, source="random",
     )  # fmt: skip
-    segments = setting.pop("max_segments", 4)
     config = Config(
-        arch=ArchConfig(dim=dim, heads=4, fast_layers=1, slow_layers=1, horizon=horizon, **setting),
-        halting=HaltingConfig(max_segments=segments, q_continue=segments > 1, exploration=0.0),
+        arch=ArchConfig(
+            dim=dim, heads=4, fast_layers=1, slow_layers=1, horizon=horizon, h_cycles=h_cycles, l_cycles=l_cycles
+        ),
+        halting=HaltingConfig(max_segments=max_segments, q_continue=max_segments > 1, exploration=0.0),
         optim=OptimConfig(lr=0.0),
         train=TrainConfig(batch_size=batch_size, precision="float32"),
     )

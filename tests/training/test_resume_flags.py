@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hrm import data
 from hrm.cli.main import main as hrm
 from hrm.runs import Run
 from tests.training import small
@@ -88,8 +89,6 @@ def test_an_existing_run_is_replaced_only_when_asked(half: Path, capsys: pytest.
 def test_data_that_moved_can_be_named_anew_and_data_that_changed_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hrm import data
-
     file = tmp_path / "puzzles.csv"
     data.write_csv(file, small.SUDOKU, small.puzzles())
     straight = small.train(tmp_path / "straight", small.config(data=str(file)))

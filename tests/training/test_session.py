@@ -7,8 +7,10 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hrm import data
 from hrm.cli.main import main as hrm
 from hrm.runs import Run, checkpoint
 from tests.training import small
@@ -100,11 +102,9 @@ def test_the_result_can_be_printed_as_json(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_validation_puzzles_from_a_file_are_measured_and_read_again(tmp_path: Path) -> None:
-    from hrm import data
-
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     data.write_csv(first, small.SUDOKU, small.puzzles())
-    data.write_csv(second, small.SUDOKU, small.puzzles().take(small.np.arange(5)))
+    data.write_csv(second, small.SUDOKU, small.puzzles().take(np.arange(5)))
     run = train(tmp_path / "run", config(validation=str(first), task={"holdout": 10}, train={"eval_every": 15}))
     assert {record["n"] for record in run.records() if record.get("event") == "eval"} == {30}
     run.set_best(15, {**(run.best or {}), "exact_accuracy": 1.0, "step": 15})
@@ -142,12 +142,11 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
 
 
 def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install 'hrm[track]'")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = "tensorboard.backend.event_processing.event_accumulator"
+    tensorboard = pytest.importorskip(reader, reason="tensorboard is an extra: pip install 'hrm[track]'")
     run = train(tmp_path / "run", config(train={"track": ("tensorboard",)}))
     [events] = (run.path / run.path.name).glob("events.out.tfevents.*")
-    accumulator = EventAccumulator(str(events))
+    accumulator = tensorboard.EventAccumulator(str(events))
     accumulator.Reload()
     logged = {event.step: event.value for event in accumulator.Scalars("loss")}
     wanted = {record["step"]: record["loss"] for record in run.records()}

@@ -29,7 +29,9 @@ class Grid:
         if min(rows, cols) < 1:
             raise UserError(f"a grid of {rows} x {cols} is not possible (--task.size): use at least 1 1")
         if not 2 <= vocabulary <= 1_000_000:
-            raise UserError(f"a vocabulary of {vocabulary} is not possible (--task.vocabulary): use 2 to 1000000 tokens")
+            raise UserError(
+                f"a vocabulary of {vocabulary} is not possible (--task.vocabulary): use 2 to 1000000 tokens"
+            )
         self.shape = rows, cols
         # Beyond the letters one character each from a plane without white space, so that a token has a character.
         self.vocabulary = (LETTERS + "".join(chr(0x10000 + i) for i in range(vocabulary - len(LETTERS))))[:vocabulary]

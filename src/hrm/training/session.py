@@ -93,7 +93,9 @@ def train(
 def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
     """The training puzzles of a run, and those held out; UserError if the data is no longer what it was."""
     if run.config.data is None and not run.data.is_dir():
-        raise UserError(f"{run.path} holds weights but no puzzles, so there is no training to resume: give --data to eval it")
+        raise UserError(
+            f"{run.path} holds weights but no puzzles, so there is no training to resume: give --data to eval it"
+        )
     if run.config.data is None:
         held_out = data.read(run.data, task, "test") if (run.data / "test").is_dir() else None
         return data.read(run.data, task), _validation(run.config, task) or held_out
