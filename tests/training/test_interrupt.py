@@ -57,16 +57,16 @@ def test_a_signal_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_h
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_a_second_ctrl_c_stops_at_once_and_loses_no_checkpoint(tmp_path: Path) -> None:
-    # A step takes seconds and nothing is saved after it, so that both signals arrive before the first can be obeyed.
+    # A step takes a second and nothing is saved after it, so that both signals arrive before the first can be obeyed.
     slow = config(
-        arch={"h_cycles": 64, "l_cycles": 128},
+        arch={"h_cycles": 64, "l_cycles": 32},
         optim={"warmup_steps": 0},
         train={"steps": 1, "checkpoint_every": 10**6, "log_every": 1},
     )
     run = small.train(tmp_path / "run", slow).path
     process = small.start("train", "--resume", str(run), "--train.steps", "1000000")
     until(process, 2, run / "metrics.jsonl")
-    time.sleep(0.3)
+    time.sleep(0.1)
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
     while "press Ctrl-C again" not in process.stderr.readline():

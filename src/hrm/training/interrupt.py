@@ -33,6 +33,6 @@ class Interrupt:
         if self.asked and number == signal.SIGINT:
             os.write(sys.stderr.fileno(), b"\nstopped at once; the last checkpoint stands\n")
             os._exit(130)
-        if not self.asked:
+        first, self.asked = not self.asked, True
+        if first:
             os.write(sys.stderr.fileno(), b"\nsaving; press Ctrl-C again to stop at once\n")
-        self.asked = True
