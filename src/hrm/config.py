@@ -395,8 +395,6 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"--arch.gate multiplies the output of attention, and --arch.mixer is {mixer}: use --arch.no-gate"
     if mixer == "groups" and arch.task_positions > 0:
         yield "--arch.mixer groups pools cells, and a task embedding is none: use --arch.task-positions 0"
-    if arch.attention == "prefix":
-        yield "--arch.attention prefix needs a prefix, and a puzzle has none: use bidirectional or causal"
     if arch.tokens == "candidates":
         if task.kind != "sudoku":
             yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
@@ -404,6 +402,8 @@ def _problems(config: Config) -> Iterator[str]:
             yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"
         if arch.tied:
             yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
+        if config.loss.label_smoothing:
+            yield "--loss.label-smoothing spreads over tokens that --arch.tokens candidates rules out: use 0 or cells"
     if arch.expansion <= 0:
         yield f"--arch.expansion {arch.expansion} leaves no inner width: use 4"
 

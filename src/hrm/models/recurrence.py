@@ -172,11 +172,13 @@ class Recurrence(nn.Module):
         schedule = schedule or self.schedule
         fast, slow = self.fast, self.slow or self.fast
         z_h, z_l = carry
+        # A slot is a number that compiled code would be specialised on, so it is passed on only where it is used.
+        kept = context.keys_values is not None
         for visit in schedule.visits(len(fast.layers), len(slow.layers), first_slot):  # type: ignore[arg-type]
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.horizon(visit, schedule)):
                 if visit.role == "L":
                     injected = z_h if self.first_state else z_h + x
-                    z_l = fast(z_l + injected, context, visit.slot)
+                    z_l = fast(z_l + injected, context, visit.slot if kept else 0)
                 else:
-                    z_h = slow(z_h + z_l, context, visit.slot)
+                    z_h = slow(z_h + z_l, context, visit.slot if kept else 0)
         return Carry(z_h, z_l)
