@@ -1,6 +1,6 @@
 """Draw the held-out accuracy of runs over their training time, from their metrics.jsonl files, as an SVG picture.
 
-    python benchmarks/curve.py docs/sudoku-9x9.svg benchmarks/results/sudoku-9x9.jsonl
+python benchmarks/curve.py docs/sudoku-9x9.svg benchmarks/results/sudoku-9x9.jsonl
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def draw(runs: dict[str, list[tuple[float, float]]]) -> str:
         path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in run))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in (place(*point) for point in run)]
-        parts.append(f'<text x="{LEFT + 12}" y="{34 + 16 * number}" fill="{colour}">{name}: held-out puzzles solved</text>')
+        parts.append(
+            f'<text x="{LEFT + 12}" y="{34 + 16 * number}" fill="{colour}">{name}: held-out puzzles solved</text>'
+        )
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -50,9 +50,16 @@ class _RMSNorm(torch.autograd.Function):
         return torch.addcmul(grad, y, mean, value=-1).mul_(factor).to(y.dtype), None, None
 
 
+def low_precision(x: Tensor) -> bool:
+    """Whether the values have 16 bits or fewer."""
+    return x.element_size() <= 2
+
+
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     """Weightless RMSNorm over one axis, computed in float32 or wider and returned in the dtype of `x`."""
-    if torch.compiler.is_compiling():  # the compiler fuses the plain formula better
+    # The published order of operations: in float32 it gives the originals' numbers to the last bit, and a compiler
+    # fuses it better. Low precision has its own rounding, and takes the form with fewer passes.
+    if not low_precision(x) or torch.compiler.is_compiling():
         wide = at_least_float32(x)
         return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
     return _RMSNorm.apply(x, eps, dim)  # type: ignore[return-value]
@@ -135,7 +142,9 @@ def rotate(
 ) -> Float[Tensor, "b p h e"]:
     """Turn each pair (i, i + e/2) of every head by its position's angle, in float32."""
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(x * cos[:, None], swapped, sin[:, None]).to(x.dtype)
+    if low_precision(x):
+        return torch.addcmul(x * cos[:, None], swapped, sin[:, None]).to(x.dtype)
+    return x * cos[:, None] + swapped * sin[:, None]
 
 
 @runtime_checkable
@@ -165,8 +174,8 @@ class Context:
 
 
 SHORT = 256
-"""Up to this many positions a CPU is faster with plain products: the backward pass of torch's fused attention takes six
-times as long there at 82 positions (benchmarks/train_step.py)."""
+"""Up to this many positions a CPU is faster with plain products in low precision: the backward pass of torch's fused
+attention takes six times as long there at 82 positions (benchmarks/train_step.py)."""
 
 
 class Attention(nn.Module):
@@ -190,7 +199,13 @@ class Attention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         if context.keys_values is not None:
             k, v = context.keys_values.update(k, v, slot)
-        if q.device.type == "cpu" and k.shape[2] <= SHORT and self.kv_heads == self.heads and context.full:
+        if (
+            q.device.type == "cpu"
+            and low_precision(q)
+            and k.shape[2] <= SHORT
+            and self.kv_heads == self.heads
+            and context.full
+        ):
             flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
             scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=self.head_dim**-0.5)
             mixed = (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
