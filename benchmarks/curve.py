@@ -28,7 +28,8 @@ def draw(runs: dict[str, list[tuple[float, float]]]) -> str:
         return round(LEFT + across, 1), round(HEIGHT - BOTTOM - up, 1)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+        'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
     ]
     for percent in range(0, 101, 20):

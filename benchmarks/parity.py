@@ -47,9 +47,16 @@ SMALL = {"hidden_size": 64, "num_heads": 4, "puzzle_emb_ndim": 64}
 PUBLISHED = {"hidden_size": 512, "num_heads": 8, "puzzle_emb_ndim": 512}
 HRM_ARCH = {"name": HRM, "H_cycles": 2, "L_cycles": 2, "H_layers": 4, "L_layers": 4, "pos_encodings": "rope"}
 TRM_ARCH = {
-    "name": TRM, "H_cycles": 3, "L_cycles": 6, "H_layers": 0, "L_layers": 2, "pos_encodings": "rope",
-    "mlp_t": False, "puzzle_emb_len": 16, "no_ACT_continue": True,
-}  # fmt: skip
+    "name": TRM,
+    "H_cycles": 3,
+    "L_cycles": 6,
+    "H_layers": 0,
+    "L_layers": 2,
+    "pos_encodings": "rope",
+    "mlp_t": False,
+    "puzzle_emb_len": 16,
+    "no_ACT_continue": True,
+}
 MLP = {"mlp_t": True, "pos_encodings": "none"}
 SOFTMAX = {"loss": {"name": "losses@ACTLossHead", "loss_type": "softmax_cross_entropy"}}
 SCALES = {"as drawn": 1.0, "halved": 0.5}
@@ -70,8 +77,14 @@ CASES: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 SAME = "other answers, 16 segments"
 PROMISES = {
-    "logits": 1e-5, "q": 1e-5, SAME: 0, "gradients": 1e-4, "loss (relative)": 1e-5, "target q_continue": 1e-5, "step": 1e-6,
-}  # fmt: skip
+    "logits": 1e-5,
+    "q": 1e-5,
+    SAME: 0,
+    "gradients": 1e-4,
+    "loss (relative)": 1e-5,
+    "target q_continue": 1e-5,
+    "step": 1e-6,
+}
 
 
 class Original(NamedTuple):
