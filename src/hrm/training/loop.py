@@ -99,6 +99,12 @@ class Trainer:
         self.step_number += 1
         self.seconds = self._agreed(self.seconds + time.perf_counter() - started)
 
+    def close(self) -> None:
+        """End the thread that prepares batches."""
+        if self.batches is not None:
+            self.batches.close()
+            self.batches = None
+
     def metrics(self) -> dict[str, Any]:
         """Means since the last call, over all processes; accuracies are of the puzzles that halted."""
         sums = dict(zip(_WINDOW, self.accelerator.reduce(self.window, "sum").tolist(), strict=True))  # type: ignore[union-attr]

@@ -86,6 +86,9 @@ def train(
     was_measured = any(r.get("event") == "eval" and r["step"] == trainer.step_number for r in run.records())
     accelerator.wait_for_everyone()
     result = _loop(run, trainer, task, held_out, reporter, was_measured)
+    trainer.close()
+    # Together: a process that leaves while another one still measures can be torn down in the middle of its exit.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
 
