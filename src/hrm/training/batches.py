@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -64,7 +64,7 @@ class Sampler:
             inputs.astype(np.int64), labels.astype(np.int64), self.puzzles.task_ids[chosen].astype(np.int64), explore
         )
 
-    def stream(self, step: int, rows: slice = slice(None)) -> Iterator[Batch]:
+    def stream(self, step: int, rows: slice = slice(None)) -> Generator[Batch, None, None]:
         """Batches from `step` on, the next one prepared in a thread while the current one is used."""
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self.batch, step, rows)
