@@ -16,7 +16,6 @@ VERBS = {
     "data": "build, check or show puzzle files",
     "config": "show, compare or check presets",
     "convert": "read and write the weights of other implementations",
-    "status": "where a run stands",
 }
 
 
