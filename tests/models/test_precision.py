@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hrm.config import OptimConfig
+from hrm.models.layers import rms_norm
 from hrm.models.puzzle import PuzzleModel
 from hrm.training.optim import build_optimizers
 from tests.models import small
@@ -155,3 +156,16 @@ def test_compiled_stacks_give_the_same_values_and_gradients() -> None:
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
     subprocess.run([sys.executable, "-c", COMPILED], env=environment, cwd=root, check=True)
+
+
+@pytest.mark.parametrize("dim", [-1, -2])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_the_short_rms_norm_has_the_gradient_of_the_formula(dtype: torch.dtype, dim: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(3, 5, 16, generator=generator).to(dtype) for _ in range(2))
+    exact = x.double().requires_grad_()
+    (exact * torch.rsqrt(exact.square().mean(dim, keepdim=True) + 1e-5)).backward(grad.double())
+    ours = x.clone().requires_grad_()
+    rms_norm(ours, 1e-5, dim).backward(grad)
+    assert exact.grad is not None and ours.grad is not None
+    assert (ours.grad.double() - exact.grad).norm() < 0.01 * exact.grad.norm()

@@ -18,7 +18,7 @@ class Options:
     size: Literal[4, 6, 9] = 4
     """Rows of the Sudoku: 4 takes a minute, 6 a few, 9 about half an hour on two CPU cores."""
     out: Path | None = None
-    """Run folder to write, replacing the demo in it; default: runs/demo-4x4."""
+    """New run folder to write; default: runs/demo-4x4, replacing the demo in it."""
     steps: int | None = None
     """Training steps; default: the preset's."""
     seed: int = 0
@@ -46,7 +46,8 @@ def main(args: list[str]) -> int:
 
     console = Console(quiet=options.json)
     console.print(f"Training a Sudoku solver ({name}) from nothing; it sees no puzzle that it is measured on.")
-    result = train(config, path, overwrite=True)
+    # Only the demo's own folder is replaced: any other may hold a run that somebody needs.
+    result = train(config, path, overwrite=options.out is None)
     if result["state"] != "finished":
         return 0
     if options.json:

@@ -37,7 +37,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float, dim: int) -> Tensor:
         wide = at_least_float32(x)
         factor = torch.rsqrt(torch.linalg.vector_norm(wide, dim=dim, keepdim=True).square() / x.shape[dim] + eps)
-        y = wide * factor if wide is x else wide.mul_(factor).to(x.dtype)
+        y = wide.mul_(factor).to(x.dtype)  # in place: `wide` is a copy, because only 16-bit states come here
         ctx.save_for_backward(y, factor)
         ctx.dim = dim
         return y
