@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def main(args: list[str]) -> int:
         raise RuntimeError(str(error)) from None
     if int(os.environ.get("RANK", "0")) == 0:  # one line, however many processes torchrun started
         print(json.dumps(result) if options.json else path)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # All is saved. Threads of torch's communication may outlive the interpreter and would then abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
