@@ -240,7 +240,8 @@ def test_the_picture_shows_each_segment_and_fetches_nothing():
     task = Sudoku(2, 2)
     question, answer = task.parse("2..14..232.41.2."), task.parse("2341413232141423")
     readouts = np.where(np.arange(16) == 1, 2, answer), answer
-    segments = [Segment(question, readout, i, 0, (0.0, 0.0), 0.0) for i, readout in enumerate(readouts, 1)]
+    shares = np.zeros((81, 11))
+    segments = [Segment(question, readout, i, 0, (0.0, 0.0), 0.0, shares) for i, readout in enumerate(readouts, 1)]
     drawn = runpy.run_path(str(ROOT / "examples/draw_solving.py"))["picture"](task, segments).replace("&#160;", " ")
     assert all(words in drawn for words in ("question", "segment 1", "cells break a rule", "segment 2", "verified"))
     for svg in (drawn, (ROOT / "docs/solving.svg").read_text("utf-8")):

@@ -44,6 +44,8 @@ class Segment(NamedTuple):
     """Values of halting and of going on."""
     residual: float
     """Relative change of the slow state, |z_h - z_h'| / |z_h'| with z_h' one segment earlier."""
+    probabilities: np.ndarray
+    """[cells, vocabulary] softmax of the readout's scores."""
 
 
 class Outcome(NamedTuple):
@@ -170,9 +172,10 @@ class _Batch:
         if observe is not None:
             old, new = before.float().flatten(1), self.carry.z_h.float().flatten(1)
             change = ((new - old).norm(dim=1) / old.norm(dim=1)).tolist()
+            shares = readout.logits.float().softmax(-1).cpu().numpy()
             for i, row in enumerate(rows):
-                segment = Segment(row.job.question, tokens[i], row.segments + 1, row.restart, tuple(q[i]), change[i])
-                observe(row.index, segment)
+                numbers = row.segments + 1, row.restart, tuple(q[i]), change[i]
+                observe(row.index, Segment(row.job.question, tokens[i], *numbers, shares[i]))
 
         done, again, stay = [], [], []
         for i, row in enumerate(rows):
