@@ -27,11 +27,11 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new one, never a part."""
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         flush(temporary)
         os.replace(temporary, path)
     finally:

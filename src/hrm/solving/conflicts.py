@@ -9,7 +9,7 @@ from hrm.tasks import Task
 
 def conflicts(task: Task, question: np.ndarray, answer: np.ndarray) -> list[int]:
     """Cells of `answer` [cells] that contradict the question or one another; none where the task has no rules."""
-    rule = {"sudoku": _sudoku, "maze": _maze}.get(task.name)
+    rule = RULES.get(task.name)
     return [] if rule is None else np.flatnonzero(rule(task, question, answer)).tolist()
 
 
@@ -31,3 +31,7 @@ def _maze(task: Task, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
     edge = np.pad(marked, 1).astype(int)
     near = (edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]).ravel()
     return changed | ((answer == path) & (near != 2)) | (np.isin(answer, (start, goal)) & (near != 1))
+
+
+RULES = {"sudoku": _sudoku, "maze": _maze}
+"""By the name of a task; others have no rules that can be seen from the grid."""
