@@ -23,12 +23,12 @@ class UserError(Exception):
 class TaskConfig:
     """Which puzzles, and how many are made when no data is given."""
 
-    kind: Literal["sudoku", "maze", "grid"] = "sudoku"
-    """sudoku, maze, or grid: any grid-to-grid data set, without augmentation or verifier."""
+    kind: Literal["sudoku", "maze", "grid", "arc"] = "sudoku"
+    """sudoku, maze, arc, or grid: any grid-to-grid data set, without augmentation or verifier."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
     size: tuple[int, int] = (30, 30)
-    """Rows and columns of a maze or grid."""
+    """Rows and columns of a maze or grid, or of the board that ARC's grids stand on."""
     extra_clues: float = 0.0
     """Up to this share of a generated Sudoku's blanks, drawn per puzzle, is given as well; 0 keeps it minimal."""
     min_path: int = 110
@@ -43,6 +43,16 @@ class TaskConfig:
     """Draw a random symmetry of the puzzle each time it is shown."""
     reveal: float = 0.0
     """Share of the shown puzzles that get a random share of their blanks filled in."""
+    copies: int = 1000
+    """Augmented copies of each ARC task, the first as it is; each has a task embedding of its own."""
+    dihedral: bool = True
+    """Turn and mirror the copies of ARC tasks."""
+    colours: bool = True
+    """Exchange colours 1 to 9 in the copies of ARC tasks."""
+    translate: float = 0.7
+    """Share of the shown ARC pairs that stand at a random place of the board instead of in its corner."""
+    leaks: Literal["refuse", "drop", "allow"] = "refuse"
+    """What happens to ARC training tasks that hold a test pair of the tasks to answer (--validation)."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,8 @@ class TrainConfig:
     """Optimizer steps; one segment each."""
     minutes: float = 0.0
     """Stop after this many minutes; 0 for no limit. The learning-rate schedule follows whichever is nearer."""
+    learn: Literal["all", "embedding"] = "all"
+    """What moves: everything, or the task embeddings alone."""
     batch_size: int = 768
     """Puzzles in flight, over all processes."""
     accumulate: int = 1
@@ -206,11 +218,34 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: str | None = None
-    """CSV file or dataset folder to train on; default: generate puzzles."""
+    """CSV file or dataset folder to train on, or for ARC task files, joined by commas; default: generate puzzles."""
     validation: str | None = None
-    """CSV file or dataset folder to measure on; default: puzzles set aside from the training data."""
+    """CSV file or dataset folder to measure on; default: puzzles set aside from the training data. For ARC the tasks to
+    answer: their demonstrations are trained on, their test pairs never."""
     seed: int = 0
     """Everything random follows from it."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What is tried for a puzzle at test time, and when it is enough."""
+
+    max_segments: int | None = None
+    """Segments after which an attempt is given up; default: as in training."""
+    restarts: int = 0
+    """New attempts from other initial states for puzzles that were given up."""
+    views: int = 1
+    """Ways to look at a puzzle, taken in turn: 1 is as asked, more are random symmetries, mapped back."""
+    budget: int | None = None
+    """Segments that all attempts at a puzzle may take together."""
+    stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)
+    """What ends an attempt early: the verifier, the Q head, a state that no longer moves; without a verifier the Q head."""
+    margin: float = 0.0
+    """How far halting must be worth more than going on for the Q head to stop."""
+    residual: float = 0.01
+    """Relative change of the slow state below which it no longer moves."""
+    vote: Literal["majority", "q", "first"] = "majority"
+    """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
 
 
 def parse_horizon(text: str) -> tuple[str, Any]:
@@ -320,6 +355,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "task.holdout": (0, _MANY),
     "task.extra_clues": (0, 1),
     "task.reveal": (0, 1),
+    "task.copies": (1, _MANY),
+    "task.translate": (0, 1),
     "arch.dim": (1, _MANY),
     "arch.heads": (1, _MANY),
     "arch.kv_heads": (1, _MANY),
@@ -374,6 +411,8 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
     if task.kind == "maze" and task.min_path >= math.prod(task.size):
         yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
+    if task.kind == "arc":
+        yield from _arc_problems(config)
     for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
         if task.kind != "sudoku" and share > 0:
             yield f"{flag} {share} fills in blanks of a Sudoku, and a {task.kind} has none: set it to 0"
@@ -434,6 +473,18 @@ def _problems(config: Config) -> Iterator[str]:
     for flag, path in (("--data", config.data), ("--validation", config.validation)):
         if path is not None and not path.strip():
             yield f"{flag} is empty: name a CSV file or dataset folder, or leave the flag out"
+
+
+def _arc_problems(config: Config) -> Iterator[str]:
+    task = config.task
+    rows, columns = task.size
+    if rows != columns:
+        yield f"--task.size {rows} {columns} has no room for turned copies of ARC tasks: use {max(rows, columns)} twice"
+    most = 8 if task.dihedral else 1
+    if task.augment and task.copies > most and not task.colours:
+        yield f"--task.copies {task.copies} differ by nothing but {most} symmetries: use {most}, or --task.colours"
+    if config.arch.task_positions < 1:
+        yield "--arch.task-positions 0 leaves no task embedding, without which ARC cannot be answered: use 1"
 
 
 class _Loader(yaml.SafeLoader):

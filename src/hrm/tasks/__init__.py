@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,37 @@ class Puzzle(NamedTuple):
     question: np.ndarray
     answer: np.ndarray
     rating: int = 0
+
+
+class View(Protocol):
+    """One puzzle seen in another, equally good way."""
+
+    def apply(self, tokens: np.ndarray) -> np.ndarray:
+        """The tokens [cells] of a question as seen."""
+        ...
+
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """What was seen, tokens [cells] or scores [cells, vocabulary], as it was asked."""
+        ...
+
+
+class Symmetry(NamedTuple):
+    """A view that moves cells and renames tokens: seen[i] = symbols[asked[source[i]]]."""
+
+    source: np.ndarray
+    """[cells]"""
+    symbols: np.ndarray
+    """[vocabulary]"""
+
+    def apply(self, tokens: np.ndarray) -> np.ndarray:
+        """The tokens [cells] as seen."""
+        return self.symbols[tokens[self.source]].astype(tokens.dtype)
+
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """Tokens [cells] or scores [cells, vocabulary] as asked."""
+        asked = np.empty_like(array)
+        asked[self.source] = np.argsort(self.symbols)[array] if array.ndim == 1 else array[:, self.symbols]
+        return asked
 
 
 class Task(Protocol):
@@ -68,6 +99,10 @@ class Task(Protocol):
         """Apply one random symmetry per row to [rows, cells] arrays; `uniforms` is [rows, self.uniforms] in [0, 1)."""
         ...
 
+    def view(self, uniforms: np.ndarray) -> View:
+        """The symmetry that `augment` would apply to one puzzle for these [self.uniforms] numbers."""
+        ...
+
     def canonical(self, puzzle: Puzzle) -> bytes:
         """The same bytes for every symmetric variant of a puzzle, different bytes for different classes."""
         ...
@@ -79,8 +114,22 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Copied(Protocol):
+    """A task that is shown as augmented copies with a task embedding each (ARC), instead of being augmented."""
+
+    copies: int
+
+    def show(
+        self, questions: np.ndarray, answers: np.ndarray, task_ids: np.ndarray, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs [rows, cells] as random copies with their ids; `uniforms` is [rows, 4] in [0, 1)."""
+        ...
+
+
 def build(config: TaskConfig) -> Task:
     """The task a configuration names; UserError for impossible settings."""
+    from hrm.tasks.arc import Arc
     from hrm.tasks.grid import Grid
     from hrm.tasks.maze import Maze
     from hrm.tasks.sudoku import Sudoku
@@ -91,4 +140,7 @@ def build(config: TaskConfig) -> Task:
         return Maze(*config.size, min_path=config.min_path)
     if config.kind == "grid":
         return Grid(*config.size, vocabulary=config.vocabulary)
-    raise UserError(f"unknown task kind '{config.kind}' (--task.kind): use sudoku, maze or grid")
+    if config.kind == "arc":
+        copies, translate = (config.copies, config.translate) if config.augment else (1, 0.0)
+        return Arc(config.size[0], copies, config.dihedral, config.colours, translate)
+    raise UserError(f"unknown task kind '{config.kind}' (--task.kind): use sudoku, maze, arc or grid")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hrm.data import PuzzleSet
-from hrm.tasks import Task
+from hrm.tasks import Copied, Task
 
 _SAMPLING, _EXPLORATION, _ORDER = 1, 2, 3
 
@@ -55,14 +55,16 @@ class Sampler:
             group[epochs == epoch] = self._order(int(epoch))[position[epochs == epoch]]
         chosen = self._rows[self._starts[group] + (u[:, 0] * self._counts[group]).astype(np.int64)]
         inputs, labels = self.puzzles.inputs[chosen], self.puzzles.labels[chosen]
+        task_ids = self.puzzles.task_ids[chosen].astype(np.int64)
         if self.reveal:
             share = np.where(u[:, 1] < self.reveal, u[:, 2], 0.0)
             inputs = np.where((u[:, 3 : 3 + cells] < share[:, None]) & (labels >= 0), labels, inputs)
         if self.augment:
             inputs, labels = self.task.augment(inputs, labels, u[:, 3 + cells :])
-        return Batch(
-            inputs.astype(np.int64), labels.astype(np.int64), self.puzzles.task_ids[chosen].astype(np.int64), explore
-        )
+        if isinstance(self.task, Copied):
+            # Numbers that reveal cells of other tasks, which a task with copies has none of.
+            inputs, labels, task_ids = self.task.show(inputs, labels, task_ids, u[:, 1:5])
+        return Batch(inputs.astype(np.int64), labels.astype(np.int64), task_ids, explore)
 
     def stream(self, step: int, rows: slice = slice(None)) -> Generator[Batch, None, None]:
         """Batches from `step` on, the next one prepared in a thread while the current one is used."""
