@@ -22,7 +22,19 @@ from tests.tasks.rules import maze_shortest
 
 KEYS = [
     *("n", "exact_accuracy", "token_accuracy", "solved", "wrong", "unsolved", "mean_segments", "max_segments"),
-    *("restarts", "puzzles_per_second", "seconds", "device", "dtype", "checkpoint", "data", "data_sha256"),
+    *(
+        "restarts",
+        "views",
+        "ece",
+        "calibration",
+        "puzzles_per_second",
+        "seconds",
+        "device",
+        "dtype",
+        "checkpoint",
+        "data",
+        "data_sha256",
+    ),
 ]
 
 
@@ -42,7 +54,7 @@ def puzzle_set(count: int = 40) -> PuzzleSet:
 def test_the_counts_agree_with_solving_one_by_one():
     puzzles = puzzle_set()
     result = evaluate(solver(), puzzles, max_segments=6, restarts=2, batch_size=7)
-    answers = [solver().solve(SUDOKU.format(question), 6, restarts=2) for question in puzzles.inputs]
+    answers = [solver().solve(SUDOKU.format(question), max_segments=6, restarts=2) for question in puzzles.inputs]
     shares = [np.mean(a.grid.ravel() + 1 == y) for a, y in zip(answers, puzzles.labels, strict=True)]  # type: ignore[union-attr]
     assert list(result) == KEYS
     assert result["n"] == 40 == result["solved"] + result["unsolved"]
@@ -55,28 +67,28 @@ def test_the_counts_agree_with_solving_one_by_one():
 
 def test_labels_judge_and_never_help():
     puzzles = puzzle_set()
-    right = evaluate(solver(), puzzles, 6)
-    scrambled = evaluate(solver(), puzzles._replace(labels=np.full_like(puzzles.labels, 2)), 6)
+    right = evaluate(solver(), puzzles, max_segments=6)
+    scrambled = evaluate(solver(), puzzles._replace(labels=np.full_like(puzzles.labels, 2)), max_segments=6)
     assert all(right[key] == scrambled[key] for key in ("solved", "unsolved", "mean_segments"))
     assert (scrambled["exact_accuracy"], scrambled["wrong"]) == (0, scrambled["solved"])
 
 
 def test_ignored_cells_do_not_count_and_unlabelled_rows_are_never_right():
     puzzles = puzzle_set()
-    exact = evaluate(solver(), puzzles, 6)["exact_accuracy"]
+    exact = evaluate(solver(), puzzles, max_segments=6)["exact_accuracy"]
     labels = puzzles.labels.copy()
     labels[:, 0] = IGNORE
-    assert 1 > evaluate(solver(), puzzles._replace(labels=labels), 6)["exact_accuracy"] >= exact
-    nothing = evaluate(solver(), puzzles._replace(labels=np.full_like(labels, IGNORE)), 6)
+    assert 1 > evaluate(solver(), puzzles._replace(labels=labels), max_segments=6)["exact_accuracy"] >= exact
+    nothing = evaluate(solver(), puzzles._replace(labels=np.full_like(labels, IGNORE)), max_segments=6)
     assert (nothing["exact_accuracy"], nothing["token_accuracy"]) == (0, 0)
 
 
 def test_progress_counts_to_the_end_and_the_q_head_can_stop():
     run, seen = solver(), []
-    evaluate(run, puzzle_set(), 6, progress=seen.append)
+    evaluate(run, puzzle_set(), max_segments=6, progress=seen.append)
     assert seen == list(range(1, 41))
     fix_q(run.model, 1.0, 0.0)
-    assert evaluate(run, puzzle_set(), 6, stop="q")["mean_segments"] == 1
+    assert evaluate(run, puzzle_set(), max_segments=6, stop=("q",))["mean_segments"] == 1
 
 
 def test_nothing_to_measure_is_no_error():
@@ -123,7 +135,7 @@ def test_a_maze_run_reports_valid_and_optimal_beside_exact():
     puzzle = maze.generate(np.random.default_rng(0))
     puzzles = puzzle_set(1)._replace(inputs=puzzle.question[None], labels=puzzle.answer[None])
     arch = ArchConfig(dim=16, heads=2, fast_layers=1, slow_layers=1, expansion_multiple=16)
-    result = evaluate(Solver(PuzzleModel(arch, board_of(maze)), maze), puzzles, 2)
+    result = evaluate(Solver(PuzzleModel(arch, board_of(maze)), maze), puzzles, max_segments=2)
     assert {"valid", "optimal"} <= result.keys() and result["wrong"] == 0
 
 

@@ -14,10 +14,16 @@ import torch
 from hrm.models.halting import wants_to_halt
 from hrm.models.puzzle import PuzzleModel
 from hrm.solving import engine
-from hrm.solving.engine import LOOK_AHEAD, Job, Outcome, Rules, Segment
+from hrm.solving.engine import LOOK_AHEAD, Attempt, Job, Outcome, Rules, Segment
 from tests.solving.small import SUDOKU, fix_q, model, questions
 
-RULES = Rules(max_segments=6, restarts=2, verify=SUDOKU.verify)
+
+def starts(count: int) -> list[Attempt]:
+    """The puzzle as it is, from the initial state and from others."""
+    return [Attempt(noise=noise) for noise in range(count)]
+
+
+RULES = Rules(max_segments=6, attempts=starts(3), verify=SUDOKU.verify)
 
 
 def jobs(count: int = 60) -> list[Job]:
@@ -74,7 +80,7 @@ def test_a_stream_is_read_no_further_ahead_than_promised(ordered: bool, slots: i
             furthest = max(furthest, pulled - received)
             yield job
 
-    rules = Rules(max_segments=6, restarts=5, verify=lambda q, a: bool((q != 1).any()) and SUDOKU.verify(q, a))
+    rules = Rules(max_segments=6, attempts=starts(6), verify=lambda q, a: bool((q != 1).any()) and SUDOKU.verify(q, a))
     for _ in itertools.islice(engine.solve(model(), stream(), rules, slots, ordered), 60):
         received += 1
     assert furthest <= most
@@ -87,7 +93,7 @@ def test_the_batch_stays_full_and_nothing_is_computed_for_puzzles_that_left(monk
     assert sum(rows) == sum(outcome.segments for _, outcome in outcomes if outcome)
     tail = rows.index(next(n for n in rows if n < 8))
     assert rows[:tail] == [8] * tail and rows[tail:] == sorted(rows[tail:], reverse=True)
-    assert len(rows) - tail <= RULES.max_segments * (1 + RULES.restarts)
+    assert len(rows) - tail <= RULES.max_segments * len(RULES.attempts)
 
 
 def test_none_passes_through_in_its_place():
@@ -133,7 +139,7 @@ def test_a_model_that_solved_in_low_precision_can_be_trained_on():
 def test_a_restart_begins_from_another_state_that_seed_and_puzzle_alone_decide():
     def readings(seed: int) -> list[list[tuple[int, int, float]]]:
         seen: list[list[tuple[int, int, float]]] = [[], []]
-        rules = Rules(max_segments=2, restarts=2, seed=seed, verify=lambda q, a: False)
+        rules = Rules(max_segments=2, attempts=starts(3), seed=seed, verify=lambda q, a: False)
         observe = lambda i, s: seen[i].append((s.restart, s.segment, round(s.residual, 5)))  # noqa: E731
         list(engine.solve(model(), [jobs(1)[0], jobs(2)[1]], rules, observe=observe))
         return seen
@@ -149,7 +155,7 @@ def test_restarts_solve_what_more_segments_do_not():
     net, todo = model(), jobs()
 
     def solved(max_segments: int, restarts: int) -> int:
-        outcomes = engine.solve(net, todo, Rules(max_segments, restarts, verify=SUDOKU.verify))
+        outcomes = engine.solve(net, todo, Rules(max_segments, starts(restarts + 1), verify=SUDOKU.verify))
         return sum(outcome.accepted for _, outcome in outcomes if outcome)
 
     assert solved(6, restarts=5) > solved(36, restarts=0)
@@ -158,7 +164,7 @@ def test_restarts_solve_what_more_segments_do_not():
 def test_the_q_head_can_end_a_puzzle_and_the_verifier_still_judges_it():
     net, todo = model(), jobs()
     fix_q(net, 1.0, 0.0)
-    rules = Rules(max_segments=6, verify=SUDOKU.verify, halt=lambda q: wants_to_halt(q, q_continue=True))
+    rules = Rules(max_segments=6, verify=SUDOKU.verify, early=False, halt=lambda q: wants_to_halt(q, q_continue=True))
     outcomes = [outcome for _, outcome in engine.solve(net, todo, rules) if outcome]
     assert {outcome.segments for outcome in outcomes} == {1}
     assert {outcome.accepted for outcome in outcomes} == {True, False}

@@ -154,8 +154,8 @@ def test_without_a_verifier_the_answer_is_answered_and_the_q_head_decides_when()
     assert answer.grid is not None and answer.answer.split() == [str(n) for n in answer.grid.ravel()]
     fix_q(net, 1.0, 0.0)
     assert run.solve("123401").segments == 1
-    with pytest.raises(UserError, match="--restarts 0"):
-        run.solve("123401", restarts=1)
+    with pytest.raises(UserError, match="--views 1"):
+        run.solve("123401", views=2)
 
 
 CONFIG_OF_GRID = hrm.Config(
@@ -165,7 +165,13 @@ CONFIG_OF_GRID = hrm.Config(
 
 @pytest.mark.parametrize(
     ("settings", "flag"),
-    [({"max_segments": 0}, "--max-segments"), ({"restarts": -1}, "--restarts"), ({"batch_size": 0}, "--batch-size")],
+    [
+        ({"max_segments": 0}, "--max-segments"),
+        ({"restarts": -1}, "--restarts"),
+        ({"views": 0}, "--views"),
+        ({"budget": 0}, "--budget"),
+        ({"batch_size": 0}, "--batch-size"),
+    ],
 )
 def test_impossible_settings_name_their_flag(settings: dict[str, int], flag: str):
     with pytest.raises(UserError, match=flag):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from hrm.cli.options import Positional, parse
-from hrm.config import UserError
+from hrm.cli.options import TRIES, Positional, Tries, parse
+from hrm.config import Strategy, UserError
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,15 @@ class Options:
     """Run folder."""
     data: str
     """CSV file or dataset folder."""
-    max_segments: int | None = None
-    """Segments after which a puzzle is given up; default: as in training."""
-    restarts: int = 0
-    """New attempts from other initial states for puzzles that were given up."""
+    strategy: Tries = field(default_factory=Strategy)
+    also: tuple[str, ...] = ()
+    """More run folders on the same task, whose models try in turn."""
     json: str | None = None
     """File to write the result to as JSON; - prints it instead of the table."""
     limit: int | None = None
     """Measure only the first so many puzzles."""
     split: str = "test"
     """Which part of a dataset folder."""
-    stop: Literal["verifier", "q"] = "verifier"
-    """What ends a puzzle early: the task's verifier, or the model's own Q head."""
     batch_size: int = 64
     """Puzzles in a batch."""
     checkpoint: str = "best"
@@ -47,7 +44,7 @@ class Options:
 
 def main(args: list[str]) -> int:
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
-    options = parse("eval", Options, args, example=example)
+    options = parse("eval", Options, args, example=example, main=TRIES)
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit} leaves nothing to measure: use 1 or more")
     target = None if options.json in (None, "-") else Path(options.json)
@@ -61,7 +58,7 @@ def main(args: list[str]) -> int:
     from hrm.runs import durable
     from hrm.solving import load
 
-    solver = load(options.run, options.checkpoint, options.device, options.precision)
+    solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
     puzzles = data.read(options.data, solver.task, options.split)
     if options.limit is not None:
         puzzles = puzzles.take(np.arange(min(options.limit, len(puzzles.inputs))))
@@ -72,11 +69,9 @@ def main(args: list[str]) -> int:
         result = evaluate(
             solver,
             puzzles,
-            options.max_segments,
-            options.restarts,
             options.batch_size,
             lambda done: bar.update(shown, completed=done),
-            options.stop,
+            **vars(options.strategy),
         )
     if target is not None:
         durable.write_json(target, result)

@@ -42,11 +42,14 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
-from hrm.config import Config, UserError, check, describe, fit, nearest
+from hrm.config import Config, Strategy, UserError, check, describe, fit, nearest
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 """All settings of a run as flags without a prefix: --arch.l-cycles, not --config.arch.l-cycles."""
+Tries = Annotated[Strategy, tyro.conf.arg(name="")]
+"""What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
+TRIES = ("max_segments", "restarts", "views", "budget", "stop")
 
 
 class Option(NamedTuple):

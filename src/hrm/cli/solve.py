@@ -11,13 +11,13 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hrm.cli.options import Positional, parse
-from hrm.config import UserError
+from hrm.cli.options import TRIES, Positional, Tries, parse
+from hrm.config import Strategy, UserError
 
 if TYPE_CHECKING:
     from hrm.solving import Answer, Solver
@@ -32,10 +32,9 @@ class Options:
     """Run folder."""
     puzzle: Positional[str]
     """A puzzle, a file with one per line (or a CSV with the column question, also .gz), or - for standard input."""
-    max_segments: int | None = None
-    """Segments after which a puzzle is given up; default: as in training."""
-    restarts: int = 0
-    """New attempts from other initial states for puzzles that were given up."""
+    strategy: Tries = field(default_factory=Strategy)
+    also: tuple[str, ...] = ()
+    """More run folders on the same task, whose models try in turn."""
     watch: bool = False
     """Draw the grid after every segment, wrong cells marked, the model's confidence beside it."""
     delay: float = 0.3
@@ -53,12 +52,13 @@ class Options:
 
 
 def main(args: list[str]) -> int:
-    options = parse("solve", Options, args, example="hrm solve runs/sudoku puzzles.txt --max-segments 64 --restarts 8")
+    example = "hrm solve runs/sudoku puzzles.txt --max-segments 64 --restarts 8"
+    options = parse("solve", Options, args, example=example, main=TRIES)
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
     from hrm.solving import load
 
-    solver = load(options.run, options.checkpoint, options.device, options.precision)
+    solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
     if options.puzzle == "-":
         return _solve_lines(solver, options, read_questions(sys.stdin, "standard input"))
     if os.path.isfile(options.puzzle):
@@ -121,7 +121,7 @@ def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int
         console = _console()
         answers = (_observed(solver, options, text, console)[0] for text in texts())
     else:
-        answers = solver.solve_many(texts(), options.max_segments, options.restarts, batch_size=options.batch_size)
+        answers = solver.solve_many(texts(), batch_size=options.batch_size, **vars(options.strategy))
     counts: Counter[str] = Counter()
     for answer in answers:
         number = numbers.popleft()
@@ -155,7 +155,7 @@ def _observed(solver: Solver, options: Options, text: str, console: Console) -> 
             if watch is not None:
                 watch(segment)
 
-        answer = solver.solve(text, options.max_segments, options.restarts, observe=observe)
+        answer = solver.solve(text, observe=observe, **vars(options.strategy))
     return answer, last[0] if last else None
 
 

@@ -11,23 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from hrm.config import Strategy
 from hrm.data.puzzle_set import IGNORE, PuzzleSet
+from hrm.evaluation.calibration import calibrate, expected_calibration_error
 from hrm.solving import engine
 from hrm.solving.engine import Job
-from hrm.solving.solver import Solver, StopRule
+from hrm.solving.solver import Solver
 from hrm.tasks import Task
 
 
 def evaluate(
     solver: Solver,
     puzzles: PuzzleSet,
-    max_segments: int | None = 16,
-    restarts: int = 0,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
-    stop: StopRule = "verifier",
+    **strategy: Any,
 ) -> dict[str, Any]:
-    """Solve every puzzle and judge the result; `progress` gets the number of puzzles done so far.
+    """Solve every puzzle and judge the result; `progress` gets the number of puzzles done so far, `strategy` are fields
+    of hrm.config.Strategy.
 
     solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that the
     label, or for mazes a second reading of the rules, contradicts; unsolved: the rest. exact_accuracy counts readouts
@@ -36,11 +37,13 @@ def evaluate(
     that are a path, and a shortest one.
     """
     n = len(puzzles.inputs)
-    rules = solver.rules(max_segments, restarts, stop)
+    how = Strategy(**strategy)
+    rules = solver.rules(how)
     totals: Counter[str] = Counter()
     tokens = 0.0
+    q, rights = np.zeros(n), np.zeros(n, bool)
     start = time.perf_counter()
-    outcomes = engine.solve(solver.model, _jobs(puzzles), rules, batch_size, ordered=False)
+    outcomes = engine.solve(solver.models, _jobs(puzzles), rules, batch_size, ordered=False)
     for done, (row, outcome) in enumerate(outcomes, 1):
         assert outcome is not None
         label, readout = puzzles.labels[row], outcome.readout
@@ -51,10 +54,12 @@ def evaluate(
         verdicts = _paths(solver.task, puzzles.inputs[row], label, readout)
         right = verdicts.get("optimal", exact)
         wrong = outcome.accepted and not right
+        q[row], rights[row] = outcome.q[0], right
         totals.update(verdicts, exact=exact, solved=outcome.accepted, wrong=wrong, segments=outcome.segments)
         if progress is not None:
             progress(done)
     seconds = time.perf_counter() - start
+    confidences = np.array([solver.confidence((value,)) for value in q])
     return {
         "n": n,
         "exact_accuracy": totals["exact"] / max(n, 1),
@@ -65,7 +70,10 @@ def evaluate(
         "unsolved": n - totals["solved"],
         "mean_segments": totals["segments"] / max(n, 1),
         "max_segments": rules.max_segments,
-        "restarts": restarts,
+        "restarts": how.restarts,
+        "views": how.views,
+        "ece": expected_calibration_error(confidences, rights),
+        "calibration": calibrate(q, rights),
         "puzzles_per_second": n / seconds,
         "seconds": seconds,
         "device": str(solver.device),

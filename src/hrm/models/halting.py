@@ -22,9 +22,9 @@ class QHead(Linear):
         return at_least_float32(super().forward(z))
 
 
-def wants_to_halt(q: Float[Tensor, "b 2"], q_continue: bool) -> Bool[Tensor, " b"]:
+def wants_to_halt(q: Float[Tensor, "b 2"], q_continue: bool, margin: float = 0.0) -> Bool[Tensor, " b"]:
     """Halting is worth more than going on; without a Q-continue, worth more than even odds (TRM)."""
-    return q[:, 0] > (q[:, 1] if q_continue else 0)
+    return q[:, 0] > (q[:, 1] if q_continue else 0) + margin
 
 
 def halted(

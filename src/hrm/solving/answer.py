@@ -27,9 +27,13 @@ class Answer:
     segments: int = 0
     """Segments computed, over all starts."""
     restarts: int = 0
-    """How many times it began again from other initial states."""
+    """How many times it began again: with another model, view or initial state."""
+    view: int = 0
+    """Through which symmetric view the readout was found; 0 is the puzzle as it was asked."""
+    model: int = 0
+    """Which of several models found it, counted from 0."""
     confidence: float = 0.0
-    """What the model itself thinks of the last readout's chance to be right, sigmoid(q_halt); always below 1."""
+    """What the model itself thinks of the last readout's chance to be right; always below 1."""
     grid: np.ndarray | None = field(default=None, compare=False)
     """The last readout [rows, columns], also if unsolved: numbers, or characters where the symbols are not digits."""
     trace: list[dict[str, Any]] | None = field(default=None, compare=False)

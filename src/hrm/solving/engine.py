@@ -6,9 +6,11 @@ Nothing here knows a task or a label: a verdict is a function of the question an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from hrm.models.puzzle import PuzzleModel
 from hrm.models.recurrence import Carry
+from hrm.tasks import View
 
 LOOK_AHEAD = 8
 """How many batches' worth of puzzles may be under way or wait for an earlier result, when results come in order."""
@@ -32,14 +35,23 @@ class Job(NamedTuple):
     task_id: int = 0
 
 
+class Attempt(NamedTuple):
+    """One try at a puzzle: by which model, through which symmetric view, from which state (0: no change in any)."""
+
+    model: int = 0
+    view: int = 0
+    noise: int = 0
+
+
 class Segment(NamedTuple):
-    """One puzzle after one segment: what an observer sees."""
+    """One puzzle after one segment: what an observer sees, turned back to the way the puzzle was asked."""
 
     question: np.ndarray
     readout: np.ndarray
     segment: int
     """Counted from 1 at each start."""
     restart: int
+    """How often the puzzle has begun again, in whatever way."""
     q: tuple[float, ...]
     """Values of halting and of going on."""
     residual: float
@@ -49,47 +61,82 @@ class Segment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a puzzle ended: its last readout [cells], whether that was accepted, and what it cost over all starts."""
+    """How a puzzle ended: its readout [cells], whether that was accepted, what it cost over all attempts, and which
+    attempt it comes from. `votes` is the share of the attempts that gave this readout."""
 
     readout: np.ndarray
     accepted: bool
     segments: int
     restarts: int
     q: tuple[float, ...]
+    attempt: Attempt = Attempt()
+    votes: float = 1.0
+
+
+Vote = Literal["majority", "q", "first"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a puzzle leaves, and what happens to one that was not accepted.
+    """When a puzzle leaves, what is tried with one that was not accepted, and which of its readouts counts.
 
-    Without `halt` a puzzle leaves once `verify` accepts its readout. With `halt` (of q [rows, 2], a mask [rows]) it
-    leaves when the model says so, and is accepted if `verify`, where there is one, agrees. After `max_segments` it
-    leaves in any case; unaccepted ones begin again from other initial states, at most `restarts` times.
+    A puzzle leaves once its readout is verified (`early`), once `halt` (of q [rows, 2], a mask [rows]) says so, once
+    its slow state moves by less than `still`, and after `max_segments` in any case. It is accepted if `verify`, where
+    there is one, agrees; if not, the next of `attempts` begins, unless `budget` segments are spent. Without `verify`
+    all attempts are made. At the end `vote` chooses: the readout of most attempts, of the largest sum of
+    sigmoid(q_halt), or of the attempt that halted first.
     """
 
     max_segments: int
-    restarts: int = 0
+    attempts: Sequence[Attempt] = (Attempt(),)
     seed: int = 0
     verify: Callable[[np.ndarray, np.ndarray], bool] | None = None
+    early: bool = True
     halt: Callable[[Tensor], Tensor] | None = None
+    still: float = 0.0
+    budget: int | None = None
+    view: Callable[[np.ndarray, int], View] | None = None
+    vote: Vote = "majority"
+
+
+class _Ballot(NamedTuple):
+    """What an attempt ended with."""
+
+    readout: np.ndarray
+    q: tuple[float, ...]
+    segments: int
+    attempt: Attempt
 
 
 @dataclass
 class _Row:
-    """A slot of the batch."""
+    """A slot of a batch."""
 
     index: int
     job: Job
-    restart: int = 0
-    spent: int = 0
-    """Segments of earlier starts."""
+    attempt: Attempt
+    view: View | None
+    """How the model sees the puzzle, where that is not as it was asked."""
+    ballots: list[_Ballot] = field(default_factory=list)
+    """Of earlier attempts."""
     segments: int = 0
-    """Segments of this start."""
+    """Segments of this attempt."""
     readout: np.ndarray | None = None
+
+    @property
+    def spent(self) -> int:
+        return self.segments + sum(ballot.segments for ballot in self.ballots)
+
+    @property
+    def question(self) -> np.ndarray:
+        return self.job.question if self.view is None else self.view.apply(self.job.question)
+
+    def turned_back(self, array: np.ndarray) -> np.ndarray:
+        return array if self.view is None else self.view.undo(array)
 
 
 def solve(
-    model: PuzzleModel,
+    models: PuzzleModel | Sequence[PuzzleModel],
     jobs: Iterable[Job | None],
     rules: Rules,
     slots: int = 64,
@@ -102,7 +149,8 @@ def solve(
     oldest result still to come. `observe` is called for every puzzle after every segment.
     """
     source = enumerate(jobs)
-    batch = _Batch(model, rules)
+    models = [models] if isinstance(models, PuzzleModel) else models
+    batches = [_Batch(model, rules) for model in models]
     finished: dict[int, Outcome | None] = {}
     pulled = emitted = 0
 
@@ -113,9 +161,10 @@ def solve(
             emitted += 1
             yield index, finished.pop(index)
 
+    waiting: list[_Row] = []
     while True:
-        entering: list[_Row] = []
-        while len(batch.rows) + len(entering) < slots and pulled - emitted < LOOK_AHEAD * slots:
+        busy = sum(len(batch.rows) for batch in batches)
+        while busy + len(waiting) < slots and pulled - emitted < LOOK_AHEAD * slots:
             index, job = next(source, (-1, None))
             if index < 0:
                 break
@@ -124,17 +173,56 @@ def solve(
                 finished[index] = None
                 yield from ready()
             else:
-                entering.append(_Row(index, job))
-        batch.enter(entering)
-        if not batch.rows:
+                waiting.append(_begin(index, job, rules, []))
+        for number, batch in enumerate(batches):
+            batch.enter([row for row in waiting if row.attempt.model == number])
+        waiting = []
+        if not any(batch.rows for batch in batches):
             return
-        for row, outcome in batch.advance(observe):
-            finished[row.index] = outcome
+        for batch in batches:
+            for row, accepted in batch.advance(observe) if batch.rows else ():
+                if accepted or len(row.ballots) == len(rules.attempts) or row.spent >= (rules.budget or math.inf):
+                    finished[row.index] = _outcome(row, accepted, rules)
+                else:
+                    waiting.append(_begin(row.index, row.job, rules, row.ballots))
         yield from ready()
 
 
+def _begin(index: int, job: Job, rules: Rules, ballots: list[_Ballot]) -> _Row:
+    attempt = rules.attempts[len(ballots)]
+    view = rules.view(job.question, attempt.view) if rules.view and attempt.view else None
+    return _Row(index, job, attempt, view, ballots)
+
+
+def _outcome(row: _Row, accepted: bool, rules: Rules) -> Outcome:
+    """A verified readout counts whatever the others say; otherwise the attempts vote."""
+    ballots = row.ballots
+    kinds = [ballot.readout.tobytes() for ballot in ballots]
+    chosen = len(ballots) - 1
+    if not accepted:
+        worth: Counter[bytes] = Counter()
+        for kind, ballot in zip(kinds, ballots, strict=True):
+            believed = 1 / (1 + math.exp(-max(-50.0, ballot.q[0])))
+            # A tie of counts is broken by belief; of several equal readouts the most believed attempt is named.
+            worth[kind] += {"majority": 1 + 1e-6 * believed, "q": believed, "first": 0}[rules.vote]
+        by_worth = [(worth[kind], ballot.q[0]) for kind, ballot in zip(kinds, ballots, strict=True)]
+        by_speed = [(-ballot.segments, ballot.q[0]) for ballot in ballots]
+        order = by_speed if rules.vote == "first" else by_worth
+        chosen = max(range(len(ballots)), key=lambda i: order[i])
+    best = ballots[chosen]
+    return Outcome(
+        best.readout,
+        accepted or rules.verify is None,
+        row.spent,
+        len(ballots) - 1,
+        best.q,
+        best.attempt,
+        kinds.count(kinds[chosen]) / len(kinds),
+    )
+
+
 class _Batch:
-    """The puzzles under way: row i of every tensor belongs to `rows[i]`."""
+    """The puzzles one model works on: row i of every tensor belongs to `rows[i]`."""
 
     def __init__(self, model: PuzzleModel, rules: Rules) -> None:
         self.model, self.rules = model, rules
@@ -150,10 +238,10 @@ class _Batch:
         """Give slots and fresh states to puzzles that arrive or begin again."""
         if not rows:
             return
-        questions = torch.from_numpy(np.stack([row.job.question for row in rows]).astype(np.int64)).to(self.device)
+        questions = torch.from_numpy(np.stack([row.question for row in rows]).astype(np.int64)).to(self.device)
         task_ids = torch.tensor([row.job.task_id for row in rows], device=self.device)
         carry = self.model.initial_carry(questions, task_ids)
-        if any(row.restart for row in rows):
+        if any(row.attempt.noise for row in rows):
             carry = _shaken(carry, rows, self.rules.seed)
         if self.rows:
             questions, task_ids = torch.cat((self.questions, questions)), torch.cat((self.task_ids, task_ids))
@@ -161,66 +249,63 @@ class _Batch:
         self.rows, self.questions, self.task_ids, self.carry = self.rows + rows, questions, task_ids, carry
 
     @torch.inference_mode()
-    def advance(self, observe: Callable[[int, Segment], None] | None) -> list[tuple[_Row, Outcome]]:
-        """Run one segment on every row; return the puzzles that are done and free their slots."""
+    def advance(self, observe: Callable[[int, Segment], None] | None) -> list[tuple[_Row, bool]]:
+        """Run one segment on every row; free the slots of the puzzles that leave and say which were accepted."""
         rules, rows = self.rules, self.rows
         before = self.carry.z_h
         self.carry, readout = self.model.segment(self.carry, self.questions, self.task_ids)
         tokens = readout.logits.argmax(-1).cpu().numpy()
         q = readout.q.tolist()
-        halts = None if rules.halt is None else rules.halt(readout.q).tolist()
-        if observe is not None:
+        halts = [False] * len(rows) if rules.halt is None else rules.halt(readout.q).tolist()
+        if observe is not None or rules.still:
             old, new = before.float().flatten(1), self.carry.z_h.float().flatten(1)
             change = ((new - old).norm(dim=1) / old.norm(dim=1)).tolist()
+            halts = [halt or moved < rules.still for halt, moved in zip(halts, change, strict=True)]
+        if observe is not None:
             shares = readout.logits.float().softmax(-1).cpu().numpy()
             for i, row in enumerate(rows):
-                numbers = row.segments + 1, row.restart, tuple(q[i]), change[i]
-                observe(row.index, Segment(row.job.question, tokens[i], *numbers, shares[i]))
+                seen = row.turned_back(tokens[i]), row.segments + 1, len(row.ballots), tuple(q[i]), change[i]
+                observe(row.index, Segment(row.job.question, *seen, row.turned_back(shares[i])))
 
-        done, again, stay = [], [], []
+        left, stay = [], []
         for i, row in enumerate(rows):
             changed = row.readout is None or not np.array_equal(row.readout, tokens[i])
             row.readout, row.segments = tokens[i], row.segments + 1
-            if halts is None:
-                # An unchanged readout has been refused before.
-                accepted = changed and self._verified(row)
-                leaves = accepted or row.segments >= rules.max_segments
+            # A puzzle that is seen early is verified at every change, and an unchanged readout has been refused before.
+            leaves = halts[i] or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
+            verified = rules.verify is not None and (changed if rules.early else leaves) and self._verified(row)
+            if leaves or verified:
+                row.ballots.append(_Ballot(row.turned_back(tokens[i]), tuple(q[i]), row.segments, row.attempt))
+                row.segments = 0
+                left.append((row, verified))
             else:
-                leaves = halts[i] or row.segments >= rules.max_segments
-                accepted = leaves and self._verified(row)
-            if not leaves:
                 stay.append(i)
-            elif accepted or row.restart >= rules.restarts:
-                done.append((row, Outcome(tokens[i], accepted, row.spent + row.segments, row.restart, tuple(q[i]))))
-            else:
-                again.append(_Row(row.index, row.job, row.restart + 1, row.spent + row.segments))
-        if len(stay) < len(rows):
+        if left:
             index = torch.tensor(stay, dtype=torch.long, device=self.device)
             self.rows = [rows[i] for i in stay]
             self.carry = self.carry.select(index)
             self.questions, self.task_ids = self.questions[index], self.task_ids[index]
-        self.enter(again)
-        return done
+        return left
 
     def _verified(self, row: _Row) -> bool:
-        assert row.readout is not None
-        return self.rules.verify is None or self.rules.verify(row.job.question, row.readout)
+        assert row.readout is not None and self.rules.verify is not None
+        return self.rules.verify(row.job.question, row.turned_back(row.readout))
 
 
 def _shaken(carry: Carry, rows: list[_Row], seed: int) -> Carry:
     """The initial states, with noise added in the rows that begin again."""
     states = torch.stack(carry).clone()
     for i, row in enumerate(rows):
-        if row.restart:
+        if row.attempt.noise:
             noise = _noise(tuple(states.shape[2:]), seed, row).to(states.device, states.dtype)
             states[:, i] += NOISE * noise * states[:, i].square().mean((1, 2), keepdim=True).sqrt()
     return Carry(*states)
 
 
 def _noise(shape: tuple[int, ...], seed: int, row: _Row) -> Tensor:
-    """Two truncated normal states of mean square 1, a function of (seed, question, restart) and nothing else."""
+    """Two truncated normal states of mean square 1, a function of (seed, question, number) and nothing else."""
     # So neither the batch size nor the order of the puzzles can change an answer.
-    key = hashlib.sha256(f"{seed} {row.restart} ".encode() + row.job.question.astype("<i4").tobytes()).digest()
+    key = hashlib.sha256(f"{seed} {row.attempt.noise} ".encode() + row.question.astype("<i4").tobytes()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little"))
     noise = nn.init.trunc_normal_(torch.empty(2, *shape), generator=generator)
     return noise / noise.square().mean().sqrt()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 
 from hrm import tasks
-from hrm.config import UserError
+from hrm.config import Strategy, UserError
 from hrm.models.halting import wants_to_halt
 from hrm.models.puzzle import PuzzleModel, board_of, build
 from hrm.runs import checkpoint as checkpoints
@@ -19,70 +22,99 @@ from hrm.runs.folder import Run
 from hrm.solving import engine
 from hrm.solving.answer import Answer, as_grid, confidence, in_form_of
 from hrm.solving.conflicts import conflicts
-from hrm.solving.engine import Job, Outcome, Rules, Segment
-from hrm.tasks import PuzzleError, Task
-
-StopRule = Literal["verifier", "q"]
+from hrm.solving.engine import Attempt, Job, Outcome, Rules, Segment
+from hrm.tasks import PuzzleError, Task, View
 
 
 class Solver:
-    """Answers the questions of one task with one model. It is given questions only, never a label."""
+    """Answers the questions of one task with one model, or several in turn. It is never given a label."""
 
     def __init__(
         self,
-        model: PuzzleModel,
+        models: PuzzleModel | Sequence[PuzzleModel],
         task: Task,
         device: str | torch.device = "cpu",
         *,
         max_segments: int = 16,
         q_continue: bool = True,
+        calibration: tuple[float, float] = (1.0, 0.0),
         checkpoint: str = "",
         seed: int = 0,
     ) -> None:
-        """`max_segments` and `q_continue` as the model was trained; `checkpoint` names it; `seed` is for restarts."""
-        self.model, self.task, self.device = model.to(device), task, torch.device(device)
+        """`max_segments` and `q_continue` as the models were trained; `checkpoint` names them; `seed` is for restarts
+        and views. `calibration` (scale, shift) turns q_halt into a confidence, sigmoid(scale * q + shift)."""
+        self.models = [models] if isinstance(models, PuzzleModel) else list(models)
+        self.task, self.device = task, torch.device(device)
+        for model in self.models:
+            model.to(device)
         self.max_segments, self.q_continue, self.checkpoint, self.seed = max_segments, q_continue, checkpoint, seed
+        self.calibration = calibration
 
-    def rules(self, max_segments: int | None = None, restarts: int = 0, stop: StopRule = "verifier") -> Rules:
-        """When puzzles leave: once the verifier accepts or, with stop "q" or without a verifier, as the Q head says."""
-        max_segments = self.max_segments if max_segments is None else max_segments
-        if max_segments < 1:
-            raise UserError(f"{max_segments} segments are not enough for an answer (--max-segments): use 1 or more")
-        if restarts < 0:
-            raise UserError(f"{restarts} restarts are not possible (--restarts): use 0 or more")
-        if restarts and not self.task.verifies:
-            raise UserError(f"only a verifier can ask for a restart, and a {self.task.name} has none: use --restarts 0")
+    @property
+    def model(self) -> PuzzleModel:
+        """The first model."""
+        return self.models[0]
+
+    def rules(self, strategy: Strategy) -> Rules:
+        """When puzzles leave and what is tried with them; UserError names the flag of an impossible setting."""
+        most = self.max_segments if strategy.max_segments is None else strategy.max_segments
+        for flag, value, least in (
+            ("max-segments", most, 1),
+            ("restarts", strategy.restarts, 0),
+            ("views", strategy.views, 1),
+            ("budget", 1 if strategy.budget is None else strategy.budget, 1),
+        ):
+            if value < least:
+                raise UserError(f"--{flag} {value} is not possible: use {least} or more")
+        verifies = self.task.verifies
+        if strategy.views > 1 and not self.task.uniforms:
+            raise UserError(
+                f"--views {strategy.views} needs symmetries, and a {self.task.name} has none: use --views 1"
+            )
+        if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
+            raise UserError(f"--stop verifier is not possible, a {self.task.name} has none: use --stop q")
+        by_q = "q" in strategy.stop or not verifies
         return Rules(
-            max_segments,
-            restarts,
+            most,
+            # Every model sees every view before anything begins from another state.
+            [
+                Attempt(model, view, noise)
+                for noise, view, model in product(
+                    range(strategy.restarts + 1), range(strategy.views), range(len(self.models))
+                )
+            ],
             self.seed,
-            verify=self.task.verify if self.task.verifies else None,
-            halt=partial(wants_to_halt, q_continue=self.q_continue) if stop == "q" or not self.task.verifies else None,
+            verify=self.task.verify if verifies else None,
+            early="verifier" in strategy.stop,
+            halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
+            still=strategy.residual if "residual" in strategy.stop else 0.0,
+            budget=strategy.budget,
+            view=self._view,
+            vote=strategy.vote,
         )
 
     def solve(
         self,
         text: str,
-        max_segments: int | None = None,
-        restarts: int = 0,
         trace: bool = False,
-        stop: StopRule = "verifier",
         observe: Callable[[Segment], None] | None = None,
+        **strategy: Any,
     ) -> Answer:
-        """Answer one question; `observe` is called after every segment. A wrong question costs no forward pass."""
+        """Answer one question; `strategy` are fields of hrm.config.Strategy, such as restarts=8.
+
+        `observe` is called after every segment. A wrong question costs no forward pass.
+        """
         each = None if observe is None else lambda _, segment: observe(segment)
-        return next(self.solve_many([text], max_segments, restarts, trace, stop, observe=each))
+        return next(self.solve_many([text], trace, observe=each, **strategy))
 
     def solve_many(
         self,
         texts: Iterable[str],
-        max_segments: int | None = None,
-        restarts: int = 0,
         trace: bool = False,
-        stop: StopRule = "verifier",
         batch_size: int = 64,
         ordered: bool = True,
         observe: Callable[[int, Segment], None] | None = None,
+        **strategy: Any,
     ) -> Iterator[Answer]:
         """Answer a stream of questions, in its order or as completed, with `batch_size` of them in a batch.
 
@@ -90,8 +122,8 @@ class Solver:
         up to rounding in the last bits of the states.
         """
         if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} is not possible (--batch-size): use 1 or more")
-        rules = self.rules(max_segments, restarts, stop)
+            raise UserError(f"--batch-size {batch_size} is not possible: use 1 or more")
+        rules = self.rules(Strategy(**strategy))
         asked: dict[int, tuple[str, str]] = {}
         traces: dict[int, list[Segment]] = {}
 
@@ -108,12 +140,23 @@ class Solver:
                 observe(index, segment)
 
         watched = watch if trace or observe is not None else None
-        for index, outcome in engine.solve(self.model, jobs(), rules, batch_size, ordered, watched):
+        for index, outcome in engine.solve(self.models, jobs(), rules, batch_size, ordered, watched):
             text, reason = asked.pop(index)
             if outcome is None:
                 yield Answer("invalid", text, reason=reason)
             else:
                 yield self._answer(text, outcome, traces.pop(index, []) if trace else None)
+
+    def confidence(self, q: tuple[float, ...]) -> float:
+        """The chance that a readout with these values is right, as measured on held-out puzzles after training."""
+        scale, shift = self.calibration
+        return confidence(scale * q[0] + shift)
+
+    def _view(self, question: np.ndarray, number: int) -> View:
+        """A random symmetry that seed, puzzle and number alone decide."""
+        key = hashlib.sha256(f"{self.seed} view {number} ".encode() + question.astype("<i4").tobytes()).digest()
+        bits = np.random.Philox(key=int.from_bytes(key[:16], "little"))
+        return self.task.view(np.random.Generator(bits).random(self.task.uniforms))
 
     def _read(self, text: str) -> tuple[Job | None, str]:
         """The question, or None and the reason why it is none."""
@@ -132,7 +175,9 @@ class Solver:
             answer=in_form_of(text, task, outcome.readout) if outcome.accepted else None,
             segments=outcome.segments,
             restarts=outcome.restarts,
-            confidence=confidence(outcome.q[0]),
+            view=outcome.attempt.view,
+            model=outcome.attempt.model,
+            confidence=self.confidence(outcome.q),
             grid=as_grid(task, outcome.readout),
             trace=None if trace is None else [self._describe(segment) for segment in trace],
         )
@@ -142,7 +187,7 @@ class Solver:
             "segment": segment.segment,
             "restart": segment.restart,
             "grid": as_grid(self.task, segment.readout),
-            "confidence": confidence(segment.q[0]),
+            "confidence": self.confidence(segment.q),
             "q": segment.q,
             "residual": segment.residual,
             "wrong": conflicts(self.task, segment.question, segment.readout),
@@ -155,16 +200,39 @@ def load(
     device: str | None = None,
     precision: str | None = None,
     task: Task | None = None,
+    also: Sequence[str | Path] = (),
 ) -> Solver:
     """The solver of a run folder: averaged weights where there are any; the device at hand and the run's own precision.
 
-    `checkpoint` is "best", "latest" or a step; `task` the one it was trained on, where that was one of your own.
-    UserError names what is missing.
+    `checkpoint` is "best", "latest" or a step; `task` the one it was trained on, where that was one of your own; `also`
+    names runs on the same task whose models try in turn. UserError names what is missing.
     """
     run = Run.open(path)
-    where = run.checkpoint(checkpoint, partial(print, file=sys.stderr))
-    tensors, _ = checkpoints.load(where, {"weights", "ema"})
     task = task or tasks.build(run.config.task)
+    models, names = [], []
+    for other in (run, *(Run.open(other) for other in also)):
+        if any(other.board[key] != run.board[key] for key in ("cells", "vocabulary", "task_ids")):
+            raise UserError(
+                f"{other.path} was trained on another task than {run.path}: --also takes runs on the same one"
+            )
+        where = other.checkpoint(checkpoint, partial(print, file=sys.stderr))
+        models.append(_model(other, where, task, precision))
+        names.append(str(where))
+    halting = run.config.halting
+    return Solver(
+        models,
+        task,
+        _device(device),
+        max_segments=halting.max_segments,
+        q_continue=halting.q_continue,
+        calibration=tuple((run.best or {}).get("calibration", (1.0, 0.0))),  # type: ignore[arg-type]
+        checkpoint=", ".join(names),
+        seed=run.config.seed,
+    )
+
+
+def _model(run: Run, where: Path, task: Task, precision: str | None) -> PuzzleModel:
+    tensors, _ = checkpoints.load(where, {"weights", "ema"})
     model = build(run.config, board_of(task, run.board["task_ids"])).eval()
     try:
         model.load_state_dict(tensors["weights"] | tensors.get("ema", {}))
@@ -172,16 +240,7 @@ def load(
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where} does not hold the weights that {run.path}/config.yaml describes: {reason}") from error
     model.dtype = _dtype(precision or run.config.train.precision)
-    halting = run.config.halting
-    return Solver(
-        model,
-        task,
-        _device(device),
-        max_segments=halting.max_segments,
-        q_continue=halting.q_continue,
-        checkpoint=str(where),
-        seed=run.config.seed,
-    )
+    return model
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.config import UserError
-from hrm.tasks import Puzzle, PuzzleError
+from hrm.tasks import Puzzle, PuzzleError, Symmetry
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,6 +79,10 @@ class Grid:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The arrays as they are: no symmetry is known."""
         return questions, answers
+
+    def view(self, uniforms: np.ndarray) -> Symmetry:
+        """The puzzle as it is: no symmetry is known."""
+        return Symmetry(np.arange(self.groups.shape[1]), np.arange(len(self.vocabulary)))
 
     def canonical(self, puzzle: Puzzle) -> bytes:
         """The question's own bytes."""

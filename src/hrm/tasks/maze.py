@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.config import UserError
-from hrm.tasks import Puzzle, PuzzleError
+from hrm.tasks import Puzzle, PuzzleError, Symmetry
 from hrm.tasks.search import MazeSearch
 
 if TYPE_CHECKING:
@@ -129,8 +129,15 @@ class Maze:
         self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """One of the 8 symmetries of a square, or the 4 of a rectangle, per row."""
-        source = self._symmetries[(uniforms[:, 0] * len(self._symmetries)).astype(np.int64)]
+        source = self._drawn(uniforms)
         return np.take_along_axis(questions, source, axis=1), np.take_along_axis(answers, source, axis=1)
+
+    def view(self, uniforms: np.ndarray) -> Symmetry:
+        """The symmetry that `augment` applies for the same number."""
+        return Symmetry(self._drawn(uniforms[None])[0], np.arange(len(self.vocabulary)))
+
+    def _drawn(self, uniforms: np.ndarray) -> np.ndarray:
+        return self._symmetries[(uniforms[:, 0] * len(self._symmetries)).astype(np.int64)]
 
     def canonical(self, puzzle: Puzzle) -> bytes:
         """The smallest of the question's 8 (square) or 4 images; the answer is one of several and does not count."""

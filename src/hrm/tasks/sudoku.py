@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.config import UserError
-from hrm.tasks import Puzzle, PuzzleError
+from hrm.tasks import Puzzle, PuzzleError, Symmetry
 from hrm.tasks.search import sudoku_search
 
 if TYPE_CHECKING:
@@ -121,6 +121,22 @@ class Sudoku:
 
         Tokens below the digits (padding, blank, ignored labels) stay what they are.
         """
+        source, symbols = self._symmetries(uniforms)
+
+        def moved(grids: np.ndarray) -> np.ndarray:
+            cells = np.take_along_axis(grids, source, axis=1)
+            renamed = np.take_along_axis(symbols, np.maximum(cells, BLANK).astype(np.int64), axis=1)
+            return np.where(cells < FIRST, cells, renamed).astype(grids.dtype)
+
+        return moved(questions), moved(answers)
+
+    def view(self, uniforms: np.ndarray) -> Symmetry:
+        """The symmetry that `augment` applies for the same [self.uniforms] numbers."""
+        source, symbols = self._symmetries(uniforms[None])
+        return Symmetry(source[0], symbols[0])
+
+    def _symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each cell comes from [rows, cells], and the new name of each token [rows, vocabulary]."""
         n, bands, stacks = self.n, self.box_cols, self.box_rows
         cuts = np.cumsum([n, bands, stacks, n, n])
         u_digits, u_bands, u_stacks, u_rows, u_columns, u_flip = np.split(uniforms, cuts, axis=1)
@@ -129,15 +145,10 @@ class Sudoku:
         source = rows[:, :, None] * n + columns[:, None, :]
         if self.square:
             source = np.where(u_flip[:, :, None] < 0.5, source.swapaxes(1, 2), source)
-        source = source.reshape(len(source), n * n)
-        relabelled = np.argsort(u_digits, axis=1) + FIRST
-
-        def moved(grids: np.ndarray) -> np.ndarray:
-            cells = np.take_along_axis(grids, source, axis=1)
-            digits = np.take_along_axis(relabelled, np.maximum(cells.astype(np.int64) - FIRST, 0), axis=1)
-            return np.where(cells < FIRST, cells, digits).astype(grids.dtype)
-
-        return moved(questions), moved(answers)
+        symbols = np.concatenate(
+            (np.tile([PAD, BLANK], (len(uniforms), 1)), np.argsort(u_digits, axis=1) + FIRST), axis=1
+        )
+        return source.reshape(len(source), n * n), symbols
 
     def canonical(self, puzzle: Puzzle) -> bytes:
         """Same bytes for every symmetric variant; needs a complete answer.

@@ -260,7 +260,7 @@ def _loop(
         reporter.say(f"continue with: hrm train --resume {run.path}")
     elif accelerator.is_main_process:
         if held_out is not None:
-            final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out, max_segments=None)
+            final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out)
             result |= {"exact": final["exact_accuracy"], **final}
         run.set_result(result)
     return result
@@ -275,7 +275,7 @@ def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> d
     )
     try:
         with trainer.ema.applied() if trainer.ema else nullcontext():
-            return evaluate(solver, held_out.take(np.arange(min(limit, len(held_out.inputs)))), max_segments=None)
+            return evaluate(solver, held_out.take(np.arange(min(limit, len(held_out.inputs)))))
     finally:
         model.train()
 
