@@ -239,7 +239,7 @@ class Strategy:
     budget: int | None = None
     """Segments that all attempts at a puzzle may take together."""
     stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)
-    """What ends an attempt early: the verifier, the Q head, a state that no longer moves; without a verifier the Q head."""
+    """What ends an attempt early: the verifier, the Q head (always without a verifier), a state that no longer moves."""
     margin: float = 0.0
     """How far halting must be worth more than going on for the Q head to stop."""
     residual: float = 0.01

@@ -8,7 +8,7 @@ BINS = 15
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy [n] over 15 bins of equal width, weighted by their counts; 0 for none."""
+    """Mean distance of confidence and accuracy [n] over 15 equal bins, weighted by their counts; 0 for none."""
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(which, confidence - right, minlength=BINS)
     return float(np.abs(gaps).sum() / max(1, len(confidence)))
