@@ -9,9 +9,10 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -39,6 +40,10 @@ class Options:
     """Draw the grid after every segment, wrong cells marked, the model's confidence beside it."""
     delay: float = 0.3
     """Seconds that a terminal shows each drawing at least."""
+    html: str | None = None
+    """File for a page on which to step through the segments of the puzzle."""
+    gif: str | None = None
+    """File for the same as a moving picture; needs hrm[report]."""
     json: bool = False
     """Print one JSON object per puzzle."""
     batch_size: int = 64
@@ -56,6 +61,7 @@ def main(args: list[str]) -> int:
     options = parse("solve", Options, args, example=example, main=TRIES)
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
+    _check_pictures(options)
     from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
@@ -65,7 +71,18 @@ def main(args: list[str]) -> int:
         opener = gzip.open if options.puzzle.endswith(".gz") else open
         with opener(options.puzzle, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
             return _solve_lines(solver, options, read_questions(lines, options.puzzle))
-    return _solve_one(solver, options)
+    return _solve_one(solver, options, options.puzzle)
+
+
+def _check_pictures(options: Options) -> None:
+    """Before anything is computed: whether what --html and --gif ask for can be made."""
+    for flag, name in (("--html", options.html), ("--gif", options.gif)):
+        if name is not None and not Path(name).absolute().parent.is_dir():
+            raise UserError(f"{flag} {name} is in a folder that does not exist: make it first")
+    if options.gif is not None:
+        from hrm.solving.gif import pillow
+
+        pillow()
 
 
 def read_questions(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]:
@@ -89,16 +106,20 @@ def read_questions(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]
                 yield number, line.rstrip("\r\n")
 
 
-def _solve_one(solver: Solver, options: Options) -> int:
+def _solve_one(solver: Solver, options: Options, text: str) -> int:
     from hrm.solving.watch import grid
 
     console = _console()
-    answer, last = _observed(solver, options, options.puzzle, console)
+    answer, segments = _observed(solver, options, text, console)
+    last = segments[-1] if segments else None
+    if last is not None:
+        _save_pictures(solver, options, answer, segments)
     if options.json:
         print(json.dumps(answer.to_dict()))
     elif last is None:
         rows, columns = solver.task.shape
-        mistyped = "; nor is there a file of that name" if len(options.puzzle) < rows * columns else ""
+        typed = text is options.puzzle and len(text) < rows * columns
+        mistyped = "; nor is there a file of that name" if typed else ""
         raise UserError(f"invalid: {answer.reason}{mistyped}")
     elif console.is_terminal:
         if not options.watch:
@@ -110,6 +131,12 @@ def _solve_one(solver: Solver, options: Options) -> int:
 
 
 def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int, str]]) -> int:
+    if options.html or options.gif:
+        first = [text for _, text in itertools.islice(questions, 2)]
+        if len(first) != 1:
+            found = "several" if first else "none"
+            raise UserError(f"--html and --gif show one puzzle, and {options.puzzle} holds {found}: give the puzzle")
+        return _solve_one(solver, options, first[0])
     numbers: deque[int] = deque()
 
     def texts() -> Iterator[str]:
@@ -143,20 +170,30 @@ def _console() -> Console:
     return Console(highlight=False, force_terminal=sys.stdout.isatty())
 
 
-def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Segment | None]:
-    """Solve one puzzle, drawing it with --watch; its last segment, None for a question that is invalid."""
+def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Sequence[Segment]]:
+    """Solve one puzzle, drawing it with --watch; its last segment or, for pictures, all; none of an invalid one."""
     from hrm.solving.watch import Watch
 
-    last: deque[Segment] = deque(maxlen=1)
+    segments: deque[Segment] = deque(maxlen=None if options.html or options.gif else 1)
     with Watch(solver.task, console, options.delay) if options.watch else nullcontext() as watch:
 
         def observe(segment: Segment) -> None:
-            last.append(segment)
+            segments.append(segment)
             if watch is not None:
                 watch(segment)
 
         answer = solver.solve(text, observe=observe, **vars(options.strategy))
-    return answer, last[0] if last else None
+    return answer, segments
+
+
+def _save_pictures(solver: Solver, options: Options, answer: Answer, segments: Sequence[Segment]) -> None:
+    from hrm.runs import durable
+    from hrm.solving.gif import gif
+    from hrm.solving.page import page
+
+    for name, drawn in ((options.html, page), (options.gif, gif)):
+        if name is not None:
+            durable.write(Path(name), drawn(solver, answer, segments))
 
 
 def _sentence(answer: Answer) -> str:

@@ -1,0 +1,36 @@
+"""How a task looks in a picture: what is written in its cells, what fills them, where the thick lines run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hrm.tasks import Task
+
+
+class Look(NamedTuple):
+    """The first three hold one entry per token."""
+
+    labels: list[str]
+    """Written in a cell; "" for padding, blanks and free cells."""
+    names: list[str]
+    """The token in words."""
+    fills: list[str]
+    """What colours the whole cell: "" (nothing), "wall", "path" or "end"."""
+    blocks: list[int]
+    """The box of each cell; empty where a task has none."""
+
+
+def look(task: Task) -> Look:
+    """How the cells of any task are drawn."""
+    blocks = task.groups[2].tolist() if len(task.groups) > 2 else []
+    if task.name == "maze":
+        names = {"?": "padding", "#": "wall", " ": "free", "S": "start", "G": "goal", "o": "path"}
+        fills = {"#": "wall", "S": "end", "G": "end", "o": "path"}
+        labels = [character if character in "SG" else "" for character in task.vocabulary]
+        return Look(labels, [names[c] for c in task.vocabulary], [fills.get(c, "") for c in task.vocabulary], blocks)
+    # In a large vocabulary the last characters only stand for numbers (tasks.grid).
+    large = max(task.vocabulary) > "\uffff"
+    written = [str(token) for token in range(len(task.vocabulary))] if large else list(task.vocabulary)
+    labels = ["", *("" if label in (" ", ".") else label for label in written[1:])]
+    names = ["padding", *(label or "blank" for label in labels[1:])]
+    return Look(labels, names, [""] * len(labels), blocks)
