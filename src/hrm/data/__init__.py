@@ -2,18 +2,21 @@
 
 from hrm.data.checks import check, problems
 from hrm.data.generation import generate, split
+from hrm.data.overlap import refuse
 from hrm.data.puzzle_set import PuzzleSet
 from hrm.data.recognition import infer
-from hrm.data.storage import read, read_both, targets, write, write_csv, write_folder
+from hrm.data.storage import locate, read, read_both, targets, write, write_csv, write_folder
 
 __all__ = [
     "PuzzleSet",
     "check",
     "generate",
     "infer",
+    "locate",
     "problems",
     "read",
     "read_both",
+    "refuse",
     "split",
     "targets",
     "write",

@@ -11,6 +11,7 @@ import numpy as np
 
 from hrm.config import UserError
 from hrm.data import csv_file, npy_folder
+from hrm.data.overlap import shared
 from hrm.data.progress import track
 from hrm.data.puzzle_set import Located
 from hrm.data.storage import existing, is_csv
@@ -99,15 +100,10 @@ def _overlap(
     pairs: list[tuple[Located, Located]], sound: dict[int, list[int]], task: Task, console: Console | None
 ) -> Iterator[str]:
     """Puzzles of the first of a pair that are symmetric variants of one in the second."""
-    classes: dict[int, dict[int, bytes]] = {}
-    for part in {id(part): part for pair in pairs for part in pair}.values():
-        rows = track(sound[id(part)], f"comparing {part.puzzles.source}", console)
-        classes[id(part)] = {row: task.canonical(_puzzle(part, row)) for row in rows}
     for part, other in pairs:
-        first = {key: row for row, key in reversed(classes[id(other)].items())}
-        for row, key in classes[id(part)].items():
-            if key in first:
-                yield f"{part.where(row)}: a symmetric variant of {other.where(first[key])}; remove one of them"
+        mine, theirs = (np.array(sound[id(each)], int) for each in (part, other))
+        for row, first in shared(part.puzzles.take(mine), other.puzzles.take(theirs), task, console):
+            yield f"{part.where(mine[row])}: a symmetric variant of {other.where(theirs[first])}; remove one of them"
 
 
 def _puzzle(part: Located, row: int) -> Puzzle:

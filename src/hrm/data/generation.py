@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.config import UserError
-from hrm.data.progress import bar, track
+from hrm.data.overlap import classes
+from hrm.data.progress import bar
 from hrm.data.puzzle_set import PuzzleSet
 from hrm.tasks import Puzzle, Task
 
@@ -64,17 +65,14 @@ def split(
     """
     if not holdout:
         return puzzles, puzzles.take(np.arange(0))
-    rows = list(zip(puzzles.inputs, puzzles.labels, strict=True))
-    keys = [task.canonical(Puzzle(*row)) for row in track(rows, "comparing puzzles", console)]
-    numbers: dict[bytes, int] = {}
-    classes = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+    by_class = classes(puzzles, task, console)
     _, groups = np.unique(puzzles.groups, return_inverse=True)
     # Rows that share a class or a group, directly or through others, stay together.
-    lots = np.arange(len(rows))
+    lots = np.arange(len(by_class))
     while True:
         before = lots
-        for labels in (classes, groups):
-            least = np.full(len(rows), len(rows))
+        for labels in (by_class, groups):
+            least = np.full(len(lots), len(lots))
             np.minimum.at(least, labels, lots)
             lots = least[labels]
         if np.array_equal(before, lots):
@@ -84,7 +82,7 @@ def split(
     taken = order[: int(np.searchsorted(np.cumsum(sizes[order]), holdout)) + 1]
     held_out = np.isin(lots, taken)
     if held_out.all():
-        raise UserError(f"{puzzles.source} has only {len(rows)} puzzles: hold out fewer than {holdout}")
+        raise UserError(f"{puzzles.source} has only {len(lots)} puzzles: hold out fewer than {holdout}")
     return puzzles.take(np.flatnonzero(~held_out)), puzzles.take(np.flatnonzero(held_out))
 
 

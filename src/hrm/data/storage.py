@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hrm.config import UserError
 from hrm.data import csv_file, npy_folder
-from hrm.data.puzzle_set import PuzzleSet
+from hrm.data.puzzle_set import Located, PuzzleSet
 from hrm.tasks import Task
 
 
@@ -15,15 +15,19 @@ def is_csv(path: Path | str) -> bool:
     return str(path).endswith((".csv", ".csv.gz"))
 
 
-def read(path: Path | str, task: Task, split: str = "train") -> PuzzleSet:
-    """The puzzles in a CSV file, or in a split of a dataset folder; a UserError names file and row."""
+def locate(path: Path | str, task: Task, split: str = "train") -> Located:
+    """The puzzles in a CSV file, or in a split of a dataset folder, and the place of each; a UserError names it."""
     path = existing(path)
 
     def refuse(problem: str) -> None:
         raise UserError(problem)
 
-    located = csv_file.load(path, task, refuse) if is_csv(path) else npy_folder.load(path, task, split, refuse)
-    return located.puzzles
+    return csv_file.load(path, task, refuse) if is_csv(path) else npy_folder.load(path, task, split, refuse)
+
+
+def read(path: Path | str, task: Task, split: str = "train") -> PuzzleSet:
+    """The puzzles that `locate` finds, without their places."""
+    return locate(path, task, split).puzzles
 
 
 def read_both(path: Path | str, task: Task) -> tuple[PuzzleSet, PuzzleSet | None]:

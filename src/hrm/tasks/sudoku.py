@@ -242,10 +242,10 @@ class Sudoku:
             seen = []
             for labels in (*self.groups[:3], digits):
                 sums = np.zeros(self.n, np.uint64)
-                np.add.at(sums, labels, _mixed(colours))
-                seen.append(_mixed(sums)[labels])
+                np.add.at(sums, labels, mixed(colours))
+                seen.append(mixed(sums)[labels])
             rows, columns, boxes, same = seen
-            colours = _mixed(colours + _mixed(rows + columns) + np.uint64(3) * boxes + np.uint64(5) * same)
+            colours = mixed(colours + mixed(rows + columns) + np.uint64(3) * boxes + np.uint64(5) * same)
         return hashlib.blake2b(np.sort(colours).tobytes(), digest_size=16).digest()
 
 
@@ -255,7 +255,7 @@ def _order(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     return shuffled.reshape(len(outer), -1)
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
+def mixed(x: np.ndarray) -> np.ndarray:
     """A well-mixed 64-bit hash of each entry (the finalizer of splitmix64)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
