@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -13,6 +14,10 @@ from rich.text import Text
 
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
+
+if TYPE_CHECKING:
+    from hrm.data import PuzzleSet
+    from hrm.solving import Solver
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Options:
     """More run folders on the same task, whose models try in turn."""
     json: str | None = None
     """File to write the result to as JSON; - prints it instead of the table."""
+    sweep: Path | None = None
+    """Instead: accuracy against compute, up to the given segments, views and restarts, as PATH.json and PATH.png."""
     limit: int | None = None
     """Measure only the first so many puzzles."""
     split: str = "test"
@@ -51,6 +58,12 @@ def main(args: list[str]) -> int:
     if target is not None and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target} is in a folder that does not exist: make it first")
 
+    if options.sweep is not None:
+        if not options.sweep.absolute().parent.is_dir():
+            raise UserError(f"--sweep {options.sweep} is in a folder that does not exist: make it first")
+        if find_spec("matplotlib") is None:
+            raise UserError("--sweep draws with matplotlib, which is not installed: pip install 'hrm[report]'")
+
     import numpy as np
 
     from hrm import data
@@ -62,9 +75,9 @@ def main(args: list[str]) -> int:
     puzzles = data.read(options.data, solver.task, options.split)
     if options.limit is not None:
         puzzles = puzzles.take(np.arange(min(options.limit, len(puzzles.inputs))))
-    console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    if options.sweep is not None:
+        return _sweep(solver, puzzles, options)
+    with _progress(_Rate()) as bar:
         shown = bar.add_task("", total=len(puzzles.inputs))
         result = evaluate(
             solver,
@@ -77,6 +90,35 @@ def main(args: list[str]) -> int:
         durable.write_json(target, result)
     print(json.dumps(result, indent=2) if options.json == "-" else _table(result))
     return 0
+
+
+def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
+    from hrm.evaluation.sweep import draw, sweep, table
+    from hrm.runs import durable
+
+    assert options.sweep is not None
+    with _progress() as bar:
+        shown = bar.add_task("", total=len(puzzles.inputs))
+        step = len(puzzles.inputs)
+        result = sweep(
+            solver,
+            puzzles,
+            options.strategy,
+            options.batch_size,
+            lambda share: bar.update(shown, completed=int(share * step)),
+        )
+    stem = options.sweep.with_suffix("") if options.sweep.suffix in (".json", ".png") else options.sweep
+    durable.write_json(stem.with_name(stem.name + ".json"), result)
+    draw(result, stem.with_name(stem.name + ".png"))
+    print(json.dumps(result, indent=2) if options.json == "-" else table(result))
+    return 0
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    """A bar on a terminal's stderr, gone when done."""
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
 class _Rate(ProgressColumn):

@@ -43,7 +43,7 @@ def evaluate(
     tokens = 0.0
     q, rights = np.zeros(n), np.zeros(n, bool)
     start = time.perf_counter()
-    outcomes = engine.solve(solver.models, _jobs(puzzles), rules, batch_size, ordered=False)
+    outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, ordered=False)
     for done, (row, outcome) in enumerate(outcomes, 1):
         assert outcome is not None
         label, readout = puzzles.labels[row], outcome.readout
@@ -84,8 +84,16 @@ def evaluate(
     }
 
 
-def _jobs(puzzles: PuzzleSet) -> Iterator[Job]:
+def jobs_of(puzzles: PuzzleSet) -> Iterator[Job]:
+    """The questions of a set, for the engine."""
     return (Job(question, int(id)) for question, id in zip(puzzles.inputs, puzzles.task_ids, strict=True))
+
+
+def is_right(task: Task, question: np.ndarray, label: np.ndarray, readout: np.ndarray) -> bool:
+    """Whether a readout equals the label in every cell that counts; in a maze, whether it is a shortest path."""
+    counted = label != IGNORE
+    exact = bool(counted.any()) and bool((label == readout)[counted].all())
+    return exact or _paths(task, question, label, readout).get("optimal", False)
 
 
 def _paths(task: Task, question: np.ndarray, label: np.ndarray, readout: np.ndarray) -> dict[str, bool]:
