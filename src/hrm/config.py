@@ -23,8 +23,8 @@ class UserError(Exception):
 class TaskConfig:
     """Which puzzles, and how many are made when no data is given."""
 
-    kind: Literal["sudoku", "maze", "grid", "arc"] = "sudoku"
-    """sudoku, maze, arc, or grid: any grid-to-grid data set, without augmentation or verifier."""
+    kind: Literal["sudoku", "maze", "grid", "arc", "gym"] = "sudoku"
+    """sudoku, maze, arc, gym (Reasoning Gym), or grid: any grid-to-grid data set, without augmentation or verifier."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
     size: tuple[int, int] = (30, 30)
@@ -35,6 +35,10 @@ class TaskConfig:
     """Least number of steps on the shortest path of a generated maze."""
     vocabulary: int = 12
     """Number of tokens of a grid task, padding included."""
+    gym: str = "n_queens"
+    """Dataset of Reasoning Gym."""
+    gym_options: tuple[str, ...] = ()
+    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
     puzzles: int = 1000
     """Training puzzles to generate when no data is given."""
     holdout: int = 500
@@ -195,6 +199,8 @@ class TrainConfig:
     """Held-out puzzles measured each time."""
     target_accuracy: float = 0.0
     """Stop once this exact accuracy is reached on the held-out puzzles; 0 for never."""
+    patience: int = 0
+    """Stop after this many measurements in a row that are no better than the best one; 0 for never."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 3
@@ -222,6 +228,8 @@ class Config:
     validation: str | None = None
     """CSV file or dataset folder to measure on; default: puzzles set aside from the training data. For ARC the tasks to
     answer: their demonstrations are trained on, their test pairs never."""
+    allow_overlap: bool = False
+    """Measure also on puzzles of which symmetric variants are trained on."""
     seed: int = 0
     """Everything random follows from it."""
 
@@ -393,6 +401,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.eval_every": (1, _MANY),
     "train.eval_puzzles": (0, _MANY),
     "train.target_accuracy": (0, 1),
+    "train.patience": (0, _MANY),
     "train.checkpoint_every": (1, _MANY),
     "train.keep": (1, _MANY),
     "train.max_bad_steps": (1, _MANY),
@@ -468,6 +477,8 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"--train.accumulate {train.accumulate} does not divide --train.batch-size {batch}: use a divisor of it"
     if train.target_accuracy > 0 and train.eval_puzzles == 0:
         yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
+    if train.patience > 0 and train.eval_puzzles == 0:
+        yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
     if len(set(train.track)) < len(train.track):
         yield f"--train.track {' '.join(train.track)} names a tracker twice: name each once"
     for flag, path in (("--data", config.data), ("--validation", config.validation)):

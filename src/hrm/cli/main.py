@@ -14,6 +14,7 @@ VERBS = {
     "solve": "solve puzzles; every answer is verified or marked unsolved",
     "eval": "measure a run on a file of puzzles",
     "data": "build, check or show puzzle files",
+    "arc": "tasks of ARC: build, check, show, answer, score",
     "config": "show, compare or check presets",
     "convert": "read and write the weights of other implementations",
 }

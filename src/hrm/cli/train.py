@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hrm.cli.options import Positional, Settings, parse
@@ -25,6 +25,10 @@ class Options:
     """Preset, or a YAML file of settings; not together with --resume."""
     resume: Path | None = None
     """Run folder to continue; flags given with it apply from here on and are recorded."""
+    init: Path | None = None
+    """Run folder on ARC tasks whose model learns --new-tasks: their embeddings, or all with --train.learn all."""
+    new_tasks: str | None = None
+    """Task files, joined by commas, whose demonstrations are learnt from --init on."""
     out: Path | None = None
     """Run folder to write; default: runs/PRESET."""
     overwrite: bool = False
@@ -44,9 +48,11 @@ def main(args: list[str]) -> int:
     from hrm.training.loop import BadBatch
     from hrm.training.session import train
 
-    path = options.resume or options.out or Path("runs") / Path(options.preset or "run").stem
+    name = Path(options.preset or f"{options.init}-new-tasks").stem
+    path = options.resume or options.out or Path("runs") / name
     try:
-        result = train(options.config, path, resume=options.resume is not None, overwrite=options.overwrite)
+        resume = options.resume is not None
+        result = train(options.config, path, resume=resume, overwrite=options.overwrite, init=options.init)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
     if int(os.environ.get("RANK", "0")) == 0:  # one line, however many processes torchrun started
@@ -63,11 +69,25 @@ def _base(options: Options) -> Config:
     if options.resume is not None:
         if options.preset is not None:
             raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
+        if options.init is not None:
+            raise UserError("--resume goes on with a run and --init begins one: use one of them")
         if options.out is not None or options.overwrite:
             raise UserError(f"--resume {options.resume} writes into that run: leave out --out and --overwrite")
         from hrm.runs import Run
 
         return Run.open(options.resume).config
+    if (options.init is None) != (options.new_tasks is None):
+        raise UserError("--init RUN and --new-tasks FILE go together: the model, and what it is to learn")
+    if options.init is not None:
+        if options.preset is not None:
+            raise UserError(f"--init {options.init} already has its settings: leave out '{options.preset}'")
+        from hrm.runs import Run
+
+        config = Run.open(options.init).config
+        if config.task.kind != "arc":
+            raise UserError(f"--init {options.init} was trained on {config.task.kind}: only ARC has tasks to add")
+        learn = replace(config.train, learn="embedding")
+        return replace(config, train=learn, data=None, validation=options.new_tasks)
     if options.preset is None:
         raise UserError(f"train needs a preset ({', '.join(presets())}), a YAML file, or --resume RUN")
     return load_preset(options.preset)

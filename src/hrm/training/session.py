@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,54 +17,65 @@ from safetensors.torch import save_file
 
 from hrm import data, tasks
 from hrm.config import Config, UserError, check, settings
-from hrm.data import PuzzleSet
+from hrm.data import PuzzleSet, arc, arc_sets
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
 from hrm.runs import Run, checkpoint
 from hrm.solving import Solver, load
 from hrm.tasks import Task
+from hrm.tasks.arc import Arc
 from hrm.training.batches import Sampler
 from hrm.training.interrupt import Interrupt
 from hrm.training.loop import BadBatch, Trainer
 from hrm.training.progress import Reporter, duration, memory_gib
+from hrm.training.start import start_from
 from hrm.training.state import pack, unpack
 
 
 def train(
-    config: Config, path: Path, resume: bool = False, overwrite: bool = False, task: Task | None = None
+    config: Config,
+    path: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    task: Task | None = None,
+    init: Path | None = None,
 ) -> dict[str, Any]:
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
 
-    `task` is one of your own, in the place of the one that the configuration names.
+    `task` is one of your own, in the place of the one that the configuration names; `init` a run whose weights and
+    task embeddings a new one begins with.
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
     check(config)
     accelerator = make_accelerator(config)
     reporter = Reporter(config.train, accelerator)
     task = task or tasks.build(config.task)
+    start = None if init is None else Run.open(init)
     if not resume and accelerator.is_main_process:
-        training, held_out = _prepare(config, task, reporter)
+        training, held_out, store = _prepare(config, task, reporter, start)
+        _refuse_overlap(config, task, training, reporter)
         board = {
             "cells": training.inputs.shape[1],
             "vocabulary": len(task.vocabulary),
             "task_ids": training.num_task_ids,
         }
         board["training_sha256"] = _fingerprint(training)
-
-        def store(folder: Path) -> None:
-            # Generated puzzles stay with the run; a data set of one's own is not copied, but read again and compared.
-            if config.data is None:
-                data.write_folder(folder / "data", task, training, None if config.validation else held_out)
-
         Run.create(path, config, board, overwrite, store)
     accelerator.wait_for_everyone()
     run = Run.open(path)
     changed = _changes(run.config, config)
     run.config = config
     training, held_out = puzzles_of(run, task, reporter)
+    if changed.keys() & {"validation", "allow_overlap"}:
+        _refuse_overlap(config, task, training, reporter)
+    model = build(config, board_of(task, training.num_task_ids))
+    if start is not None:
+        start_from(model, start)
+    if config.train.learn == "embedding":
+        model.requires_grad_(False)
     trainer = Trainer(
         config,
-        build(config, board_of(task, training.num_task_ids)),
+        model,
         Sampler(training, task, config.train.batch_size, config.seed, config.task.augment, config.task.reveal),
         accelerator,
     )
@@ -95,6 +108,10 @@ def train(
 
 def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
     """The training puzzles of a run, and those held out; UserError if the data is no longer what it was."""
+    if isinstance(task, Arc):
+        training, held_out = arc_sets.prepare(run.config, task, arc_sets.Record.load(run.data))[:2]
+        _compare(run, training)
+        return training, held_out
     if run.config.data is None and not run.data.is_dir():
         raise UserError(
             f"{run.path} holds weights but no puzzles, so there is no training to resume: give --data to eval it"
@@ -102,26 +119,55 @@ def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[
     if run.config.data is None:
         held_out = data.read(run.data, task, "test") if (run.data / "test").is_dir() else None
         return data.read(run.data, task), _validation(run.config, task) or held_out
-    training, held_out = _prepare(run.config, task, reporter)
-    if _fingerprint(training) != run.board["training_sha256"]:
-        raise UserError(
-            f"{run.config.data} has changed since the run {run.path} began: restore it, or say where it is with --data"
-        )
+    training, held_out, _ = _prepare(run.config, task, reporter)
+    _compare(run, training)
     return training, held_out
 
 
-def _prepare(config: Config, task: Task, reporter: Reporter | None) -> tuple[PuzzleSet, PuzzleSet | None]:
-    """Training puzzles, read or generated, and those to measure on: a file's, or whole symmetry classes set aside."""
+def _compare(run: Run, training: PuzzleSet) -> None:
+    """UserError unless the training puzzles are those that the run began with."""
+    if _fingerprint(training) != run.board["training_sha256"]:
+        raise UserError(
+            f"{training.source} has changed since the run {run.path} began: restore it, or say where it is with --data"
+        )
+
+
+def _prepare(
+    config: Config, task: Task, reporter: Reporter | None, start: Run | None = None
+) -> tuple[PuzzleSet, PuzzleSet | None, Callable[[Path], None]]:
+    """Training puzzles, read or generated; those to measure on, a file's or whole symmetry classes set aside; and what
+    puts into a new run folder all that it must keep of them."""
+    if isinstance(task, Arc):
+        known = None if start is None else arc_sets.Record.load(start.data)
+        if known is not None and config.validation and config.task.leaks != "allow":
+            known.check_unseen(arc.read(config.validation), "--task.leaks allow")
+        training, held_out, record, notes = arc_sets.prepare(config, task, known)
+        for note in notes if reporter else ():
+            reporter.say(note)  # type: ignore[union-attr]
+        return training, held_out, lambda folder: record.save(folder / "data")
     console = reporter.console if reporter else None
     if config.data is None:
         held_out, training = data.generate(task, [config.task.holdout, config.task.puzzles], config.seed, console)
     else:
         training, held_out = data.split(data.read(config.data, task), task, config.task.holdout, config.seed, console)
-    return training, _validation(config, task) or (held_out if len(held_out.inputs) else None)
+    held_out = _validation(config, task) or (held_out if len(held_out.inputs) else None)
+
+    def store(folder: Path) -> None:
+        # Generated puzzles stay with the run; a data set of one's own is not copied, but read again and compared.
+        if config.data is None:
+            data.write_folder(folder / "data", task, training, None if config.validation else held_out)
+
+    return training, held_out, store
 
 
 def _validation(config: Config, task: Task) -> PuzzleSet | None:
     return None if config.validation is None else data.read(config.validation, task, "test")
+
+
+def _refuse_overlap(config: Config, task: Task, training: PuzzleSet, reporter: Reporter) -> None:
+    """UserError where --validation holds symmetric variants of training puzzles; what is set aside never does."""
+    if config.validation is not None and not config.allow_overlap and task.name != "arc":  # ARC has rules of its own
+        data.refuse(data.locate(config.validation, task, "test"), training, task, reporter.console)
 
 
 def _fingerprint(puzzles: PuzzleSet) -> str:
@@ -182,6 +228,7 @@ def _loop(
     config = trainer.config.train
     accelerator = trainer.accelerator
     measured: dict[str, Any] = {}
+    measurements = [record for record in run.records() if record.get("event") == "eval"]
     saved, measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
     def save() -> None:
@@ -203,7 +250,10 @@ def _loop(
         measured_at = trainer.step_number
         save()
         if accelerator.is_main_process:
+            started = time.perf_counter()
             measured = _measure(trainer, task, held_out, config.eval_puzzles)
+            measured["measuring_seconds"] = time.perf_counter() - started
+            measurements.append(measured)
             reporter.say(
                 f"step {trainer.step_number}: held out exact {measured['exact_accuracy']:.2%}, "
                 f"wrong {measured['wrong']} of {measured['n']}, mean segments {measured['mean_segments']:.1f}"
@@ -215,7 +265,8 @@ def _loop(
                 run.set_best(trainer.step_number, measured)
                 prune()
             # Last, because a resumed run takes the line as a sign that all of this is done.
-            run.log({**measured, "event": "eval", "step": trainer.step_number, "seconds": trainer.seconds})
+            shares = {"seconds": trainer.seconds, "measuring_share": _measuring(measurements, trainer)}
+            run.log({**measured, "event": "eval", "step": trainer.step_number, **shares})
 
     def reached() -> bool:
         """Measure if it is time; whether that is enough, by the word of the main process: no other one measures."""
@@ -225,6 +276,9 @@ def _loop(
         enough = bool(config.target_accuracy) and measured.get("exact_accuracy", 0.0) >= config.target_accuracy
         if enough:
             reporter.say(f"reached {config.target_accuracy:.1%} on held-out puzzles")
+        elif config.patience and _since_best(measurements) >= config.patience:
+            enough = True
+            reporter.say(f"no better on held-out puzzles in {config.patience} measurements: stopping")
         return _anyone(enough, trainer)
 
     with Interrupt() as interrupt, reporter.bar:
@@ -254,6 +308,7 @@ def _loop(
         "state": "finished" if finished else "paused",
         "step": trainer.step_number,
         "training_seconds": trainer.seconds,
+        "measuring_share": _measuring(measurements, trainer),
     }
     reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
     if not finished:
@@ -264,6 +319,20 @@ def _loop(
             result |= {"exact": final["exact_accuracy"], **final}
         run.set_result(result)
     return result
+
+
+def _since_best(measurements: list[dict[str, Any]]) -> int:
+    """How many measurements came after the best one, once anything was solved; those on other puzzles do not count."""
+    same = [m for m in measurements if all(m[key] == measurements[-1][key] for key in ("data_sha256", "n"))]
+    accuracies = [m["exact_accuracy"] for m in same]
+    best = max(accuracies, default=0.0)
+    return len(accuracies) - 1 - accuracies.index(best) if best else 0
+
+
+def _measuring(measurements: list[dict[str, Any]], trainer: Trainer) -> float:
+    """Share of the time so far that measuring on held-out puzzles took."""
+    measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
+    return measuring / max(1e-9, measuring + trainer.seconds)
 
 
 def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> dict[str, Any]:

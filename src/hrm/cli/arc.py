@@ -1,0 +1,305 @@
+"""`hrm arc build|check|show|eval|score`: tasks of ARC-AGI and ConceptARC."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from hrm.cli.options import Positional, choose, parse
+from hrm.config import UserError
+
+if TYPE_CHECKING:
+    from hrm.data.arc import ArcTask
+    from hrm.evaluation.arc import Answered
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Write the tasks of some sources to one file, all or the first ones that are small enough."""
+
+    data: str
+    """Task files or folders, joined by commas; of tasks with the same id the first counts."""
+    out: Path
+    """File to write, one task per line: .jsonl or .jsonl.gz."""
+    largest: int = 30
+    """Leave out tasks with a grid of more rows or columns."""
+    count: int | None = None
+    """Keep only the first so many, in the order of their ids."""
+    overwrite: bool = False
+    """Replace a file that exists."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Find what is wrong with task files, and tasks whose answers another file gives away."""
+
+    data: Positional[str]
+    """Task files or folders, joined by commas."""
+    against: str | None = None
+    """Training tasks: which of them are among these, or hold a test pair of these in a symmetric form?"""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Draw a task in the terminal, or as an SVG picture."""
+
+    data: Positional[str]
+    """Task files or folders, joined by commas."""
+    task: str | None = None
+    """The id of the task; default: the first."""
+    svg: Path | None = None
+    """File for the picture."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Answer the test inputs of tasks that a run knows: a vote over the task's copies, two guesses each."""
+
+    run: Positional[str]
+    """Run folder."""
+    data: str
+    """Task files or folders, joined by commas."""
+    copies: int | None = None
+    """Copies that vote; default: all that were trained."""
+    max_segments: int | None = None
+    """Segments after which a readout counts as it is; default: as in training."""
+    halt: bool = True
+    """Take the readout at which the Q head halts."""
+    fit: bool = True
+    """Also count the demonstrations that the model reproduces."""
+    submission: Path | None = None
+    """File for the guesses in the official form."""
+    pictures: Path | None = None
+    """Folder for a picture of each task with its guesses."""
+    json: str | None = None
+    """File to write the result to as JSON; - prints it instead of the table."""
+    leaks: bool = False
+    """Also measure tasks whose answers the run was trained on."""
+    checkpoint: str = "latest"
+    """best, latest, a step, or all: one line for each."""
+    batch_size: int = 64
+    """Puzzles in a batch."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Check a submission in the official form and score it."""
+
+    submission: Positional[Path]
+    """JSON file: {task: [{"attempt_1": grid, "attempt_2": grid}, one for each test input]}."""
+    data: str
+    """Task files or folders with the answers, joined by commas."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def main(args: list[str]) -> int:
+    return choose("arc", {"build": build, "check": check, "show": show, "eval": eval_, "score": score_}, args)
+
+
+def build(args: list[str]) -> int:
+    """Write the tasks of some sources to one file."""
+    example = "hrm arc build --data ARC-AGI/data/evaluation --largest 10 --count 20 --out small.jsonl"
+    options = parse("arc build", BuildOptions, args, example=example)
+    from hrm.data import arc
+
+    if not options.out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise UserError(f"--out {options.out} must end in .jsonl or .jsonl.gz")
+    if options.out.exists() and not options.overwrite:
+        raise UserError(f"{options.out} exists: choose another --out or add --overwrite")
+    if options.count is not None and options.count < 1:
+        raise UserError(f"--count {options.count} leaves no task: use 1 or more")
+    tasks = sorted((t for t in arc.read(options.data) if t.largest <= options.largest), key=lambda task: task.id)
+    if not tasks:
+        raise UserError(f"no task of {options.data} has only grids of {options.largest} rows and columns or fewer")
+    tasks = tasks[: options.count]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    arc.write(options.out, tasks)
+    print(f"{options.out}: {_counts(tasks)}")
+    return 0
+
+
+def check(args: list[str]) -> int:
+    """Find what is wrong with task files, and tasks that training tasks give away."""
+    example = "hrm arc check arc1/evaluation.jsonl.gz --against arc2/training.jsonl.gz"
+    options = parse("arc check", CheckOptions, args, example=example)
+    from hrm.data import arc
+    from hrm.data.arc_sets import leaks
+
+    tasks = arc.read(options.data)
+    found = leaks(arc.read(options.against), tasks) if options.against else {}
+    if options.json:
+        print(json.dumps({"data": options.data, "tasks": len(tasks), "leaks": found}))
+    else:
+        print(f"{options.data}: {_counts(tasks)}")
+        for name, others in found.items():
+            print(f"{name}: its answer is in {', '.join(others)} of {options.against}")
+        if options.against and not found:
+            print(f"{options.against} gives no answer away")
+    return 2 if found else 0
+
+
+def show(args: list[str]) -> int:
+    """Draw a task in the terminal, or as a picture."""
+    options = parse("arc show", ShowOptions, args, example="hrm arc show tasks.jsonl --task 007bbfb7 --svg task.svg")
+    from hrm.config import nearest
+    from hrm.data import arc
+
+    tasks = {task.id: task for task in arc.read(options.data)}
+    name = options.task or next(iter(tasks))
+    if name not in tasks:
+        raise UserError(f"{options.data} has no task '{name}'{nearest(name, tasks)}")
+    task = tasks[name]
+    if options.svg is not None:
+        from hrm.evaluation.arc_picture import picture
+        from hrm.runs import durable
+
+        durable.write(options.svg, picture(task))
+        print(options.svg)
+        return 0
+    from rich.columns import Columns
+
+    from hrm.tasks.arc import Arc
+
+    console = Console(highlight=False)
+    for title, pairs in (("demonstration", task.train), ("test", task.test)):
+        for number, pair in enumerate(pairs, 1):
+            console.print(f"{task.id}, {title} {number}")
+            grids = [grid for grid in pair if grid is not None]
+            board = Arc(max(max(grid.shape) for grid in grids))
+            console.print(Columns([board.draw(board.encode(grid)) for grid in grids], padding=(0, 3)))
+    return 0
+
+
+def eval_(args: list[str]) -> int:
+    """Answer the test inputs of tasks that a run knows; pass@1 and pass@2."""
+    example = "hrm arc eval runs/arc-1 --data evaluation.jsonl.gz --submission submission.json"
+    options = parse("arc eval", EvalOptions, args, example=example)
+    for path in (options.submission, None if options.json in (None, "-") else Path(options.json)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UserError(f"{path} is in a folder that does not exist: make it first")
+    from hrm.data import arc
+    from hrm.data.arc_sets import Record
+    from hrm.evaluation.arc import submission_of, write_submission
+    from hrm.evaluation.arc_picture import picture
+    from hrm.runs import Run, checkpoint, durable
+
+    run = Run.open(options.run)
+    record = Record.load(run.data)
+    tasks = arc.read(options.data)
+    record.numbers(tasks)
+    if not options.leaks:
+        record.check_unseen(tasks, "--leaks")
+    steps: list[str] = [options.checkpoint]
+    if options.checkpoint == "all":
+        steps = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run.checkpoints)]
+        if not steps:
+            raise UserError(f"{run.path} has no checkpoint yet: train it further")
+        if options.submission or options.pictures:
+            raise UserError("--submission and --pictures show one checkpoint: choose it with --checkpoint STEP")
+    results = []
+    for step in steps:
+        answers, result = _measure(options, step, tasks, record)
+        results.append(result)
+        if options.submission is not None:
+            write_submission(options.submission, submission_of(answers))
+        if options.pictures is not None:
+            options.pictures.mkdir(parents=True, exist_ok=True)
+            for answered in answers:
+                durable.write(options.pictures / f"{answered.task.id}.svg", picture(answered.task, answered.guesses))
+        if options.json != "-":
+            print(_table(result) + ("\n" if step != steps[-1] else ""))
+    everything: Any = results if options.checkpoint == "all" else results[0]
+    if options.json == "-":
+        print(json.dumps(everything, indent=2))
+    elif options.json is not None:
+        durable.write_json(Path(options.json), everything)
+    return 0
+
+
+def score_(args: list[str]) -> int:
+    """Check a submission in the official form and score it."""
+    example = "hrm arc score submission.json --data evaluation.jsonl.gz"
+    options = parse("arc score", ScoreOptions, args, example=example)
+    from hrm.data import arc
+    from hrm.evaluation.arc import read_submission, score
+
+    tasks = arc.read(options.data)
+    result = score(read_submission(options.submission, tasks), tasks)
+    print(json.dumps(result) if options.json else _table(result))
+    return 0
+
+
+def _measure(
+    options: EvalOptions, step: str, tasks: list[ArcTask], record: Any
+) -> tuple[list[Answered], dict[str, Any]]:
+    """The answers of one checkpoint, and what they are worth."""
+    import time
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from hrm.evaluation.arc import answer, fit, score, submission_of
+    from hrm.solving import load
+
+    solver = load(options.run, step, options.device, options.precision)
+    copies = options.copies or solver.task.copies  # type: ignore[attr-defined]
+    start = time.perf_counter()
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+        transient=True,
+    ) as bar:  # fmt: skip
+        shown = bar.add_task("", total=copies * sum(len(task.test) for task in tasks))
+        answers = list(
+            answer(
+                solver,
+                tasks,
+                record,
+                options.copies,
+                options.max_segments,
+                options.halt,
+                options.batch_size,
+                lambda done: bar.update(shown, completed=done),
+            )
+        )
+    readouts = copies * sum(len(task.test) for task in tasks)
+    known = all(pair.output is not None for task in tasks for pair in task.test)
+    result: dict[str, Any] = {"status": "answered", "tasks": len(tasks), "copies": copies}
+    if options.fit:
+        result["demonstrations_fitted"] = fit(solver, tasks, record, options.batch_size)
+    if known:
+        result |= score(submission_of(answers), tasks)
+    return answers, {
+        **result,
+        "mean_segments": sum(answered.segments for answered in answers) / readouts,
+        "seconds": time.perf_counter() - start,
+        "device": str(solver.device),
+        "dtype": str(solver.model.dtype).removeprefix("torch."),
+        "checkpoint": solver.checkpoint,
+        "data": options.data,
+    }
+
+
+def _counts(tasks: list[ArcTask]) -> str:
+    shown, asked = sum(len(task.train) for task in tasks), sum(len(task.test) for task in tasks)
+    largest = max(task.largest for task in tasks)
+    return f"{len(tasks)} tasks, {shown} demonstrations, {asked} test inputs, grids of up to {largest}x{largest}"
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = []
+    for name, value in result.items():
+        share = "pass@" in name or name.endswith("fitted")
+        shown = f"{value:.2%}" if share else f"{value:.2f}" if isinstance(value, float) else str(value)
+        lines.append(f"{name.replace('_', ' '):<23}{shown}")
+    return "\n".join(lines)
