@@ -104,7 +104,7 @@ def test_overlap_is_refused_with_file_row_and_count(tmp_path: Path, monkeypatch:
         return str(error.value).replace(str(tmp_path), "")
 
     assert sentence() == (
-        "/test.csv line 4 is a puzzle of train.csv or a symmetric variant of one, as are 3 of 5: "
+        "/test.csv line 4 is a training puzzle (train.csv) or a symmetric variant of one, as are 3 of 5: "
         "measure on others, or add --allow-overlap"
     )
     monkeypatch.setattr(module, "COUNTED", 2)

@@ -105,7 +105,7 @@ def test_validation_puzzles_from_a_file_are_measured_and_read_again(tmp_path: Pa
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     data.write_csv(first, small.SUDOKU, small.puzzles())
     data.write_csv(second, small.SUDOKU, small.puzzles().take(np.arange(5)))
-    run = train(tmp_path / "run", config(validation=str(first), task={"holdout": 10}, train={"eval_every": 15}))
+    run = train(tmp_path / "run", config(validation=str(first), allow_overlap=True, train={"eval_every": 15}))
     assert {record["n"] for record in run.records() if record.get("event") == "eval"} == {30}
     run.set_best(15, {**(run.best or {}), "exact_accuracy": 1.0, "step": 15})
     run = small.resume(run.path, "--validation", str(second), "--train.steps", "45")
@@ -151,3 +151,56 @@ def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
     logged = {event.step: event.value for event in accumulator.Scalars("loss")}
     wanted = {record["step"]: record["loss"] for record in run.records()}
     assert logged == pytest.approx(wanted)
+
+
+def test_measuring_is_logged_with_its_share_of_the_time(tmp_path: Path) -> None:
+    settings = config(task={"holdout": 10}, train={"steps": 20, "eval_every": 5})
+    run = train(tmp_path / "run", settings)
+    measured = [record for record in run.records() if record.get("event") == "eval"]
+    assert len(measured) == 4
+    total = sum(record["measuring_seconds"] for record in measured)
+    last = measured[-1]
+    assert last["measuring_share"] == pytest.approx(total / (total + last["seconds"]))
+    result = json.loads(run.result.read_text())
+    assert result["measuring_share"] == last["measuring_share"] and 0 < result["measuring_share"] < 1
+
+
+def test_patience_ends_a_training_that_no_longer_gets_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(**small.LEARNS, train={"steps": 10**4, "batch_size": 32, "eval_every": 20, "patience": 2})
+    run = train(tmp_path / "run", settings)
+    assert "no better on held-out puzzles in 2 measurements: stopping" in capsys.readouterr().err
+    accuracies = [record["exact_accuracy"] for record in run.records() if record.get("event") == "eval"]
+    best = max(accuracies)
+    assert best > 0 and accuracies.index(best) == len(accuracies) - 3
+    assert json.loads(run.result.read_text())["state"] == "finished"
+    # Resumed, it has still waited long enough; more patience takes it further.
+    step = steps(run)[-1]
+    assert steps(small.resume(run.path))[-1] == step
+    assert steps(small.resume(run.path, "--train.patience", "3", "--train.steps", str(step + 20)))[-1] == step + 20
+
+
+def test_patience_does_not_count_before_anything_is_solved(tmp_path: Path) -> None:
+    settings = config(task={"holdout": 10}, optim={"lr": 0.0}, train={"steps": 20, "eval_every": 2, "patience": 1})
+    run = train(tmp_path / "run", settings)
+    assert (run.best or {})["exact_accuracy"] == 0 and steps(run)[-1] == 20
+
+
+def test_training_refuses_to_measure_on_what_it_trains_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    puzzles = small.puzzles()
+    uniforms = np.random.default_rng(0).random((30, small.SUDOKU.uniforms))
+    inputs, labels = small.SUDOKU.augment(puzzles.inputs, puzzles.labels, uniforms)
+    data.write_csv(tmp_path / "train.csv", small.SUDOKU, puzzles)
+    data.write_csv(tmp_path / "test.csv", small.SUDOKU, puzzles._replace(inputs=inputs, labels=labels).take(np.arange(5)))
+    files = {"data": str(tmp_path / "train.csv"), "validation": str(tmp_path / "test.csv")}
+    command = small.command(tmp_path / "run", config(**files, train={"steps": 4}))
+    assert hrm(command) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'test.csv'} line 2" in error and "5 of 5" in error and "--allow-overlap" in error
+    assert not (tmp_path / "run").exists()
+    assert hrm([*command, "--allow-overlap"]) == 0
+    assert Run.open(tmp_path / "run").config.allow_overlap
+    resumed = ["train", "--resume", str(tmp_path / "run"), "--train.steps", "6"]
+    assert hrm([*resumed, "--no-allow-overlap"]) == 2
+    assert hrm(resumed) == 0

@@ -69,8 +69,8 @@ def refuse(measured: Located, training: PuzzleSet, task: Task, console: Console 
         first, _ = found[0]
         many = f"{'at least ' if len(found) == COUNTED else ''}{len(found):,} of {len(measured.puzzles.inputs):,}"
         raise UserError(
-            f"{measured.where(first)} is a puzzle of {training.source} or a symmetric variant of one, as are {many}: "
-            "measure on others, or add --allow-overlap"
+            f"{measured.where(first)} is a training puzzle ({training.source}) or a symmetric variant of one, as are "
+            f"{many}: measure on others, or add --allow-overlap"
         )
 
 
