@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,8 @@ from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
 
 if TYPE_CHECKING:
-    from hrm.data import PuzzleSet
+    from hrm import tasks
+    from hrm.data import Located, PuzzleSet
     from hrm.solving import Solver
 
 
@@ -39,6 +41,8 @@ class Options:
     """Measure only the first so many puzzles."""
     split: str = "test"
     """Which part of a dataset folder."""
+    allow_overlap: bool = False
+    """Measure also on puzzles of which symmetric variants were trained on."""
     batch_size: int = 64
     """Puzzles in a batch."""
     checkpoint: str = "best"
@@ -67,14 +71,19 @@ def main(args: list[str]) -> int:
     import numpy as np
 
     from hrm import data
+    from hrm.data import Located
     from hrm.evaluation import evaluate
     from hrm.runs import durable
     from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
-    puzzles = data.read(options.data, solver.task, options.split)
+    located = data.locate(options.data, solver.task, options.split)
+    puzzles = located.puzzles
     if options.limit is not None:
         puzzles = puzzles.take(np.arange(min(options.limit, len(puzzles.inputs))))
+    if not options.allow_overlap:
+        for run in (options.run, *options.also):
+            _refuse_trained(run, Located(puzzles, located.where), solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
     with _progress(_Rate()) as bar:
@@ -90,6 +99,25 @@ def main(args: list[str]) -> int:
         durable.write_json(target, result)
     print(json.dumps(result, indent=2) if options.json == "-" else _table(result))
     return 0
+
+
+def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:
+    """UserError where a run was trained on what is measured; a note where its puzzles can no longer be read."""
+    from hrm import data
+    from hrm.runs import Run
+    from hrm.training.session import puzzles_of
+
+    if not (Path(run) / "run.json").is_file() or task.name == "arc":
+        return  # a solver that comes with the package; ARC, which refuses leaks when it trains
+    opened = Run.open(run)
+    if opened.config.data is None and not opened.data.is_dir():
+        return  # weights from elsewhere
+    try:
+        training, _ = puzzles_of(opened, task)
+    except UserError as error:
+        print(f"not compared with the training puzzles of {run}: {error}", file=sys.stderr)
+        return
+    data.refuse(measured, training, task, Console(stderr=True))
 
 
 def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:

@@ -3,11 +3,12 @@
 from hrm.data.checks import check, problems
 from hrm.data.generation import generate, split
 from hrm.data.overlap import refuse
-from hrm.data.puzzle_set import PuzzleSet
+from hrm.data.puzzle_set import Located, PuzzleSet
 from hrm.data.recognition import infer
 from hrm.data.storage import locate, read, read_both, targets, write, write_csv, write_folder
 
 __all__ = [
+    "Located",
     "PuzzleSet",
     "check",
     "generate",
