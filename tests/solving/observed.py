@@ -1,0 +1,66 @@
+"""Puzzles with all that was seen while they were solved, or not."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hrm.config import ArchConfig
+from hrm.models.puzzle import PuzzleModel, board_of
+from hrm.solving import Answer, Solver
+from hrm.solving.engine import Segment
+from hrm.tasks import Task
+from hrm.tasks.grid import Grid
+from hrm.tasks.maze import Maze
+from hrm.tasks.sudoku import Sudoku
+from tests.solving.small import questions, solver
+
+
+class Solving(NamedTuple):
+    """One puzzle with all that was seen while it was solved."""
+
+    solver: Solver
+    answer: Answer
+    segments: list[Segment]
+
+
+def watched(by: Solver, text: str, **strategy: Any) -> Solving:
+    segments: list[Segment] = []
+    return Solving(by, by.solve(text, observe=segments.append, **strategy), segments)
+
+
+@cache
+def solved() -> Solving:
+    """A 4x4 Sudoku that took several segments."""
+    found = (watched(solver(), text) for text in questions(60))
+    return next(item for item in found if item.answer.status == "solved" and len(item.segments) > 2)
+
+
+@cache
+def unsolved() -> Solving:
+    """One that was given up twice."""
+    found = (watched(solver(), text, restarts=1) for text in questions(60))
+    return next(item for item in found if item.answer.status == "unsolved")
+
+
+@cache
+def untrained(kind: str) -> Solving:
+    """A puzzle of another task and a model that knows nothing: everything in doubt, most cells wrong."""
+    task: Task = {
+        "maze": lambda: Maze(30, 30, 110),
+        "6x6": lambda: Sudoku(2, 3),
+        "9x9": lambda: Sudoku(3, 3),
+        "16x16": lambda: Sudoku(4, 4),
+        "grid": lambda: Grid(7, 3, 12),
+        "numbers": lambda: Grid(2, 12, 2000),
+    }[kind]()
+    rng = np.random.default_rng(0)
+    cells = task.shape[0] * task.shape[1]
+    question = rng.integers(1, len(task.vocabulary), cells) if task.name == "grid" else task.generate(rng).question
+    torch.manual_seed(0)
+    arch = ArchConfig(dim=16, heads=2, fast_layers=1, slow_layers=1, h_cycles=1, l_cycles=1, positions="learned")
+    model = PuzzleModel(arch, board_of(task)).eval()
+    return watched(Solver(model, task), task.format(question), max_segments=64 if kind == "maze" else 3)
