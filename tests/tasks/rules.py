@@ -72,6 +72,24 @@ def maze_shortest(question: str, answer: str, columns: int) -> bool:
     return unmarked and maze_steps(answer, columns, "oG") == maze_steps(question, columns) == answer.count("o") + 1
 
 
+def maze_first(question: str, columns: int) -> str:
+    """The answer that a breadth-first search from S finds first, looking down, left, right, up from each cell."""
+    start, goal = question.index("S"), question.index("G")
+    found, queue = {start: -1}, [start]
+    for here in queue:
+        column = here % columns
+        steps = [(columns, True), (-1, column > 0), (1, column < columns - 1), (-columns, True)]
+        for there in (here + step for step, inside in steps if inside):
+            if 0 <= there < len(question) and question[there] != "#" and there not in found:
+                found[there] = here
+                queue.append(there)
+    answer, cell = list(question), found[goal]
+    while cell != start:
+        answer[cell] = "o"
+        cell = found[cell]
+    return "".join(answer)
+
+
 def table(path: Path, rows: int) -> list[dict[str, str]]:
     """The first rows of a CSV file, compressed or not."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:

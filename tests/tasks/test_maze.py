@@ -26,8 +26,8 @@ def small(text: str) -> tuple[Maze, np.ndarray]:
 
 def test_the_task_describes_itself():
     task = build(TaskConfig(kind="maze", size=(4, 6)))
-    assert task.shape == (4, 6) and task.vocabulary[1:] == "# SGo" and task.groups.shape == (2, 24)
-    assert task.groups[:, 8].tolist() == [1, 2]
+    assert task.shape == (4, 6) and task.vocabulary[1:] == "# SGo" and task.groups.shape == (6, 24)
+    assert task.groups[:2, 8].tolist() == [1, 2]
 
 
 @law
@@ -162,3 +162,43 @@ def test_the_answers_of_real_mazes_verify_and_are_shortest():
         task.check(question)
         assert task.verify(question, answer) and rules.maze_shortest(row["question"], row["answer"], 30)
         assert (answer == 5).sum() + 1 == int(row["rating"])
+
+
+@pytest.mark.slow
+def test_the_answers_of_real_mazes_follow_one_rule_and_so_do_ours():
+    task = Maze(30, 30, 110)
+    for name, count in (("maze_30x30_hard_train", 1000), ("maze_30x30_hard_test_dev700", 700)):
+        rows = rules.table(hrm_data() / f"maze/{name}.csv.gz", count)
+        assert len(rows) == count
+        for row in rows:
+            assert rules.maze_first(row["question"], 30) == row["answer"]
+            assert task.format(task._answer(task.parse(row["question"]).tobytes())) == row["answer"]
+
+
+@law
+@given(mazes, seeds, st.floats(0, 1, exclude_max=True))
+def test_generated_and_augmented_answers_follow_the_same_rule(task, seed, uniform):
+    puzzle = task.generate(np.random.default_rng(seed))
+    (question,), (answer,) = task.augment(puzzle.question[None], puzzle.answer[None], np.array([[uniform]]))
+    for asked, answered in (puzzle[:2], (question, answer)):
+        assert task.format(answered) == rules.maze_first(task.format(asked), task.shape[1])
+
+
+def test_answers_that_are_no_paths_are_turned_as_they_are():
+    task, question = small("S# \n  G")
+    for label in (np.full_like(question, 5), np.where(question == 4, 2, question)):
+        turned = task.augment(question[None], label[None], np.array([[0.3]]))[1][0]
+        assert sorted(turned.tolist()) == sorted(label.tolist())
+    closed = task.parse("S##\n##G")
+    assert np.array_equal(task.augment(closed[None], closed[None], np.zeros((1, 1)))[1][0], closed)
+
+
+def test_the_groups_of_a_maze_pair_every_cell_with_its_neighbours():
+    task = Maze(4, 6, 3)
+    pairs = task.groups[2:]
+    cells = np.arange(24).reshape(4, 6)
+    beside = {(a, b) for a, b in zip(cells[:, :-1].ravel().tolist(), cells[:, 1:].ravel().tolist(), strict=True)}
+    beside |= {(a, b) for a, b in zip(cells[:-1].ravel().tolist(), cells[1:].ravel().tolist(), strict=True)}
+    together = {tuple(np.flatnonzero(labels == group).tolist()) for labels in pairs for group in range(12)}
+    assert beside < together and all(len(pair) == 2 for pair in together) and len(together) == 48
+    assert Maze(5, 6, 3).groups.shape == (2, 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,12 +37,19 @@ class Maze:
             raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
         self.shape = rows, cols
         self.min_path = min_path
-        self.groups = np.indices(self.shape).reshape(2, -1)
+        row, column = np.indices(self.shape).reshape(2, -1)
+        self.groups = np.stack([row, column])
+        if rows % 2 == cols % 2 == 0:
+            # Dominoes: with these a pooling mixer reaches each cell's four neighbours (around the edge, at the edge).
+            pairs = [row * (cols // 2) + (column + odd) % cols // 2 for odd in (0, 1)]
+            pairs += [column * (rows // 2) + (row + odd) % rows // 2 for odd in (0, 1)]
+            self.groups = np.stack([row, column, *pairs])
         cells = np.arange(rows * cols).reshape(rows, cols)
         flips = [cells, cells[::-1], cells[:, ::-1], cells[::-1, ::-1]]
         if rows == cols:
             flips += [flip.T for flip in flips]
         self._symmetries = np.stack([flip.ravel() for flip in flips])
+        self._answers = lru_cache(maxsize=1 << 14)(self._answer)  # room for all variants of the 1000 of Maze-Hard
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count.
@@ -116,10 +124,8 @@ class Maze:
                 start, goal = goal, start
             question = np.where(walls, WALL, FREE).astype(np.uint8).ravel()
             question[[start, goal]] = START, GOAL
-            answer = question.copy()
-            path = search.path(start, goal)
-            answer[path] = PATH
-            return Puzzle(question, answer, len(path) + 1)
+            answer = self._answer(question.tobytes())
+            return Puzzle(question, answer, int((answer == PATH).sum()) + 1)
         raise UserError(
             f"found no {rows}x{cols} maze with a shortest path of {self.min_path} steps (--task.min-path): "
             "ask for fewer steps or a larger --task.size"
@@ -128,9 +134,18 @@ class Maze:
     def augment(
         self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One of the 8 symmetries of a square, or the 4 of a rectangle, per row."""
+        """One of the 8 symmetries of a square, or the 4 of a rectangle, per row.
+
+        Answers are found anew by the rule of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is
+        another of the shortest paths, and which one depends on the turn, which a model cannot see.
+        """
         source = self._drawn(uniforms)
-        return np.take_along_axis(questions, source, axis=1), np.take_along_axis(answers, source, axis=1)
+        questions, answers = (np.take_along_axis(grids, source, axis=1) for grids in (questions, answers))
+        marked = ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=1)
+        ends = [(questions == token).sum(axis=1) == 1 for token in (START, GOAL)]
+        for row in np.flatnonzero(marked & ends[0] & ends[1]):
+            answers[row] = self._answers(questions[row].astype(np.uint8).tobytes())
+        return questions, answers
 
     def view(self, uniforms: np.ndarray) -> Symmetry:
         """The symmetry that `augment` applies for the same number."""
@@ -166,6 +181,13 @@ class Maze:
         return answer.shape == question.shape and bool(
             np.all((answer == question) | ((question == FREE) & (answer == PATH)))
         )
+
+    def _answer(self, question: bytes) -> np.ndarray:
+        """The question's tokens with the path that `MazeSearch.path` chooses."""
+        answer = np.frombuffer(question, np.uint8).copy()
+        start, goal = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
+        answer[MazeSearch((answer != WALL).reshape(self.shape)).path(start, goal)] = PATH
+        return answer
 
     def _distance(self, question: np.ndarray) -> int | None:
         start, goal = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])
