@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
 
     model = _read(options)
     if options.to == "hrm":
-        _write_run(options.out, model)
+        _write_run(options.out, model, options)
     else:
         write(options.out, options.to, model.config, model.cells, model.weights, model.step)
     print(f"{options.out}: {model.config.task.kind}, {model.cells} cells, {model.vocabulary} tokens, step {model.step}")
@@ -62,11 +62,14 @@ def _read(options: Options) -> Imported:
     return read(source, options.shape)
 
 
-def _write_run(path: Path, model: Imported) -> None:
+def _write_run(path: Path, model: Imported, options: Options) -> None:
     """A run folder with one checkpoint of weights alone: to solve and measure with, not to resume."""
     from hrm.runs import Run, checkpoint
 
-    run = Run.create(
-        path, model.config, {"cells": model.cells, "vocabulary": model.vocabulary, "task_ids": model.task_ids}
-    )
+    # It may be given away: where the puzzles lay is nobody's business, and nothing here is trained on.
+    config = replace(model.config, data=None, validation=None)
+    run = Run.create(path, config, {"cells": model.cells, "vocabulary": model.vocabulary, "task_ids": model.task_ids})
     checkpoint.save(run.checkpoints, model.step, {"weights": model.weights}, {"step_number": model.step})
+    best = Run.open(options.source).best if (options.source / "run.json").is_file() else None
+    if best and best["step"] == model.step:
+        run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})

@@ -27,7 +27,7 @@ class Options:
     """Measure a run on puzzles with known answers, which the solver itself never sees."""
 
     run: Positional[str]
-    """Run folder."""
+    """Run folder, or the name of a solver that comes with the package: sudoku."""
     data: str
     """CSV file or dataset folder."""
     strategy: Tries = field(default_factory=Strategy)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import json
 import os
 import sys
+import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
@@ -30,7 +34,7 @@ class Options:
     """Solve puzzles. Every answer is verified; a puzzle without one is called unsolved, a wrong question invalid."""
 
     run: Positional[str]
-    """Run folder."""
+    """Run folder, or the name of a solver that comes with the package: sudoku."""
     puzzle: Positional[str]
     """A puzzle, a file with one per line (or a CSV with the column question, also .gz), or - for standard input."""
     strategy: Tries = field(default_factory=Strategy)
@@ -68,9 +72,11 @@ def main(args: list[str]) -> int:
     if options.puzzle == "-":
         return _solve_lines(solver, options, read_questions(sys.stdin, "standard input"))
     if os.path.isfile(options.puzzle):
-        opener = gzip.open if options.puzzle.endswith(".gz") else open
-        with opener(options.puzzle, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
-            return _solve_lines(solver, options, read_questions(lines, options.puzzle))
+        with open(options.puzzle, "rb") as file, ExitStack() as stack:
+            plain = stack.enter_context(gzip.open(file)) if options.puzzle.endswith(".gz") else file
+            lines = stack.enter_context(io.TextIOWrapper(plain, "utf-8-sig", errors="replace", newline=""))  # type: ignore[arg-type]
+            read = partial(_share_read, file)
+            return _solve_lines(solver, options, read_questions(lines, options.puzzle), read)
     return _solve_one(solver, options, options.puzzle)
 
 
@@ -130,7 +136,17 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     return 2 if last is None else 0
 
 
-def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int, str]]) -> int:
+def _share_read(file: BinaryIO) -> float:
+    """How much of a file has been read, in [0, 1]."""
+    return file.tell() / max(1, os.fstat(file.fileno()).st_size)
+
+
+def _solve_lines(
+    solver: Solver,
+    options: Options,
+    questions: Iterator[tuple[int, str]],
+    read: Callable[[], float] | None = None,
+) -> int:
     if options.html or options.gif:
         first = [text for _, text in itertools.islice(questions, 2)]
         if len(first) != 1:
@@ -150,19 +166,36 @@ def _solve_lines(solver: Solver, options: Options, questions: Iterator[tuple[int
     else:
         answers = solver.solve_many(texts(), batch_size=options.batch_size, **vars(options.strategy))
     counts: Counter[str] = Counter()
-    for answer in answers:
-        number = numbers.popleft()
-        counts[answer.status] += 1
-        if options.json:
-            line = json.dumps({"line": number, **answer.to_dict()})
-        elif answer.status == "invalid":
-            line = f"invalid: line {number}: {answer.reason}"
-        else:
-            line = answer.answer or answer.status
-        print(line, flush=True)
+    with _progress() as bar:
+        shown = bar.add_task("", total=None if read is None else 1.0, done=0, rate=0.0)
+        started = time.perf_counter()
+        for answer in answers:
+            number = numbers.popleft()
+            counts[answer.status] += 1
+            if options.json:
+                line = json.dumps({"line": number, **answer.to_dict()})
+            elif answer.status == "invalid":
+                line = f"invalid: line {number}: {answer.reason}"
+            else:
+                line = answer.answer or answer.status
+            print(line, flush=True)
+            done = counts.total()
+            rate = done / max(1e-9, time.perf_counter() - started)
+            bar.update(shown, completed=0.0 if read is None else read(), done=done, rate=rate)
     found = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
     return 0
+
+
+def _progress() -> Progress:
+    """A bar on a terminal's stderr; not where the answers themselves appear there."""
+    columns = (
+        BarColumn(),
+        TextColumn("{task.fields[done]:,} puzzles, {task.fields[rate]:.1f} a second"),
+        TimeRemainingColumn(),
+    )
+    quiet = sys.stdout.isatty() or not sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
 
 
 def _console() -> Console:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrm import tasks
+from hrm import solvers, tasks
 from hrm.config import Strategy, UserError
 from hrm.models.halting import wants_to_halt
 from hrm.models.puzzle import PuzzleModel, board_of, build
@@ -202,15 +202,16 @@ def load(
     task: Task | None = None,
     also: Sequence[str | Path] = (),
 ) -> Solver:
-    """The solver of a run folder: averaged weights where there are any; the device at hand and the run's own precision.
+    """The solver of a run folder, or the one of that name that comes with the package ("sudoku").
 
-    `checkpoint` is "best", "latest" or a step; `task` the one it was trained on, where that was one of your own; `also`
-    names runs on the same task whose models try in turn. UserError names what is missing.
+    Averaged weights where there are any; the device at hand and the run's own precision. `checkpoint` is "best",
+    "latest" or a step; `task` the one it was trained on, where that was one of your own; `also` names runs on the same
+    task whose models try in turn. UserError names what is missing.
     """
-    run = Run.open(path)
+    run = Run.open(solvers.find(path))
     task = task or tasks.build(run.config.task)
     models, names = [], []
-    for other in (run, *(Run.open(other) for other in also)):
+    for other in (run, *(Run.open(solvers.find(other)) for other in also)):
         if any(other.board[key] != run.board[key] for key in ("cells", "vocabulary", "task_ids")):
             raise UserError(
                 f"{other.path} was trained on another task than {run.path}: --also takes runs on the same one"
