@@ -97,7 +97,7 @@ class _Drawing:
         x, y = self._corner(cell)
         box = x, y, x + self.cell - 1, y + self.cell - 1
         self.pen.rectangle(box, fill)
-        if step and token != self._before(step, cell):
+        if self._continues(step) and token != int(self.segments[step - 2].readout[cell]):
             self.pen.rectangle(box, outline=FRESH, width=max(1, self.cell // 20))
         end = self.look.fills[token] == "end"
         colour = WRONG if wrong else CARD if end else INK if token == asked else MODEL
@@ -108,11 +108,9 @@ class _Drawing:
             size = self.cell * 0.3
             self.pen.polygon([(box[2] - size, y), (box[2], y), (box[2], y + size)], WRONG)
 
-    def _before(self, step: int, cell: int) -> int:
-        """What stood there one segment earlier; at the beginning of an attempt, the question."""
-        if step > 1 and self.segments[step - 1].restart == self.segments[step - 2].restart:
-            return int(self.segments[step - 2].readout[cell])
-        return int(self.segments[0].question[cell])
+    def _continues(self, step: int) -> bool:
+        """Whether a segment of the same attempt went before."""
+        return step > 1 and self.segments[step - 1].restart == self.segments[step - 2].restart
 
     def _corner(self, cell: int) -> tuple[int, int]:
         row, column = divmod(cell, self.columns)

@@ -52,10 +52,10 @@ def verdict(answer: Answer) -> str:
 
 def chosen(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> int:
     """The last segment, counted from 1, whose readout became the answer: after a vote not always the last one."""
-    for number in range(len(segments), 0, -1):
-        grid = as_grid(solver.task, segments[number - 1].readout)
-        if answer.grid is not None and np.array_equal(grid, answer.grid):
-            return number
+    if answer.answer is not None and answer.grid is not None:
+        for number in range(len(segments), 0, -1):
+            if np.array_equal(as_grid(solver.task, segments[number - 1].readout), answer.grid):
+                return number
     return len(segments)
 
 
