@@ -77,7 +77,7 @@ def test_arc_learns_task_embeddings_a_hundred_times_faster():
     for name in ("arc-1", "arc-2"):
         config = load_preset(name)
         assert (config.optim.lr, config.optim.task_lr, config.optim.weight_decay) == (1e-4, 1e-2, 0.1)
-        assert (config.task.kind, config.task.size, config.task.vocabulary) == ("grid", (30, 30), 12)
+        assert (config.task.kind, config.task.size, config.task.vocabulary) == ("arc", (30, 30), 12)
 
 
 def test_a_preset_overrides_the_class_and_a_file_the_preset(tmp_path: Path):

@@ -101,6 +101,8 @@ class ArchConfig:
     """SwiGLU width: round(expansion * dim * 2/3), up to a multiple of expansion-multiple."""
     expansion_multiple: int = 256
     """The inner width is rounded up to a multiple of this."""
+    unit: Literal["swiglu", "bounded"] = "swiglu"
+    """Of the feed-forward layers: silu(g) * v, or sigmoid(g) * rms(g * v), which no input makes large."""
     positions: Literal["rope", "learned", "groups", "none"] = "rope"
     """Rotary, learned per position, learned per row, column and box, or none."""
     rope_base: float = 10000.0

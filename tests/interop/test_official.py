@@ -114,7 +114,11 @@ def test_official_to_ours_to_official_gives_the_same_tensors_and_settings(
     assert written["puzzle_emb_lr"] == tree["puzzle_emb_lr"]
 
 
-OURS = [name for name in presets() if "extreme" in name or "maze" in name or "arc" in name or name == "sudoku-full"]
+OURS = [
+    name
+    for name in presets()
+    if "extreme" in name or "maze" in name or name.startswith(("arc-1", "arc-2")) or name == "sudoku-full"
+]
 
 
 @pytest.mark.parametrize("preset", OURS)
@@ -133,7 +137,8 @@ def test_published_presets_survive_the_way_out_and_back(tmp_path: Path, preset: 
         exact = tensor if not name.endswith("_init") else tensor.to(torch.bfloat16).float()
         assert torch.equal(found.weights[name], exact), name
     wanted, back = settings(small), settings(found.config)
-    assert found.config.task.kind == small.task.kind
+    # The official files do not say that grids are those of ARC.
+    assert found.config.task.kind == {"arc": "grid"}.get(small.task.kind, small.task.kind)
     for name in wanted:
         if name.startswith(("arch.", "halting.", "loss.", "optim.")):
             assert back[name] == wanted[name], name

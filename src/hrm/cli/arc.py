@@ -81,7 +81,7 @@ class EvalOptions:
     """File to write the result to as JSON; - prints it instead of the table."""
     leaks: bool = False
     """Also measure tasks whose answers the run was trained on."""
-    checkpoint: str = "latest"
+    checkpoint: str = "best"
     """best, latest, a step, or all: one line for each."""
     batch_size: int = 64
     """Puzzles in a batch."""

@@ -33,10 +33,12 @@ def picture(task: ArcTask, guesses: Sequence[Sequence[Guess]] = ()) -> str:
     parts, width, y = [], 0.0, 2 * _GAP
     for line in lines:
         x = float(_GAP)
+        # Cells of one line are equally large.
+        size = _ROW / max(max(grid.shape) for _, grid, _ in line if grid is not None)
         for title, grid, colour in line:
             if grid is not None:
-                parts += _grid(grid, x, y + _TITLE, title, colour)
-                x += max(_ROW * grid.shape[1] / max(grid.shape), 6.2 * len(title)) + _GAP
+                parts += _grid(grid, size, x, y + _TITLE, title, colour)
+                x += max(size * grid.shape[1], 6.2 * len(title)) + _GAP
         width, y = max(width, x), y + _TITLE + _ROW + _GAP
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {y}" width="{width:.0f}" height="{y}" '
@@ -48,9 +50,8 @@ def picture(task: ArcTask, guesses: Sequence[Sequence[Guess]] = ()) -> str:
     return "\n".join([head, f'<rect width="{width:.0f}" height="{y}" fill="white"/>', name, *parts, "</svg>", ""])
 
 
-def _grid(grid: np.ndarray, x: float, y: float, title: str, colour: str) -> list[str]:
+def _grid(grid: np.ndarray, size: float, x: float, y: float, title: str, colour: str) -> list[str]:
     """The title and the cells; runs of one colour in a row are one rectangle."""
-    size = _ROW / max(grid.shape)
     rows, columns = grid.shape
     parts = [f'<text x="{x:.1f}" y="{y - 5:.1f}" fill="{colour}">{title}</text>']
     for i, row in enumerate(grid):

@@ -173,7 +173,7 @@ class Arc:
 
 def labels_of(tokens: np.ndarray) -> np.ndarray:
     """An answer's tokens as labels int8: padding does not count."""
-    return np.where(tokens == PAD, _IGNORE, tokens).astype(np.int8)
+    return np.where(tokens == PAD, np.int8(_IGNORE), tokens.astype(np.int8))
 
 
 def grid_of(value: object) -> np.ndarray:
