@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hrm.config import ArchConfig
-from hrm.models.layers import Linear, rms_norm, rotary_angles, rotate, truncated_normal_
+from hrm.models.layers import Linear, SwiGLU, rms_norm, rotary_angles, rotate, truncated_normal_
 from hrm.models.puzzle import Board, PuzzleModel
 from tests.models import small
 from tests.reference import blocks
@@ -79,3 +79,25 @@ def test_rotation_keeps_lengths_and_depends_on_the_distance_alone() -> None:
     torch.testing.assert_close(turned_q.norm(dim=-1), q.norm().expand(900))
     near, far = turned_q[3] @ turned_k[10], turned_q[883] @ turned_k[890]
     torch.testing.assert_close(near, far, atol=1e-4, rtol=0)
+
+
+def test_the_bounded_unit_follows_its_formula_and_stays_bounded() -> None:
+    torch.manual_seed(0)
+    layer = SwiGLU(12, small.arch(unit="bounded", expansion_multiple=8)).double()
+    z = torch.randn(5, 7, 12, dtype=torch.float64)
+    gate, up = (z @ layer.gate_up.weight.T).chunk(2, -1)
+    product = gate * up
+    normed = product / (product.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+    expected = (1 / (1 + torch.exp(-gate)) * normed) @ layer.down.weight.T
+    assert torch.allclose(layer(z), expected, atol=1e-12)
+    bound = torch.linalg.matrix_norm(layer.down.weight, 2) * layer.down.weight.shape[1] ** 0.5
+    assert (layer(1e6 * z).norm(dim=-1) <= bound).all()
+    assert (SwiGLU(12, small.arch(expansion_multiple=8)).double()(1e6 * z).norm(dim=-1) > 1e6).all()
+
+
+@pytest.mark.parametrize("mixer", ["attention", "mlp"])
+def test_the_bounded_unit_changes_no_parameter(mixer: str) -> None:
+    changes = {"mixer": mixer, "positions": "none" if mixer == "mlp" else "rope", "shared": True}
+    plain, bounded = (PuzzleModel(small.arch(**changes, unit=unit), small.board()) for unit in ("swiglu", "bounded"))
+    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in (plain, bounded)]
+    assert shapes[0] == shapes[1]

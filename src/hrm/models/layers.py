@@ -248,17 +248,28 @@ def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
     return _GatedSiLU.apply(x)  # type: ignore[return-value]
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer: down(silu(gate x) * up x), arXiv 2002.05202."""
+def gated_rms(x: Float[Tensor, "*b two_d"], eps: float) -> Float[Tensor, "*b d"]:
+    """sigmoid(gate) * rms(gate * up) for x = [gate | up] along the last axis."""
+    gate, up = x.chunk(2, dim=-1)
+    return torch.sigmoid(gate) * rms_norm(gate * up, eps)
 
-    def __init__(self, dim: int, expansion: float, multiple: int) -> None:
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer: down(silu(gate x) * up x), arXiv 2002.05202.
+
+    With the bounded unit it is down(sigmoid(g) * rms(g * v)), g = gate x and v = up x: no input makes the output large.
+    """
+
+    def __init__(self, dim: int, arch: ArchConfig) -> None:
         super().__init__()
-        inner = math.ceil(round(expansion * dim * 2 / 3) / multiple) * multiple
+        inner = math.ceil(round(arch.expansion * dim * 2 / 3) / arch.expansion_multiple) * arch.expansion_multiple
         self.gate_up = Linear(dim, 2 * inner)
         self.down = Linear(inner, dim)
+        self.bounded, self.eps = arch.unit == "bounded", arch.norm_eps
 
     def forward(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return self.down(gated_silu(self.gate_up(z)))
+        x = self.gate_up(z)
+        return self.down(gated_rms(x, self.eps) if self.bounded else gated_silu(x))
 
 
 class PositionMLP(SwiGLU):
@@ -267,7 +278,7 @@ class PositionMLP(SwiGLU):
     norm_dim = -2
 
     def __init__(self, arch: ArchConfig, positions: int) -> None:
-        super().__init__(positions, arch.expansion, arch.expansion_multiple)
+        super().__init__(positions, arch)
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:  # type: ignore[override]
         return super().forward(z.transpose(1, 2)).transpose(1, 2)

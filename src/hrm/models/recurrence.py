@@ -110,7 +110,7 @@ class Block(nn.Module):
     def __init__(self, arch: ArchConfig, mixer: nn.Module) -> None:
         super().__init__()
         self.mixer = mixer
-        self.mlp = SwiGLU(arch.dim, arch.expansion, arch.expansion_multiple)
+        self.mlp = SwiGLU(arch.dim, arch)
         self.post, self.eps = arch.norm == "post", arch.norm_eps
         self.norm_dim: int = mixer.norm_dim  # type: ignore[assignment]
 
