@@ -48,7 +48,7 @@ def unsolved() -> Solving:
 
 @cache
 def untrained(kind: str) -> Solving:
-    """A puzzle of another task and a model that knows nothing: everything in doubt, most cells wrong."""
+    """`guessed` for other tasks than the 4x4 Sudoku."""
     task: Task = {
         "maze": lambda: Maze(30, 30, 110),
         "6x6": lambda: Sudoku(2, 3),
@@ -57,10 +57,15 @@ def untrained(kind: str) -> Solving:
         "grid": lambda: Grid(7, 3, 12),
         "numbers": lambda: Grid(2, 12, 2000),
     }[kind]()
+    return guessed(task, max_segments=64 if kind == "maze" else 3)
+
+
+def guessed(task: Task, max_segments: int = 3) -> Solving:
+    """A puzzle of a task and a model that knows nothing: everything in doubt, most cells wrong."""
     rng = np.random.default_rng(0)
     cells = task.shape[0] * task.shape[1]
-    question = rng.integers(1, len(task.vocabulary), cells) if task.name == "grid" else task.generate(rng).question
+    question = rng.integers(1, len(task.vocabulary), cells) if isinstance(task, Grid) else task.generate(rng).question
     torch.manual_seed(0)
     arch = ArchConfig(dim=16, heads=2, fast_layers=1, slow_layers=1, h_cycles=1, l_cycles=1, positions="learned")
     model = PuzzleModel(arch, board_of(task)).eval()
-    return watched(Solver(model, task), task.format(question), max_segments=64 if kind == "maze" else 3)
+    return watched(Solver(model, task), task.format(question), max_segments=max_segments)

@@ -25,7 +25,7 @@ from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Segment
 from hrm.solving.page import _shares, page
 from hrm.tasks.grid import Grid
-from tests.solving.observed import Solving, solved, unsolved, untrained, watched
+from tests.solving.observed import Solving, guessed, solved, unsolved, untrained, watched
 from tests.solving.small import questions, run_folder
 
 FLAGS = (
@@ -97,6 +97,30 @@ def test_numbers_that_json_cannot_say_are_left_out():
     broken = item._replace(segments=[item.segments[0]._replace(residual=float("inf"), q=(float("nan"), 0.0))])
     (step,) = data(page(*broken))["steps"]
     assert step["residual"] is None and step["q"] == [None, 0.0]
+
+
+class Different(Grid):
+    """A task of one's own with a rule that can be seen: neighbours in a row differ."""
+
+    name = "different"
+    verifies = True
+    names = ("?", "red", "green", "blue")
+
+    def conflicts(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        """[cells] bool."""
+        rows = answer.reshape(self.shape)
+        same = np.pad(rows[:, 1:] == rows[:, :-1], ((0, 0), (1, 1)))
+        return (same[:, 1:] | same[:, :-1]).ravel()
+
+
+def test_a_task_of_ones_own_says_how_tokens_are_called_and_which_cells_are_wrong():
+    task = Different(3, 5, 4)
+    item = guessed(task)
+    known = data(page(*item))
+    assert known["labels"] == ["", "red", "green", "blue"] and known["rules"]
+    for segment, step in zip(item.segments, known["steps"], strict=True):
+        assert step["wrong"] == np.flatnonzero(task.conflicts(segment.question, segment.readout)).tolist()
+    assert known["steps"][0]["wrong"] and not data(page(*untrained("grid")))["rules"]
 
 
 class Brackets(Grid):

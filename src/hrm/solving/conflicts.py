@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from hrm.tasks import Task
@@ -9,8 +12,18 @@ from hrm.tasks import Task
 
 def conflicts(task: Task, question: np.ndarray, answer: np.ndarray) -> list[int]:
     """Cells of `answer` [cells] that contradict the question or one another; none where the task has no rules."""
-    rule = RULES.get(task.name)
-    return [] if rule is None else np.flatnonzero(rule(task, question, answer)).tolist()
+    rule = rule_of(task)
+    return [] if rule is None else np.flatnonzero(rule(question, answer)).tolist()
+
+
+def rule_of(task: Task) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """Finds the cells [cells] bool of (question, answer) that break a rule, or None where no rule can be seen.
+
+    A task of one's own that verifies may say it in a method `conflicts`.
+    """
+    if task.name in _KNOWN:
+        return partial(_KNOWN[task.name], task)
+    return getattr(task, "conflicts", None) if task.verifies else None
 
 
 def _sudoku(task: Task, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
@@ -33,5 +46,4 @@ def _maze(task: Task, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
     return changed | ((answer == path) & (near != 2)) | (np.isin(answer, (start, goal)) & (near != 1))
 
 
-RULES = {"sudoku": _sudoku, "maze": _maze}
-"""By the name of a task; others have no rules that can be seen from the grid."""
+_KNOWN = {"sudoku": _sudoku, "maze": _maze}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hrm.config import UserError
 from hrm.solving.answer import Answer
-from hrm.solving.conflicts import RULES, conflicts
+from hrm.solving.conflicts import conflicts, rule_of
 from hrm.solving.engine import Segment
 from hrm.solving.look import look
 from hrm.solving.page import chosen, verdict
@@ -141,7 +141,7 @@ class _Drawing:
             again = f"restart {segment.restart}, " if segment.restart else ""
             first = f"{again}segment {segment.segment}".capitalize()
             second = f"confidence {100 * self.solver.confidence(segment.q):.0f} %"
-            if self.solver.task.name in RULES:
+            if rule_of(self.solver.task) is not None:
                 second += f", {wrong} cell{' breaks' if wrong == 1 else 's break'} a rule"
         if last:
             first, colour = verdict(self.answer), {"solved": GOOD, "unsolved": WRONG}.get(self.answer.status, INK)

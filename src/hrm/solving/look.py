@@ -28,9 +28,10 @@ def look(task: Task) -> Look:
         fills = {"#": "wall", "S": "end", "G": "end", "o": "path"}
         labels = [character if character in "SG" else "" for character in task.vocabulary]
         return Look(labels, [names[c] for c in task.vocabulary], [fills.get(c, "") for c in task.vocabulary], blocks)
-    # In a large vocabulary the last characters only stand for numbers (tasks.grid).
-    large = max(task.vocabulary) > "\uffff"
-    written = [str(token) for token in range(len(task.vocabulary))] if large else list(task.vocabulary)
-    labels = ["", *("" if label in (" ", ".") else label for label in written[1:])]
+    # Boards may name their tokens; in a large vocabulary the last characters only stand for numbers (tasks.grid).
+    numbered = [str(token) for token in range(len(task.vocabulary))]
+    written = getattr(task, "names", numbered if max(task.vocabulary) > "\uffff" else task.vocabulary)
+    empty = {0, getattr(task, "outside", 0)}
+    labels = ["" if i in empty or label in (" ", ".") else label for i, label in enumerate(written)]
     names = ["padding", *(label or "blank" for label in labels[1:])]
     return Look(labels, names, [""] * len(labels), blocks)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hrm.solving.answer import Answer, as_grid
-from hrm.solving.conflicts import RULES, conflicts
+from hrm.solving.conflicts import conflicts, rule_of
 from hrm.solving.engine import Segment
 from hrm.solving.look import look
 from hrm.solving.solver import Solver
@@ -88,7 +88,7 @@ def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> dict[s
         "columns": task.shape[1],
         **style._asdict(),
         "bars": list(task.symbols) if len(task.symbols) <= BARS else [],
-        "rules": task.name in RULES,
+        "rules": rule_of(task) is not None,
         "both": solver.q_continue,
         "question": segments[0].question.tolist(),
         "chosen": chosen(solver, answer, segments),
