@@ -2,9 +2,9 @@
 
     python benchmarks/soundness.py sudoku --data HRM_DATA/sudoku
 
-Of 10,000: 2,000 puzzles with several solutions, 1,000 corrupted ones (a clue changed so that it contradicts another or
-the solution, a character or a cell too many or too few, other characters), the rest test puzzles. Every bad one must get
-its reason, no good one may be refused, and no reported answer may break a rule.
+Of 10,000: 2,000 puzzles with several solutions, 1,000 corrupted ones (a clue that contradicts another or the solution,
+a cell too many or too few, other characters), the rest test puzzles. Every bad one must get its reason, no good one may
+be refused, and no reported answer may break a rule.
 """
 
 from __future__ import annotations

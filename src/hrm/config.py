@@ -241,15 +241,15 @@ class Strategy:
     """What is tried for a puzzle at test time, and when it is enough."""
 
     max_segments: int | None = None
-    """Segments after which an attempt is given up; default: as in training."""
-    restarts: int = 0
-    """New attempts from other initial states for puzzles that were given up."""
-    views: int = 1
-    """Ways to look at a puzzle, taken in turn: 1 is as asked, more are random symmetries, mapped back."""
+    """Segments after which an attempt is given up; default: as in training, or the shipped solver's own."""
+    restarts: int | None = None
+    """New attempts from other initial states for puzzles that were given up; default: 0, or the shipped solver's."""
+    views: int | None = None
+    """Ways to look at a puzzle, taken in turn: 1 (the default) is as asked, more are random symmetries, mapped back."""
     budget: int | None = None
     """Segments that all attempts at a puzzle may take together."""
     stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)
-    """What ends an attempt early: the verifier, the Q head (always without a verifier), a state that no longer moves."""
+    """What ends an attempt early: the verifier, the Q head (always without verifier), a state that no longer moves."""
     margin: float = 0.0
     """How far halting must be worth more than going on for the Q head to stop."""
     residual: float = 0.01

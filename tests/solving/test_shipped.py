@@ -10,7 +10,8 @@ import pytest
 import hrm
 from hrm import solvers
 from hrm.cli.main import main
-from tests.solving.small import run_folder, solver
+from hrm.config import Strategy
+from tests.solving.small import questions, run_folder, solver
 
 
 def test_a_run_becomes_a_solver_that_can_be_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -43,3 +44,20 @@ def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_unknown_name_is_still_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["solve", str(tmp_path / "nothing"), "1"]) == 2
     assert "there is no run at" in capsys.readouterr().err
+
+
+def test_a_shipped_solver_tries_as_much_as_it_says_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home = tmp_path / "shipped"
+    run_folder(home / "four")
+    monkeypatch.setattr(solvers, "HOME", home)
+    monkeypatch.setattr(solvers, "STRATEGIES", {home / "four": Strategy(max_segments=3, restarts=2, views=2)})
+    monkeypatch.chdir(tmp_path)
+    hard = next(a.question for a in solver().solve_many(questions(60), restarts=8) if a.status == "unsolved")
+    loaded = hrm.load("four")
+    answer = loaded.solve(hard)
+    assert (answer.restarts, answer.segments) == (5, 18)
+    answer = loaded.solve(hard, restarts=0, views=1)
+    assert (answer.restarts, answer.segments) == (0, 3)
+    assert hrm.load(home / "four" / ".." / "four").solve(hard).restarts == 0

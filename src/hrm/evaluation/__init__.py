@@ -37,7 +37,7 @@ def evaluate(
     that are a path, and a shortest one.
     """
     n = len(puzzles.inputs)
-    how = Strategy(**strategy)
+    how = solver.complete(Strategy(**strategy))
     rules = solver.rules(how)
     totals: Counter[str] = Counter()
     tokens = 0.0

@@ -46,14 +46,15 @@ def sweep(
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Curves up to the strategy's segments, views and restarts, and warnings where more segments make it worse."""
-    deepest = solver.max_segments if strategy.max_segments is None else strategy.max_segments
-    attempts = len(solver.rules(replace(strategy, max_segments=deepest)).attempts)
+    strategy = solver.complete(strategy)
+    rules = solver.rules(strategy)
+    deepest, attempts = rules.max_segments, len(rules.attempts)
     tell = progress or (lambda share: None)
     parts = 2 if attempts > 1 and solver.task.verifies else 1
     readings = read_all(solver, puzzles, deepest, batch_size, lambda share: tell(share / parts))
     curves = depth_curves(readings, solver.task.verifies)
     if parts == 2:
-        curves.append(_attempts(solver, puzzles, replace(strategy, max_segments=deepest), batch_size, tell))
+        curves.append(_attempts(solver, puzzles, strategy, batch_size, tell))
     return {
         "n": len(puzzles.inputs),
         "checkpoint": solver.checkpoint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -38,38 +39,49 @@ class Solver:
         max_segments: int = 16,
         q_continue: bool = True,
         calibration: tuple[float, float] = (1.0, 0.0),
+        strategy: Strategy = Strategy(),  # noqa: B008
         checkpoint: str = "",
         seed: int = 0,
     ) -> None:
         """`max_segments` and `q_continue` as the models were trained; `checkpoint` names them; `seed` is for restarts
-        and views. `calibration` (scale, shift) turns q_halt into a confidence, sigmoid(scale * q + shift)."""
+        and views. `calibration` (scale, shift) turns q_halt into a confidence, sigmoid(scale * q + shift); `strategy`
+        holds where segments, restarts and views are not said."""
         self.models = [models] if isinstance(models, PuzzleModel) else list(models)
         self.task, self.device = task, torch.device(device)
         for model in self.models:
             model.to(device)
         self.max_segments, self.q_continue, self.checkpoint, self.seed = max_segments, q_continue, checkpoint, seed
         self.calibration = calibration
+        self._strategy = strategy
 
     @property
     def model(self) -> PuzzleModel:
         """The first model."""
         return self.models[0]
 
+    def complete(self, strategy: Strategy) -> Strategy:
+        """The strategy with this solver's own segments, restarts and views where none are said."""
+        last = {"max_segments": self.max_segments, "restarts": 0, "views": 1}
+        chosen = [vars(strategy), vars(self._strategy), last]
+        return replace(strategy, **{name: next(c[name] for c in chosen if c[name] is not None) for name in last})
+
     def rules(self, strategy: Strategy) -> Rules:
         """When puzzles leave and what is tried with them; UserError names the flag of an impossible setting."""
-        most = self.max_segments if strategy.max_segments is None else strategy.max_segments
+        strategy = self.complete(strategy)
+        most, restarts, views = strategy.max_segments, strategy.restarts, strategy.views
+        assert most is not None and restarts is not None and views is not None
         for flag, value, least in (
             ("max-segments", most, 1),
-            ("restarts", strategy.restarts, 0),
-            ("views", strategy.views, 1),
+            ("restarts", restarts, 0),
+            ("views", views, 1),
             ("budget", 1 if strategy.budget is None else strategy.budget, 1),
         ):
             if value < least:
                 raise UserError(f"--{flag} {value} is not possible: use {least} or more")
         verifies = self.task.verifies
-        if strategy.views > 1 and not self.task.uniforms:
+        if views > 1 and not self.task.uniforms:
             raise UserError(
-                f"--views {strategy.views} needs symmetries, and a {self.task.name} has none: use --views 1"
+                f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1"
             )
         if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
             raise UserError(f"--stop verifier is not possible, a {self.task.name} has none: use --stop q")
@@ -79,9 +91,7 @@ class Solver:
             # Every model sees every view before anything begins from another state.
             [
                 Attempt(model, view, noise)
-                for noise, view, model in product(
-                    range(strategy.restarts + 1), range(strategy.views), range(len(self.models))
-                )
+                for noise, view, model in product(range(restarts + 1), range(views), range(len(self.models)))
             ],
             self.seed,
             verify=self.task.verify if verifies else None,
@@ -208,7 +218,8 @@ def load(
     "latest" or a step; `task` the one it was trained on, where that was one of your own; `also` names runs on the same
     task whose models try in turn. UserError names what is missing.
     """
-    run = Run.open(solvers.find(path))
+    folder = solvers.find(path)
+    run = Run.open(folder)
     task = task or tasks.build(run.config.task)
     models, names = [], []
     for other in (run, *(Run.open(solvers.find(other)) for other in also)):
@@ -226,6 +237,7 @@ def load(
         _device(device),
         max_segments=halting.max_segments,
         q_continue=halting.q_continue,
+        strategy=solvers.STRATEGIES.get(folder, Strategy()),
         calibration=tuple((run.best or {}).get("calibration", (1.0, 0.0))),  # type: ignore[arg-type]
         checkpoint=", ".join(names),
         seed=run.config.seed,
