@@ -43,6 +43,36 @@ def test_converting_can_set_whole_classes_aside(tmp_path: Path, capsys: pytest.C
     assert "has a test split already" in capsys.readouterr().err
 
 
+def test_several_files_become_one_with_each_question_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [tmp_path / name for name in ("a.csv", "b.csv.gz", "c")]
+    for seed, part in enumerate(parts):
+        assert hrm("build", "--box", 2, 3, "--puzzles", 12, "--seed", seed, "--out", part) == 0
+    capsys.readouterr()
+    out = tmp_path / "mix.csv.gz"
+    assert hrm("build", "--convert", *parts, parts[0], "--limit", 10, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "30 training and 0 test puzzles; 10 that ask the same as an earlier one left out" in said
+    joined = read(out, Sudoku(2, 3))
+    wanted = np.concatenate([read(part, Sudoku(2, 3)).inputs[:10] for part in parts])
+    assert np.array_equal(joined.inputs, wanted) and hrm("check", out) == 0
+    assert joined.ratings is not None and not joined.ratings[20:].any(), "folders hold no ratings"
+    assert hrm("build", "--convert", *parts, "--test", 6, "--out", tmp_path / "split", "--json") == 0
+    counts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert counts["train"] + counts["test"] == 36 and counts["test"] >= 6
+
+
+def test_a_folder_with_a_test_split_is_not_mixed_with_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "a.csv"
+    assert hrm("build", "--box", 2, 2, "--puzzles", 20, "--test", 10, "--out", folder) == 0
+    assert hrm("build", "--box", 2, 2, "--puzzles", 5, "--out", file) == 0
+    assert hrm("build", "--convert", file, folder, "--out", tmp_path / "mix.csv") == 2
+    assert f"{folder} has a test split" in capsys.readouterr().err and not (tmp_path / "mix.csv").exists()
+    assert hrm("build", "--limit", 5, "--out", tmp_path / "mix.csv") == 2
+    assert "--limit" in capsys.readouterr().err
+
+
 def test_mazes_are_built(tmp_path: Path) -> None:
     words = ("--task", "maze", "--size", 8, 8, "--min-path", 9, "--puzzles", 3)
     assert hrm("build", *words, "--out", tmp_path / "m.csv") == 0

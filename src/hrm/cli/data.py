@@ -19,12 +19,12 @@ _SHOWN = 20  # problems printed one by one
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Make puzzles, or convert a CSV file to a dataset folder or back."""
+    """Make puzzles, convert between CSV files and dataset folders, or join several into one."""
 
     out: str
     """A .csv or .csv.gz file (test puzzles go beside it as NAME_test.csv), or a dataset folder in HRM's form."""
     task: Kind | None = None
-    """sudoku, maze or grid; default: what --convert looks like, or sudoku."""
+    """sudoku, maze, grid or gym (Reasoning Gym); default: what --convert looks like, or sudoku."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
     size: tuple[int, int] = (30, 30)
@@ -39,8 +39,11 @@ class BuildOptions:
     """Test puzzles, no symmetric variant of which is among the training puzzles."""
     seed: int = 0
     """The same seed makes the same puzzles."""
-    convert: str | None = None
-    """Take the puzzles from this CSV file or dataset folder instead of making them; --test then sets some aside."""
+    convert: tuple[str, ...] = ()
+    """Take the puzzles from these CSV files or dataset folders instead of making them, of several each question once;
+    --test then sets some aside."""
+    limit: int | None = None
+    """Take only the first so many training puzzles of each --convert."""
     overwrite: bool = False
     """Replace files that exist."""
     json: bool = False
@@ -96,7 +99,7 @@ def main(args: list[str]) -> int:
 
 
 def build(args: list[str]) -> int:
-    """Make puzzles, or convert between CSV and dataset folder."""
+    """Make puzzles, convert between CSV and dataset folder, or join several."""
     example = "hrm data build --task sudoku --box 3 3 --puzzles 1000 --test 500 --out data/sudoku"
     options = parse("data build", BuildOptions, args, example=example)
     if options.puzzles < 1 or options.test < 0:
@@ -104,13 +107,15 @@ def build(args: list[str]) -> int:
     for path in data.targets(options.out):
         if path.exists() and not options.overwrite:
             raise UserError(f"{path} exists: choose another --out or add --overwrite")
-    task = _task(options, options.convert)
+    if options.limit is not None and (options.limit < 1 or not options.convert):
+        raise UserError("--limit takes the first puzzles of each --convert: use 1 or more, with --convert")
+    task = _task(options, options.convert[0] if options.convert else None)
     console = Console(stderr=True)
     if options.convert:
-        train, test = data.read_both(options.convert, task)
+        train, test, duplicates = data.join(options.convert, task, options.limit)
         if options.test:
             if test is not None:
-                raise UserError(f"{options.convert} has a test split already: leave out --test")
+                raise UserError(f"{options.convert[0]} has a test split already: leave out --test")
             train, test = data.split(train, task, options.test, options.seed, console)
     else:
         train, test = data.generate(task, [options.puzzles, options.test], options.seed, console)
@@ -118,9 +123,11 @@ def build(args: list[str]) -> int:
     counts = {"train": len(train.inputs), "test": 0 if test is None else len(test.inputs)}
     written = [str(path) for path in data.write(options.out, task, train, test)]
     if options.json:
-        print(json.dumps({"written": written, **counts}))
+    duplicates = 0
+        print(json.dumps({"written": written, **counts, **({"duplicates": duplicates} if duplicates else {})}))
     else:
-        print(f"{' and '.join(written)}: {counts['train']} training and {counts['test']} test puzzles")
+        left_out = f"; {duplicates:,} that ask the same as an earlier one left out" if duplicates else ""
+        print(f"{' and '.join(written)}: {counts['train']} training and {counts['test']} test puzzles{left_out}")
     return 0
 
 

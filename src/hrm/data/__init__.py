@@ -2,6 +2,7 @@
 
 from hrm.data.checks import check, problems
 from hrm.data.generation import generate, split
+from hrm.data.joining import join
 from hrm.data.overlap import refuse
 from hrm.data.puzzle_set import Located, PuzzleSet
 from hrm.data.recognition import infer
@@ -13,6 +14,7 @@ __all__ = [
     "check",
     "generate",
     "infer",
+    "join",
     "locate",
     "problems",
     "read",
