@@ -140,6 +140,10 @@ def build(config: TaskConfig) -> Task:
         return Maze(*config.size, min_path=config.min_path)
     if config.kind == "grid":
         return Grid(*config.size, vocabulary=config.vocabulary)
+    if config.kind == "gym":
+        from hrm.tasks import gym
+
+        return gym.make(config.gym, config.gym_options)
     if config.kind == "arc":
         copies, translate = (config.copies, config.translate) if config.augment else (1, 0.0)
         return Arc(config.size[0], copies, config.dihedral, config.colours, translate)
