@@ -13,7 +13,7 @@ from hrm import data, tasks
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import TaskConfig, UserError
 
-Kind = Literal["sudoku", "maze", "grid"]
+Kind = Literal["sudoku", "maze", "grid", "gym"]
 _SHOWN = 20  # problems printed one by one
 
 
@@ -33,6 +33,10 @@ class BuildOptions:
     """Least number of steps on the shortest path of a maze."""
     vocabulary: int = 12
     """Number of tokens of a grid task, padding included."""
+    gym: str | None = None
+    """Dataset of Reasoning Gym; means --task gym."""
+    gym_options: tuple[str, ...] = ()
+    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
     puzzles: int = 1000
     """Training puzzles to make."""
     test: int = 0
@@ -59,13 +63,17 @@ class CheckOptions:
     against: str | None = None
     """Another file or folder that must not share a puzzle with this one, symmetric variants included."""
     task: Kind | None = None
-    """sudoku, maze or grid, with --box, --size or --vocabulary; default: what the file looks like."""
+    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box."""
     size: tuple[int, int] = (30, 30)
     """Rows and columns of a maze or grid."""
     vocabulary: int = 12
     """Number of tokens of a grid task, padding included."""
+    gym: str | None = None
+    """Dataset of Reasoning Gym; means --task gym."""
+    gym_options: tuple[str, ...] = ()
+    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
     json: bool = False
     """Print the problems as JSON."""
 
@@ -83,13 +91,17 @@ class ShowOptions:
     split: Literal["train", "test"] = "train"
     """Which part of a dataset folder."""
     task: Kind | None = None
-    """sudoku, maze or grid, with --box, --size or --vocabulary; default: what the file looks like."""
+    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box."""
     size: tuple[int, int] = (30, 30)
     """Rows and columns of a maze or grid."""
     vocabulary: int = 12
     """Number of tokens of a grid task, padding included."""
+    gym: str | None = None
+    """Dataset of Reasoning Gym; means --task gym."""
+    gym_options: tuple[str, ...] = ()
+    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
     json: bool = False
     """Print question, answer and rating as one line of JSON each."""
 
@@ -111,6 +123,7 @@ def build(args: list[str]) -> int:
         raise UserError("--limit takes the first puzzles of each --convert: use 1 or more, with --convert")
     task = _task(options, options.convert[0] if options.convert else None)
     console = Console(stderr=True)
+    duplicates = 0
     if options.convert:
         train, test, duplicates = data.join(options.convert, task, options.limit)
         if options.test:
@@ -123,7 +136,6 @@ def build(args: list[str]) -> int:
     counts = {"train": len(train.inputs), "test": 0 if test is None else len(test.inputs)}
     written = [str(path) for path in data.write(options.out, task, train, test)]
     if options.json:
-    duplicates = 0
         print(json.dumps({"written": written, **counts, **({"duplicates": duplicates} if duplicates else {})}))
     else:
         left_out = f"; {duplicates:,} that ask the same as an earlier one left out" if duplicates else ""
@@ -176,8 +188,21 @@ def show(args: list[str]) -> int:
 
 def _task(options: BuildOptions | CheckOptions | ShowOptions, path: str | None) -> tasks.Task:
     """The task that the flags name, or else the one a file looks like."""
-    if options.task is None and path is not None:
+    if options.gym is not None and options.task not in (None, "gym"):
+        raise UserError(f"--task {options.task} is no dataset of Reasoning Gym: leave out --gym, or use --task gym")
+    if options.task == "gym" and options.gym is None:
+        raise UserError("--task gym needs the dataset's name: add for example --gym n_queens")
+    kind = "gym" if options.gym is not None else options.task
+    if kind is None and path is not None:
         return tasks.build(data.infer(path))
-    min_path = options.min_path if isinstance(options, BuildOptions) else TaskConfig.min_path
-    kind = options.task or "sudoku"
-    return tasks.build(TaskConfig(kind, options.box, options.size, min_path, options.vocabulary))
+    return tasks.build(
+        TaskConfig(
+            kind=kind or "sudoku",
+            box=options.box,
+            size=options.size,
+            min_path=options.min_path if isinstance(options, BuildOptions) else TaskConfig.min_path,
+            vocabulary=options.vocabulary,
+            gym=options.gym or TaskConfig.gym,
+            gym_options=options.gym_options,
+        )
+    )

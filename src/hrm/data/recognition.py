@@ -43,5 +43,6 @@ def infer(path: Path | str) -> TaskConfig:
     if vocabulary and side * side == cells:
         return TaskConfig(kind="grid", size=(side, side), vocabulary=vocabulary)
     raise UserError(
-        f"{path}: puzzles of {cells} cells are not a known Sudoku or square maze; say which with --task and --size"
+        f"{path}: puzzles of {cells} cells are not a known Sudoku or square maze; "
+        "say which with --task and --size, or --gym"
     )
