@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hrm.config import UserError
 from hrm.solving.answer import Answer
 from hrm.solving.conflicts import conflicts, rule_of
@@ -23,6 +25,7 @@ MARGIN, CAPTION = 16, 66
 """Pixels around the grid, and below it for two lines of text and the progress."""
 PAUSES = 1500, 700, 4000
 """Milliseconds for which the question, a segment and the end are shown."""
+COLOURS = 128
 LONGEST = 20_000
 """Milliseconds that all segments together take at most: many go by faster."""
 
@@ -44,14 +47,18 @@ def pillow() -> None:
 def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
     """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever."""
     pillow()
-    drawing = _Drawing(solver, answer, segments)
-    end = chosen(solver, answer, segments)
-    steps = [*range(len(segments)), end] if end == len(segments) else [*range(len(segments) + 1), end]
-    frames = [drawing.frame(step) for step in steps[:-1]] + [drawing.frame(end, last=True)]
+    from PIL import Image
+
+    drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
+    steps = list(range(len(segments) + 1)) + ([end] if end < len(segments) else [])
+    pages = [(step, number == len(steps) - 1) for number, step in enumerate(steps)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_palette([drawing.frame(*page) for page in [*pages[:: 1 + len(pages) // 8], pages[-1]]]))
+    first, *others = (drawing.frame(*page).quantize(palette=palette, dither=Image.Dither.NONE) for page in pages)
     each = max(100, min(PAUSES[1], LONGEST // len(segments)))
     pauses = [PAUSES[0], *[each] * (len(steps) - 2), PAUSES[2]]
     content = io.BytesIO()
-    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0, optimize=True)
+    first.save(content, "GIF", save_all=True, append_images=others, duration=pauses, loop=0, optimize=True)
     return content.getvalue()
 
 
@@ -65,6 +72,7 @@ class _Drawing:
         self.rows, self.columns = solver.task.shape
         self.cell = max(10, min(72, SIZE // max(self.rows, self.columns)))
         self.width = max(self.columns * self.cell, 320) + 2 * MARGIN
+        self.height = 2 * MARGIN + self.rows * self.cell + CAPTION
         self.left = (self.width - self.columns * self.cell) // 2
         longest = max(map(len, self.look.labels))
         self.glyphs = ImageFont.load_default(self.cell * min(0.62, 0.85 / (0.6 * longest)))
@@ -74,7 +82,7 @@ class _Drawing:
         """The question (step 0) or the grid after a segment, counted from 1; the last one has the verdict."""
         from PIL import Image, ImageDraw
 
-        image = Image.new("RGB", (self.width, 2 * MARGIN + self.rows * self.cell + CAPTION), CARD)
+        image = Image.new("RGB", (self.width, self.height), CARD)
         self.pen = ImageDraw.Draw(image)
         segment = self.segments[step - 1] if step else None
         wrong = set(conflicts(self.solver.task, segment.question, segment.readout)) if segment else set()
@@ -152,6 +160,18 @@ class _Drawing:
         self.pen.rectangle((MARGIN, y + 50, right, y + 55), TRACK)
         if step:
             self.pen.rectangle((MARGIN, y + 50, end, y + 55), MODEL)
+
+
+def _palette(frames: Sequence[Image]) -> list[int]:
+    """Red, green and blue of the most frequent colours that differ visibly: one palette for all frames, small files."""
+    pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames]).astype(int)
+    packed, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
+    kept = np.empty((0, 3), int)
+    for colour in packed[np.argsort(-counts)]:
+        parts = np.array((colour >> 16, colour >> 8 & 255, colour & 255))
+        if len(kept) < COLOURS and (np.abs(kept - parts).sum(1) > 16).all():
+            kept = np.vstack((kept, parts))
+    return kept.ravel().tolist()
 
 
 def _mixed(one: str, other: str, share: float) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def look(task: Task) -> Look:
     # Boards may name their tokens; in a large vocabulary the last characters only stand for numbers (tasks.grid).
     numbered = [str(token) for token in range(len(task.vocabulary))]
     written = getattr(task, "names", numbered if max(task.vocabulary) > "\uffff" else task.vocabulary)
-    empty = {0, getattr(task, "outside", 0)}
-    labels = ["" if i in empty or label in (" ", ".") else label for i, label in enumerate(written)]
-    names = ["padding", *(label or "blank" for label in labels[1:])]
+    words = {getattr(task, "outside", 0): "outside"} | {0: "padding"}
+    labels = ["" if i in words or label in (" ", ".") else label for i, label in enumerate(written)]
+    names = [words.get(i, label or "blank") for i, label in enumerate(labels)]
     return Look(labels, names, [""] * len(labels), blocks)
