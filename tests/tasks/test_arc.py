@@ -105,7 +105,7 @@ def test_the_canonical_form_of_a_pair_is_that_of_its_copies(question: np.ndarray
     task = Arc(9, copies=50)
     seen = [task.seen(grid, task_id) for grid in (question, answer)]
     assert canonical(*seen) == canonical(question, answer)
-    assert task.canonical(Puzzle(*map(task.encode, seen))) == canonical(question, answer)
+    assert task.canonical(Puzzle(task.encode(seen[0]), task.encode(seen[1]))) == canonical(question, answer)
 
 
 def test_the_canonical_form_tells_black_shapes_and_patterns_apart():

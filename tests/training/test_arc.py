@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from hrm.cli.main import main
+from hrm.config import Config, TaskConfig
 from hrm.data import arc
 from hrm.data.arc import ArcTask, Pair
+from hrm.data.arc_sets import prepare
 from hrm.evaluation.arc import read_submission, score
 from hrm.runs import Run, checkpoint
+from hrm.tasks import build
+from hrm.training.batches import Sampler
 
 TINY = shlex.split(
     "--task.size 7 7 --task.copies 3 --arch.dim 16 --arch.heads 2 --train.steps 4 --train.batch-size 8 "
@@ -52,6 +56,19 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     """What solving uses."""
     groups, _ = checkpoint.load(Run.open(run).checkpoint("latest"), {"weights", "ema"})
     return groups["weights"] | groups["ema"]
+
+
+def test_what_is_shown_depends_on_seed_step_and_row_alone(place: Path):
+    config = Config(task=TaskConfig(kind="arc", size=(7, 7), copies=3, holdout=0), data=str(place / "learn.jsonl"))
+    board = build(config.task)
+    puzzles = prepare(config, board).training
+    whole, again = (Sampler(puzzles, board, 16, 0, True, 0.0).batch(5) for _ in range(2))
+    part = Sampler(puzzles, board, 16, 0, True, 0.0).batch(5, slice(4, 8))
+    for one, other, rows in zip(whole, again, part, strict=True):
+        assert np.array_equal(one, other) and np.array_equal(one[4:8], rows)
+    assert len(set(whole.task_ids.tolist())) > 3 and not np.array_equal(
+        whole.inputs, Sampler(puzzles, board, 16, 1, True, 0.0).batch(5).inputs
+    )
 
 
 def test_the_way_from_the_files_to_the_score(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

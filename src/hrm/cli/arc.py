@@ -184,7 +184,18 @@ def show(args: list[str]) -> int:
 def eval_(args: list[str]) -> int:
     """Answer the test inputs of tasks that a run knows; pass@1 and pass@2."""
     example = "hrm arc eval runs/arc-1 --data evaluation.jsonl.gz --submission submission.json"
-    options = parse("arc eval", EvalOptions, args, example=example)
+    return measure(parse("arc eval", EvalOptions, args, example=example))
+
+
+def is_run(path: str) -> bool:
+    """Whether a folder holds a run on ARC tasks."""
+    from hrm.runs import Run
+
+    return Run.open(path).config.task.kind == "arc"
+
+
+def measure(options: EvalOptions) -> int:
+    """Answer, score, and write what is asked for."""
     for path in (options.submission, None if options.json in (None, "-") else Path(options.json)):
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{path} is in a folder that does not exist: make it first")
