@@ -6,13 +6,16 @@ import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hrm import data
 from hrm.cli.main import main as hrm
 from hrm.runs import Run, checkpoint
+from hrm.training import session
 from tests.training import small
 from tests.training.small import config, train
 
@@ -165,6 +168,28 @@ def test_measuring_is_logged_with_its_share_of_the_time(tmp_path: Path) -> None:
     assert result["measuring_share"] == last["measuring_share"] and 0 < result["measuring_share"] < 1
 
 
+def test_measuring_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Any] = []
+    calls: list[int] = []
+
+    def backend(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: x + 1, backend=backend, dynamic=False)
+
+    def evaluate(*args: Any, **strategy: Any) -> dict[str, Any]:
+        compiled(torch.ones(len(calls) + 1))
+        calls.append(len(graphs))
+        return session.evaluate_all(*args, **strategy)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(session, "evaluate_all", session.evaluate, raising=False)
+    monkeypatch.setattr(session, "evaluate", evaluate)
+    train(tmp_path / "run", config(task={"holdout": 10}, train={"steps": 10, "eval_every": 5}))
+    # The last call is the one after the training, whose model is not compiled.
+    assert calls == [0, 0, 1]
+
+
 def test_patience_ends_a_training_that_no_longer_gets_better(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,7 +217,9 @@ def test_training_refuses_to_measure_on_what_it_trains_on(tmp_path: Path, capsys
     uniforms = np.random.default_rng(0).random((30, small.SUDOKU.uniforms))
     inputs, labels = small.SUDOKU.augment(puzzles.inputs, puzzles.labels, uniforms)
     data.write_csv(tmp_path / "train.csv", small.SUDOKU, puzzles)
-    data.write_csv(tmp_path / "test.csv", small.SUDOKU, puzzles._replace(inputs=inputs, labels=labels).take(np.arange(5)))
+    data.write_csv(
+        tmp_path / "test.csv", small.SUDOKU, puzzles._replace(inputs=inputs, labels=labels).take(np.arange(5))
+    )
     files = {"data": str(tmp_path / "train.csv"), "validation": str(tmp_path / "test.csv")}
     command = small.command(tmp_path / "run", config(**files, train={"steps": 4}))
     assert hrm(command) == 2

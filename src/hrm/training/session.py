@@ -343,7 +343,8 @@ def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> d
         model, task, trainer.accelerator.device, max_segments=halting.max_segments, q_continue=halting.q_continue
     )
     try:
-        with trainer.ema.applied() if trainer.ema else nullcontext():
+        # Batches of many sizes come by, and each would be compiled anew.
+        with torch.compiler.set_stance("force_eager"), trainer.ema.applied() if trainer.ema else nullcontext():
             return evaluate(solver, held_out.take(np.arange(min(limit, len(held_out.inputs)))))
     finally:
         model.train()
