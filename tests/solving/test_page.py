@@ -105,6 +105,7 @@ class Different(Grid):
     name = "different"
     verifies = True
     names = ("?", "red", "green", "blue")
+    blocks = (0,) * 10 + (1,) * 5
 
     def conflicts(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
         """[cells] bool."""
@@ -113,11 +114,12 @@ class Different(Grid):
         return (same[:, 1:] | same[:, :-1]).ravel()
 
 
-def test_a_task_of_ones_own_says_how_tokens_are_called_and_which_cells_are_wrong():
+def test_a_task_of_ones_own_says_how_tokens_are_called_where_lines_run_and_which_cells_are_wrong():
     task = Different(3, 5, 4)
     item = guessed(task)
     known = data(page(*item))
     assert known["labels"] == ["", "red", "green", "blue"] and known["rules"]
+    assert known["blocks"] == list(task.blocks)
     for segment, step in zip(item.segments, known["steps"], strict=True):
         assert step["wrong"] == np.flatnonzero(task.conflicts(segment.question, segment.readout)).tolist()
     assert known["steps"][0]["wrong"] and not data(page(*untrained("grid")))["rules"]
@@ -151,6 +153,10 @@ def test_it_names_no_other_place():
     assert not re.search(
         r"https?:|//[\w.]+/|@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")", page(*untrained("9x9"))
     )
+
+
+def test_only_sudoku_has_boxes_of_its_own():
+    assert [len(set(data(page(*untrained(kind)))["blocks"])) for kind in KINDS] == [6, 9, 16, 0, 0, 0]
 
 
 # In a browser.
@@ -343,21 +349,22 @@ def test_the_table_lists_every_segment(show: Open):
     ]
 
 
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_task_fits_the_width(show: Open, kind: str, width: int):
+def test_every_task_fits_the_width(show: Open, kind: str):
     item = untrained(kind)
-    screen = show(item, width)
-    assert screen.page.evaluate("document.documentElement.scrollWidth") == width
+    screen, last = show(item), item.segments[-1]
     cells = item.solver.task.shape[0] * item.solver.task.shape[1]
+    for width in (PHONE, DESKTOP):
+        screen.page.set_viewport_size({"width": width, "height": 844})
+        assert screen.page.evaluate("document.documentElement.scrollWidth") == width
+        box = screen.page.locator("#grid").bounding_box()
+        cell = screen.page.locator("#grid i").nth(cells - 1).bounding_box()
+        assert box["width"] <= width - 32 and cell["width"] == pytest.approx(cell["height"], abs=0.1)
+        assert screen.page.evaluate(
+            "[...document.querySelectorAll('#grid i')].every(c => c.scrollWidth <= Math.ceil(c.clientWidth) + 1)"
+        )
     assert len(screen.grid()) == cells
-    box = screen.page.locator("#grid").bounding_box()
-    cell = screen.page.locator("#grid i").nth(cells - 1).bounding_box()
-    assert box["width"] <= width - 32 and cell["width"] == pytest.approx(cell["height"], abs=0.1)
-    assert screen.page.evaluate(
-        "[...document.querySelectorAll('#grid i')].every(c => c.scrollWidth <= Math.ceil(c.clientWidth) + 1)"
-    )
-    assert screen.cells("wrong") == conflicts(item.solver.task, item.segments[-1].question, item.segments[-1].readout)
+    assert screen.cells("wrong") == conflicts(item.solver.task, last.question, last.readout)
 
 
 def test_text_that_looks_like_markup_is_shown_as_text(show: Open):

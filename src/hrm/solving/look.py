@@ -22,7 +22,7 @@ class Look(NamedTuple):
 
 def look(task: Task) -> Look:
     """How the cells of any task are drawn."""
-    blocks = task.groups[2].tolist() if len(task.groups) > 2 else []
+    blocks = list(getattr(task, "blocks", task.groups[2].tolist() if task.name == "sudoku" else []))
     if task.name == "maze":
         names = {"?": "padding", "#": "wall", " ": "free", "S": "start", "G": "goal", "o": "path"}
         fills = {"#": "wall", "S": "end", "G": "end", "o": "path"}
