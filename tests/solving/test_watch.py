@@ -8,14 +8,14 @@ import re
 from rich.console import Console
 
 from hrm.solving.watch import Watch
-from tests.solving.small import SUDOKU, questions, solver
+from tests.solving.small import questions, solver
 
 
 def watched(**terminal: object) -> tuple[str, int]:
     """What a puzzle that stays unsolved looks like, and its number of segments."""
     text = next(a.question for a in solver().solve_many(questions(60)) if a.status == "unsolved")
     console = Console(file=io.StringIO(), width=80, **terminal)  # type: ignore[arg-type]
-    with Watch(SUDOKU, console, delay=0) as watch:
+    with Watch(solver(), console, delay=0) as watch:
         answer = solver().solve(text, observe=watch)
     return console.file.getvalue(), answer.segments  # type: ignore[attr-defined]
 

@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
     first, last = (
         solver.task.format(held_out.inputs[i]) for i in np.argsort((held_out.inputs == held_out.labels).sum(1))[:2]
     )
-    with Watch(solver.task, console) as watch:
+    with Watch(solver, console) as watch:
         solver.solve(first, observe=watch)
     console.print(
         f"\n[bold]{result['exact']:.1%}[/bold] of {result['n']} held-out puzzles solved exactly, "

@@ -208,7 +208,7 @@ def _observed(solver: Solver, options: Options, text: str, console: Console) -> 
     from hrm.solving.watch import Watch
 
     segments: deque[Segment] = deque(maxlen=None if options.html or options.gif else 1)
-    with Watch(solver.task, console, options.delay) if options.watch else nullcontext() as watch:
+    with Watch(solver, console, options.delay) if options.watch else nullcontext() as watch:
 
         def observe(segment: Segment) -> None:
             segments.append(segment)

@@ -10,18 +10,18 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from hrm.solving.answer import confidence
 from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Segment
+from hrm.solving.solver import Solver
 from hrm.tasks import Task
 
 
 class Watch:
     """Call it with each Segment of one puzzle: redraws in a terminal, prints frame after frame elsewhere."""
 
-    def __init__(self, task: Task, console: Console, delay: float = 0.3) -> None:
+    def __init__(self, solver: Solver, console: Console, delay: float = 0.3) -> None:
         """`delay` is how many seconds a terminal shows a frame at least, so that eyes can follow."""
-        self.task, self.console, self.delay = task, console, delay
+        self.solver, self.console, self.delay = solver, console, delay
         redraws = console.is_terminal and not console.is_dumb_terminal
         self.live = Live(console=console, auto_refresh=False) if redraws else None
 
@@ -32,11 +32,11 @@ class Watch:
 
     def __call__(self, segment: Segment) -> None:
         if self.live is None:
-            self.console.print(frame(self.task, segment))
+            self.console.print(frame(self.solver, segment))
         else:
-            pictures = [frame(self.task, segment)]
+            pictures = [frame(self.solver, segment)]
             if (segment.restart, segment.segment) == (0, 1):
-                pictures.insert(0, self.task.draw(segment.question))
+                pictures.insert(0, self.solver.task.draw(segment.question))
             for picture in pictures:
                 self.live.update(picture, refresh=True)
                 time.sleep(self.delay)
@@ -53,9 +53,9 @@ def grid(task: Task, segment: Segment) -> RenderableType:
     return task.draw(segment.question, segment.readout, conflicts(task, segment.question, segment.readout))
 
 
-def frame(task: Task, segment: Segment) -> RenderableType:
+def frame(solver: Solver, segment: Segment) -> RenderableType:
     """The grid after a segment with the segment's numbers beside it."""
-    believed = confidence(segment.q[0])
+    task, believed = solver.task, solver.confidence(segment.q)
     facts = Table.grid(padding=(0, 1))
     facts.add_row("segment", str(segment.segment))
     facts.add_row("restart", str(segment.restart))
