@@ -31,14 +31,15 @@ def evaluate(
     of hrm.config.Strategy.
 
     solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that the
-    label, or for mazes a second reading of the rules, contradicts; unsolved: the rest. exact_accuracy counts readouts
-    equal to the label, token_accuracy is the mean over puzzles of their share of right cells; of unsolved puzzles both
-    look at the last readout. Mazes, which have many right answers, add `valid` and `optimal`: the shares of readouts
-    that are a path, and a shortest one.
+    label contradicts, or for mazes and tasks with a method `judge` a second reading of the rules; unsolved: the rest.
+    exact_accuracy counts readouts equal to the label, token_accuracy is the mean over puzzles of their share of right
+    cells; of unsolved puzzles both look at the last readout. Mazes, which have many right answers, add `valid` and
+    `optimal`: the shares of readouts that are a path, and a shortest one.
     """
     n = len(puzzles.inputs)
     how = solver.complete(Strategy(**strategy))
     rules = solver.rules(how)
+    judge = getattr(solver.task, "judge", None)
     totals: Counter[str] = Counter()
     tokens = 0.0
     q, rights = np.zeros(n), np.zeros(n, bool)
@@ -52,7 +53,7 @@ def evaluate(
         tokens += float(hits.mean()) if len(hits) else 0.0
         exact = len(hits) > 0 and bool(hits.all())
         verdicts = _paths(solver.task, puzzles.inputs[row], label, readout)
-        right = verdicts.get("optimal", exact)
+        right = judge(puzzles.inputs[row], readout) if judge else verdicts.get("optimal", exact)
         wrong = outcome.accepted and not right
         q[row], rights[row] = outcome.q[0], right
         totals.update(verdicts, exact=exact, solved=outcome.accepted, wrong=wrong, segments=outcome.segments)
