@@ -446,7 +446,7 @@ def _problems(config: Config) -> Iterator[str]:
     if mixer == "groups" and arch.task_positions > 0:
         yield "--arch.mixer groups pools cells, and a task embedding is none: use --arch.task-positions 0"
     if arch.tokens == "candidates":
-        if task.kind != "sudoku":
+        if task.kind != "sudoku" and (task.kind, task.gym) not in (("gym", "sudoku"), ("gym", "mini_sudoku")):
             yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
         if arch.positions == "groups":
             yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"
