@@ -36,6 +36,7 @@ FLAGS = {name for option in options_of(Config) for name in (option.flag, option.
 
 def test_the_promised_presets_are_shipped():
     promised = {"sudoku-4x4", "sudoku-6x6", "sudoku-9x9", "sudoku-extreme", "sudoku-extreme-trm", "sudoku-full"}
+    promised |= {"sudoku-extreme-fast", "sudoku-extreme-mlp", "maze-hard-fast", "maze-10x10"}
     promised |= {"maze-hard", "maze-hard-trm", "arc-1", "arc-1-trm", "arc-2", "gpt2-1.5b"}
     assert promised <= set(presets())
     assert sorted(path.stem for path in PRESET_FILES) == presets()
@@ -59,6 +60,17 @@ def test_the_class_defaults_are_the_published_sudoku_recipe():
     extreme = load_preset("sudoku-extreme")
     assert replace(extreme, task=Config().task) == Config()
     assert extreme.train.steps == 20_000 * 1000 // 768
+
+
+def test_the_published_maze_recipes_augment_nothing_and_ours_does():
+    assert [load_preset(f"maze-hard{name}").task.augment for name in ("", "-trm", "-fast")] == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["sudoku-extreme-fast", "sudoku-extreme-mlp", "maze-hard-fast"])
+def test_recipes_for_one_gpu_choose_their_checkpoint_on_training_puzzles_and_stop_early(name: str):
+    config = load_preset(name)
+    assert config.task.holdout == config.train.eval_puzzles == 100 and config.train.patience > 0
+    assert config.validation is None and config.train.eval_every < config.train.steps / 10
 
 
 def test_trm_differs_from_hrm_as_published():
