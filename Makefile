@@ -38,6 +38,7 @@ $(VENV)/dev: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a minute, longer where torch comes with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e ".[dev]"
+	@$(INSTALL) -e ".[gym]" >/dev/null 2>&1 || echo "Reasoning Gym needs a C compiler and Python's headers: its tests skip"
 	@touch $@ $(VENV)/base
 
 clean:
