@@ -10,7 +10,7 @@ from hrm.data.arc import ArcTask
 from hrm.evaluation.arc import ATTEMPTS, Guess
 from hrm.tasks.arc import PALETTE
 
-_ROW, _GAP, _TITLE = 120, 24, 18  # height of the grids of a line, space between, space for what stands above a grid
+_LONGEST, _GAP, _TITLE = 120, 24, 18  # longest side of the grids of a line, space between, space for what stands above
 _RIGHT, _WRONG, _TEXT = "#1a7f37", "#cf222e", "#24292f"
 
 
@@ -34,12 +34,13 @@ def picture(task: ArcTask, guesses: Sequence[Sequence[Guess]] = ()) -> str:
     for line in lines:
         x = float(_GAP)
         # Cells of one line are equally large.
-        size = _ROW / max(max(grid.shape) for _, grid, _ in line if grid is not None)
+        shapes = [grid.shape for _, grid, _ in line if grid is not None]
+        size = _LONGEST / max(max(shape) for shape in shapes)
         for title, grid, colour in line:
             if grid is not None:
                 parts += _grid(grid, size, x, y + _TITLE, title, colour)
                 x += max(size * grid.shape[1], 6.2 * len(title)) + _GAP
-        width, y = max(width, x), y + _TITLE + _ROW + _GAP
+        width, y = max(width, x), y + _TITLE + round(size * max(rows for rows, _ in shapes)) + _GAP
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {y}" width="{width:.0f}" height="{y}" '
         f'font-family="sans-serif" font-size="12">'
