@@ -48,6 +48,7 @@ def measure(source: str, work: Path, flags: list[str]) -> dict[str, Any]:
         "scoring": stage("arc", "score", str(submission), "--data", str(tasks)),
     }
     result = json.loads((work / "eval.json").read_text())
+    del result["checkpoint"], result["data"]  # where they lie on this machine
     ids = [json.loads(line)["id"] for line in tasks.read_text().splitlines()]
     steps = json.loads((run / "result.json").read_text())["step"]
     return {"stages": stages, "resumed": again, "result": result, "steps": steps, "flags": flags, "tasks": ids}
