@@ -11,7 +11,7 @@ from hrm.config import UserError
 from hrm.tasks import Puzzle
 from hrm.tasks.gym.board import TRIES
 from hrm.tasks.gym.source import Number, Source
-from hrm.tasks.maze import FREE, GOAL, PATH, START, WALL, Maze
+from hrm.tasks.maze import FREE, GOAL, START, WALL, Maze
 from hrm.tasks.sudoku import BLANK, Sudoku
 
 
@@ -48,7 +48,8 @@ class GymMiniSudoku(GymSudoku):
 class GymShortestPath(Maze):
     """Small mazes: the path, which Reasoning Gym wants as a list of directions, is marked on the grid.
 
-    What lies outside of a smaller grid is wall. Questions without a path, to which it wants "infeasible", are left out.
+    What lies outside of a smaller grid is wall. Of several shortest paths the answer is the one that mazes have here; the
+    scorer takes any. Questions without a path, to which it wants "infeasible", are left out.
     """
 
     dataset: ClassVar[str] = "shortest_path"
@@ -70,11 +71,5 @@ class GymShortestPath(Maze):
             for row, cells in enumerate(facts["matrix"]):
                 for column, cell in enumerate(cells):
                     question[row, column] = {"X": WALL, "O": FREE, "*": START, "#": GOAL}[cell]
-            answer = question.copy()
-            row, column = np.argwhere(question == START)[0].tolist()
-            for step in steps[:-1]:
-                down, right = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}[step]
-                row, column = row + down, column + right
-                answer[row, column] = PATH
-            return Puzzle(question.ravel(), answer.ravel(), len(steps))
+            return Puzzle(question.ravel(), self._answer(question.tobytes()), len(steps))
         raise UserError(f"Reasoning Gym made no {self.dataset} with a path in {TRIES} tries: lower p_blocked")
