@@ -189,9 +189,10 @@ def eval_(args: list[str]) -> int:
 
 def is_run(path: str) -> bool:
     """Whether a folder holds a run on ARC tasks."""
+    from hrm import solvers
     from hrm.runs import Run
 
-    return Run.open(path).config.task.kind == "arc"
+    return Run.open(solvers.find(path)).config.task.kind == "arc"
 
 
 def measure(options: EvalOptions) -> int:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from hrm.cli import arc
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
 
@@ -56,6 +57,10 @@ class Options:
 def main(args: list[str]) -> int:
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=TRIES)
+    if arc.is_run(options.run):
+        same = ("data", "json", "checkpoint", "batch_size", "device", "precision")
+        shared = {name: getattr(options, name) for name in same}
+        return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit} leaves nothing to measure: use 1 or more")
     target = None if options.json in (None, "-") else Path(options.json)
