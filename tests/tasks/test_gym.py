@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -107,6 +108,15 @@ def test_a_task_describes_itself(name: str):
     assert len(set(task.vocabulary)) == len(task.vocabulary)
     assert task.groups.shape[1] == task.shape[0] * task.shape[1]
     assert task.symbols.stop == len(task.vocabulary) or name == "survo"
+
+
+def test_the_page_lists_every_dataset_with_its_true_board_and_status():
+    page = (Path(__file__).parents[2] / "docs/reasoning-gym.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+)x(\d+) \| (\d+) \| (\w+) \|", page, re.M)
+    tasks: dict[str, Any] = {name: make(name) for name in DATASETS}
+    status = {True: "solved", False: "answered"}
+    true = [(n, *map(str, (*t.shape, len(t.vocabulary))), status[t.verifies]) for n, t in tasks.items()]
+    assert rows == true
 
 
 @pytest.mark.parametrize("name", DATASETS)
