@@ -48,7 +48,7 @@ class GymMiniSudoku(GymSudoku):
 class GymShortestPath(Maze):
     """Small mazes: the path, which Reasoning Gym wants as a list of directions, is marked on the grid.
 
-    What lies outside of a smaller grid is wall. Of several shortest paths the answer is the one mazes have here, and the
+    What lies outside of a smaller grid is wall. Of several shortest paths the answer is the one mazes have here; its
     scorer takes any. Questions without a path, to which it wants "infeasible", are left out.
     """
 
