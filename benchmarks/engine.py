@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,8 @@ def accuracy(solver: Solver, puzzles: PuzzleSet, readouts: np.ndarray) -> float:
 def early_halting(solver: Solver, puzzles: PuzzleSet, args: argparse.Namespace) -> dict[str, Any]:
     """Fixed batches, the verifier and the Q head in turns."""
     n, most = len(puzzles.inputs), args.max_segments
-    stops = {
-        "verifier": Strategy(max_segments=most),
-        "q": Strategy(max_segments=most, stop=("q",)),
-        "q margin 2": Strategy(max_segments=most, stop=("q",), margin=2.0),
-    }
+    once = Strategy(max_segments=most, restarts=0, views=1)
+    stops = {"verifier": once, "q": replace(once, stop=("q",)), "q margin 2": replace(once, stop=("q",), margin=2.0)}
     rates: dict[str, list[float]] = {name: [] for name in ("fixed", *stops)}
     found: dict[str, Any] = {}
     for _ in range(args.rounds):
@@ -149,29 +147,24 @@ def against_official(puzzles: PuzzleSet, args: argparse.Namespace) -> dict[str, 
     loop = official_loop(args.official, model, args.batch_size)
     nothing = engine.Rules(16)
     rates: dict[str, list[float]] = {"official": [], "hrm": []}
-    agree = 0.0
     for number in range(args.rounds + 1):  # the first round warms up
         part = puzzles.take(np.arange(args.batch_size * args.batches))
         start = time.perf_counter()
         size = args.batch_size
-        theirs = np.concatenate([loop(part.inputs[i : i + size]) for i in range(0, len(part.inputs), size)])
+        for i in range(0, len(part.inputs), size):
+            loop(part.inputs[i : i + size])
         middle = time.perf_counter()
-        ours = np.zeros_like(theirs)
-        for row, outcome in engine.solve(solver.models, jobs_of(part), nothing, size, ordered=False):
-            assert outcome is not None
-            ours[row] = outcome.readout
+        assert len(list(engine.solve(solver.models, jobs_of(part), nothing, size, ordered=False))) == len(part.inputs)
         end = time.perf_counter()
         if number:
             rates["official"].append(len(part.inputs) / (middle - start))
             rates["hrm"].append(len(part.inputs) / (end - middle))
-            agree = float((theirs == ours).mean())
     ratios = [a / b for a, b in zip(rates["hrm"], rates["official"], strict=True)]
     return {
         **{f"{name}_puzzles_per_second": statistics.median(values) for name, values in rates.items()},
         "ratio_median": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "same_tokens": agree,
     }
 
 

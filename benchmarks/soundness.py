@@ -89,7 +89,8 @@ def main() -> None:
     counts: Counter[str] = Counter()
     failures: list[str] = []
     start = time.perf_counter()
-    answers = solver.solve_many((text for text, _ in expected), max_segments=args.max_segments, restarts=args.restarts)
+    texts = (text for text, _ in expected)
+    answers = solver.solve_many(texts, max_segments=args.max_segments, restarts=args.restarts, views=1)
     shown = track(answers, "solving", len(expected), console=Console(stderr=True))
     for (text, reason), answer in zip(expected, shown, strict=True):
         counts[answer.status] += 1
