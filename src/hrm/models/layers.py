@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,13 +78,11 @@ class _LowPrecision(torch.autograd.Function):
 
 
 class Weight(nn.Module):
-    """A float32 matrix [rows, columns] used in another dtype; the cast copy is made once per change, not per use."""
+    """A layer whose float32 matrix is used in another dtype; the cast copy is made once per change, not per use."""
 
-    def __init__(self, rows: int, columns: int, std: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(truncated_normal_(torch.empty(rows, columns), std))
-        self._copy: Tensor | None = None
-        self._copied: tuple[int, int] | None = None
+    weight: nn.Parameter
+    _copy: Tensor | None = None
+    _copied: tuple[int, int] | None = None
 
     def refresh(self, dtype: torch.dtype, changed: bool = False) -> None:
         """Bring the cast copy up to date; cheap unless the weight is known or said to have changed."""
@@ -111,20 +109,33 @@ class Weight(nn.Module):
         return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
 
 
-class Linear(Weight):
+class Linear(Weight, nn.Linear):
     """A linear layer with truncated LeCun normal weights, without bias unless asked for."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        super().__init__(outputs, inputs, std=inputs**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        super().__init__(inputs, outputs, bias)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        truncated_normal_(self.weight, self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.cast(), bias)
 
 
-class Embedding(Weight):
+class Embedding(Weight, nn.Embedding):
     """A table of vectors with truncated normal entries."""
+
+    def __init__(self, rows: int, columns: int, std: float) -> None:
+        self.std = std
+        super().__init__(rows, columns)
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        truncated_normal_(self.weight, self.std)
 
     def forward(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         return F.embedding(ids, self.cast())
@@ -138,13 +149,14 @@ def rotary_angles(positions: int, head_dim: int, base: float) -> tuple[Tensor, T
 
 
 def rotate(
-    x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p e"], sin: Float[Tensor, "p e"]
+    x: Float[Tensor, "b p h e"], cos: Float[Tensor, "*c p e"], sin: Float[Tensor, "*c p e"]
 ) -> Float[Tensor, "b p h e"]:
     """Turn each pair (i, i + e/2) of every head by its position's angle, in float32."""
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     if low_precision(x):
-        return torch.addcmul(x * cos[:, None], swapped, sin[:, None]).to(x.dtype)
-    return x * cos[:, None] + swapped * sin[:, None]
+        return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
+    return x * cos + swapped * sin
 
 
 @runtime_checkable
@@ -166,6 +178,8 @@ class Context:
     keys_values: KeyValues | None = None
     groups: tuple[tuple[Tensor, Tensor], ...] = ()
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """Attention of queries to keys and values [b, heads, p, e] in place of torch's; it knows the mask."""
 
     @property
     def full(self) -> bool:
@@ -200,7 +214,8 @@ class Attention(nn.Module):
         if context.keys_values is not None:
             k, v = context.keys_values.update(k, v, slot)
         if (
-            q.device.type == "cpu"
+            context.attend is None
+            and q.device.type == "cpu"
             and low_precision(q)
             and k.shape[2] <= SHORT
             and self.kv_heads == self.heads
@@ -209,6 +224,12 @@ class Attention(nn.Module):
             flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
             scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=self.head_dim**-0.5)
             mixed = (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
+        elif context.attend is not None:
+            mixed = context.attend(q, k, v)
+        elif q.shape[2] == 1 and context.full:
+            # One query: the heads that share keys are as good as positions, and torch need not repeat the keys.
+            mixed = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v)
+            mixed = mixed.reshape(q.shape)
         else:
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
