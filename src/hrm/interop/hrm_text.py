@@ -221,7 +221,8 @@ def _outside(model: HRMForCausalLM) -> Iterator[str]:
         if getattr(config, name) != wanted:
             yield f"{name} is {getattr(config, name)!r} and would have to be {wanted!r}"
     if config.num_key_value_heads != config.num_attention_heads:
-        yield f"it has {config.num_key_value_heads} key heads for {config.num_attention_heads} heads, and hrm_text shares none"
+        counts = f"{config.num_key_value_heads} key heads for {config.num_attention_heads} heads"
+        yield f"it has {counts}, and hrm_text shares none"
     if config.fast_layers != config.slow_layers:
         yield f"L has {config.fast_layers} layers and H {config.slow_layers}, and hrm_text has one number for both"
     bias = model.lm_head.bias

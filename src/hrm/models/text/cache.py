@@ -226,6 +226,8 @@ class Kept:
         self.slots, self.cache, self.last_exited = slots, cache, last_exited
         self.past = 0
         """Positions that the slots of the running segment hold from before."""
+        self.fills = False
+        """Whether lagging tokens are run later (rule `backfill`)."""
         self.live: Tensor | None = None
         """[b, p]: the tokens that make new keys and values; the others keep their last (training)."""
         self.picked: Picked | None = None

@@ -21,8 +21,8 @@ class HRMConfig(PreTrainedConfig):
     """A hierarchical reasoning model of text. `HRMConfig.preset("text-80m")` gives the published shapes.
 
     Architecture
-    - `hidden_size`, `num_attention_heads`, `num_key_value_heads`, `intermediate_size`: as everywhere; the inner width of
-      SwiGLU defaults to HRM's: 8/3 of the hidden size, up to a multiple of 256.
+    - `hidden_size`, `num_attention_heads`, `num_key_value_heads`, `intermediate_size`: as everywhere; the inner width
+      of SwiGLU defaults to HRM's: 8/3 of the hidden size, up to a multiple of 256.
     - `fast_layers`, `slow_layers`: blocks of L and H; `shared`: one stack plays both roles (TRM); `hierarchy` off: a
       plain Transformer of fast + slow blocks.
     - `h_cycles`, `l_cycles`: N and T of one segment; `horizon`: which visits are back-propagated.
@@ -102,6 +102,8 @@ class HRMConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        import hrm.models.text.modeling  # noqa: F401  (who has a configuration may ask an Auto class for its model)
+
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.intermediate_size is None:
@@ -158,7 +160,8 @@ class HRMConfig(PreTrainedConfig):
         """Slots of keys and values at the full budget, which is what caches and memory estimates call layers."""
         from hrm.models.text.cache import slots_of
 
-        return slots_of(self, self.schedule).count(self.max_segments)
+        again = self.retry_segments if self.retry_confidence > 0 else 0
+        return slots_of(self, self.schedule).count(self.max_segments + again)
 
     @property
     def arch(self) -> ArchConfig:

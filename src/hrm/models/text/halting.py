@@ -98,10 +98,16 @@ class Budget(NamedTuple):
         depth = self.rule if self.adaptive else f"{self.max_segments} segments"
         return f"schedule {tuple(self.schedule)}, {depth}"
 
-    def check(self, cache: Cache | None, head: Any) -> None:
-        """UserError for a request that lacks what it needs."""
+    def check(self, cache: Cache | None, slots: int, head: Any) -> None:
+        """UserError for a request that lacks what it needs, such as `slots` layers in a cache of fixed size."""
         if self.halting == "kl" and head is None:
             raise UserError("halting 'kl' compares predictions, and this model has no output layer: use q or change")
+        fixed = cache is not None and cache.layer_class_to_replicate is None and not isinstance(cache, HRMCache)
+        if cache is not None and fixed and len(cache) < slots:
+            raise UserError(
+                f"{type(cache).__name__} has {len(cache)} layers and this request needs {slots}: "
+                "raise max_segments in the configuration that the cache is made from, or leave it to generate"
+            )
         if self.state == "carry" and cache is not None and not isinstance(cache, HRMCache):
             raise UserError("state 'carry' keeps the last token's state in HRMCache: do not pass another cache")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def token_loss(
     logits: Float[Tensor, "b p v"], targets: Int[Tensor, "b p"], label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Float[Tensor, "b p"]:
-    """Cross-entropy of every position in nats, 0 where the target is -100; `z_loss` weighs the squared log-normaliser."""
+    """Cross-entropy of every position in nats, 0 where the target is -100; `z_loss` weighs the squared log-sum-exp."""
     wide = at_least_float32(logits).flatten(0, 1)
     flat = targets.flatten()
     losses = F.cross_entropy(wide, flat, reduction="none", ignore_index=-100, label_smoothing=label_smoothing)
@@ -36,7 +36,7 @@ def halt_targets(
     targets: Int[Tensor, "b p"],
     gamma: float,
 ) -> Float[Tensor, "b p"]:
-    """What P(halt) is trained towards: going deeper lowers this token's loss by less than `gamma`, or argmax is right."""
+    """What P(halt) is trained towards: deeper lowers this token's loss by less than `gamma`, or argmax is right."""
     if kind == "right":
         return (logits.argmax(-1) == targets).to(losses.dtype)
     return torch.ones_like(losses) if deeper is None else (losses - deeper < gamma).to(losses.dtype)

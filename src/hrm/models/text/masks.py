@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def prefix_blocks(token_types: Int[Tensor, "b p"]) -> Int[Tensor, "b p"]:
-    """A number for each run of ones, and -1 elsewhere: a prefix is a run, so a second turn cannot leak into the first."""
+    """A number for each run of ones, -1 elsewhere: a prefix is a run, so that no turn leaks into one before it."""
     ones = token_types == 1
     starts = ones & ~torch.nn.functional.pad(ones, (1, 0))[:, :-1]
     return torch.where(ones, starts.long().cumsum(1), -1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -102,6 +103,8 @@ class Thought:
     segment: int = 0
     new: int = 0
     """The last so many tokens are new; those before them may have to run deeper (rule `backfill`)."""
+    blocks: Tensor | None = None
+    """[b, p]: the prefix block of each token, -1 outside."""
     previous: Any = None
     """What the halting criterion compares with."""
 
@@ -112,19 +115,36 @@ class Thought:
 
     def shorten(self, length: int) -> None:
         """Forget all but the first tokens."""
-        self._each(lambda t: t[:, :length])
+        self.map(lambda t: t[:, :length])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Select or repeat rows."""
-        self._each(lambda t: function(t) if len(t) == len(self.depth) else t)
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.rope = (function(self.rope[0]), function(self.rope[1]))
-        self.inputs = {name: function(t) for name, t in self.inputs.items()}
+        """Select or repeat rows, or positions, of everything that is kept between forward passes."""
         self.x, self.live, self.retried = function(self.x), function(self.live), function(self.retried)
         self.carry = Carry(*map(function, self.carry))
         self.exited = Carry(*map(function, self.exited))
+        self.rope = (function(self.rope[0]), function(self.rope[1]))
         self.depth = function(self.depth)
+        self.blocks = None if self.blocks is None else function(self.blocks)
+
+    def after(self, old: Thought) -> Thought:
+        """This thought of new tokens behind an old one, whose tokens have halted; masks and keys are this one's."""
+
+        def join(a: Tensor, b: Tensor) -> Tensor:
+            return torch.cat((a, b.expand(len(a), *b.shape[1:])), dim=1)
+
+        assert self.blocks is not None and old.blocks is not None
+        return replace(
+            self,
+            x=join(old.x, self.x),
+            carry=Carry(*map(join, old.carry, self.carry)),
+            exited=Carry(*map(join, old.exited, self.exited)),
+            rope=(join(old.rope[0], self.rope[0]), join(old.rope[1], self.rope[1])),
+            depth=join(old.depth, self.depth),
+            live=join(torch.zeros_like(old.live), self.live),
+            retried=join(old.retried, self.retried),
+            blocks=join(old.blocks, self.blocks),
+            all_live=False,
+        )
 
 
 class HRMPreTrainedModel(PreTrainedModel):
@@ -229,7 +249,7 @@ class HRMModel(HRMPreTrainedModel):
         given_positions = position_ids
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=x.device)[None]
-        causal, mask = False, None
+        causal, mask, blocks, padding = False, None, None, None
         if whole:
             mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask  # type: ignore[union-attr]
             mask = mask if mask is None or mask.dtype == torch.bool else mask == 0
@@ -247,27 +267,38 @@ class HRMModel(HRMPreTrainedModel):
             if not causal and (length > 1 or padding is not None or keys > past + length):
                 mask = visible(length, past, keys, x.device, padding, blocks, packed)
         carry = self._first_carry(x, cache, budget)
-        adaptive = budget.adaptive
-        kept = None
         slots = slots_of(self.config, budget.schedule)
-        last_exited = adaptive and budget.rule == "last_exited"
-        if cache is not None or slots.shared or last_exited:
-            kept = Kept(slots, cache, last_exited)
-            kept.past = past
+        # Where all depths read the keys of depth 1, the two rules are one.
+        fills = budget.adaptive and budget.rule == "backfill" and not slots.share_segments
+        kept = None
+        if cache is not None or slots.shared or (budget.adaptive and not fills):
+            kept = Kept(slots, cache, last_exited=budget.adaptive and not fills)
+            kept.past, kept.fills = past, fills
+        cos, sin = self.rotary(position_ids)
+        blank = torch.zeros(rows, length, dtype=torch.bool, device=x.device)
         thought = Thought(
             inputs=inputs,  # type: ignore[arg-type]
             x=x,
             carry=carry,
             exited=carry,
-            rope=self.rotary(position_ids),
+            rope=(cos, sin),
             causal=causal,
             mask=mask,
             kept=kept,
-            depth=torch.zeros(rows, length, dtype=torch.long, device=x.device),
-            live=torch.ones(rows, length, dtype=torch.bool, device=x.device),
-            retried=torch.zeros(rows, length, dtype=torch.bool, device=x.device),
+            depth=blank.long(),
+            live=~blank,
+            retried=blank,
             new=length,
         )
+        if fills and isinstance(cache, HRMCache):
+            thought.rope = (cos.expand(rows, -1, -1), sin.expand(rows, -1, -1))
+            thought.blocks = torch.full_like(thought.depth, -1) if blocks is None else blocks
+            if cache.thought is not None:
+                thought.blocks = torch.where(thought.blocks < 0, -1, thought.blocks + past)  # unlike the old numbers
+                thought = thought.after(cache.thought)
+            thought.causal = False
+            thought.mask = visible(past + length, 0, past + length, x.device, padding, thought.blocks)
+            cache.thought = thought
         return thought
 
     def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
@@ -284,10 +315,8 @@ class HRMModel(HRMPreTrainedModel):
         if kept is not None:
             first_slot = thought.segment * len(kept.slots.homes)
             kept.live, kept.picked = live, None
-        if live is None or torch.is_grad_enabled() or (kept is None or not kept.last_exited):
-            carry = self._run(
-                thought.carry, thought.x, thought.rope, thought.causal, thought.mask, kept, schedule, first_slot
-            )
+        if live is None or torch.is_grad_enabled() or kept is None or not kept.last_exited:
+            carry = self._whole(thought, schedule, first_slot)
             if live is None:
                 thought.carry = thought.exited = carry
             else:
@@ -314,14 +343,18 @@ class HRMModel(HRMPreTrainedModel):
             for _ in range(budget.max_segments):
                 self.segment(thought, budget.schedule)
             return
-        while True:
+        # A cache of transformers can only be appended to: under `backfill` it gets every token at full depth.
+        foreign = (
+            thought.kept is not None and thought.kept.fills and not isinstance(thought.kept.cache, HRMCache | None)
+        )
+        while bool(thought.live.any()) or (foreign and thought.segment < budget.limit):
             before = thought.exited.z_h
             self.segment(thought, budget.schedule)
+            if not bool(thought.live.any()):
+                continue
             stop = stops(thought, before, budget, self.q_head, head)
             thought.live = thought.live & ~stop
             thought.all_live = False
-            if not bool(thought.live.any()):
-                return
 
     def forward(
         self,
@@ -359,7 +392,7 @@ class HRMModel(HRMPreTrainedModel):
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if past_key_values is None and use_cache:
             past_key_values = HRMCache()
-        budget.check(past_key_values, head)
+        budget.check(past_key_values, slots_of(self.config, budget.schedule).count(budget.limit), head)
         thought = self.begin(
             input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids, past_key_values, budget
         )
@@ -369,11 +402,26 @@ class HRMModel(HRMPreTrainedModel):
         if isinstance(past_key_values, HRMCache):
             past_key_values.carry = Carry(*(z[:, -1:] for z in thought.exited))
         return HRMModelOutput(
-            last_hidden_state=thought.exited.z_h,  # type: ignore[arg-type]
+            last_hidden_state=thought.exited.z_h[:, -thought.new :],  # type: ignore[arg-type]
             past_key_values=past_key_values,
-            depth=thought.depth,
-            retried=thought.retried if budget.retry_confidence > 0 else None,
+            depth=thought.depth[:, -thought.new :],
+            retried=thought.retried[:, -thought.new :] if budget.retry_confidence > 0 else None,
         )
+
+    def _whole(self, thought: Thought, schedule: Schedule, first_slot: int) -> Carry:
+        """A segment of all tokens, or under `backfill` of those that have not run this segment before."""
+        kept, mask = thought.kept, thought.mask
+        start = 0
+        if kept is not None and kept.fills and isinstance(kept.cache, HRMCache):
+            start = kept.past = kept.cache.layer(thought.segment * kept.slots.size).length
+            assert mask is not None
+            mask = mask[:, :, start:]
+        late = Carry(thought.carry.z_h[:, start:], thought.carry.z_l[:, start:])
+        rope = (thought.rope[0][:, start:], thought.rope[1][:, start:])
+        late = self._run(late, thought.x[:, start:], rope, thought.causal, mask, kept, schedule, first_slot)
+        if not start:
+            return late
+        return Carry(*(torch.cat((old[:, :start], new), dim=1) for old, new in zip(thought.carry, late, strict=True)))
 
     def _run(
         self,
@@ -588,3 +636,9 @@ def _picked_mask(thought: Thought, picked: Picked) -> Tensor | None:
     if not thought.causal:
         return None
     return (torch.arange(thought.length, device=columns.device) <= columns[..., None])[:, None]
+
+
+AutoConfig.register(HRMConfig.model_type, HRMConfig, exist_ok=True)
+AutoModel.register(HRMConfig, HRMModel, exist_ok=True)
+AutoModelForCausalLM.register(HRMConfig, HRMForCausalLM, exist_ok=True)
+AutoModelForSequenceClassification.register(HRMConfig, HRMForSequenceClassification, exist_ok=True)
