@@ -62,6 +62,8 @@ def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     if not low_precision(x) or torch.compiler.is_compiling():
         wide = at_least_float32(x)
         return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+    if dim == -1 and not torch.is_grad_enabled():
+        return F.rms_norm(x, x.shape[-1:], eps=eps)
     return _RMSNorm.apply(x, eps, dim)  # type: ignore[return-value]
 
 
@@ -206,16 +208,23 @@ class Attention(nn.Module):
         self.out = Linear(arch.dim, arch.dim)
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
-        qk, v = self.qkv(z).unflatten(-1, (-1, self.head_dim)).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        turned, kept = self.heads + self.kv_heads, self.kv_heads
+        qkv = self.qkv(z).view(*z.shape[:2], -1, self.head_dim)
+        qk, v = qkv.split_with_sizes((turned, kept), dim=2)
         if context.rope is not None:
             qk = rotate(qk, *context.rope)
-        q, k = qk.split((self.heads, self.kv_heads), dim=2)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        q, k = qk.split_with_sizes((self.heads, kept), dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.keys_values is not None:
             k, v = context.keys_values.update(k, v, slot)
-        if (
-            context.attend is None
-            and q.device.type == "cpu"
+        if context.attend is not None:
+            mixed = context.attend(q, k, v)
+        elif q.shape[2] == 1 and context.full:
+            # One query: the heads that share keys are as good as positions, and torch need not repeat the keys.
+            mixed = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v)
+            mixed = mixed.reshape(q.shape)
+        elif (
+            q.device.type == "cpu"
             and low_precision(q)
             and k.shape[2] <= SHORT
             and self.kv_heads == self.heads
@@ -224,12 +233,6 @@ class Attention(nn.Module):
             flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
             scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=self.head_dim**-0.5)
             mixed = (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
-        elif context.attend is not None:
-            mixed = context.attend(q, k, v)
-        elif q.shape[2] == 1 and context.full:
-            # One query: the heads that share keys are as good as positions, and torch need not repeat the keys.
-            mixed = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v)
-            mixed = mixed.reshape(q.shape)
         else:
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
@@ -263,7 +266,7 @@ class _GatedSiLU(torch.autograd.Function):
 
 def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
     """silu(gate) * up for x = [gate | up] along the last axis."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
     return _GatedSiLU.apply(x)  # type: ignore[return-value]

@@ -45,12 +45,14 @@ def slots_of(config: HRMConfig, schedule: Schedule) -> Slots:
     homes: list[int] = []
     first: list[bool] = []
     known: dict[tuple[str, int], int] = {}
+    size = 0
     for visit in schedule.visits(n_fast, n_slow):
         for layer in range(n_fast if visit.role == "L" else n_slow):
             home = known.get((visit.role, layer)) if config.share_cycles else None
             first.append(home is None)
-            homes.append(max(homes, default=-1) + 1 if home is None else home)
+            homes.append(size if home is None else home)
             known[visit.role, layer] = homes[-1]
+            size += home is None
     return Slots(tuple(homes), tuple(first), config.share_segments)
 
 
@@ -234,19 +236,30 @@ class Kept:
         """The same, where only the live tokens are computed."""
         self._whole: dict[int, tuple[Tensor, Tensor]] = {}
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[int, tuple[tuple[Tensor, Tensor] | None, Tensor | None]] = {}
 
     def update(self, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
         """Keep new keys and values [b, heads, p, e] in a slot; return all that this visit may look at."""
         slots = self.slots
         segment, visit = divmod(slot, len(slots.homes))
         home = slots.homes[visit]
-        if not slots.first[visit] or (segment and slots.share_segments):
-            return self._again(home, keys, values)
+        again = not slots.first[visit] or bool(segment and slots.share_segments)
+        grad = torch.is_grad_enabled()
+        # Recomputed activations come here a second time, when later segments have replaced what this one read.
+        seen = self._seen.get(slot) if grad else None
+        old, live = seen or ((self._whole if again else self._own).get(home), self.live)
+        if grad:
+            self._seen[slot] = old, live
+        if again:
+            assert old is not None
+            return self._again(old, live, keys, values)
         if self.last_exited:
-            keys, values = self._own[home] = self._merge(self._own.get(home), keys, values)
+            keys, values = self._merge(old, live, keys, values)
+            if seen is None:
+                self._own[home] = keys, values
         if self.cache is not None:
             keys, values = self._store(self.cache, keys, values, segment * slots.size + home)
-        if slots.shared:
+        if slots.shared and seen is None:
             self._whole[home] = keys, values
         return self._rows(keys, values)
 
@@ -254,6 +267,10 @@ class Kept:
         """Cut the history of what later segments read."""
         for kept in (self._whole, self._own):
             kept.update({home: (keys.detach(), values.detach()) for home, (keys, values) in kept.items()})
+
+    def forget(self) -> None:
+        """Drop what recomputation in a backward pass would need: that pass is over."""
+        self._seen.clear()
 
     def fill(self, done: int, segments: int) -> None:
         """Write the last keys and values into the slots of segments that no token of this pass has reached.
@@ -266,31 +283,33 @@ class Kept:
             for home, (keys, values) in self._own.items():
                 self.cache.update(keys, values, segment * self.slots.size + home)
 
-    def _again(self, home: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        old_keys, old_values = self._whole[home]
-        if keys.requires_grad and not old_keys.requires_grad and keys.shape == old_keys.shape:
+    def _again(
+        self, old: tuple[Tensor, Tensor], live: Tensor | None, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if keys.requires_grad and not old[0].requires_grad and keys.shape == old[0].shape:
             # The first visit ran without gradient. At the fixed point its keys are those of this visit, and so is
             # their gradient: the step that HRM's one-step gradient takes for the states.
-            live = 1 if self.live is None else self.live[:, None, :, None]
-            return old_keys + (keys - keys.detach()) * live, old_values + (values - values.detach()) * live
-        return self._rows(old_keys, old_values)
+            share = 1 if live is None else live[:, None, :, None]
+            return old[0] + (keys - keys.detach()) * share, old[1] + (values - values.detach()) * share
+        return self._rows(*old)
 
     def _rows(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.picked is None or len(self.picked.rows) == len(keys):
             return keys, values
         return keys[self.picked.rows], values[self.picked.rows]
 
-    def _merge(self, old: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if old is None or (self.picked is None and self.live is None):
+    def _merge(
+        self, old: tuple[Tensor, Tensor] | None, live: Tensor | None, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if old is None or (self.picked is None and live is None):
             return keys, values
         if self.picked is not None:
-            pairs = zip(old, (keys, values), strict=True)
-            keys, values = (
-                self.picked.into(t.transpose(1, 2), new.transpose(1, 2)).transpose(1, 2) for t, new in pairs
-            )
+            picked, both = self.picked, zip(old, (keys, values), strict=True)
+            keys, values = (picked.into(t.transpose(1, 2), new.transpose(1, 2)).transpose(1, 2) for t, new in both)
             return keys, values
-        live = self.live[:, None, :, None]  # type: ignore[index]
-        return torch.where(live, keys, old[0]), torch.where(live, values, old[1])
+        assert live is not None
+        share = live[:, None, :, None]
+        return torch.where(share, keys, old[0]), torch.where(share, values, old[1])
 
     def _store(self, cache: Cache, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
         if isinstance(cache, HRMCache):

@@ -83,8 +83,7 @@ def supervised_loss(
         if budget.halting == "q":
             with torch.no_grad():
                 stop = budget.probability(model.model.q_head(thought.exited.z_h)) > budget.threshold
-            thought.live = live & ~(stop & ~(explores & (thought.segment < least)))
-            thought.all_live = False
+            thought.halt(stop & ~(explores & (thought.segment < least)))
     if learns_q and before is not None:
         q_loss = q_loss + add_q(before, None)
     return (total + config.q_weight * q_loss) / budget.max_segments

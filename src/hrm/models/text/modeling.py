@@ -25,7 +25,7 @@ from hrm.models.recurrence import Carry, Recurrence, Schedule
 from hrm.models.text.cache import HRMCache, Kept, Picked, slots_of
 from hrm.models.text.configuration import HRMConfig
 from hrm.models.text.generation import HRMGenerationMixin
-from hrm.models.text.halting import Budget, stops
+from hrm.models.text.halting import REQUEST, Budget, stops
 from hrm.models.text.loss import supervised_loss, token_loss
 from hrm.models.text.masks import documents, prefix_blocks, visible
 
@@ -113,6 +113,18 @@ class Thought:
         """Tokens held."""
         return self.x.shape[1]
 
+    def detach(self) -> None:
+        """Cut the history between two segments, after the first one's backward pass (deep supervision)."""
+        self.carry, self.exited = self.carry.detach(), self.exited.detach()
+        if self.kept is not None:
+            self.kept.detach()
+            self.kept.forget()
+
+    def halt(self, tokens: Tensor) -> None:
+        """These tokens [b, p] go no deeper."""
+        self.live = self.live & ~tokens
+        self.all_live = False
+
     def shorten(self, length: int) -> None:
         """Forget all but the first tokens."""
         self.map(lambda t: t[:, :length])
@@ -177,6 +189,9 @@ class HRMPreTrainedModel(PreTrainedModel):
             "AutoModelForCausalLM": "modeling_hrm.HRMForCausalLM",
             "AutoModelForSequenceClassification": "modeling_hrm.HRMForSequenceClassification",
         }
+        generation = getattr(self, "generation_config", None)
+        if any(getattr(generation, name, None) is not None for name in REQUEST):
+            generation._from_model_config = False  # else transformers drops what it does not know when it loads it
         result = super().save_pretrained(save_directory, *args, **kwargs)
         names = ", ".join(sorted({name.split(".")[1] for name in self.config.auto_map.values()}))
         Path(save_directory, "modeling_hrm.py").write_text(f"from hrm.models.text import {names}  # noqa: F401\n")
@@ -306,7 +321,8 @@ class HRMModel(HRMPreTrainedModel):
         schedule = schedule or self.config.schedule
         for stack in (self.recurrence.fast, self.recurrence.slow):
             if stack is not None:
-                stack.recompute = self.gradient_checkpointing and self.training
+                cached = thought.kept is not None and thought.kept.cache is not None
+                stack.recompute = self.gradient_checkpointing and self.training and not cached
         if thought.segment and torch.is_grad_enabled():
             thought.x = self._embed(thought.inputs)
         live = None if thought.all_live else thought.live
@@ -353,8 +369,7 @@ class HRMModel(HRMPreTrainedModel):
             if not bool(thought.live.any()):
                 continue
             stop = stops(thought, before, budget, self.q_head, head)
-            thought.live = thought.live & ~stop
-            thought.all_live = False
+            thought.halt(stop)
 
     def forward(
         self,
@@ -477,6 +492,13 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             self.lm_head._is_hf_initialized = True  # type: ignore[assignment]
         self.post_init()
 
+    def begin(self, **tokens: Any) -> Thought:
+        """`HRMModel.begin`, with the output layer ready for the thought's dtype."""
+        dtype = self.model.compute_dtype
+        if dtype is not None and isinstance(self.lm_head, Linear):
+            self.lm_head.refresh(dtype, self.training and torch.is_grad_enabled())
+        return self.model.begin(**tokens)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -528,11 +550,13 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             labels = self._targets(labels, token_type_ids)
         if labels is not None and self.training:
             budget = self.model.budget(**request)
-            thought = self.model.begin(**tokens, budget=budget)
+            thought = self.begin(**tokens, budget=budget)
             loss = supervised_loss(self, thought, budget, labels, kwargs.get("num_items_in_batch"))
             logits = self.lm_head(slice_logits_to_keep(thought.exited.z_h, logits_to_keep))
             result = HRMOutput(loss=loss, logits=logits, depth=thought.depth)  # type: ignore[arg-type]
             return result if return_dict is not False else result.to_tuple()
+        if self.model.compute_dtype is not None and isinstance(self.lm_head, Linear):
+            self.lm_head.refresh(self.model.compute_dtype)
         out = self.model(**tokens, past_key_values=past_key_values, use_cache=use_cache, head=self.lm_head, **request)
         z = out.last_hidden_state
         kept = slice_logits_to_keep(z, logits_to_keep)
