@@ -100,8 +100,8 @@ def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokeni
     for layer, theirs, mine in _layers(config):
         block = f"model.recurrence.{mine}.layers.{layer}"
         target = f"model.{theirs}.layers.{layer}"
-        gate, qkv = state[f"{block}.mixer.gate.weight"], state[f"{block}.mixer.qkv.weight"]
-        tensors[f"{target}.attn.gqkv_proj.weight"] = torch.cat((gate, qkv))
+        # Ours ends with the gate, theirs begins with it.
+        tensors[f"{target}.attn.gqkv_proj.weight"] = state[f"{block}.mixer.qkv.weight"].roll(config.hidden_size, 0)
         tensors[f"{target}.attn.o_proj.weight"] = state[f"{block}.mixer.out.weight"]
         tensors[f"{target}.mlp.gate_up_proj.weight"] = state[f"{block}.mlp.gate_up.weight"]
         tensors[f"{target}.mlp.down_proj.weight"] = state[f"{block}.mlp.down.weight"]
@@ -249,13 +249,12 @@ def _take(tensors: Mapping[str, Tensor], name: str, shape: torch.Size, where: st
         source = source.replace(f"recurrence.{mine}.", f"{theirs}.")
     source = source.replace(".gate_up.", ".gate_up_proj.").replace(".down.", ".down_proj.")
     source = source.replace(".mixer.out.", ".attn.o_proj.")
-    source = source.replace(".mixer.qkv.", ".attn.gqkv_proj.").replace(".mixer.gate.", ".attn.gqkv_proj.")
+    source = source.replace(".mixer.qkv.", ".attn.gqkv_proj.")
     if source not in tensors:
         raise UserError(f"{where} lacks '{source}'")
     tensor = tensors[source]
     if "gqkv_proj" in source:
-        rows = tensor.shape[0] // 4
-        tensor = tensor[:rows] if ".gate." in name else tensor[rows:]
+        tensor = tensor.roll(-tensor.shape[1], 0)  # theirs begins with the gate, ours ends with it
     if tensor.shape != shape:
         raise UserError(f"{where}: '{source}' gives {list(tensor.shape)}, but config.json makes it {list(shape)}")
     return tensor

@@ -203,14 +203,16 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = arch.heads, arch.kv_heads or arch.heads
         self.head_dim = arch.dim // arch.heads
-        self.qkv = Linear(arch.dim, (self.heads + 2 * self.kv_heads) * self.head_dim)
-        self.gate = Linear(arch.dim, arch.dim) if arch.gate else None
+        self.gated = arch.gate
+        # One product makes queries, keys, values and the gate, in this order of rows.
+        rows = self.heads + 2 * self.kv_heads + (self.heads if arch.gate else 0)
+        self.qkv = Linear(arch.dim, rows * self.head_dim)
         self.out = Linear(arch.dim, arch.dim)
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
         turned, kept = self.heads + self.kv_heads, self.kv_heads
-        qkv = self.qkv(z).view(*z.shape[:2], -1, self.head_dim)
-        qk, v = qkv.split_with_sizes((turned, kept), dim=2)
+        rows = self.qkv(z).view(*z.shape[:2], -1, self.head_dim)
+        qk, v, gate = rows.split_with_sizes((turned, kept, rows.shape[2] - turned - kept), dim=2)
         if context.rope is not None:
             qk = rotate(qk, *context.rope)
         q, k = qk.split_with_sizes((self.heads, kept), dim=2)
@@ -237,10 +239,10 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
             )
-        mixed = mixed.transpose(1, 2).flatten(2)
-        if self.gate is not None:
-            mixed = mixed * torch.sigmoid(self.gate(z))
-        return self.out(mixed)
+        mixed = mixed.transpose(1, 2)
+        if self.gated:
+            mixed = mixed * torch.sigmoid(gate)
+        return self.out(mixed.flatten(2))
 
 
 class _GatedSiLU(torch.autograd.Function):

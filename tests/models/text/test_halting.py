@@ -35,8 +35,7 @@ forms = pytest.mark.parametrize(
     "form", [form if form in FAST else pytest.param(form, marks=pytest.mark.slow) for form in small.FORMS]
 )
 some_forms = pytest.mark.parametrize(
-    "form",
-    ["original", pytest.param("hrm_text", marks=pytest.mark.slow), pytest.param("all shared", marks=pytest.mark.slow)],
+    "form", ["original", *(pytest.param(form, marks=pytest.mark.slow) for form in ("hrm_text", "all shared"))]
 )
 rules = pytest.mark.parametrize("rule", RULES)
 criteria = pytest.mark.parametrize("criterion", CRITERIA)
