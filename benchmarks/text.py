@@ -44,7 +44,8 @@ def models() -> tuple[HrmTextForCausalLM, HRMForCausalLM]:
             L_cycles=2,
             prefix_lm=False,
         )
-    ).to(torch.bfloat16)
+    )
+    theirs.bfloat16()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         mine = hrm_text.read(Path(folder))
@@ -66,7 +67,8 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def compare(theirs: Callable[[], Any], mine: Callable[[], Any], work: int, rounds: int) -> dict[str, float]:
     """Rates of both and the median of the pairwise ratios; the first pair warms up."""
-    theirs(), mine()
+    theirs()
+    mine()
     pairs = [(seconds(theirs), seconds(mine)) for _ in range(rounds)]
     return {
         "transformers": work / statistics.median(a for a, _ in pairs),
@@ -110,7 +112,7 @@ def bytes_per_token() -> dict[str, float]:
             HRMConfig.preset("text-80m", share_segments=False, share_cycles=False),
         ),
     ):
-        model, cache = HRMForCausalLM(config).to(torch.bfloat16).eval(), HRMCache()
+        model, cache = HRMForCausalLM(config).to(dtype=torch.bfloat16).eval(), HRMCache()
         model.model(ids, past_key_values=cache, halting="fixed")
         found[name] = cache.bytes_per_token()
     return found

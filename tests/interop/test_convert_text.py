@@ -32,7 +32,7 @@ def test_there_and_back_by_command(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_wrong_folders_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small.model(dtype=torch.float32, **(FAMILY | {"norm": "post"})).save_pretrained(tmp_path / "post")
+    small.model(**(FAMILY | {"norm": "post", "dtype": torch.float32})).save_pretrained(tmp_path / "post")
     for source, target, reason in (
         ("post", "hrm_text", "norm is 'post'"),
         ("post", "hrm", "model of type 'hrm_lm'"),

@@ -64,7 +64,7 @@ def read(path: Path) -> HRMForCausalLM:
     config = _config(tree, str(where))
     tensors = _tensors(path)
     dtype = tensors["model.embed_tokens.weight"].dtype if "model.embed_tokens.weight" in tensors else torch.float32
-    model = HRMForCausalLM(config).to(dtype)
+    model = HRMForCausalLM(config).to(dtype=dtype)
     mine = model.state_dict()
     for name in list(mine):
         if "q_head" in name or name.endswith("z_h_init") or (name == "lm_head.weight" and config.tie_word_embeddings):
@@ -167,11 +167,13 @@ def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
         if value != wanted:
             raise UserError(f"{where}: '{name}' is {value}, and this package has only {wanted}")
     layers, steps = theirs.num_layers_per_stack, list(theirs.L_bp_cycles or [2])
+    values: dict[str, Any] = {name: getattr(theirs, name) for name in _SAME}
+    values["L_bp_cycles"] = steps  # kept for the way back
     return HRMConfig(
-        **{name: getattr(theirs, name) for name in _SAME},
+        **values,
         rope_parameters=dict(theirs.rope_parameters or {}),
-        fast_layers=layers,
-        slow_layers=layers,
+        fast_layers=layers or 0,
+        slow_layers=layers or 0,
         h_cycles=1,
         l_cycles=theirs.L_cycles,
         max_segments=theirs.H_cycles,
@@ -179,7 +181,6 @@ def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
         norm="pre",
         gate=True,
         join="first_state",
-        L_bp_cycles=steps,  # kept for the way back
     )
 
 

@@ -34,7 +34,7 @@ def config(**changes: Any) -> HRMConfig:
 def model(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> HRMForCausalLM:
     """A model whose Q head gives the tokens different depths."""
     torch.manual_seed(seed)
-    made = HRMForCausalLM(config(**changes)).to(dtype).eval()
+    made = HRMForCausalLM(config(**changes)).to(dtype=dtype).eval()
     with torch.no_grad():
         made.model.q_head.weight.normal_(std=0.3)
         made.model.q_head.bias.zero_()  # type: ignore[union-attr]

@@ -262,7 +262,7 @@ def test_rope_is_scaled_as_transformers_does(rope: dict[str, Any]) -> None:
 def test_a_cast_model_keeps_exact_angles() -> None:
     model = small.model(dtype=torch.float32)
     before = model.model.rotary(torch.arange(500)[None])
-    after = model.to(torch.bfloat16).model.rotary(torch.arange(500)[None])
+    after = model.to(dtype=torch.bfloat16).model.rotary(torch.arange(500)[None])
     assert torch.equal(before[0], after[0])
 
 

@@ -81,8 +81,8 @@ class Grown(CacheLayerMixin):
         self._k[:, :, start:end] = key_states
         self._v[:, :, start:end] = value_states
         self.length = end
-        self.keys, self.values = self._k[:, :, :end], self._v[:, :, :end]
-        return self.keys, self.values
+        keys, values = self.keys, self.values = self._k[:, :, :end], self._v[:, :, :end]
+        return keys, values
 
     def shorten(self, length: int) -> None:
         """Forget all but the first `length` positions."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 
 from hrm.config import UserError
 from hrm.models.layers import at_least_float32
@@ -79,7 +79,7 @@ class HRMGenerationMixin(GenerationMixin):
         return Budget.of(self.config, **(request | {name: kwargs[name] for name in REQUEST if name in kwargs}))  # type: ignore[attr-defined]
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any) -> Any:
-        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         for name in REQUEST:
             # What a GenerationConfig holds is for the forward pass.
             value = getattr(generation_config, name, None)
@@ -111,6 +111,6 @@ class HRMGenerationMixin(GenerationMixin):
         if not given and generation_config.use_cache is not False and generation_config.cache_implementation is None:
             model_kwargs["past_key_values"] = HRMCache(room=max_cache_length + 1)
             return
-        super()._prepare_cache_for_generation(
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )

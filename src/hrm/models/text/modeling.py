@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -166,11 +166,15 @@ class HRMPreTrainedModel(PreTrainedModel):
     config: HRMConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("Block",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = False
+
+    if TYPE_CHECKING:  # transformers wraps it so that its type is lost
+
+        def to(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def _init_weights(self, module: nn.Module) -> None:
         # transformers guards torch.nn.init: what came from a checkpoint is left alone.
@@ -190,7 +194,7 @@ class HRMPreTrainedModel(PreTrainedModel):
             "AutoModelForSequenceClassification": "modeling_hrm.HRMForSequenceClassification",
         }
         generation = getattr(self, "generation_config", None)
-        if any(getattr(generation, name, None) is not None for name in REQUEST):
+        if generation is not None and any(getattr(generation, name, None) is not None for name in REQUEST):
             generation._from_model_config = False  # else transformers drops what it does not know when it loads it
         result = super().save_pretrained(save_directory, *args, **kwargs)
         names = ", ".join(sorted({name.split(".")[1] for name in self.config.auto_map.values()}))
@@ -457,7 +461,7 @@ class HRMModel(HRMPreTrainedModel):
 
     def _embed(self, inputs: dict[str, Tensor]) -> Tensor:
         embeds = self.embed_tokens(inputs["ids"]) if "ids" in inputs else inputs["embeds"]
-        return embeds * self.config.embedding_scale
+        return embeds * self.config.embedding_scale  # type: ignore[operator]
 
     def _first_carry(self, x: Tensor, cache: Cache | None, budget: Budget) -> Carry:
         if budget.state == "carry" and x.shape[1] == 1 and isinstance(cache, HRMCache) and cache.carry is not None:
@@ -482,7 +486,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
     """The next token after every token, each thought about as long as it needs."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
-    _keys_to_ignore_on_load_missing = (r"model\.q_head\..*",)
+    _keys_to_ignore_on_load_missing = [r"model\.q_head\..*"]  # noqa: RUF012
 
     def __init__(self, config: HRMConfig) -> None:
         super().__init__(config)
@@ -624,7 +628,7 @@ class _Attend(NamedTuple):
         from transformers.models.llama.modeling_llama import eager_attention_forward
 
         mask = visible(q.shape[2], 0, k.shape[2], q.device) if self.mask is None and self.causal else self.mask
-        name = self.model.config._attn_implementation
+        name = str(self.model.config._attn_implementation)
         if name == "eager" and mask is not None:
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
