@@ -5,11 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hrm import _auto
+
 if TYPE_CHECKING:
     from hrm.config import Config as Config
     from hrm.config import UserError as UserError
     from hrm.config import load_preset as load_preset
     from hrm.evaluation import evaluate as evaluate
+    from hrm.models.text import HRMConfig as HRMConfig
+    from hrm.models.text import HRMForCausalLM as HRMForCausalLM
     from hrm.solving import Answer as Answer
     from hrm.solving import Solver as Solver
     from hrm.solving import load as load
@@ -21,8 +25,21 @@ _HOME = {
     **dict.fromkeys(("Answer", "Solver", "load"), "hrm.solving"),
     **dict.fromkeys(("Config", "UserError", "load_preset"), "hrm.config"),
     "evaluate": "hrm.evaluation",
+    **dict.fromkeys(("HRMConfig", "HRMForCausalLM"), "hrm.models.text"),
 }
-__all__ = ["Answer", "Config", "Solver", "UserError", "__version__", "evaluate", "load", "load_preset"]
+__all__ = [
+    "Answer",
+    "Config",
+    "HRMConfig",
+    "HRMForCausalLM",
+    "Solver",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_preset",
+]
+_auto.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -24,10 +24,15 @@ def turn(x: Tensor, base: float) -> Tensor:
     return torch.cat((turned.real, turned.imag), -1)
 
 
-def attend(x: Tensor, layer: Layer, heads: int, base: float | None, causal: bool = False) -> Tensor:
-    """Softmax attention head by head; rows of qkv are q | k | v; fewer key and value heads are shared by neighbours."""
+def attend(
+    x: Tensor, layer: Layer, heads: int, base: float | None, causal: bool = False, gated: bool = False
+) -> Tensor:
+    """Softmax attention head by head; rows of qkv are q | k | v, and | gate if it is gated.
+
+    Fewer key and value heads are shared by neighbours.
+    """
     width = layer["mixer.out"].shape[1] // heads
-    kv_heads = (layer["mixer.qkv"].shape[0] // width - heads) // 2
+    kv_heads = (layer["mixer.qkv"].shape[0] // width - heads - (heads if gated else 0)) // 2
     parts = (x @ layer["mixer.qkv"].T).split(width, dim=-1)
     outputs = []
     for head in range(heads):
@@ -41,8 +46,8 @@ def attend(x: Tensor, layer: Layer, heads: int, base: float | None, causal: bool
             scores = scores.masked_fill(later, -math.inf)
         outputs.append(scores.softmax(-1) @ v)
     mixed = torch.cat(outputs, -1)
-    if "mixer.gate" in layer:
-        mixed = mixed / (1 + torch.exp(-(x @ layer["mixer.gate"].T)))
+    if gated:
+        mixed = mixed / (1 + torch.exp(-torch.cat(parts[-heads:], -1)))
     return mixed @ layer["mixer.out"].T
 
 
@@ -63,5 +68,5 @@ def post_norm(x: Tensor, layer: Layer, heads: int, base: float | None, causal: b
 
 
 def pre_norm(x: Tensor, layer: Layer, heads: int, base: float | None, causal: bool, eps: float) -> Tensor:
-    x = x + attend(rms(x, eps), layer, heads, base, causal)
+    x = x + attend(rms(x, eps), layer, heads, base, causal, gated=True)
     return x + swiglu(rms(x, eps), layer["mlp.gate_up"], layer["mlp.down"])

@@ -1,4 +1,4 @@
-"""`hrm convert IN OUT --to hrm|sapient-hrm|trm`: weights of other implementations, in and out."""
+"""`hrm convert IN OUT --to hrm|hrm_text|sapient-hrm|trm`: weights of other implementations, in and out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Turn a model of the official HRM or TRM program into a run, or a run into theirs; the weights stay the same."""
+    """Turn a model of another implementation into ours, or ours into theirs; the weights stay the same."""
 
     source: Positional[Path]
-    """Run folder, official folder (all_config.yaml and step_N), or one step_N file in it."""
+    """Run folder, official folder (all_config.yaml and step_N) or one step_N file in it, or one of transformers."""
     out: Positional[Path]
     """New folder to write."""
-    to: Literal["hrm", "sapient-hrm", "trm"]
-    """hrm: a run folder for solve and eval; sapient-hrm, trm: a folder for the official program."""
+    to: Literal["hrm", "hrm_text", "sapient-hrm", "trm"]
+    """hrm: ours; hrm_text: text for transformers, vLLM and llama.cpp; sapient-hrm, trm: for the official program."""
+    segments: int | None = None
+    """Depth at which a text model is exported to hrm_text; default: its budget."""
     checkpoint: str = "best"
     """Of a run: best, latest or a step."""
     shape: tuple[int, int] | None = None
@@ -33,6 +35,8 @@ def main(args: list[str]) -> int:
     options = parse(
         "convert", Options, args, example="hrm convert downloads/HRM-checkpoint-sudoku-extreme runs/published --to hrm"
     )
+    if options.to == "hrm_text" or _is_text(options.source):
+        return _convert_text(options)
     from hrm.interop import write
 
     model = _read(options)
@@ -73,3 +77,33 @@ def _write_run(path: Path, model: Imported, options: Options) -> None:
     best = Run.open(options.source).best if (options.source / "run.json").is_file() else None
     if best and best["step"] == model.step:
         run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a folder of transformers holds a model of text."""
+    return (path / "config.json").is_file()
+
+
+def _convert_text(options: Options) -> int:
+    if not _is_text(options.source):
+        raise UserError(f"{options.source} holds no config.json: give a folder that save_pretrained has written")
+    from hrm.interop import hrm_text
+    from hrm.models.text import HRMForCausalLM
+
+    source, kind = options.source, hrm_text.model_type(options.source)
+    if options.to == "hrm" and kind == "hrm_text":
+        if options.out.exists():
+            raise UserError(f"{options.out} is in use: choose a new folder for the converted model")
+        model = hrm_text.read(source)
+        model.save_pretrained(options.out)
+        hrm_text.copy_tokenizer(source, options.out)
+        print(f"{options.out}: hrm_lm, {model.num_parameters():,} parameters, {model.config.max_segments} segments")
+        return 0
+    if options.to == "hrm_text" and kind == "hrm_lm":
+        model = HRMForCausalLM.from_pretrained(source)
+        for line in hrm_text.write(options.out, model, options.segments, source):
+            print(line)
+        segments = options.segments or model.config.max_segments
+        print(f"{options.out}: hrm_text, {model.num_parameters():,} parameters, {segments} segments")
+        return 0
+    raise UserError(f"{source} holds a model of type '{kind}': --to hrm reads hrm_text, --to hrm_text reads hrm_lm")

@@ -15,10 +15,14 @@ class QHead(Linear):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, 2, bias=True)
+
+    def reset_parameters(self) -> None:
+        """Back to a value of -5 everywhere."""
+        super().reset_parameters()  # the draw is part of what a seed means
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, -5.0)  # type: ignore[arg-type]
 
-    def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b 2"]:
+    def forward(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 2"]:
         return at_least_float32(super().forward(z))
 
 

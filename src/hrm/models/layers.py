@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +62,8 @@ def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     if not low_precision(x) or torch.compiler.is_compiling():
         wide = at_least_float32(x)
         return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+    if dim == -1 and not torch.is_grad_enabled():
+        return F.rms_norm(x, x.shape[-1:], eps=eps)
     return _RMSNorm.apply(x, eps, dim)  # type: ignore[return-value]
 
 
@@ -78,13 +80,11 @@ class _LowPrecision(torch.autograd.Function):
 
 
 class Weight(nn.Module):
-    """A float32 matrix [rows, columns] used in another dtype; the cast copy is made once per change, not per use."""
+    """A layer whose float32 matrix is used in another dtype; the cast copy is made once per change, not per use."""
 
-    def __init__(self, rows: int, columns: int, std: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(truncated_normal_(torch.empty(rows, columns), std))
-        self._copy: Tensor | None = None
-        self._copied: tuple[int, int] | None = None
+    weight: nn.Parameter
+    _copy: Tensor | None = None
+    _copied: tuple[int, int] | None = None
 
     def refresh(self, dtype: torch.dtype, changed: bool = False) -> None:
         """Bring the cast copy up to date; cheap unless the weight is known or said to have changed."""
@@ -111,20 +111,33 @@ class Weight(nn.Module):
         return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
 
 
-class Linear(Weight):
+class Linear(Weight, nn.Linear):
     """A linear layer with truncated LeCun normal weights, without bias unless asked for."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        super().__init__(outputs, inputs, std=inputs**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        super().__init__(inputs, outputs, bias)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        truncated_normal_(self.weight, self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.cast(), bias)
 
 
-class Embedding(Weight):
+class Embedding(Weight, nn.Embedding):
     """A table of vectors with truncated normal entries."""
+
+    def __init__(self, rows: int, columns: int, std: float) -> None:
+        self.std = std
+        super().__init__(rows, columns)
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        truncated_normal_(self.weight, self.std)
 
     def forward(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         return F.embedding(ids, self.cast())
@@ -138,13 +151,14 @@ def rotary_angles(positions: int, head_dim: int, base: float) -> tuple[Tensor, T
 
 
 def rotate(
-    x: Float[Tensor, "b p h e"], cos: Float[Tensor, "p e"], sin: Float[Tensor, "p e"]
+    x: Float[Tensor, "b p h e"], cos: Float[Tensor, "*c p e"], sin: Float[Tensor, "*c p e"]
 ) -> Float[Tensor, "b p h e"]:
     """Turn each pair (i, i + e/2) of every head by its position's angle, in float32."""
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     if low_precision(x):
-        return torch.addcmul(x * cos[:, None], swapped, sin[:, None]).to(x.dtype)
-    return x * cos[:, None] + swapped * sin[:, None]
+        return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
+    return x * cos + swapped * sin
 
 
 @runtime_checkable
@@ -166,6 +180,8 @@ class Context:
     keys_values: KeyValues | None = None
     groups: tuple[tuple[Tensor, Tensor], ...] = ()
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """Attention of queries to keys and values [b, heads, p, e] in place of torch's; it knows the mask."""
 
     @property
     def full(self) -> bool:
@@ -187,19 +203,29 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = arch.heads, arch.kv_heads or arch.heads
         self.head_dim = arch.dim // arch.heads
-        self.qkv = Linear(arch.dim, (self.heads + 2 * self.kv_heads) * self.head_dim)
-        self.gate = Linear(arch.dim, arch.dim) if arch.gate else None
+        self.gated = arch.gate
+        # One product makes queries, keys, values and the gate, in this order of rows.
+        rows = self.heads + 2 * self.kv_heads + (self.heads if arch.gate else 0)
+        self.qkv = Linear(arch.dim, rows * self.head_dim)
         self.out = Linear(arch.dim, arch.dim)
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
-        qk, v = self.qkv(z).unflatten(-1, (-1, self.head_dim)).split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        turned, kept = self.heads + self.kv_heads, self.kv_heads
+        rows = self.qkv(z).view(*z.shape[:2], -1, self.head_dim)
+        qk, v, gate = rows.split_with_sizes((turned, kept, rows.shape[2] - turned - kept), dim=2)
         if context.rope is not None:
             qk = rotate(qk, *context.rope)
-        q, k = qk.split((self.heads, self.kv_heads), dim=2)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        q, k = qk.split_with_sizes((self.heads, kept), dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.keys_values is not None:
             k, v = context.keys_values.update(k, v, slot)
-        if (
+        if context.attend is not None:
+            mixed = context.attend(q, k, v)
+        elif q.shape[2] == 1 and context.full:
+            # One query: the heads that share keys are as good as positions, and torch need not repeat the keys.
+            mixed = F.scaled_dot_product_attention(q.reshape(len(q), self.kv_heads, -1, self.head_dim), k, v)
+            mixed = mixed.reshape(q.shape)
+        elif (
             q.device.type == "cpu"
             and low_precision(q)
             and k.shape[2] <= SHORT
@@ -213,10 +239,10 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
             )
-        mixed = mixed.transpose(1, 2).flatten(2)
-        if self.gate is not None:
-            mixed = mixed * torch.sigmoid(self.gate(z))
-        return self.out(mixed)
+        mixed = mixed.transpose(1, 2)
+        if self.gated:
+            mixed = mixed * torch.sigmoid(gate)
+        return self.out(mixed.flatten(2))
 
 
 class _GatedSiLU(torch.autograd.Function):
@@ -242,7 +268,7 @@ class _GatedSiLU(torch.autograd.Function):
 
 def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
     """silu(gate) * up for x = [gate | up] along the last axis."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
     return _GatedSiLU.apply(x)  # type: ignore[return-value]

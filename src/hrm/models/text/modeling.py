@@ -1,0 +1,672 @@
+"""HRM as a causal language model in transformers' terms: the recurrence, segment after segment, token by token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+
+from hrm.config import UserError
+from hrm.models.halting import QHead
+from hrm.models.layers import Context, Embedding, Linear, truncated_normal_, weights
+from hrm.models.recurrence import Carry, Recurrence, Schedule
+from hrm.models.text.cache import HRMCache, Kept, Picked, slots_of
+from hrm.models.text.configuration import HRMConfig
+from hrm.models.text.generation import HRMGenerationMixin
+from hrm.models.text.halting import REQUEST, Budget, stops
+from hrm.models.text.loss import supervised_loss, token_loss
+from hrm.models.text.masks import documents, prefix_blocks, visible
+
+
+@dataclass
+class HRMModelOutput(BaseModelOutputWithPast):
+    """The slow state at which each token exited [b, p, d], and its depth in segments [b, p]."""
+
+    depth: Tensor | None = None
+    retried: Tensor | None = None
+
+
+@dataclass
+class HRMOutput(CausalLMOutputWithPast):
+    """Logits, and for every token its depth in segments and the Q head's P(halt), both [b, p].
+
+    `retried`: whether low confidence made it go on; None where that is off.
+    """
+
+    depth: Tensor | None = None
+    confidence: Tensor | None = None
+    retried: Tensor | None = None
+
+
+class Rotary:
+    """Cosines and signed sines of any position, scaled as `rope_parameters` say.
+
+    Plain numbers and no buffers: a model cast to bfloat16 keeps exact angles.
+    """
+
+    def __init__(self, config: HRMConfig) -> None:
+        self.config = config
+        self._at: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, positions: Int[Tensor, "#b p"]) -> tuple[Tensor, Tensor]:
+        """Angles [b, p, head_dim] of positions, in float32."""
+        if positions.device not in self._at:
+            self._at[positions.device] = self._constants(positions.device)
+        frequencies, scale, sign = self._at[positions.device]
+        angles = positions[..., None] * frequencies
+        return angles.cos() * scale, angles.sin() * sign
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        parameters, width = self.config.rope_parameters or {}, self.config.head_dim
+        kind, scale = parameters.get("rope_type", "default"), 1.0
+        with torch.device(device), torch.inference_mode(False):
+            if kind == "default":
+                base = parameters.get("rope_theta", 10000.0)
+                half = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+            else:
+                half, scale = ROPE_INIT_FUNCTIONS[kind](self.config, device)
+            ones = torch.ones(width // 2)
+            return torch.cat((half, half)), torch.tensor(scale), torch.cat((-ones, ones)) * scale
+
+
+@dataclass
+class Thought:
+    """One forward pass under way: what all its tokens have thought so far."""
+
+    inputs: dict[str, Tensor]
+    """input_ids [b, p], or inputs_embeds [b, p, d] before scaling."""
+    x: Tensor
+    carry: Carry
+    exited: Carry
+    """The states at which tokens exited; of live tokens, the newest."""
+    rope: tuple[Tensor, Tensor]
+    causal: bool
+    mask: Tensor | None
+    kept: Kept | None
+    depth: Tensor
+    live: Tensor
+    """[b, p]: tokens that go on."""
+    retried: Tensor
+    all_live: bool = True
+    segment: int = 0
+    new: int = 0
+    """The last so many tokens are new; those before them may have to run deeper (rule `backfill`)."""
+    blocks: Tensor | None = None
+    """[b, p]: the prefix block of each token, -1 outside."""
+    previous: Any = None
+    """What the halting criterion compares with."""
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return self.x.shape[1]
+
+    def detach(self) -> None:
+        """Cut the history between two segments, after the first one's backward pass (deep supervision)."""
+        self.carry, self.exited = self.carry.detach(), self.exited.detach()
+        if self.kept is not None:
+            self.kept.detach()
+            self.kept.forget()
+
+    def halt(self, tokens: Tensor) -> None:
+        """These tokens [b, p] go no deeper."""
+        self.live = self.live & ~tokens
+        self.all_live = False
+
+    def shorten(self, length: int) -> None:
+        """Forget all but the first tokens."""
+        self.map(lambda t: t[:, :length])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Select or repeat rows, or positions, of everything that is kept between forward passes."""
+        self.x, self.live, self.retried = function(self.x), function(self.live), function(self.retried)
+        self.carry = Carry(*map(function, self.carry))
+        self.exited = Carry(*map(function, self.exited))
+        self.rope = (function(self.rope[0]), function(self.rope[1]))
+        self.depth = function(self.depth)
+        self.blocks = None if self.blocks is None else function(self.blocks)
+
+    def after(self, old: Thought) -> Thought:
+        """This thought of new tokens behind an old one, whose tokens have halted; masks and keys are this one's."""
+
+        def join(a: Tensor, b: Tensor) -> Tensor:
+            return torch.cat((a, b.expand(len(a), *b.shape[1:])), dim=1)
+
+        assert self.blocks is not None and old.blocks is not None
+        return replace(
+            self,
+            x=join(old.x, self.x),
+            carry=Carry(*map(join, old.carry, self.carry)),
+            exited=Carry(*map(join, old.exited, self.exited)),
+            rope=(join(old.rope[0], self.rope[0]), join(old.rope[1], self.rope[1])),
+            depth=join(old.depth, self.depth),
+            live=join(torch.zeros_like(old.live), self.live),
+            retried=join(old.retried, self.retried),
+            blocks=join(old.blocks, self.blocks),
+            all_live=False,
+        )
+
+
+class HRMPreTrainedModel(PreTrainedModel):
+    """What all models of this family share: configuration, initialisation, saving."""
+
+    config_class = HRMConfig
+    config: HRMConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    if TYPE_CHECKING:  # transformers wraps it so that its type is lost
+
+        def to(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers guards torch.nn.init: what came from a checkpoint is left alone.
+        if isinstance(module, Linear | Embedding):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            truncated_normal_(module.weight, module.in_features**-0.5)
+        elif isinstance(module, HRMModel):
+            module.reset_states()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Also write the one-line file that lets `trust_remote_code=True` find the installed package."""
+        self.config.auto_map = {
+            "AutoConfig": "modeling_hrm.HRMConfig",
+            "AutoModel": "modeling_hrm.HRMModel",
+            "AutoModelForCausalLM": "modeling_hrm.HRMForCausalLM",
+            "AutoModelForSequenceClassification": "modeling_hrm.HRMForSequenceClassification",
+        }
+        generation = getattr(self, "generation_config", None)
+        if generation is not None and any(getattr(generation, name, None) is not None for name in REQUEST):
+            generation._from_model_config = False  # else transformers drops what it does not know when it loads it
+        result = super().save_pretrained(save_directory, *args, **kwargs)
+        names = ", ".join(sorted({name.split(".")[1] for name in self.config.auto_map.values()}))
+        Path(save_directory, "modeling_hrm.py").write_text(f"from hrm.models.text import {names}  # noqa: F401\n")
+        return result
+
+
+class HRMModel(HRMPreTrainedModel):
+    """Embedding, recurrence and Q head: tokens in, the slow state of each at its exit out."""
+
+    def __init__(self, config: HRMConfig) -> None:
+        super().__init__(config)
+        assert config.embedding_scale is not None
+        self.compute_dtype: torch.dtype | None = None
+        """Of states and activations where it is not the weights': set it to train float32 weights in bfloat16."""
+        self.gradient_checkpointing = False
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
+        self.recurrence = Recurrence(config.arch, positions=0)
+        self.q_head = QHead(config.hidden_size)
+        self.z_h_init: Tensor
+        self.z_l_init: Tensor
+        self.register_buffer("z_h_init", torch.empty(config.hidden_size))
+        self.register_buffer("z_l_init", torch.empty(config.hidden_size))
+        self.reset_states()
+        self.rotary = Rotary(config)
+        if not self.z_h_init.is_meta:
+            for module in self.modules():
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+
+    def reset_states(self) -> None:
+        """Draw the initial states; where the input is the first slow state, the fast one begins at zero (HRM-Text)."""
+        truncated_normal_(self.z_h_init, 1.0)
+        if self.recurrence.first_state:
+            nn.init.zeros_(self.z_l_init)
+        else:
+            truncated_normal_(self.z_l_init, 1.0)
+
+    def budget(self, **request: Any) -> Budget:
+        """What a request may spend: the configuration's settings, where the request does not say otherwise."""
+        return Budget.of(self.config, **request)
+
+    def begin(
+        self,
+        input_ids: Int[Tensor, "b p"] | None = None,
+        inputs_embeds: Float[Tensor, "b p d"] | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        position_ids: Int[Tensor, "#b p"] | None = None,
+        token_type_ids: Int[Tensor, "b _"] | None = None,
+        past_key_values: Cache | None = None,
+        budget: Budget | None = None,
+    ) -> Thought:
+        """Embed the tokens and find out who sees whom; nothing is computed yet.
+
+        UserError where a cache was filled under another schedule or rule.
+        """
+        budget = budget or self.budget()
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        self._refresh()
+        inputs = {"ids": input_ids} if input_ids is not None else {"embeds": inputs_embeds}
+        x = self._embed(inputs)  # type: ignore[arg-type]
+        rows, length = x.shape[:2]
+        cache = past_key_values
+        if isinstance(cache, HRMCache):
+            if cache.key not in (None, budget.key):
+                raise UserError(f"the cache was filled under {cache.key}, not {budget.key}: reset it, pass all tokens")
+            cache.key = budget.key
+        whole = isinstance(attention_mask, dict) or (attention_mask is not None and attention_mask.ndim == 4)
+        past = 0 if cache is None or (whole and position_ids is not None) else int(cache.get_seq_length())
+        given_positions = position_ids
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=x.device)[None]
+        causal, mask, blocks, padding = False, None, None, None
+        if whole:
+            mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask  # type: ignore[union-attr]
+            mask = mask if mask is None or mask.dtype == torch.bool else mask == 0
+        else:
+            blocks = self._blocks(token_type_ids, length)
+            padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()  # type: ignore[union-attr]
+            packed = None
+            if given_positions is not None and attention_mask is None and cache is None:
+                packed = documents(given_positions)
+            keys = past + length
+            if cache is not None and cache.is_compileable:
+                keys = cache.get_mask_sizes(length, 0)[0]
+            if blocks is None and padding is None and packed is None and keys == past + length:
+                causal = past == 0 and length > 1
+            if not causal and (length > 1 or padding is not None or keys > past + length):
+                mask = visible(length, past, keys, x.device, padding, blocks, packed)
+        carry = self._first_carry(x, cache, budget)
+        slots = slots_of(self.config, budget.schedule)
+        # Where all depths read the keys of depth 1, the two rules are one.
+        fills = budget.adaptive and budget.rule == "backfill" and not slots.share_segments
+        kept = None
+        if cache is not None or slots.shared or (budget.adaptive and not fills):
+            kept = Kept(slots, cache, last_exited=budget.adaptive and not fills)
+            kept.past, kept.fills = past, fills
+        cos, sin = self.rotary(position_ids)
+        blank = torch.zeros(rows, length, dtype=torch.bool, device=x.device)
+        thought = Thought(
+            inputs=inputs,  # type: ignore[arg-type]
+            x=x,
+            carry=carry,
+            exited=carry,
+            rope=(cos, sin),
+            causal=causal,
+            mask=mask,
+            kept=kept,
+            depth=blank.long(),
+            live=~blank,
+            retried=blank,
+            new=length,
+        )
+        if fills and isinstance(cache, HRMCache):
+            thought.rope = (cos.expand(rows, -1, -1), sin.expand(rows, -1, -1))
+            thought.blocks = torch.full_like(thought.depth, -1) if blocks is None else blocks
+            if cache.thought is not None:
+                thought.blocks = torch.where(thought.blocks < 0, -1, thought.blocks + past)  # unlike the old numbers
+                thought = thought.after(cache.thought)
+            thought.causal = False
+            thought.mask = visible(past + length, 0, past + length, x.device, padding, thought.blocks)
+            cache.thought = thought
+        return thought
+
+    def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
+        """One segment of the live tokens. With gradient all are computed and the halted ones keep what they have."""
+        schedule = schedule or self.config.schedule
+        for stack in (self.recurrence.fast, self.recurrence.slow):
+            if stack is not None:
+                cached = thought.kept is not None and thought.kept.cache is not None
+                stack.recompute = self.gradient_checkpointing and self.training and not cached
+        if thought.segment and torch.is_grad_enabled():
+            thought.x = self._embed(thought.inputs)
+        live = None if thought.all_live else thought.live
+        kept = thought.kept
+        first_slot = 0
+        if kept is not None:
+            first_slot = thought.segment * len(kept.slots.homes)
+            kept.live, kept.picked = live, None
+        if live is None or torch.is_grad_enabled() or kept is None or not kept.last_exited:
+            carry = self._whole(thought, schedule, first_slot)
+            if live is None:
+                thought.carry = thought.exited = carry
+            else:
+                chosen = live[..., None]
+                thought.exited = Carry(*(torch.where(chosen, a, b) for a, b in zip(carry, thought.exited, strict=True)))
+                # Under `backfill` the halted tokens think on, for those that look back at them.
+                thought.carry = thought.exited if kept is not None and kept.last_exited else carry
+        else:
+            picked = _pick(live)
+            kept.picked = picked
+            rope = tuple(picked.of(t.expand(len(live), -1, -1)) for t in thought.rope)
+            mask = _picked_mask(thought, picked)
+            some = Carry(picked.of(thought.carry.z_h), picked.of(thought.carry.z_l))
+            some = self._run(some, picked.of(thought.x), rope, False, mask, kept, schedule, first_slot)  # type: ignore[arg-type]
+            thought.carry = thought.exited = Carry(
+                picked.into(thought.carry.z_h, some.z_h), picked.into(thought.carry.z_l, some.z_l)
+            )
+        thought.depth = thought.depth + thought.live
+        thought.segment += 1
+
+    def think(self, thought: Thought, budget: Budget, head: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Segments until every token has halted or spent its budget."""
+        if not budget.adaptive:
+            for _ in range(budget.max_segments):
+                self.segment(thought, budget.schedule)
+            return
+        # A cache of transformers can only be appended to: under `backfill` it gets every token at full depth.
+        foreign = (
+            thought.kept is not None and thought.kept.fills and not isinstance(thought.kept.cache, HRMCache | None)
+        )
+        while bool(thought.live.any()) or (foreign and thought.segment < budget.limit):
+            before = thought.exited.z_h
+            self.segment(thought, budget.schedule)
+            if not bool(thought.live.any()):
+                continue
+            stop = stops(thought, before, budget, self.q_head, head)
+            thought.halt(stop)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        max_segments: int | None = None,
+        halting: str | None = None,
+        halting_rule: str | None = None,
+        exit_threshold: float | None = None,
+        min_segments: int | None = None,
+        schedule: tuple[int, int] | None = None,
+        state: str | None = None,
+        retry_confidence: float | None = None,
+        retry_segments: int | None = None,
+        head: Callable[[Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> HRMModelOutput:
+        """Think about every token as long as its budget and the halting criterion say."""
+        budget = self.budget(
+            max_segments=max_segments,
+            halting=halting,
+            halting_rule=halting_rule,
+            exit_threshold=exit_threshold,
+            min_segments=min_segments,
+            schedule=schedule,
+            state=state,
+            retry_confidence=retry_confidence,
+            retry_segments=retry_segments,
+        )
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if past_key_values is None and use_cache:
+            past_key_values = HRMCache()
+        budget.check(past_key_values, slots_of(self.config, budget.schedule).count(budget.limit), head)
+        thought = self.begin(
+            input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids, past_key_values, budget
+        )
+        self.think(thought, budget, head)
+        if thought.kept is not None:
+            thought.kept.fill(thought.segment, budget.limit)
+        if isinstance(past_key_values, HRMCache):
+            past_key_values.carry = Carry(*(z[:, -1:] for z in thought.exited))
+        return HRMModelOutput(
+            last_hidden_state=thought.exited.z_h[:, -thought.new :],  # type: ignore[arg-type]
+            past_key_values=past_key_values,
+            depth=thought.depth[:, -thought.new :],
+            retried=thought.retried[:, -thought.new :] if budget.retry_confidence > 0 else None,
+        )
+
+    def _whole(self, thought: Thought, schedule: Schedule, first_slot: int) -> Carry:
+        """A segment of all tokens, or under `backfill` of those that have not run this segment before."""
+        kept, mask = thought.kept, thought.mask
+        start = 0
+        if kept is not None and kept.fills and isinstance(kept.cache, HRMCache):
+            start = kept.past = kept.cache.layer(thought.segment * kept.slots.size).length
+            assert mask is not None
+            mask = mask[:, :, start:]
+        late = Carry(thought.carry.z_h[:, start:], thought.carry.z_l[:, start:])
+        rope = (thought.rope[0][:, start:], thought.rope[1][:, start:])
+        late = self._run(late, thought.x[:, start:], rope, thought.causal, mask, kept, schedule, first_slot)
+        if not start:
+            return late
+        return Carry(*(torch.cat((old[:, :start], new), dim=1) for old, new in zip(thought.carry, late, strict=True)))
+
+    def _run(
+        self,
+        carry: Carry,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        causal: bool,
+        mask: Tensor | None,
+        kept: Kept | None,
+        schedule: Schedule,
+        first_slot: int,
+    ) -> Carry:
+        attend = None
+        if self.config._attn_implementation != "sdpa":
+            attend = _Attend(self, mask, causal)
+        context = Context(rope=rope, causal=causal, mask=mask, keys_values=kept, attend=attend)
+        return self.recurrence(carry, x, context, schedule, first_slot)
+
+    def _embed(self, inputs: dict[str, Tensor]) -> Tensor:
+        embeds = self.embed_tokens(inputs["ids"]) if "ids" in inputs else inputs["embeds"]
+        return embeds * self.config.embedding_scale  # type: ignore[operator]
+
+    def _first_carry(self, x: Tensor, cache: Cache | None, budget: Budget) -> Carry:
+        if budget.state == "carry" and x.shape[1] == 1 and isinstance(cache, HRMCache) and cache.carry is not None:
+            return Carry(x, cache.carry.z_l) if self.recurrence.first_state else cache.carry
+        z_l = self.z_l_init.to(x.dtype).expand_as(x)
+        return Carry(x if self.recurrence.first_state else self.z_h_init.to(x.dtype).expand_as(x), z_l)
+
+    def _blocks(self, token_types: Tensor | None, length: int) -> Tensor | None:
+        if token_types is None or not self.config.prefix_lm or not bool((token_types[:, -length:] == 1).any()):
+            return None
+        return prefix_blocks(token_types[:, -length:])
+
+    def _refresh(self) -> None:
+        if self.compute_dtype is None:
+            return
+        changed = self.training and torch.is_grad_enabled()
+        for part in weights(self):
+            part.refresh(self.compute_dtype, changed)
+
+
+class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
+    """The next token after every token, each thought about as long as it needs."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [r"model\.q_head\..*"]  # noqa: RUF012
+
+    def __init__(self, config: HRMConfig) -> None:
+        super().__init__(config)
+        self.model = HRMModel(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        if not self.lm_head.weight.is_meta:
+            self.lm_head._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+
+    def begin(self, **tokens: Any) -> Thought:
+        """`HRMModel.begin`, with the output layer ready for the thought's dtype."""
+        dtype = self.model.compute_dtype
+        if dtype is not None and isinstance(self.lm_head, Linear):
+            self.lm_head.refresh(dtype, self.training and torch.is_grad_enabled())
+        return self.model.begin(**tokens)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        max_segments: int | None = None,
+        halting: str | None = None,
+        halting_rule: str | None = None,
+        exit_threshold: float | None = None,
+        min_segments: int | None = None,
+        schedule: tuple[int, int] | None = None,
+        state: str | None = None,
+        retry_confidence: float | None = None,
+        retry_segments: int | None = None,
+        trace: Any = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> HRMOutput | tuple[Any, ...]:
+        """Logits of the next tokens, with a loss where there are labels (shifted here, as everywhere).
+
+        While training the loss is the mean over the segments' losses plus the Q head's; memory grows with segments.
+        Labels inside a prefix block are ignored, because its tokens see each other.
+        """
+        request: dict[str, Any] = {
+            "max_segments": max_segments,
+            "halting": halting,
+            "halting_rule": halting_rule,
+            "exit_threshold": exit_threshold,
+            "min_segments": min_segments,
+            "schedule": schedule,
+            "state": state,
+            "retry_confidence": retry_confidence,
+            "retry_segments": retry_segments,
+        }
+        tokens: dict[str, Any] = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+        }
+        if labels is not None:
+            labels = self._targets(labels, token_type_ids)
+        if labels is not None and self.training:
+            budget = self.model.budget(**request)
+            thought = self.begin(**tokens, budget=budget)
+            loss = supervised_loss(self, thought, budget, labels, kwargs.get("num_items_in_batch"))
+            logits = self.lm_head(slice_logits_to_keep(thought.exited.z_h, logits_to_keep))
+            result = HRMOutput(loss=loss, logits=logits, depth=thought.depth)  # type: ignore[arg-type]
+            return result if return_dict is not False else result.to_tuple()
+        if self.model.compute_dtype is not None and isinstance(self.lm_head, Linear):
+            self.lm_head.refresh(self.model.compute_dtype)
+        out = self.model(**tokens, past_key_values=past_key_values, use_cache=use_cache, head=self.lm_head, **request)
+        z = out.last_hidden_state
+        kept = slice_logits_to_keep(z, logits_to_keep)
+        logits = self.lm_head(kept)
+        loss = None
+        if labels is not None:
+            losses = token_loss(self.lm_head(z) if kept.shape != z.shape else logits, labels)
+            counted = (labels != -100).sum() if (items := kwargs.get("num_items_in_batch")) is None else items
+            loss = losses.sum() / counted
+        confidence = self.model.budget(**request).probability(self.model.q_head(z))
+        if trace is not None:
+            trace.add(logits[:, -1], out.depth[:, -1], confidence[:, -1], out.retried)
+        result = HRMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            depth=out.depth,
+            confidence=confidence,
+            retried=out.retried,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+    def _targets(self, labels: Int[Tensor, "b p"], token_types: Tensor | None) -> Int[Tensor, "b p"]:
+        """The label of the next token at every position, -100 at the last one and inside prefixes."""
+        targets = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        blocks = self.model._blocks(token_types, labels.shape[1])
+        if blocks is None:
+            return targets
+        following = nn.functional.pad(blocks, (0, 1), value=-1)[:, 1:]
+        return targets.masked_fill((blocks >= 0) & (blocks == following), -100)
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: HRMConfig,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The whole mask [b, 1, p, k], for caches of fixed size."""
+        assert past_key_values is not None
+        length, past = inputs_embeds.shape[1], int(past_key_values.get_seq_length())
+        keys = past_key_values.get_mask_sizes(length, 0)[0]
+        padding = None if attention_mask is None else attention_mask.bool()
+        blocks = None
+        if token_type_ids is not None and config.prefix_lm:
+            blocks = prefix_blocks(token_type_ids[:, -length:])
+        return visible(length, past, keys, inputs_embeds.device, padding, blocks)
+
+
+class HRMForSequenceClassification(GenericForSequenceClassification, HRMPreTrainedModel):
+    """transformers' generic head on the last token's state."""
+
+
+class _Attend(NamedTuple):
+    """An attention function of transformers' registry, as the recurrence calls it."""
+
+    model: HRMModel
+    mask: Tensor | None
+    causal: bool
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        from transformers.models.llama.modeling_llama import eager_attention_forward
+
+        mask = visible(q.shape[2], 0, k.shape[2], q.device) if self.mask is None and self.causal else self.mask
+        name = str(self.model.config._attn_implementation)
+        if name == "eager" and mask is not None:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        layer = _Layer(q.shape[1] // k.shape[1])
+        return function(layer, q, k, v, mask, scaling=q.shape[-1] ** -0.5, dropout=0.0)[0].transpose(1, 2)
+
+
+class _Layer(nn.Module):
+    """What attention functions ask of the layer that calls them."""
+
+    is_causal = False
+
+    def __init__(self, num_key_value_groups: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = num_key_value_groups
+
+
+def _pick(live: Bool[Tensor, "b p"]) -> Picked:
+    """The live tokens as a rectangle of rows and columns."""
+    counts = live.sum(1)
+    rows = counts.nonzero()[:, 0]
+    width = int(counts.max())
+    columns = torch.sort((~live[rows]).to(torch.uint8), dim=1, stable=True).indices[:, :width]
+    last = (counts[rows] - 1)[:, None]
+    places = torch.arange(width, device=live.device)[None].minimum(last)
+    return Picked(rows, columns.gather(1, places))
+
+
+def _picked_mask(thought: Thought, picked: Picked) -> Tensor | None:
+    mask, columns = thought.mask, picked.columns
+    if mask is not None:
+        return mask.expand(len(thought.live), -1, -1, -1)[picked.rows[:, None], 0, columns][:, None]
+    if not thought.causal:
+        return None
+    return (torch.arange(thought.length, device=columns.device) <= columns[..., None])[:, None]
+
+
+AutoConfig.register(HRMConfig.model_type, HRMConfig, exist_ok=True)
+AutoModel.register(HRMConfig, HRMModel, exist_ok=True)
+AutoModelForCausalLM.register(HRMConfig, HRMForCausalLM, exist_ok=True)
+AutoModelForSequenceClassification.register(HRMConfig, HRMForSequenceClassification, exist_ok=True)
