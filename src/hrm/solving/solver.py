@@ -80,9 +80,7 @@ class Solver:
                 raise UserError(f"--{flag} {value} is not possible: use {least} or more")
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
-            raise UserError(
-                f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1"
-            )
+            raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
         if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
             raise UserError(f"--stop verifier is not possible, a {self.task.name} has none: use --stop q")
         by_q = "q" in strategy.stop or not verifies
