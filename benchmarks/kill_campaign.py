@@ -42,7 +42,16 @@ FLAGS = (
 ).split()
 FRESH = 1 / 8
 """Share of the processes that are started from nothing."""
-TIMES = ("seconds", "training_seconds", "steps_per_second", "puzzles_per_second", "memory_gib", "data")
+TIMES = (
+    "seconds",
+    "training_seconds",
+    "steps_per_second",
+    "puzzles_per_second",
+    "memory_gib",
+    "data",
+    "measuring_seconds",
+    "measuring_share",
+)
 
 
 def start(args: list[str], log: Path, fresh: bool) -> int:

@@ -26,8 +26,11 @@ def test_a_view_is_undone_and_agrees_with_augment(task: Task, seed: int):
     question, answer = task.augment(puzzle.question[None], puzzle.answer[None], uniforms[None])
     seen = view.apply(puzzle.question)
     assert seen.dtype == puzzle.question.dtype and np.array_equal(seen, question[0])
-    assert np.array_equal(view.apply(puzzle.answer), answer[0]) and task.verify(question[0], answer[0])
-    assert np.array_equal(view.undo(answer[0]), puzzle.answer)
+    assert task.verify(question[0], answer[0])
+    # A turned maze gets its answer anew, because which shortest path is the label depends on directions.
+    if task.name != "maze":
+        assert np.array_equal(view.apply(puzzle.answer), answer[0])
+    assert task.verify(puzzle.question, view.undo(answer[0]))
     # Scores: the best token of each cell is turned back as the readout is.
     scores = rng.random((len(seen), len(task.vocabulary)))
     assert np.array_equal(view.undo(scores).argmax(1), view.undo(scores.argmax(1)))

@@ -48,7 +48,16 @@ LEARNS: dict[str, Any] = {
     "optim": {"name": "muon", "lr": 3e-3, "weight_decay": 0.1},
 }  # fmt: skip
 """Changes with which the small training solves some held-out puzzles within a hundred steps of 32."""
-IGNORED = ("seconds", "training_seconds", "steps_per_second", "puzzles_per_second", "memory_gib", "data")
+IGNORED = (
+    "seconds",
+    "training_seconds",
+    "steps_per_second",
+    "puzzles_per_second",
+    "memory_gib",
+    "data",
+    "measuring_seconds",
+    "measuring_share",
+)
 
 
 def config(**changes: Any) -> Config:
