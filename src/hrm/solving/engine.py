@@ -29,8 +29,8 @@ solved fewer (6x6 Sudoku, two half-trained models, six restarts: 25 -> 29 % and 
 
 
 CACHE = 1 << 20
-"""Bytes of a state that are worked on at a time on a CPU. In pieces that stay in its cache a segment of 64 rows takes half
-the time in float32 and 0.8 of it in bfloat16 (width 48, 729 positions; 0.85 for 32 rows of the 27M HRM)."""
+"""Bytes of a state that are worked on at a time on a CPU. In pieces that stay in its cache a segment of 64 rows takes
+half the time in float32 and 0.8 of it in bfloat16 (width 48, 729 positions; 0.85 for 32 rows of the 27M HRM)."""
 
 
 class Job(NamedTuple):
