@@ -118,6 +118,7 @@ def test_every_link_leads_somewhere(page: Path):
             assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
 
 
+@pytest.mark.slow
 @each_page
 def test_the_marked_blocks_run_in_order(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch):
     if page.name == "reasoning-gym.md":

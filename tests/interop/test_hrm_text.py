@@ -17,6 +17,8 @@ from hrm.interop import hrm_text
 from hrm.models.text import HRMForCausalLM
 from tests.models.text import small
 
+pytestmark = pytest.mark.slow
+
 FAMILY: dict[str, Any] = {**small.FORMS["hrm_text"], "fast_layers": 2, "slow_layers": 2, "rms_norm_eps": 1e-6}
 
 

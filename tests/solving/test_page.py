@@ -28,6 +28,8 @@ from hrm.tasks.grid import Grid
 from tests.solving.observed import Solving, guessed, solved, unsolved, untrained, watched
 from tests.solving.small import questions, run_folder
 
+pytestmark = pytest.mark.slow
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"

@@ -14,6 +14,8 @@ from hrm.config import UserError
 from hrm.models.text import HRMCache, HRMForCausalLM
 from tests.models.text import small
 
+pytestmark = pytest.mark.slow
+
 GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
 

@@ -15,6 +15,8 @@ from hrm.config import UserError
 from hrm.models.text import HRMCache, HRMForCausalLM
 from tests.models.text import small
 
+pytestmark = pytest.mark.slow
+
 CRITERIA: dict[str, dict[str, Any]] = {
     "fixed": {},
     "q": {"halting": "q"},

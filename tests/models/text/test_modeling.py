@@ -39,6 +39,7 @@ forms = pytest.mark.parametrize("form", small.FORMS)
 PLAIN: dict[str, Any] = {"hierarchy": False, "max_segments": 1, "norm": "pre"}
 
 
+@pytest.mark.slow
 def test_auto_classes_know_the_model_in_any_order_of_imports(tmp_path: Path) -> None:
     small.model().save_pretrained(tmp_path)
     load = f"print(type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
@@ -52,6 +53,7 @@ def test_auto_classes_know_the_model_in_any_order_of_imports(tmp_path: Path) -> 
         assert result.stdout.strip() == "HRMForCausalLM", result.stderr
 
 
+@pytest.mark.slow
 def test_trust_remote_code_finds_the_installed_package(tmp_path: Path) -> None:
     small.model().save_pretrained(tmp_path)
     assert (tmp_path / "modeling_hrm.py").read_text().count("\n") == 1
