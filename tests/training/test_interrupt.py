@@ -17,6 +17,8 @@ from hrm.training.interrupt import Interrupt
 from tests.training import small
 from tests.training.small import config
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = config(train={"steps": 150, "checkpoint_every": 150}, optim={"ema": 0.9})
 
 

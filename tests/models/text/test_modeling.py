@@ -35,11 +35,12 @@ from hrm.models.text import (
 )
 from tests.models.text import small
 
+pytestmark = pytest.mark.slow
+
 forms = pytest.mark.parametrize("form", small.FORMS)
 PLAIN: dict[str, Any] = {"hierarchy": False, "max_segments": 1, "norm": "pre"}
 
 
-@pytest.mark.slow
 def test_auto_classes_know_the_model_in_any_order_of_imports(tmp_path: Path) -> None:
     small.model().save_pretrained(tmp_path)
     load = f"print(type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
@@ -53,7 +54,6 @@ def test_auto_classes_know_the_model_in_any_order_of_imports(tmp_path: Path) -> 
         assert result.stdout.strip() == "HRMForCausalLM", result.stderr
 
 
-@pytest.mark.slow
 def test_trust_remote_code_finds_the_installed_package(tmp_path: Path) -> None:
     small.model().save_pretrained(tmp_path)
     assert (tmp_path / "modeling_hrm.py").read_text().count("\n") == 1
@@ -439,7 +439,6 @@ print("the same")
 """
 
 
-@pytest.mark.slow
 def test_compiled_models_give_the_same() -> None:
     """In a process of its own: the compiler does not look through the checks of shapes that run in these tests."""
     root = Path(__file__).parents[3]
