@@ -14,6 +14,8 @@ from hrm.runs import Run, checkpoint
 from tests.training import small
 from tests.training.small import SUDOKU, assert_same, config, cut, resume, train
 
+pytestmark = pytest.mark.slow
+
 CANDIDATES = ArchConfig(
     dim=8, shared=True, fast_layers=1, h_cycles=1, l_cycles=2, horizon="last_cycle", mixer="groups",
     tokens="candidates", positions="none", task_positions=0, q_from="mean", expansion_multiple=8,
@@ -51,7 +53,6 @@ def test_task_embeddings_resume_bit_for_bit(tmp_path: Path) -> None:
         assert table.shape == (4, 16) and not table[0].any() and table[1:].any(1).all()
 
 
-@pytest.mark.slow
 def test_two_hundred_steps_resumed_halfway_equal_two_hundred_straight(tmp_path: Path) -> None:
     """The longer run is asked for when the shorter one is done, as a person would."""
     settings = {"optim": {"ema": 0.99}, "task": {"holdout": 10, "reveal": 0.5}}

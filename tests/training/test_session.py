@@ -19,6 +19,8 @@ from hrm.training import session
 from tests.training import small
 from tests.training.small import config, train
 
+pytestmark = pytest.mark.slow
+
 
 def steps(run: Run) -> list[int]:
     """The steps of all checkpoints."""
