@@ -15,16 +15,15 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import tempfile
 import time
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from official import official_hrm
 
 from hrm import data
 from hrm.config import Strategy, load_preset
@@ -98,25 +97,9 @@ def early_halting(solver: Solver, puzzles: PuzzleSet, args: argparse.Namespace) 
 
 def official_loop(path: Path, weights: PuzzleModel, batch_size: int) -> Any:
     """The official model in evaluation mode: a function of a batch of questions that runs all 16 segments."""
-    attention = types.ModuleType("flash_attn")
-
-    def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).contiguous()
-
-    attention.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
-    sys.modules["flash_attn"] = attention
-    sys.path.insert(0, str(path))
-    from models.hrm.hrm_act_v1 import HierarchicalReasoningModel_ACTV1  # type: ignore[import-not-found]
-
     from hrm.interop import write
 
-    arch = dict(
-        batch_size=batch_size, seq_len=81, puzzle_emb_ndim=512, num_puzzle_identifiers=1, vocab_size=11, H_cycles=2,
-        L_cycles=2, H_layers=4, L_layers=4, hidden_size=512, expansion=4, num_heads=8, pos_encodings="rope",
-        halt_max_steps=16, halt_exploration_prob=0.1, forward_dtype="bfloat16",
-    )  # fmt: skip
-    model = HierarchicalReasoningModel_ACTV1(arch).eval()
+    model = official_hrm(path, batch_size).eval()
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder), "sapient-hrm", load_preset("sudoku-extreme"), 81, dict(weights.state_dict()), 0)
         state = torch.load(file, weights_only=True)

@@ -33,6 +33,7 @@ import torch._dynamo
 import hrm.training.session  # noqa: F401
 from hrm.cli.main import main as hrm_command
 from hrm.runs import Run, checkpoint
+from hrm.training.progress import CLOCKED
 
 STEPS, KEEP = 48, 2
 FLAGS = (
@@ -42,16 +43,7 @@ FLAGS = (
 ).split()
 FRESH = 1 / 8
 """Share of the processes that are started from nothing."""
-TIMES = (
-    "seconds",
-    "training_seconds",
-    "steps_per_second",
-    "puzzles_per_second",
-    "memory_gib",
-    "data",
-    "measuring_seconds",
-    "measuring_share",
-)
+TIMES = (*CLOCKED, "data")
 
 
 def start(args: list[str], log: Path, fresh: bool) -> int:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from official import flash_attn_func
 from torch import Tensor
 
 from hrm.config import HaltingConfig, LossConfig
@@ -106,10 +107,6 @@ class Batch(NamedTuple):
 def load_original(path: Path, module: str, model: str) -> Original:
     """Import an official program, whose packages have the same names in both repositories."""
     attention, rearranging = types.ModuleType("flash_attn"), types.ModuleType("einops")
-
-    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).contiguous()
 
     def rearrange(tensor: Tensor, pattern: str) -> Tensor:
         swaps = {"B S H D -> B H S D", "B H S D -> B S H D"}

@@ -13,15 +13,14 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from official import official_hrm
 
 from hrm.config import ArchConfig, Config, HaltingConfig, OptimConfig, TrainConfig
 from hrm.data import PuzzleSet
@@ -34,37 +33,10 @@ from hrm.training.optim import AdamATan2
 
 def official_step(path: Path, batch_size: int, compiled: bool) -> Callable[[], None]:
     """A function that does one step of the official code on random data."""
-    attention = types.ModuleType("flash_attn")
-
-    def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).contiguous()
-
-    attention.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
-    sys.modules["flash_attn"] = attention
-    sys.path.insert(0, str(path))
-    from models.hrm.hrm_act_v1 import HierarchicalReasoningModel_ACTV1  # type: ignore[import-not-found]
+    model = official_hrm(path, batch_size)
     from models.losses import ACTLossHead  # type: ignore[import-not-found]
 
-    arch = dict(
-        batch_size=batch_size,
-        seq_len=81,
-        puzzle_emb_ndim=512,
-        num_puzzle_identifiers=1,
-        vocab_size=11,
-        H_cycles=2,
-        L_cycles=2,
-        H_layers=4,
-        L_layers=4,
-        hidden_size=512,
-        expansion=4,
-        num_heads=8,
-        pos_encodings="rope",
-        halt_max_steps=16,
-        halt_exploration_prob=0.1,
-        forward_dtype="bfloat16",
-    )
-    head = ACTLossHead(HierarchicalReasoningModel_ACTV1(arch), "stablemax_cross_entropy").train()
+    head = ACTLossHead(model, "stablemax_cross_entropy").train()
     run = torch.compile(head, dynamic=False) if compiled else head
     optimizer = AdamATan2([p for p in head.parameters() if p.requires_grad], lr=1e-4, weight_decay=1.0)
     table = head.model.inner.puzzle_emb

@@ -24,6 +24,7 @@ from hrm.runs import Run, checkpoint
 from hrm.tasks.sudoku import Sudoku
 from hrm.training.batches import Sampler
 from hrm.training.loop import Trainer
+from hrm.training.progress import CLOCKED
 
 torch.set_num_threads(1)
 
@@ -48,16 +49,7 @@ LEARNS: dict[str, Any] = {
     "optim": {"name": "muon", "lr": 3e-3, "weight_decay": 0.1},
 }  # fmt: skip
 """Changes with which the small training solves some held-out puzzles within a hundred steps of 32."""
-IGNORED = (
-    "seconds",
-    "training_seconds",
-    "steps_per_second",
-    "puzzles_per_second",
-    "memory_gib",
-    "data",
-    "measuring_seconds",
-    "measuring_share",
-)
+IGNORED = (*CLOCKED, "data")
 
 
 def config(**changes: Any) -> Config:

@@ -13,6 +13,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hrm.config import TrainConfig, UserError
 
+CLOCKED = (
+    "seconds",
+    "training_seconds",
+    "measuring_seconds",
+    "measuring_share",
+    "steps_per_second",
+    "puzzles_per_second",
+    "memory_gib",
+)
+"""Metrics that clock and machine decide; all others a resumed run repeats."""
+
 
 def memory_gib(device: torch.device) -> float:
     """Peak memory of the accelerator, or what this process holds now on a CPU, in GiB."""
