@@ -13,7 +13,8 @@ from torch import Tensor
 from hrm.cli.main import main as hrm
 from hrm.models.recurrence import Carry
 from hrm.runs import Run
-from hrm.training.loop import BadBatch, Slots, Trainer
+from hrm.training.course import BadBatch
+from hrm.training.loop import Slots, Trainer
 from hrm.training.optim import lr_factor
 from tests.training import small
 from tests.training.small import config, trainer
@@ -127,7 +128,7 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch(parts: int) -> None:
     for _ in range(4):
         whole.step()
         split.step()
-        assert split.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
+        assert split.updates.grad_norm == pytest.approx(whole.updates.grad_norm, rel=1e-4)
         assert torch.equal(split.slots.inputs, whole.slots.inputs)
         assert torch.allclose(split.slots.carry.z_h, whole.slots.carry.z_h, atol=1e-4)
     assert split.metrics()["loss"] == pytest.approx(whole.metrics()["loss"], rel=1e-5)
@@ -147,7 +148,7 @@ def test_averaging_leaves_the_training_of_the_raw_weights_as_it_was() -> None:
         plain.step()
         averaged.step()
     assert same(weights(plain), weights(averaged))
-    assert averaged.ema is not None and not same(averaged.ema.average, weights(averaged))
+    assert averaged.updates.ema is not None and not same(averaged.updates.ema.average, weights(averaged))
 
 
 def test_the_rate_of_every_optimizer_follows_warm_up_and_cosine() -> None:
@@ -155,9 +156,9 @@ def test_the_rate_of_every_optimizer_follows_warm_up_and_cosine() -> None:
     rates = []
     for _ in range(30):
         made.step()
-        muon, adam = (optimizer.param_groups[0]["lr"] for optimizer in made.optimizers)
+        muon, adam = (optimizer.param_groups[0]["lr"] for optimizer in made.updates.optimizers)
         assert muon / 0.02 == pytest.approx(adam / 1e-3)
-        rates.append(made.lr / 1e-3)
+        rates.append(made.updates.lr / 1e-3)
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[3:] == pytest.approx([lr_factor(99, i / 26, made.config.optim) for i in range(27)])
     assert rates[3:] == sorted(rates[3:], reverse=True) and rates[-1] == pytest.approx(0.1)
@@ -166,14 +167,14 @@ def test_the_rate_of_every_optimizer_follows_warm_up_and_cosine() -> None:
 def test_clipping_bounds_the_step_that_plain_descent_would_take() -> None:
     free, clipped = trainer(), trainer(config(optim={"clip": 1e-3}))
     norms: list[float] = []
-    clipped.optimizers[0].register_step_pre_hook(
+    clipped.updates.optimizers[0].register_step_pre_hook(
         lambda optimizer, *_: norms.append(
             float(torch.nn.utils.get_total_norm([p.grad for g in optimizer.param_groups for p in g["params"]]))
         )
     )
     free.step()
     clipped.step()
-    assert clipped.grad_norm == free.grad_norm > 0.1, "the norm reported is the one before clipping"
+    assert clipped.updates.grad_norm == free.updates.grad_norm > 0.1, "the norm reported is the one before clipping"
     assert norms == pytest.approx([1e-3], rel=1e-3)
 
 
@@ -182,15 +183,15 @@ def test_a_non_finite_update_is_skipped_and_counted_and_its_puzzle_replaced(name
     made = trainer(config(optim={"name": name, "ema": 0.9}), task_ids=4)
     made.step()
     before = weights(made)
-    average = {key: value.clone() for key, value in made.ema.average.items()} if made.ema else {}
+    average = {key: value.clone() for key, value in made.updates.ema.average.items()} if made.updates.ema else {}
     puzzle = made.slots.inputs.clone()
     poison(made, row=2)
     made.step()
-    assert same(before, weights(made)) and made.ema is not None and same(average, made.ema.average)
-    assert (made.bad_steps, made.bad_in_a_row, made.step_number) == (1, 1, 2)
+    assert same(before, weights(made)) and made.updates.ema is not None and same(average, made.updates.ema.average)
+    assert (made.updates.bad_steps, made.updates.bad_in_a_row, made.step_number) == (1, 1, 2)
     assert made.slots.halted.tolist() == [row == 2 for row in range(8)]
     made.step()
-    assert made.metrics()["skipped_updates"] == 1 and made.bad_in_a_row == 0
+    assert made.metrics()["skipped_updates"] == 1 and made.updates.bad_in_a_row == 0
     assert not same(before, weights(made))
     assert made.slots.segments.tolist() == [1 if row == 2 else 3 for row in range(8)]
     assert torch.equal(made.slots.inputs[torch.arange(8) != 2], puzzle[torch.arange(8) != 2])
@@ -201,16 +202,16 @@ def test_a_non_finite_gradient_of_the_task_embeddings_alone_is_skipped_too() -> 
     made.step()
     before = weights(made)
     assert made.model.task_embedding is not None
-    assert made.sign_sgd is not None
-    collect = made.sign_sgd.collect
+    assert made.updates.sign_sgd is not None
+    collect = made.updates.sign_sgd.collect
 
     def overflowing() -> tuple[Tensor, Tensor]:
         ids, grads = collect()
         return ids, grads * 1e38 * 1e38
 
-    made.sign_sgd.collect = overflowing
+    made.updates.sign_sgd.collect = overflowing
     made.step()
-    assert same(before, weights(made)) and made.bad_steps == 1
+    assert same(before, weights(made)) and made.updates.bad_steps == 1
 
 
 def test_training_stops_after_too_many_bad_updates_in_a_row_with_their_puzzles() -> None:
@@ -219,11 +220,11 @@ def test_training_stops_after_too_many_bad_updates_in_a_row_with_their_puzzles()
     for expected in (1, 2):
         poison(made, row=expected)
         made.step()
-        assert made.bad_in_a_row == expected
+        assert made.updates.bad_in_a_row == expected
     poison(made)
     with pytest.raises(BadBatch, match=r"3 updates in a row .* step 3: lower --optim.lr") as error:
         made.step()
-    assert {name: tuple(tensor.shape) for name, tensor in error.value.puzzles.items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in error.value.batch.items()} == {
         "inputs": (8, 16),
         "labels": (8, 16),
         "task_ids": (8,),
@@ -237,7 +238,7 @@ def test_bad_updates_that_are_not_in_a_row_do_not_stop_the_training() -> None:
         poison(made)
         made.step()
         made.slots = made.slots._replace(halted=torch.ones(8, dtype=torch.bool))
-    assert (made.bad_steps, made.step_number) == (4, 8)
+    assert (made.updates.bad_steps, made.step_number) == (4, 8)
 
 
 def test_a_training_that_diverges_ends_with_one_sentence_and_saves_the_batch(
@@ -261,11 +262,11 @@ def test_float16_starts_with_a_scaled_loss_and_halves_the_scale_at_an_overflow()
     made.step()
     reference = trainer()
     reference.step()
-    assert made.grad_norm == pytest.approx(reference.grad_norm, rel=0.02)
-    made.loss_scale = 2.0**40
+    assert made.updates.grad_norm == pytest.approx(reference.updates.grad_norm, rel=0.02)
+    made.updates.loss_scale = 2.0**40
     before = weights(made)
     made.step()
-    assert same(before, weights(made)) and made.loss_scale == 2.0**39
+    assert same(before, weights(made)) and made.updates.loss_scale == 2.0**39
 
 
 def test_slots_keep_their_parts_in_order() -> None:

@@ -45,7 +45,7 @@ def main(args: list[str]) -> int:
     options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=_base)
     if options.dry_run:
         return _dry_run(options)
-    from hrm.training.loop import BadBatch
+    from hrm.training.course import BadBatch
     from hrm.training.session import train
 
     name = Path(options.preset or f"{options.init}-new-tasks").stem

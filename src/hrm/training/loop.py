@@ -5,29 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrm.config import Config
 from hrm.models.halting import continue_target, halted, wants_to_halt
 from hrm.models.puzzle import PuzzleModel, Readout
 from hrm.models.recurrence import Carry
 from hrm.training.batches import Batch, Sampler
+from hrm.training.course import BadBatch
 from hrm.training.objective import objective
-from hrm.training.optim import EMA, SignSGD, build_optimizers, lr_factor
+from hrm.training.updates import Updates
 
 _WINDOW = ("loss", "token_loss", "halt_loss", "continue_loss", "halted", "exact", "tokens", "segments", "q_right")
-
-
-class BadBatch(Exception):
-    """Too many non-finite updates in a row; carries the puzzles of the last one."""
-
-    def __init__(self, message: str, puzzles: dict[str, Tensor]) -> None:
-        super().__init__(message)
-        self.puzzles = puzzles
 
 
 class Slots(NamedTuple):
@@ -57,14 +49,8 @@ class Trainer:
             model.recompute_activations()
         if config.train.compile:
             model.compile_stacks()
-        self.optimizers = build_optimizers(model, config.optim)
-        self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        self.sign_sgd = SignSGD(model.task_embedding, self._gather) if model.task_embedding is not None else None
-        self.ema = EMA(model, config.optim.ema) if config.optim.ema else None
+        self.updates = Updates(model, config.optim, config.train, accelerator, model.task_embedding)
         self.step_number, self.seconds = 0, 0.0
-        self.loss_scale = 2.0**15 if model.dtype == torch.float16 else 1.0
-        self.good_steps = self.bad_steps = self.bad_in_a_row = 0
-        self.grad_norm, self.lr = 0.0, 0.0
         rows = config.train.batch_size // accelerator.num_processes
         self.rows = slice(accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
         self.slots = self._empty_slots(rows)
@@ -122,17 +108,13 @@ class Trainer:
             "mean_segments": sums["segments"] / finished,
             "q_halt_accuracy": sums["q_right"] / finished,
             "halted": int(sums["halted"]),
-            "grad_norm": self.grad_norm,
-            "lr": self.lr,
-            "skipped_updates": self.bad_steps,
+            "grad_norm": self.updates.grad_norm,
+            "lr": self.updates.lr,
+            "skipped_updates": self.updates.bad_steps,
             "steps_per_second": rate,
             "puzzles_per_second": sums["halted"] / steps * rate,
             "seconds": self.seconds,
         }
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        """The rows of all processes."""
-        return self.accelerator.gather(tensor)  # pyright: ignore[reportReturnType]
 
     def _agreed(self, seconds: float) -> float:
         """The main process's clock where time decides, so that all processes use one rate and stop at one step."""
@@ -182,7 +164,7 @@ class Trainer:
                 next_q = model.segment(carry, inputs, ids)[1].q
                 target = continue_target(next_q, segments >= config.halting.max_segments)
         losses = objective(readout, labels, target, config.loss, config.halting)
-        (losses.total * (self.loss_scale / config.train.batch_size)).backward()
+        (losses.total * (self.updates.loss_scale / config.train.batch_size)).backward()
         self._count(losses, readout, segments, stop)
         return carry, segments, stop
 
@@ -196,66 +178,16 @@ class Trainer:
         self.window += torch.stack([value.detach().to(self.window.dtype) for value in sums])
 
     def _update(self) -> None:
-        """Sum the gradients over processes, then move the weights, unless something is not finite."""
+        """Move the weights, unless something is not finite: then start the rows with a broken state afresh."""
         self.window_steps += 1
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        task = self.sign_sgd.collect() if self.sign_sgd else None
-        grads = [p.grad for p in parameters if p.grad is not None]
-        if self.accelerator.num_processes > 1:
-            summed = self.accelerator.reduce(torch.cat([g.flatten() for g in grads]), "sum")
-            for grad, total in zip(grads, summed.split([g.numel() for g in grads]), strict=True):  # type: ignore[union-attr]
-                grad.copy_(total.view_as(grad))
-        if self.loss_scale != 1:
-            for grad in grads:
-                grad.div_(self.loss_scale)
-        norm = torch.nn.utils.get_total_norm(grads)
-        self.grad_norm = float(norm)
-        if np.isfinite(self.grad_norm) and (task is None or bool(task[1].isfinite().all())):
-            self._apply(parameters, norm, task)
-        else:
-            self._skip()
-        for parameter in parameters:
-            parameter.grad = None
-
-    def _apply(self, parameters: list[nn.Parameter], norm: Tensor, task: tuple[Tensor, Tensor] | None) -> None:
-        config = self.config.optim
-        if config.clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
-        warmup = config.warmup_steps / self.config.train.steps
-        after = (self._share(self.step_number + 1) - warmup) / max(1e-9, 1 - warmup)
-        factor = lr_factor(self.step_number + 1, max(0.0, after), config)
-        self.lr = config.lr * factor
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        for group, base in zip(groups, self.base_rates, strict=True):
-            group["lr"] = base * factor
-        for optimizer in self.optimizers:
-            optimizer.step()
-        if task is not None and self.sign_sgd is not None:
-            self.sign_sgd.step(*task, lr=config.task_lr * factor, weight_decay=config.task_weight_decay)
-        if self.ema:
-            self.ema.update()
-        self.bad_in_a_row = 0
-        self.good_steps += 1
-        if self.model.dtype == torch.float16 and self.good_steps % 1000 == 0:
-            self.loss_scale = min(2 * self.loss_scale, 2.0**24)
-
-    def _skip(self) -> None:
-        """Leave the weights alone, start the rows with a broken state afresh, and give up after too many in a row."""
-        self.bad_steps += 1
-        self.bad_in_a_row += 1
-        self.good_steps = 0
-        if self.model.dtype == torch.float16:
-            self.loss_scale /= 2
+        if self.updates.step(self.step_number, self._share):
+            return
         slots = self.slots
-        if self.bad_in_a_row >= self.config.train.max_bad_steps:
+        if self.updates.hopeless:
             gather = self.accelerator.gather
             puzzles: dict[str, Tensor] = {
                 name: gather(getattr(slots, name)) for name in ("inputs", "labels", "task_ids")
             }  # type: ignore[misc]
-            raise BadBatch(
-                f"{self.bad_in_a_row} updates in a row had a non-finite loss or gradient, the last at step "
-                f"{self.step_number}: lower --optim.lr, set --optim.clip, or use --train.precision float32",
-                puzzles,
-            )
+            raise BadBatch(self.updates.complaint(self.step_number), puzzles)
         broken = ~(slots.carry.z_h.isfinite() & slots.carry.z_l.isfinite()).flatten(1).all(1)
         self.slots = slots._replace(halted=slots.halted | broken)

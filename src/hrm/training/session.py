@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 
 from hrm import data, tasks
 from hrm.config import Config, UserError, check, settings
@@ -25,9 +25,9 @@ from hrm.solving import Solver, load
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc
 from hrm.training.batches import Sampler
-from hrm.training.interrupt import Interrupt
-from hrm.training.loop import BadBatch, Trainer
-from hrm.training.progress import Reporter, duration, memory_gib
+from hrm.training.course import follow
+from hrm.training.loop import Trainer
+from hrm.training.progress import Reporter
 from hrm.training.start import start_from
 from hrm.training.state import pack, unpack
 
@@ -96,9 +96,15 @@ def train(
                 run.set_config(config)
     _explain(config, trainer, training, held_out, reporter)
     reporter.start(accelerator, path.name, str(path), settings(config))
-    was_measured = any(r.get("event") == "eval" and r["step"] == trainer.step_number for r in run.records())
-    accelerator.wait_for_everyone()
-    result = _loop(run, trainer, task, held_out, reporter, was_measured)
+    measures = None if held_out is None else _Held(trainer, task, held_out)
+
+    def finish() -> dict[str, Any]:
+        if held_out is None:
+            return {}
+        final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out)
+        return {"exact": final["exact_accuracy"], **final}
+
+    result = follow(run, trainer, partial(pack, trainer), config.train, measures, reporter, finish)
     trainer.close()
     # Together: a process that leaves while another one still measures can be torn down in the middle of its exit.
     accelerator.wait_for_everyone()
@@ -221,138 +227,42 @@ def _explain(
         )
 
 
-def _loop(
-    run: Run, trainer: Trainer, task: Task, held_out: PuzzleSet | None, reporter: Reporter, was_measured: bool
-) -> dict[str, Any]:
-    """Train to the end or until asked to stop; a kill may have prevented that the step of the start was measured."""
-    config = trainer.config.train
-    accelerator = trainer.accelerator
-    measured: dict[str, Any] = {}
-    measurements = [record for record in run.records() if record.get("event") == "eval"]
-    saved, measured_at = trainer.step_number, trainer.step_number if was_measured else -1
+class _Held:
+    """Measures on some held-out puzzles with the averaged weights, if there are any."""
 
-    def save() -> None:
-        nonlocal saved
-        if saved != trainer.step_number:
-            groups, state = pack(trainer)
-            if accelerator.is_main_process:
-                checkpoint.save(run.checkpoints, trainer.step_number, groups, state)
-                prune()
-            saved = trainer.step_number
+    compared: tuple[str, ...] = ("data_sha256", "n")
 
-    def prune() -> None:
-        checkpoint.prune(run.checkpoints, config.keep, [p for p in [run.best_checkpoint] if p])
+    def __init__(self, trainer: Trainer, task: Task, held_out: PuzzleSet) -> None:
+        self.trainer, self.task = trainer, task
+        self.puzzles = held_out.take(np.arange(min(trainer.config.train.eval_puzzles, len(held_out.inputs))))
 
-    def measure() -> None:
-        nonlocal measured, measured_at
-        if held_out is None or measured_at == trainer.step_number:
-            return
-        measured_at = trainer.step_number
-        save()
-        if accelerator.is_main_process:
-            started = time.perf_counter()
-            measured = _measure(trainer, task, held_out, config.eval_puzzles)
-            measured["measuring_seconds"] = time.perf_counter() - started
-            measurements.append(measured)
-            reporter.say(
-                f"step {trainer.step_number}: held out exact {measured['exact_accuracy']:.2%}, "
-                f"wrong {measured['wrong']} of {measured['n']}, mean segments {measured['mean_segments']:.1f}"
-            )
-            best = run.best
-            # Accuracies on other puzzles (--validation, --train.eval-puzzles) do not compare.
-            comparable = best is not None and all(best[key] == measured[key] for key in ("data_sha256", "n"))
-            if best is None or not comparable or measured["exact_accuracy"] >= best["exact_accuracy"]:
-                run.set_best(trainer.step_number, measured)
-                prune()
-            # Last, because a resumed run takes the line as a sign that all of this is done.
-            shares = {"seconds": trainer.seconds, "measuring_share": _measuring(measurements, trainer)}
-            run.log({**measured, "event": "eval", "step": trainer.step_number, **shares})
-
-    def reached() -> bool:
-        """Measure if it is time; whether that is enough, by the word of the main process: no other one measures."""
-        if trainer.step_number == 0 or trainer.step_number % config.eval_every:
-            return False
-        measure()
-        enough = bool(config.target_accuracy) and measured.get("exact_accuracy", 0.0) >= config.target_accuracy
-        if enough:
-            reporter.say(f"reached {config.target_accuracy:.1%} on held-out puzzles")
-        elif config.patience and _since_best(measurements) >= config.patience:
-            enough = True
-            reporter.say(f"no better on held-out puzzles in {config.patience} measurements: stopping")
-        return _anyone(enough, trainer)
-
-    with Interrupt() as interrupt, reporter.bar:
+    def __call__(self) -> dict[str, Any]:
+        trainer = self.trainer
+        model, halting, ema = trainer.model.eval(), trainer.config.halting, trainer.updates.ema
+        solver = Solver(
+            model,
+            self.task,
+            trainer.accelerator.device,
+            max_segments=halting.max_segments,
+            q_continue=halting.q_continue,
+        )
         try:
-            finished, stopped = reached(), False
-            while not finished and not stopped and trainer.progress < 1:
-                trainer.step()
-                if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
-                    metrics = {**trainer.metrics(), "memory_gib": memory_gib(accelerator.device)}
-                    if accelerator.is_main_process:
-                        run.log(metrics)
-                    reporter.show(metrics, config.steps, trainer.progress)
-                finished = reached()
-                if trainer.step_number % config.checkpoint_every == 0:
-                    save()
-                stopped = _anyone(interrupt.asked, trainer)
-            finished = finished or trainer.progress >= 1
-        except BadBatch as error:
-            file = run.path / "bad_batch.safetensors"
-            if accelerator.is_main_process:
-                save_file({name: tensor.cpu() for name, tensor in error.puzzles.items()}, file)
-            raise BadBatch(f"{error}; its puzzles are in {file}", error.puzzles) from None
-        save()
-        if finished:
-            measure()
-    result = {
-        "state": "finished" if finished else "paused",
-        "step": trainer.step_number,
-        "training_seconds": trainer.seconds,
-        "measuring_share": _measuring(measurements, trainer),
-    }
-    reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
-    if not finished:
-        reporter.say(f"continue with: hrm train --resume {run.path}")
-    elif accelerator.is_main_process:
-        if held_out is not None:
-            final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out)
-            result |= {"exact": final["exact_accuracy"], **final}
-        run.set_result(result)
-    return result
+            # Batches of many sizes come by, and each would be compiled anew.
+            with torch.compiler.set_stance("force_eager"), ema.applied() if ema else nullcontext():
+                return evaluate(solver, self.puzzles)
+        finally:
+            model.train()
 
+    def score(self, measured: dict[str, Any]) -> float:
+        return measured["exact_accuracy"] or -math.inf
 
-def _since_best(measurements: list[dict[str, Any]]) -> int:
-    """How many measurements came after the best one, once anything was solved; those on other puzzles do not count."""
-    same = [m for m in measurements if all(m[key] == measurements[-1][key] for key in ("data_sha256", "n"))]
-    accuracies = [m["exact_accuracy"] for m in same]
-    best = max(accuracies, default=0.0)
-    return len(accuracies) - 1 - accuracies.index(best) if best else 0
+    def sentence(self, measured: dict[str, Any]) -> str:
+        return (
+            f"held out exact {measured['exact_accuracy']:.2%}, wrong {measured['wrong']} of {measured['n']}, "
+            f"mean segments {measured['mean_segments']:.1f}"
+        )
 
-
-def _measuring(measurements: list[dict[str, Any]], trainer: Trainer) -> float:
-    """Share of the time so far that measuring on held-out puzzles took."""
-    measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
-    return measuring / max(1e-9, measuring + trainer.seconds)
-
-
-def _measure(trainer: Trainer, task: Task, held_out: PuzzleSet, limit: int) -> dict[str, Any]:
-    """Solve some held-out puzzles with the averaged weights, if there are any."""
-    model = trainer.model.eval()
-    halting = trainer.config.halting
-    solver = Solver(
-        model, task, trainer.accelerator.device, max_segments=halting.max_segments, q_continue=halting.q_continue
-    )
-    try:
-        # Batches of many sizes come by, and each would be compiled anew.
-        with torch.compiler.set_stance("force_eager"), trainer.ema.applied() if trainer.ema else nullcontext():
-            return evaluate(solver, held_out.take(np.arange(min(limit, len(held_out.inputs)))))
-    finally:
-        model.train()
-
-
-def _anyone(yes: bool, trainer: Trainer) -> bool:
-    """Whether it is so in any process; all must agree before they stop."""
-    if trainer.accelerator.num_processes == 1:
-        return yes
-    flag = torch.tensor([float(yes)], device=trainer.accelerator.device)
-    return bool(trainer.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
+    def target(self, measured: dict[str, Any]) -> str | None:
+        wanted = self.trainer.config.train.target_accuracy
+        enough = bool(wanted) and measured["exact_accuracy"] >= wanted
+        return f"reached {wanted:.1%} on held-out puzzles" if enough else None

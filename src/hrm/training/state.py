@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from hrm.config import UserError
 from hrm.models.recurrence import Carry
 from hrm.training.loop import Slots, Trainer
 
-_COUNTERS = (
-    "step_number", "seconds", "window_steps", "grad_norm", "lr",
-    "loss_scale", "good_steps", "bad_steps", "bad_in_a_row",
-)  # fmt: skip
+_COUNTERS = ("step_number", "seconds", "window_steps")
 
 
 def pack(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """All groups of tensors and the JSON state; a call on every process, because slots are gathered from all."""
-    groups = {"weights": dict(trainer.model.state_dict()), "slots": _pack_slots(trainer)}
-    if trainer.ema:
-        groups["ema"] = dict(trainer.ema.average)
-    optimizer: dict[str, Tensor] = {}
-    for part, parameter, name in _named_parameters(trainer):
-        optimizer |= {f"{name}.{key}": value for key, value in part.state.get(parameter, {}).items()}
-    groups["optimizer"] = optimizer
+    groups, counters = trainer.updates.pack()
+    groups = {"weights": dict(trainer.model.state_dict()), "slots": _pack_slots(trainer), **groups}
     # Randomness is a pure function of (seed, step, row): the step is the random state and the data cursor.
-    state = {name: getattr(trainer, name) for name in _COUNTERS} | {"seed": trainer.config.seed}
+    state = {name: getattr(trainer, name) for name in _COUNTERS} | counters | {"seed": trainer.config.seed}
     state["window"] = trainer.accelerator.reduce(trainer.window, "sum").tolist()  # type: ignore[union-attr]
     return groups, state
 
@@ -46,30 +36,8 @@ def unpack(trainer: Trainer, groups: dict[str, dict[str, Tensor]], state: dict[s
         raise UserError(
             f"the checkpoint does not fit the architecture (--arch...): {str(error).splitlines()[-1].strip()}"
         ) from None
-    if trainer.ema:
-        average = groups.get("ema") or groups["weights"]
-        for name, tensor in trainer.ema.average.items():
-            tensor.copy_(average[name])
-    for part, parameter, name in _named_parameters(trainer):
-        prefix = name + "."
-        saved = {
-            key.removeprefix(prefix): value for key, value in groups["optimizer"].items() if key.startswith(prefix)
-        }
-        if saved:
-            part.state[parameter] = {
-                # A fused optimizer counts on the device, the others on the CPU.
-                key: value.to(parameter.device) if key != "step" or part.defaults.get("fused") else value
-                for key, value in saved.items()
-            }
+    trainer.updates.unpack(groups, state)
     _unpack_slots(trainer, groups["slots"])
-
-
-def _named_parameters(trainer: Trainer) -> Iterator[tuple[Optimizer, torch.nn.Parameter, str]]:
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                yield optimizer, parameter, names[id(parameter)]
 
 
 def _pack_slots(trainer: Trainer) -> dict[str, Tensor]:

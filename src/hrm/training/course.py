@@ -1,0 +1,188 @@
+"""The course of a training, whatever is trained: steps, measurements, checkpoints, progress, interruption, result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hrm.config import TrainConfig
+from hrm.runs import Run, checkpoint
+from hrm.training.interrupt import Interrupt
+from hrm.training.progress import Reporter, duration, memory_gib
+
+
+class BadBatch(Exception):
+    """Too many non-finite updates in a row; carries the last batch."""
+
+    def __init__(self, message: str, batch: dict[str, Tensor]) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class Trains(Protocol):
+    """What the course asks of a trainer."""
+
+    accelerator: Accelerator
+    step_number: int
+    seconds: float
+
+    @property
+    def progress(self) -> float: ...
+    def step(self) -> None: ...
+    def metrics(self) -> dict[str, Any]: ...
+
+
+class Measures(Protocol):
+    """How a training is measured on held-out data."""
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Entries of a measurement that must be equal for two to compare."""
+        ...
+
+    def __call__(self) -> dict[str, Any]: ...
+    def score(self, measured: dict[str, Any]) -> float:
+        """Greater is better; -inf as long as nothing is right."""
+        ...
+
+    def sentence(self, measured: dict[str, Any]) -> str: ...
+    def target(self, measured: dict[str, Any]) -> str | None:
+        """What was reached, if that is enough to stop."""
+        ...
+
+
+def follow(
+    run: Run,
+    trainer: Trains,
+    pack: Callable[[], tuple[dict[str, dict[str, Tensor]], dict[str, Any]]],
+    config: TrainConfig,
+    measures: Measures | None,
+    reporter: Reporter,
+    finish: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end.
+
+    `pack()` gives what a checkpoint holds, on every process. `measures` is None where nothing is held out.
+    A kill may have prevented that the step of the start was measured.
+    """
+    accelerator = trainer.accelerator
+    measured: dict[str, Any] = {}
+    measurements = [record for record in run.records() if record.get("event") == "eval"]
+    was_measured = any(record["step"] == trainer.step_number for record in measurements)
+    accelerator.wait_for_everyone()
+    saved, measured_at = trainer.step_number, trainer.step_number if was_measured else -1
+
+    def save() -> None:
+        nonlocal saved
+        if saved != trainer.step_number:
+            groups, state = pack()
+            if accelerator.is_main_process:
+                checkpoint.save(run.checkpoints, trainer.step_number, groups, state)
+                prune()
+            saved = trainer.step_number
+
+    def prune() -> None:
+        checkpoint.prune(run.checkpoints, config.keep, [p for p in [run.best_checkpoint] if p])
+
+    def measure() -> None:
+        nonlocal measured, measured_at
+        if measures is None or measured_at == trainer.step_number:
+            return
+        measured_at = trainer.step_number
+        save()
+        if accelerator.is_main_process:
+            started = time.perf_counter()
+            measured = measures()
+            measured["measuring_seconds"] = time.perf_counter() - started
+            measurements.append(measured)
+            reporter.say(f"step {trainer.step_number}: {measures.sentence(measured)}")
+            best = run.best
+            # Scores on other data do not compare.
+            comparable = best is not None and all(best[key] == measured[key] for key in measures.compared)
+            if best is None or not comparable or measures.score(measured) >= measures.score(best):
+                run.set_best(trainer.step_number, measured)
+                prune()
+            # Last, because a resumed run takes the line as a sign that all of this is done.
+            shares = {"seconds": trainer.seconds, "measuring_share": _measuring(measurements, trainer)}
+            run.log({**measured, "event": "eval", "step": trainer.step_number, **shares})
+
+    def reached() -> bool:
+        """Measure if it is time; whether that is enough, by the word of the main process: no other one measures."""
+        if trainer.step_number == 0 or trainer.step_number % config.eval_every:
+            return False
+        measure()
+        enough = False
+        if measures is not None and measured:
+            reason = measures.target(measured)
+            if reason is None and config.patience and _since_best(measurements, measures) >= config.patience:
+                reason = f"no better on held-out data in {config.patience} measurements: stopping"
+            if reason is not None:
+                enough = True
+                reporter.say(reason)
+        return _anyone(enough, accelerator)
+
+    with Interrupt() as interrupt, reporter.bar:
+        try:
+            finished, stopped = reached(), False
+            while not finished and not stopped and trainer.progress < 1:
+                trainer.step()
+                if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
+                    metrics = {**trainer.metrics(), "memory_gib": memory_gib(accelerator.device)}
+                    if accelerator.is_main_process:
+                        run.log(metrics)
+                    reporter.show(metrics, config.steps, trainer.progress)
+                finished = reached()
+                if trainer.step_number % config.checkpoint_every == 0:
+                    save()
+                stopped = _anyone(interrupt.asked, accelerator)
+            finished = finished or trainer.progress >= 1
+        except BadBatch as error:
+            file = run.path / "bad_batch.safetensors"
+            if accelerator.is_main_process:
+                save_file({name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}, file)
+            raise BadBatch(f"{error}; its batch is in {file}", error.batch) from None
+        save()
+        if finished:
+            measure()
+    result = {
+        "state": "finished" if finished else "paused",
+        "step": trainer.step_number,
+        "training_seconds": trainer.seconds,
+        "measuring_share": _measuring(measurements, trainer),
+    }
+    reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
+    if not finished:
+        reporter.say(f"continue with: hrm train --resume {run.path}")
+    elif accelerator.is_main_process:
+        result |= finish()
+        run.set_result(result)
+    return result
+
+
+def _since_best(measurements: list[dict[str, Any]], measures: Measures) -> int:
+    """How many measurements came after the best one, once anything was right; those on other data do not count."""
+    same = [m for m in measurements if all(m[key] == measurements[-1][key] for key in measures.compared)]
+    scores = [measures.score(m) for m in same]
+    best = max(scores, default=-math.inf)
+    return len(scores) - 1 - scores.index(best) if best > -math.inf else 0
+
+
+def _measuring(measurements: list[dict[str, Any]], trainer: Trains) -> float:
+    """Share of the time so far that measuring on held-out data took."""
+    measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
+    return measuring / max(1e-9, measuring + trainer.seconds)
+
+
+def _anyone(yes: bool, accelerator: Accelerator) -> bool:
+    """Whether it is so in any process; all must agree before they stop."""
+    if accelerator.num_processes == 1:
+        return yes
+    flag = torch.tensor([float(yes)], device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]

@@ -1,0 +1,148 @@
+"""One update of the weights: gradients summed over processes, clipped, and refused where they are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hrm.config import OptimConfig, TrainConfig
+from hrm.models.puzzle import TaskEmbedding
+from hrm.training.optim import EMA, SignSGD, build_optimizers, lr_factor
+
+COUNTERS = ("grad_norm", "lr", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row")
+
+
+class Updates:
+    """Optimizers, their learning rate and the averaged weights."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: OptimConfig,
+        train: TrainConfig,
+        accelerator: Accelerator,
+        task_embedding: TaskEmbedding | None = None,
+    ) -> None:
+        self.model, self.optim, self.train, self.accelerator = model, optim, train, accelerator
+        self.optimizers = build_optimizers(model, optim)
+        self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        gather: Any = accelerator.gather
+        self.sign_sgd = SignSGD(task_embedding, gather) if task_embedding is not None else None
+        self.ema = EMA(model, optim.ema) if optim.ema else None
+        self.scales = train.precision == "float16"
+        self.loss_scale = 2.0**15 if self.scales else 1.0
+        self.good_steps = self.bad_steps = self.bad_in_a_row = 0
+        self.grad_norm, self.lr = 0.0, 0.0
+
+    def step(self, number: int, share: Callable[[int], float]) -> bool:
+        """Update `number` (from 0) with the gradients there are, then forget them; False where one is not finite.
+
+        `share(steps)` is the part of the training that lies behind after so many steps.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        task = self.sign_sgd.collect() if self.sign_sgd else None
+        grads = [p.grad for p in parameters if p.grad is not None]
+        if self.accelerator.num_processes > 1:
+            summed = self.accelerator.reduce(torch.cat([g.flatten() for g in grads]), "sum")
+            for grad, total in zip(grads, summed.split([g.numel() for g in grads]), strict=True):  # type: ignore[union-attr]
+                grad.copy_(total.view_as(grad))
+        if self.loss_scale != 1:
+            for grad in grads:
+                grad.div_(self.loss_scale)
+        norm = torch.nn.utils.get_total_norm(grads)
+        self.grad_norm = float(norm)
+        finite = bool(np.isfinite(self.grad_norm)) and (task is None or bool(task[1].isfinite().all()))
+        if finite:
+            self._move(parameters, norm, task, number, share)
+        else:
+            self.bad_steps += 1
+            self.bad_in_a_row += 1
+            self.good_steps = 0
+            if self.scales:
+                self.loss_scale /= 2
+        for parameter in parameters:
+            parameter.grad = None
+        return finite
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether too many updates in a row had to be left out."""
+        return self.bad_in_a_row >= self.train.max_bad_steps
+
+    def complaint(self, step: int) -> str:
+        """What to say when it is hopeless."""
+        return (
+            f"{self.bad_in_a_row} updates in a row had a non-finite loss or gradient, the last at step "
+            f"{step}: lower --optim.lr, set --optim.clip, or use --train.precision float32"
+        )
+
+    def _move(
+        self,
+        parameters: list[nn.Parameter],
+        norm: Tensor,
+        task: tuple[Tensor, Tensor] | None,
+        number: int,
+        share: Callable[[int], float],
+    ) -> None:
+        config = self.optim
+        if config.clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
+        warmup = config.warmup_steps / self.train.steps
+        after = (share(number + 1) - warmup) / max(1e-9, 1 - warmup)
+        factor = lr_factor(number + 1, max(0.0, after), config)
+        self.lr = config.lr * factor
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, base in zip(groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if task is not None and self.sign_sgd is not None:
+            self.sign_sgd.step(*task, lr=config.task_lr * factor, weight_decay=config.task_weight_decay)
+        if self.ema:
+            self.ema.update()
+        self.bad_in_a_row = 0
+        self.good_steps += 1
+        if self.scales and self.good_steps % 1000 == 0:
+            self.loss_scale = min(2 * self.loss_scale, 2.0**24)
+
+    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Averaged weights and optimizer state by the parameters' names, and the counters."""
+        groups = {"ema": dict(self.ema.average)} if self.ema else {}
+        optimizer: dict[str, Tensor] = {}
+        for part, parameter, name in self._named_parameters():
+            optimizer |= {f"{name}.{key}": value for key, value in part.state.get(parameter, {}).items()}
+        groups["optimizer"] = optimizer
+        return groups, {name: getattr(self, name) for name in COUNTERS}
+
+    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Take over what `pack` gave."""
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        if self.ema:
+            average = groups.get("ema") or groups["weights"]
+            for name, tensor in self.ema.average.items():
+                tensor.copy_(average[name])
+        saved: dict[str, dict[str, Tensor]] = {}
+        for name, value in groups["optimizer"].items():
+            parameter_name, _, key = name.rpartition(".")
+            saved.setdefault(parameter_name, {})[key] = value
+        for part, parameter, name in self._named_parameters():
+            if name in saved:
+                part.state[parameter] = {
+                    # A fused optimizer counts on the device, the others on the CPU.
+                    key: value.to(parameter.device) if key != "step" or part.defaults.get("fused") else value
+                    for key, value in saved[name].items()
+                }
+
+    def _named_parameters(self) -> Iterator[tuple[Optimizer, nn.Parameter, str]]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    yield optimizer, parameter, names[id(parameter)]
