@@ -18,10 +18,12 @@ from hrm.config import (
     LossConfig,
     OptimConfig,
     TaskConfig,
+    TextConfig,
     TrainConfig,
     UserError,
     check,
     from_yaml,
+    kind_of,
     load_preset,
     nearest,
     parse_horizon,
@@ -30,14 +32,16 @@ from hrm.config import (
     to_yaml,
 )
 
-PRESET_FILES = sorted(Path(__file__).parents[1].glob("src/hrm/presets/*.yaml"))
+PRESETS = Path(__file__).parents[1] / "src/hrm/presets"
+PRESET_FILES = sorted(PRESETS.glob("*.yaml"))
+TEXT_FILES = sorted(PRESETS.glob("text/*.yaml"))
 FLAGS = {name for option in options_of(Config) for name in (option.flag, option.off)}
 
 
 def test_the_promised_presets_are_shipped():
     promised = {"sudoku-4x4", "sudoku-6x6", "sudoku-9x9", "sudoku-extreme", "sudoku-extreme-trm", "sudoku-full"}
     promised |= {"sudoku-extreme-fast", "sudoku-extreme-mlp", "maze-hard-fast", "maze-10x10"}
-    promised |= {"maze-hard", "maze-hard-trm", "arc-1", "arc-1-trm", "arc-2", "gpt2-1.5b"}
+    promised |= {"maze-hard", "maze-hard-trm", "arc-1", "arc-1-trm", "arc-2"}
     assert promised <= set(presets())
     assert sorted(path.stem for path in PRESET_FILES) == presets()
 
@@ -49,7 +53,27 @@ def test_every_preset_can_be_trained(name: str):
     assert from_yaml(to_yaml(config), name) == config
 
 
-@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+def test_every_text_preset_names_a_shape_and_survives_writing():
+    from hrm.models.text.configuration import HRMConfig
+
+    promised = {"text-char", "text-80m", "text-roberta-78m", "hrm-text-1b", "gpt2-1.5b"}
+    assert promised <= set(presets(TextConfig)) == {path.stem for path in TEXT_FILES}
+    for name in presets(TextConfig):
+        config = load_preset(name, TextConfig)
+        check(config)
+        assert from_yaml(to_yaml(config), name, TextConfig) == config
+        assert kind_of(name) is TextConfig and HRMConfig.preset(config.model)
+    assert kind_of("sudoku-4x4") is Config
+
+
+def test_the_kind_of_a_file_follows_its_keys_or_its_parent(tmp_path: Path):
+    for text, kind in (("text: {length: 9}", TextConfig), ("parent: text-char", TextConfig), ("seed: 1", Config)):
+        (tmp_path / "own.yaml").write_text(text)
+        assert kind_of(tmp_path / "own.yaml") is kind
+        assert isinstance(load_preset(tmp_path / "own.yaml", kind), kind)
+
+
+@pytest.mark.parametrize("path", [*PRESET_FILES, *TEXT_FILES], ids=lambda path: path.stem)
 def test_every_preset_says_in_two_lines_what_it_is_and_where_it_is_from(path: Path):
     first, second, third, *_ = path.read_text("utf-8").splitlines()
     assert first.startswith("# ") and second.startswith("# ") and not third.startswith("#")
@@ -327,13 +351,14 @@ def test_what_passes_the_check_runs_and_learns(task: TaskConfig, arch: ArchConfi
 def test_a_number_out_of_range_names_its_flag(name: str):
     low, high = _RANGES[name]
     for number in (low - 1, high * 2 + 1):
-        value = (number, number) if isinstance(settings(Config())[name], tuple) else number
+        config = Config() if name in settings(Config()) else TextConfig()
+        value = (number, number) if isinstance(settings(config)[name], tuple) else number
         with pytest.raises(UserError, match=re.escape("--" + name.replace("_", "-"))):
-            check(changed(Config(), {name: value}))
+            check(changed(config, {name: value}))
 
 
 def test_every_number_has_a_range():
-    kinds = {option.name: option.kind for option in options_of(Config)}
+    kinds = {option.name: option.kind for kind in (Config, TextConfig) for option in options_of(kind)}
     numeric = {name for name, kind in kinds.items() if re.search(r"\b(int|float)\b", str(kind))}
     assert set(_RANGES) == numeric
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -178,13 +178,13 @@ class TrainConfig:
     """The loop."""
 
     steps: int = 26041
-    """Optimizer steps; one segment each."""
+    """Optimizer steps: of puzzles one segment each, of text one batch."""
     minutes: float = 0.0
     """Stop after this many minutes; 0 for no limit. The learning-rate schedule follows whichever is nearer."""
     learn: Literal["all", "embedding"] = "all"
     """What moves: everything, or the task embeddings alone."""
     batch_size: int = 768
-    """Puzzles in flight, over all processes."""
+    """Puzzles in flight, or rows of text, over all processes."""
     accumulate: int = 1
     """Parts a batch is split into to save memory; the gradient is the same."""
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -196,9 +196,9 @@ class TrainConfig:
     log_every: int = 10
     """Steps between lines of metrics."""
     eval_every: int = 1000
-    """Steps between measurements on held-out puzzles."""
+    """Steps between measurements on held-out data."""
     eval_puzzles: int = 500
-    """Held-out puzzles measured each time."""
+    """Held-out puzzles, or rows of text, measured each time."""
     target_accuracy: float = 0.0
     """Stop once this exact accuracy is reached on the held-out puzzles; 0 for never."""
     patience: int = 0
@@ -237,6 +237,46 @@ class Config:
 
 
 @dataclass(frozen=True)
+class CorpusConfig:
+    """What a text model reads."""
+
+    kind: Literal["text", "chat", "rows"] = "text"
+    """text: running text, packed; chat: questions and answers or conversations (JSONL), one a row, loss on the answers;
+    rows: HRM's .npy folder of next-token rows."""
+    tokenizer: str = "char"
+    """char: a character model of the data; else a folder, file or Hub name. A model to go on with brings its own."""
+    field: str = "text"
+    """Field of JSONL and parquet files that holds the text."""
+    template: str = "{question}\n\n{answer}"
+    """Of chat rows, where the tokenizer has no chat template."""
+    length: int = 256
+    """Tokens of a training row."""
+    holdout: float = 0.1
+    """Share of the text set aside to measure on, in contiguous blocks, where no validation file is given."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A training of a text model. Order of precedence: class default < preset < file < flag."""
+
+    model: str = "text-char"
+    """A shape (text-char, text-80m, text-roberta-78m, hrm-text-1b, gpt2-1.5b), or a run or folder to go on with."""
+    settings: tuple[str, ...] = ()
+    """Changes of the model's settings, each as NAME=VALUE: max_segments=4 dropout=0.1."""
+    lora: int = 0
+    """Rank of the adapters that learn in place of all weights; 0 for all weights."""
+    text: CorpusConfig = field(default_factory=CorpusConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: str | None = None
+    """Files or Hub data sets to train on, joined by commas."""
+    validation: str | None = None
+    """Files to measure on; default: a part of the data."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+
+@dataclass(frozen=True)
 class Strategy:
     """What is tried for a puzzle at test time, and when it is enough."""
 
@@ -258,6 +298,9 @@ class Strategy:
     """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
 
 
+C = TypeVar("C", Config, TextConfig)
+
+
 def parse_horizon(text: str) -> tuple[str, Any]:
     """A gradient horizon and its argument: ("last_step", None), ("trailing", 3), ("per_cycle", [1, 2])."""
     match = re.fullmatch(
@@ -272,28 +315,43 @@ def parse_horizon(text: str) -> tuple[str, Any]:
     return (per_cycle, [int(step) for step in steps.split(",")]) if per_cycle else (plain, None)
 
 
-def presets() -> list[str]:
-    """Names of the presets shipped with the package."""
-    return sorted(entry.name[:-5] for entry in resources.files("hrm.presets").iterdir() if entry.name.endswith(".yaml"))
+def presets(kind: type = Config) -> list[str]:
+    """Names of the presets shipped with the package, of puzzles or (TextConfig) of text."""
+    return sorted(entry.name[:-5] for entry in _folder(kind).iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_preset(name_or_path: str | Path) -> Config:
+def kind_of(name_or_path: str | Path) -> type[Config] | type[TextConfig]:
+    """Which kind of configuration a preset, YAML file or run folder holds; Config where that cannot be told."""
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in presets(TextConfig):
+        return TextConfig
+    file = path / "config.yaml" if path.is_dir() else path
+    if name in presets() or not file.is_file():
+        return Config
+    keys = set(re.findall(r"^(\w+):", file.read_text("utf-8", errors="replace"), re.MULTILINE))
+    parent = re.search(r"^parent:\s*(\S+)", file.read_text("utf-8", errors="replace"), re.MULTILINE)
+    if keys & (set(vars(TextConfig())) - set(vars(Config()))):
+        return TextConfig
+    return kind_of(parent[1]) if parent and parent[1] != name else Config
+
+
+def load_preset(name_or_path: str | Path, kind: type[C] = Config) -> C:  # type: ignore[assignment]
     """The configuration of a preset, YAML file or run folder (its config.yaml); UserError if there is none."""
-    return _load(str(name_or_path), ())
+    return _load(str(name_or_path), (), kind)
 
 
-def from_yaml(text: str, where: str) -> Config:
+def from_yaml(text: str, where: str, kind: type[C] = Config) -> C:  # type: ignore[assignment]
     """The configuration a YAML text describes on top of its `parent`; a UserError names `where` and the key."""
-    return _parse(text, where, ())
+    return _parse(text, where, (), kind)
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Config | TextConfig) -> str:
     """Every setting as YAML; `from_yaml` reads it back to an equal configuration."""
     tree = {name: vars(value) if is_dataclass(value) else value for name, value in vars(config).items()}
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(config: Config | TextConfig) -> dict[str, Any]:
     """All settings by their dotted names: {"task.kind": "sudoku", ..., "seed": 0}."""
     flat: dict[str, Any] = {}
     for name, value in vars(config).items():
@@ -341,16 +399,16 @@ def fit(kind: Any, value: Any) -> Any:
     raise ValueError(f"must be {describe(kind)}, not {value!r}")
 
 
-def check(config: Config) -> None:
+def check(config: Config | TextConfig) -> None:
     """UserError for the first value out of range or combination that cannot work, naming the flag and the fix."""
-    for name, (least, most) in _RANGES.items():
-        value = settings(config)[name]
+    for name, value in settings(config).items():
+        least, most = _RANGES.get(name, (0, 0))
         for number in value if isinstance(value, tuple) else () if value is None else (value,):
-            if not least <= number <= most:
+            if name in _RANGES and not least <= number <= most:
                 allowed = {_MANY: f"at least {least}", _BELOW_ONE: f"at least {least} and below 1"}.get(most)
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} must be {allowed or f'from {least} to {most}'}, not {number}")
-    for problem in _problems(config):
+    for problem in _problems(config) if isinstance(config, Config) else _text_problems(config):
         raise UserError(problem)
 
 
@@ -408,6 +466,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.keep": (1, _MANY),
     "train.max_bad_steps": (1, _MANY),
     "seed": (0, _MANY),
+    "lora": (0, _MANY),
+    "text.length": (2, _MANY),
+    "text.holdout": (0, 0.9),
 }
 
 
@@ -472,20 +533,43 @@ def _problems(config: Config) -> Iterator[str]:
     if halting.q_continue and halting.max_segments == 1:
         yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"
 
+    yield from _course_problems(optim, train)
+    if train.target_accuracy > 0 and train.eval_puzzles == 0:
+        yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
+    if train.patience > 0 and train.eval_puzzles == 0:
+        yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
+    for flag, path in (("--data", config.data), ("--validation", config.validation)):
+        if path is not None and not path.strip():
+            yield f"{flag} is empty: name a CSV file or dataset folder, or leave the flag out"
+
+
+def _course_problems(optim: OptimConfig, train: TrainConfig) -> Iterator[str]:
     warmup, steps, batch = optim.warmup_steps, train.steps, train.batch_size
     if warmup > steps:
         yield f"--optim.warmup-steps {warmup} exceeds --train.steps {steps}: use --optim.warmup-steps {steps // 10}"
     if batch % train.accumulate:
         yield f"--train.accumulate {train.accumulate} does not divide --train.batch-size {batch}: use a divisor of it"
-    if train.target_accuracy > 0 and train.eval_puzzles == 0:
-        yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
-    if train.patience > 0 and train.eval_puzzles == 0:
-        yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
     if len(set(train.track)) < len(train.track):
         yield f"--train.track {' '.join(train.track)} names a tracker twice: name each once"
+
+
+def _text_problems(config: TextConfig) -> Iterator[str]:
+    train, corpus = config.train, config.text
+    yield from _course_problems(config.optim, train)
+    for setting in config.settings:
+        if not re.fullmatch(r"\w+=.*", setting):
+            yield f"--settings {setting} must look like NAME=VALUE, such as max_segments=4"
+    if train.target_accuracy > 0:
+        yield "--train.target-accuracy counts solved puzzles, and a text has none: leave it out"
+    if train.learn != "all":
+        yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
+    if corpus.kind == "chat":
+        for name in ("question", "answer"):
+            if f"{{{name}}}" not in corpus.template:
+                yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
     for flag, path in (("--data", config.data), ("--validation", config.validation)):
         if path is not None and not path.strip():
-            yield f"{flag} is empty: name a CSV file or dataset folder, or leave the flag out"
+            yield f"{flag} is empty: name a file, or leave the flag out"
 
 
 def _arc_problems(config: Config) -> Iterator[str]:
@@ -524,23 +608,28 @@ for _side in (_Loader, _Dumper):
     )
 
 
-def _load(name_or_path: str, children: tuple[str, ...]) -> Config:
+def _folder(kind: type) -> Any:
+    root = resources.files("hrm.presets")
+    return root if kind is Config else root.joinpath("text")
+
+
+def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
     path = Path(name_or_path)
-    if name_or_path in presets():
-        entry = resources.files("hrm.presets").joinpath(f"{name_or_path}.yaml")
-        text, where = entry.read_text("utf-8"), f"preset {name_or_path}"
+    known = presets(kind)
+    if name_or_path in known:
+        text, where = _folder(kind).joinpath(f"{name_or_path}.yaml").read_text("utf-8"), f"preset {name_or_path}"
     elif path.is_file() or (path / "config.yaml").is_file():
         path = path / "config.yaml" if path.is_dir() else path
         text, where = path.read_text("utf-8"), str(path)
     else:
-        hint = nearest(name_or_path, presets()) or f": presets are {', '.join(presets())}"
+        hint = nearest(name_or_path, known) or f": presets are {', '.join(known)}"
         raise UserError(f"no preset, file or run folder is named '{name_or_path}'{hint}")
     if where in children:
         raise UserError(f"{where} has itself as parent: change one of the parent: lines of {', '.join(children)}")
-    return _parse(text, where, (*children, where))
+    return _parse(text, where, (*children, where), kind)
 
 
-def _parse(text: str, where: str, children: tuple[str, ...]) -> Config:
+def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C:
     try:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -548,23 +637,23 @@ def _parse(text: str, where: str, children: tuple[str, ...]) -> Config:
     tree = {} if tree is None else tree
     if not isinstance(tree, Mapping):
         raise UserError(f"{where} must consist of `key: value` lines")
-    parent = _load(str(tree["parent"]), children) if tree.get("parent") is not None else Config()
-    return _overlay(parent, {key: value for key, value in tree.items() if key != "parent"}, where, "")
+    parent = _load(str(tree["parent"]), children, kind) if tree.get("parent") is not None else kind()
+    return _overlay(parent, {key: value for key, value in tree.items() if key != "parent"}, where, "", kind())
 
 
-def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str) -> Any:
+def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Config | TextConfig) -> Any:
     changes: dict[str, Any] = {}
     kinds = get_type_hints(type(base))
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if key not in kinds:
-            hint = nearest(name, [*settings(Config()), *vars(Config())]) or "; `hrm config show` lists all keys"
+            hint = nearest(name, [*settings(root), *vars(root)]) or "; `hrm config show` lists all keys"
             raise UserError(f"{where}: unknown key '{name}'{hint}")
         if is_dataclass(kinds[key]):
             if not isinstance(value, Mapping):
                 inner = next(iter(vars(getattr(base, key))))
                 raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {value!r}")
-            changes[key] = _overlay(getattr(base, key), value, where, f"{name}.")
+            changes[key] = _overlay(getattr(base, key), value, where, f"{name}.", root)
         else:
             try:
                 changes[key] = fit(kinds[key], value)

@@ -197,7 +197,7 @@ def test_patience_ends_a_training_that_no_longer_gets_better(
 ) -> None:
     settings = config(**small.LEARNS, train={"steps": 10**4, "batch_size": 32, "eval_every": 20, "patience": 2})
     run = train(tmp_path / "run", settings)
-    assert "no better on held-out puzzles in 2 measurements: stopping" in capsys.readouterr().err
+    assert "no better on held-out data in 2 measurements: stopping" in capsys.readouterr().err
     accuracies = [record["exact_accuracy"] for record in run.records() if record.get("event") == "eval"]
     best = max(accuracies)
     assert best > 0 and accuracies.index(best) == len(accuracies) - 3

@@ -42,11 +42,13 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
-from hrm.config import Config, Strategy, UserError, check, describe, fit, nearest
+from hrm.config import Config, Strategy, TextConfig, UserError, check, describe, fit, nearest
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 """All settings of a run as flags without a prefix: --arch.l-cycles, not --config.arch.l-cycles."""
+TextSettings = Annotated[TextConfig, tyro.conf.arg(name="")]
+"""The same of a text run."""
 Tries = Annotated[Strategy, tyro.conf.arg(name="")]
 """What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
 TRIES = ("max_segments", "restarts", "views", "budget", "stop")
@@ -79,7 +81,7 @@ def parse(
     *,
     example: str,
     main: Collection[str] = (),
-    base: Callable[[T], Config] | None = None,
+    base: Callable[[T], Config | TextConfig] | None = None,
 ) -> T:
     """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked.
 

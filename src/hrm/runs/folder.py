@@ -10,19 +10,37 @@ import shutil
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from hrm.config import Config, UserError, from_yaml, to_yaml
+from hrm.config import Config, TextConfig, UserError, from_yaml, to_yaml
 from hrm.runs import checkpoint, durable
 
 FORMAT = 1
-_CONTENTS = ("run.json", "config.yaml", "metrics.jsonl", "best.json", "result.json", "checkpoints", "data")
+_CONTENTS = (
+    "run.json",
+    "config.yaml",
+    "metrics.jsonl",
+    "best.json",
+    "result.json",
+    "checkpoints",
+    "data",
+    "tokenizer",
+    "README.md",
+)
 
 
-class Run:
+C = TypeVar("C", Config, TextConfig)
+_KINDS: dict[str, type] = {"puzzle": Config, "text": TextConfig}
+_USE = {
+    "puzzle": "solve it with hrm solve, measure it with hrm eval",
+    "text": "see hrm generate, hrm chat and hrm eval",
+}
+
+
+class Run(Generic[C]):
     """A run folder on the disk; use `Run.create` or `Run.open`."""
 
-    def __init__(self, path: Path, config: Config, facts: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, config: C, facts: Mapping[str, Any]) -> None:
         self.path = path
         self.config = config
         self.board: dict[str, Any] = dict(facts["board"])
@@ -37,11 +55,11 @@ class Run:
     def create(
         cls,
         path: Path | str,
-        config: Config,
+        config: C,
         board: Mapping[str, Any],
         overwrite: bool = False,
         fill: Callable[[Path], None] | None = None,
-    ) -> Run:
+    ) -> Run[C]:
         """Make a new run folder; `board` is the task's `cells`, `vocabulary` and `task_ids`.
 
         `fill` puts more into the folder before it counts as a run.
@@ -73,6 +91,7 @@ class Run:
             fill(path)
         facts = {
             "format": FORMAT,
+            "kind": next(name for name, kind in _KINDS.items() if isinstance(config, kind)),
             "board": dict(board),
             "version": _version(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -82,8 +101,8 @@ class Run:
         return cls(path, config, facts)
 
     @classmethod
-    def open(cls, path: Path | str) -> Run:
-        """The run in a folder; UserError with the nearest name if there is none."""
+    def open(cls, path: Path | str, kind: type[C] = Config) -> Run[C]:  # type: ignore[assignment]
+        """The run in a folder, of puzzles or (TextConfig) of text; UserError with the nearest name if there is none."""
         path = Path(path)
         if not (path / "run.json").is_file():
             raise UserError(_no_run_at(path))
@@ -92,14 +111,18 @@ class Run:
             raise UserError(f"{path / 'run.json'} lacks what a run has: restore it or start a new run")
         if facts["format"] != FORMAT:
             raise UserError(f"{path} has run format {facts['format']!r}, this hrm reads {FORMAT}: use another version")
+        found = facts.get("kind", "puzzle")
+        if _KINDS.get(found) is not kind:
+            wanted = next(name for name, known in _KINDS.items() if known is kind)
+            raise UserError(f"{path} is a run of kind {found}, and this wants one of {wanted}: {_USE.get(found, '')}")
         where = path / "config.yaml"
         try:
             text = where.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{where} cannot be read ({error}): restore it or start a new run") from error
-        return cls(path, from_yaml(text, str(where)), facts)
+        return cls(path, from_yaml(text, str(where), kind), facts)
 
-    def set_config(self, config: Config) -> None:
+    def set_config(self, config: C) -> None:
         """Record a configuration changed by flags of a resumed training."""
         durable.write(self.path / "config.yaml", to_yaml(config))
         self.config = config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,48 +43,65 @@ def halt_targets(
     return torch.ones_like(losses) if deeper is None else (losses - deeper < gamma).to(losses.dtype)
 
 
-def supervised_loss(
-    model: HRMForCausalLM, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
-) -> Tensor:
-    """Mean over the segments of the token loss, plus the weighted loss of the Q head (deep supervision in one graph).
+def supervision(
+    model: HRMForCausalLM,
+    thought: Thought,
+    budget: Budget,
+    targets: Int[Tensor, "b p"],
+    count: Tensor | int,
+    draws: Float[Tensor, "2 b p"],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """After each segment its loss, and the token losses [b, p] without history (deep supervision).
 
-    States pass from segment to segment without gradient. Tokens halt as they would when asked, except that a share
-    of them, `exploration`, goes on to a random depth; a halted token counts with its last loss.
+    States pass from segment to segment without gradient, so each loss can be back-propagated before the next one is
+    asked for (memory of one segment), or all can be summed. Tokens halt as they would when asked, except that a share
+    of them, `exploration`, goes on to a random depth; a halted token counts with its last loss. `draws` are uniforms in
+    [0, 1). What one more segment brings is known a segment later, so that target teaches the Q head alone, not the
+    states it reads; the other one, `right`, teaches both.
     """
     config, labelled = model.config, targets != -100
-    count = labelled.sum() if items is None else items
-    explores = torch.rand(targets.shape, device=targets.device) < config.exploration
-    least = torch.randint(2, max(3, budget.max_segments + 1), targets.shape, device=targets.device)
-    total = torch.zeros((), device=targets.device)
-    before: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-    q_loss = torch.zeros((), device=targets.device)
+    explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
     learns_q = config.q_weight > 0 and budget.max_segments > 1
+    before: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def add_q(state: tuple[Tensor, Tensor, Tensor, Tensor], deeper: Tensor | None) -> Tensor:
-        q, losses, logits, counted = state
-        wanted = halt_targets(config.q_target, losses, deeper, logits, targets, config.q_gamma)
+    def q_loss(z: Tensor, losses: Tensor, deeper: Tensor | None, logits: Tensor, counted: Tensor) -> Tensor:
+        q = model.model.q_head(z)
         value = q[..., 0] - q[..., 1] if budget.q_continue else q[..., 0]
-        return (F.binary_cross_entropy_with_logits(value, wanted, reduction="none") * counted).sum() / count
+        wanted = halt_targets(config.q_target, losses, deeper, logits, targets, config.q_gamma)
+        each = F.binary_cross_entropy_with_logits(value, wanted, reduction="none")
+        return config.q_weight * (each * counted).sum() / count
 
-    for _ in range(budget.max_segments):
-        if thought.segment:
+    for segment in range(budget.max_segments):
+        if segment:
             thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
             if thought.kept is not None:
                 thought.kept.detach()
-        live = thought.live
+        counted = (labelled & thought.live).to(torch.float32)
         model.model.segment(thought, budget.schedule)
-        logits = model.lm_head(thought.exited.z_h)
+        z = thought.exited.z_h
+        logits = model.lm_head(z)
         losses = token_loss(logits, targets, config.label_smoothing, config.z_loss)
-        total = total + losses.sum() / count
-        if learns_q:
-            q, plain = model.model.q_head(thought.exited.z_h), losses.detach()
+        plain = losses.detach()
+        loss = losses.sum() / count
+        if learns_q and config.q_target == "right":
+            loss = loss + q_loss(z, plain, None, logits.detach(), counted)
+        elif learns_q:
             if before is not None:
-                q_loss = q_loss + add_q(before, plain)
-            before = q, plain, logits.detach(), (labelled & live).to(losses.dtype)
+                loss = loss + q_loss(before[0], before[1], plain, logits, before[2])
+            if segment + 1 == budget.max_segments:
+                loss = loss + q_loss(z.detach(), plain, None, logits, counted)
+            before = z.detach(), plain, counted
+        yield loss / budget.max_segments, plain
         if budget.halting == "q":
             with torch.no_grad():
-                stop = budget.probability(model.model.q_head(thought.exited.z_h)) > budget.threshold
+                stop = budget.probability(model.model.q_head(z.detach())) > budget.threshold
             thought.halt(stop & ~(explores & (thought.segment < least)))
-    if learns_q and before is not None:
-        q_loss = q_loss + add_q(before, None)
-    return (total + config.q_weight * q_loss) / budget.max_segments
+
+
+def supervised_loss(
+    model: HRMForCausalLM, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
+) -> Tensor:
+    """Mean over the segments of the token loss, plus the weighted loss of the Q head: `supervision` in one graph."""
+    count = (targets != -100).sum() if items is None else items
+    draws = torch.rand(2, *targets.shape, device=targets.device)
+    return torch.stack([loss for loss, _ in supervision(model, thought, budget, targets, count, draws)]).sum()
