@@ -1,0 +1,1 @@
+"""What trained models do: how good their text is, and how it changes."""
