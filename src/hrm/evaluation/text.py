@@ -1,0 +1,254 @@
+"""Measuring a model of text: loss, accuracy and calibration at every fixed depth, and where tokens choose theirs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrm.evaluation.calibration import BINS
+from hrm.models.text.halting import Budget
+from hrm.models.text.loss import token_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hrm.data.text import Packed
+    from hrm.models.text import HRMForCausalLM, Thought
+
+LOGITS = 1 << 24
+"""At most about so many logits are in memory at once."""
+THRESHOLDS = {
+    "q": (0.1, 0.3, 0.5, 0.7, 0.9),
+    "kl": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
+    "change": (1.0, 0.5, 0.2, 0.1, 0.05),
+}
+"""Exit thresholds of a curve, by criterion."""
+
+
+class Reading(NamedTuple):
+    """Of each counted token [n]: loss in nats, whether the best next token is right, its probability, P(halt)."""
+
+    loss: np.ndarray
+    right: np.ndarray
+    probability: np.ndarray
+    confidence: np.ndarray
+
+
+class Tally:
+    """Sums over the tokens that were read at one depth, or at depths of their own."""
+
+    def __init__(self) -> None:
+        self.count, self.loss, self.right, self.segments = 0, 0.0, 0, 0
+        self.gaps = {name: np.zeros(BINS) for name in ("ece", "ece_q", "ece_q_target")}
+        self.targets = 0
+
+    def add(self, reading: Reading, depth: np.ndarray | int) -> None:
+        """The tokens of a batch, and after how many segments each was read."""
+        self.count += len(reading.loss)
+        self.loss += float(reading.loss.sum(dtype=np.float64))
+        self.right += int(reading.right.sum())
+        self.segments += int(np.sum(depth)) if isinstance(depth, np.ndarray) else depth * len(reading.loss)
+        self._gap("ece", reading.probability, reading.right)
+        self._gap("ece_q", reading.confidence, reading.right)
+
+    def add_target(self, confidence: np.ndarray, target: np.ndarray) -> None:
+        """What the Q head said, and what it was trained to say."""
+        self.targets += len(confidence)
+        self._gap("ece_q_target", confidence, target)
+
+    def result(self, size: Size) -> dict[str, Any]:
+        """Means over the tokens."""
+        n = max(1, self.count)
+        loss = self.loss / n
+        found = {
+            "mean_segments": self.segments / n,
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+            "bits_per_byte": self.loss / math.log(2) / max(1, size.bytes),
+            "bits_per_character": self.loss / math.log(2) / max(1, size.characters),
+            "token_accuracy": self.right / n,
+            "ece": float(np.abs(self.gaps["ece"]).sum() / n),
+            "ece_q": float(np.abs(self.gaps["ece_q"]).sum() / n),
+        }
+        if self.targets:
+            found["ece_q_target"] = float(np.abs(self.gaps["ece_q_target"]).sum() / self.targets)
+        return found
+
+    def _gap(self, name: str, confidence: np.ndarray, right: np.ndarray) -> None:
+        which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        self.gaps[name] += np.bincount(which, confidence - right, minlength=BINS)
+
+
+class Size(NamedTuple):
+    """What the counted tokens stand for."""
+
+    bytes: int
+    characters: int
+    unknown: int
+    """Tokens that stand for characters the tokenizer does not know."""
+
+
+def evaluate(
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    packed: Packed,
+    length: int,
+    stride: int | None = None,
+    batch_size: int = 8,
+    thresholds: tuple[float, ...] = (),
+    progress: Callable[[float], None] | None = None,
+    limit: int | None = None,
+    **request: Any,
+) -> dict[str, Any]:
+    """Read a text in windows of `length` tokens and measure every token at every depth, and where tokens stop.
+
+    `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
+    else at the budget's own, each beside a control: the same depths dealt out at random. The first numbers are those
+    of the model as the budget uses it. `limit` stops after about so many tokens.
+    """
+    budget = model.model.budget(**request)
+    adaptive = budget.adaptive
+    budgets = [budget._replace(threshold=t) for t in thresholds or (budget.threshold,)] if adaptive else []
+    if adaptive and budget.threshold not in [b.threshold for b in budgets]:
+        budgets.append(budget)
+    fixed = budget._replace(halting="fixed", retry_confidence=0.0)
+    depths = [Tally() for _ in range(fixed.max_segments)]
+    chosen, dealt = [Tally() for _ in budgets], [Tally() for _ in budgets]
+    histograms = np.zeros((len(budgets), budget.limit + 1), np.int64)
+    table = byte_lengths(tokenizer)
+    unknown, sizes, seen = tokenizer.unk_token_id, np.zeros(3, np.int64), 0
+    was_training, start = model.training, time.perf_counter()
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for batch in packed.windows(length, stride, batch_size):
+            ids, labels, positions = (torch.from_numpy(column).to(model.device) for column in batch)
+            counted = labels != -100
+            if not bool(counted.any()):
+                continue
+            which = labels[counted].cpu().numpy()
+            sizes += (*table[which].sum(0), 0 if unknown is None else (which == unknown).sum())
+            _fixed(model, ids, positions, labels, fixed, depths)
+            for i, each in enumerate(budgets):
+                thought = model.begin(input_ids=ids, position_ids=positions, budget=each)
+                model.model.think(thought, each, model.lm_head)
+                depth = thought.depth[counted]
+                chosen[i].add(read(model, thought, labels, each), depth.cpu().numpy())
+                histograms[i] += torch.bincount(depth, minlength=budget.limit + 1).cpu().numpy()
+                others = thought.depth.clone()
+                others[counted] = depth[torch.randperm(len(depth), generator=generator).to(depth.device)]
+                thought = model.begin(input_ids=ids, position_ids=positions, budget=each)
+                halt_at(model, thought, others, each)
+                dealt[i].add(read(model, thought, labels, each), others[counted].cpu().numpy())
+            seen += len(which)
+            if progress is not None:
+                progress(min(1.0, seen / max(1, min(limit or packed.count, packed.count))))
+            if limit is not None and seen >= limit:
+                break
+    model.train(was_training)
+    seconds = time.perf_counter() - start
+    size = Size(*sizes.tolist())
+    found = [
+        {"exit_threshold": each.threshold, **a.result(size), "depths": h[1:].tolist(), "random": b.result(size)}
+        for each, a, b, h in zip(budgets, chosen, dealt, histograms, strict=True)
+    ]
+    own = next((row for row in found if row["exit_threshold"] == budget.threshold), None)
+    own = depths[-1].result(size) if own is None else own
+    return {
+        "n": seen,
+        **{name: value for name, value in own.items() if name not in ("depths", "random", "exit_threshold")},
+        **size._asdict(),
+        "max_segments": budget.max_segments,
+        "halting": budget.halting if adaptive else "fixed",
+        "exit_threshold": budget.threshold if adaptive else None,
+        "schedule": list(budget.schedule),
+        "length": length,
+        "stride": stride or length,
+        "fixed": [{"segments": i, **tally.result(size)} for i, tally in enumerate(depths, 1)],
+        "adaptive": found,
+        "tokens_per_second": seen / seconds,
+        "seconds": seconds,
+        "device": str(model.device),
+        "dtype": str(model.model.compute_dtype or model.dtype).removeprefix("torch."),
+    }
+
+
+def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget) -> Reading:
+    """What the tokens with a label say where they are, in pieces, because logits are large."""
+    counted = labels != -100
+    z, targets = thought.exited.z_h[counted], labels[counted]
+    parts = []
+    for some, wanted in zip(*(t.split(max(1, LOGITS // model.config.vocab_size)) for t in (z, targets)), strict=True):
+        logits = model.lm_head(some)[None]
+        loss = token_loss(logits, wanted[None])[0]
+        best = logits[0].argmax(-1)
+        top = -token_loss(logits, best[None])[0]
+        parts.append((loss, best == wanted, top.exp(), budget.probability(model.model.q_head(some))))
+    return Reading(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
+
+
+def halt_at(model: HRMForCausalLM, thought: Thought, depth: Tensor, budget: Budget) -> None:
+    """Think until every token has the depth [b, p] that it is given."""
+    for segment in range(1, int(depth.max()) + 1):
+        model.model.segment(thought, budget.schedule)
+        thought.halt(depth <= segment)
+
+
+def _fixed(
+    model: HRMForCausalLM, ids: Tensor, positions: Tensor, labels: Tensor, budget: Budget, depths: list[Tally]
+) -> None:
+    """One pass to the last segment, read after each."""
+    config, before = model.config, None
+    thought = model.begin(input_ids=ids, position_ids=positions, budget=budget)
+    for segment, tally in enumerate(depths, 1):
+        model.model.segment(thought, budget.schedule)
+        reading = read(model, thought, labels, budget)
+        tally.add(reading, segment)
+        if config.q_target == "improvement" and before is not None:
+            depths[segment - 2].add_target(before.confidence, before.loss - reading.loss < config.q_gamma)
+        before = reading
+
+
+def byte_lengths(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """[vocabulary, 2]: UTF-8 bytes and characters of every token; 0 for special ones, 1 for the unknown token.
+
+    A character counts where its first byte is.
+    """
+    backend = tokenizer.backend_tokenizer
+    decoder = json.dumps(json.loads(backend.to_str())["decoder"])
+    of_byte = {letter: byte for byte, letter in enumerate(_byte_letters())} if '"ByteLevel"' in decoder else None
+    special = set(tokenizer.all_special_ids)
+    table = np.zeros((max(len(tokenizer), *tokenizer.get_vocab().values(), 0) + 1, 2), np.int64)
+    for token, index in tokenizer.get_vocab().items():
+        if index == tokenizer.unk_token_id:
+            table[index] = 1
+        elif index not in special:
+            raw = _bytes_of(token, of_byte, decoder)
+            table[index] = len(raw), sum(byte & 0xC0 != 0x80 for byte in raw)
+    return table
+
+
+def _bytes_of(token: str, of_byte: dict[str, int] | None, decoder: str) -> bytes:
+    if of_byte is not None and all(letter in of_byte for letter in token):
+        return bytes(of_byte[letter] for letter in token)
+    if '"ByteFallback"' in decoder and re.fullmatch("<0x[0-9A-F]{2}>", token):
+        return bytes([int(token[3:5], 16)])
+    return (token.replace("\u2581", " ") if "\\u2581" in decoder or "\u2581" in decoder else token).encode()
+
+
+def _byte_letters() -> str:
+    """The letter that stands for each byte in byte-level vocabularies (GPT-2)."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    shown, more = [], 256
+    for byte in range(256):
+        shown.append(chr(byte if byte in plain else more))
+        more += byte not in plain
+    return "".join(shown)

@@ -1,0 +1,98 @@
+"""Questions with known answers: what the model answers greedily, and how near that comes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hrm.evaluation.text_generation import Completion, Sampling, complete
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hrm.models.text import HRMForCausalLM
+
+
+class Pair(NamedTuple):
+    """A prompt as the model was trained to see it, and the right answer."""
+
+    prompt: str
+    answer: str
+
+
+def evaluate_pairs(
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: Sequence[Pair],
+    batch_size: int = 8,
+    sampling: Sampling | None = None,
+    progress: Callable[[float], None] | None = None,
+    **request: Any,
+) -> dict[str, Any]:
+    """Exact match, and BLEU and ROUGE-L (0 to 100) where hrm[eval] is installed, of greedy answers.
+
+    Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
+    """
+    from hrm.evaluation.calibration import expected_calibration_error
+
+    sampling = sampling or Sampling(greedy=True)
+    # Prompts of like length share a batch, which then has little padding.
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
+    answers: list[Completion] = [Completion()] * len(pairs)
+    start = time.perf_counter()
+    for at in range(0, len(order), batch_size):
+        rows = order[at : at + batch_size]
+        said = complete(model, tokenizer, [pairs[i].prompt for i in rows], sampling, **request)
+        for i, completion in zip(rows, said, strict=True):
+            answers[i] = completion
+        if progress is not None:
+            progress((at + len(rows)) / len(order))
+    seconds = time.perf_counter() - start
+    right = [is_exact(a.text, pair.answer) for a, pair in zip(answers, pairs, strict=True)]
+    texts, wanted = [a.text.strip() for a in answers], [pair.answer.strip() for pair in pairs]
+    tokens = [token for a in answers for token in a.tokens]
+    import numpy as np
+
+    sure = np.array([a.confidence for a in answers])
+    budget = model.model.budget(**request)
+    return {
+        "n": len(pairs),
+        "exact_match": sum(right) / max(1, len(pairs)),
+        **overlap(texts, wanted),
+        "mean_segments": sum(token.depth for token in tokens) / max(1, len(tokens)),
+        "ece_q": expected_calibration_error(sure, np.array(right, bool)),
+        "tokens": len(tokens),
+        "ended": sum(a.end == "end" for a in answers) / max(1, len(pairs)),
+        "max_segments": budget.max_segments,
+        "halting": budget.halting,
+        "tokens_per_second": len(tokens) / max(1e-9, seconds),
+        "seconds": seconds,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "answers": [
+            {"prompt": pair.prompt, "answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
+            for pair, a, exact in zip(pairs, answers, right, strict=True)
+        ],
+    }
+
+
+def is_exact(said: str, answer: str) -> bool:
+    """Whether the same was said, leaving spaces at both ends aside."""
+    return said.strip() == answer.strip()
+
+
+def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing where hrm[eval] is missing."""
+    if not said or find_spec("sacrebleu") is None or find_spec("rouge_score") is None:
+        if said:
+            print("BLEU and ROUGE are left out: pip install 'hrm[eval]'", file=sys.stderr)
+        return {}
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics.bleu import BLEU
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    f1 = [scorer.score(right, text)["rougeL"].fmeasure for text, right in zip(said, wanted, strict=True)]
+    return {"bleu": BLEU().corpus_score(list(said), [list(wanted)]).score, "rouge_l": 100 * sum(f1) / len(f1)}
