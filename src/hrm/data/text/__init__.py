@@ -1,0 +1,20 @@
+"""Text on disk: documents from files or the Hub, tokenizers, and packed token files that a training reads from."""
+
+from hrm.data.text.hold_out import hold_out
+from hrm.data.text.packed import Batch, Example, Packed, encode
+from hrm.data.text.sources import Part, documents
+from hrm.data.text.tokenizers import load_tokenizer, make_tokenizer, tokenizer_hash, train_bpe
+
+__all__ = [
+    "Batch",
+    "Example",
+    "Packed",
+    "Part",
+    "documents",
+    "encode",
+    "hold_out",
+    "load_tokenizer",
+    "make_tokenizer",
+    "tokenizer_hash",
+    "train_bpe",
+]
