@@ -7,13 +7,20 @@ import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from hrm.cli.options import Positional, Settings, parse
-from hrm.config import Config, UserError, load_preset, presets, to_yaml
+from hrm.cli.options import Positional, Settings, TextSettings, parse
+from hrm.config import Config, TextConfig, UserError, kind_of, load_preset, presets, to_yaml
 
 MAIN = (
     "data", "validation", "seed", "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr",
     "optim.ema", "arch.h_cycles", "arch.l_cycles", "halting.max_segments",
+)  # fmt: skip
+
+
+TEXT_MAIN = (
+    "data", "validation", "seed", "model", "settings", "lora", "text.tokenizer", "text.length", "text.kind",
+    "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr", "optim.ema",
 )  # fmt: skip
 
 
@@ -40,8 +47,29 @@ class Options:
     config: Settings = field(default_factory=Config)
 
 
+@dataclass(frozen=True)
+class TextOptions:
+    """Train a model of text, or continue a run."""
+
+    preset: Positional[str | None] = None
+    """Text preset, or a YAML file of settings; not together with --resume."""
+    resume: Path | None = None
+    """Run folder to continue; flags given with it apply from here on and are recorded."""
+    out: Path | None = None
+    """Run folder to write; default: runs/PRESET."""
+    overwrite: bool = False
+    """Replace the run that --out holds."""
+    dry_run: bool = False
+    """Only show the resolved settings, parameters and FLOPs."""
+    json: bool = False
+    """Print the result as JSON."""
+    config: TextSettings = field(default_factory=TextConfig)
+
+
 def main(args: list[str]) -> int:
     """Run the verb."""
+    if _is_text(args):
+        return _text(args)
     options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=_base)
     if options.dry_run:
         return _dry_run(options)
@@ -55,14 +83,59 @@ def main(args: list[str]) -> int:
         result = train(options.config, path, resume=resume, overwrite=options.overwrite, init=options.init)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
+    return _end(result, path, options.json)
+
+
+def _end(result: dict[str, Any], path: Path, as_json: bool) -> int:
     if int(os.environ.get("RANK", "0")) == 0:  # one line, however many processes torchrun started
-        print(json.dumps(result) if options.json else path)
+        print(json.dumps(result) if as_json else path)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # All is saved. Threads of torch's communication may outlive the interpreter and would then abort the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+def _is_text(args: list[str]) -> bool:
+    """Whether the arguments name a text preset, or a run of text to go on with."""
+    named = [arg for arg in args if not arg.startswith("-")]
+    if "--resume" in args[:-1]:
+        named = [args[args.index("--resume") + 1]]
+    return bool(named) and kind_of(named[0]) is TextConfig
+
+
+def _text(args: list[str]) -> int:
+    options = parse(
+        "train", TextOptions, args, example="hrm train text-char --data alice.txt", main=TEXT_MAIN, base=_text_base
+    )
+    if options.dry_run:
+        from hrm.training.text_plan import describe, plan
+
+        figures = plan(options.config)
+        print(json.dumps(figures) if options.json else f"{to_yaml(options.config)}\n{describe(figures)}")
+        return 0
+    from hrm.training.course import BadBatch
+    from hrm.training.text_session import train_text
+
+    path = options.resume or options.out or Path("runs") / Path(str(options.preset)).stem
+    try:
+        result = train_text(options.config, path, resume=options.resume is not None, overwrite=options.overwrite)
+    except BadBatch as error:
+        raise RuntimeError(str(error)) from None
+    return _end(result, path, options.json)
+
+
+def _text_base(options: TextOptions) -> TextConfig:
+    if options.resume is not None:
+        if options.preset is not None:
+            raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
+        if options.out is not None or options.overwrite:
+            raise UserError(f"--resume {options.resume} writes into that run: leave out --out and --overwrite")
+        from hrm.runs import Run
+
+        return Run.open(options.resume, TextConfig).config
+    return load_preset(str(options.preset), TextConfig)
 
 
 def _base(options: Options) -> Config:
@@ -89,7 +162,9 @@ def _base(options: Options) -> Config:
         learn = replace(config.train, learn="embedding")
         return replace(config, train=learn, data=None, validation=options.new_tasks)
     if options.preset is None:
-        raise UserError(f"train needs a preset ({', '.join(presets())}), a YAML file, or --resume RUN")
+        raise UserError(
+            f"train needs a preset ({', '.join([*presets(), *presets(TextConfig)])}), a YAML file, or --resume RUN"
+        )
     return load_preset(options.preset)
 
 

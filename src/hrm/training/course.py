@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +27,31 @@ class BadBatch(Exception):
         self.batch = batch
 
 
+class Paced:
+    """Steps and seconds that lie behind, and how much of the training that is."""
+
+    def __init__(self, train: TrainConfig, accelerator: Accelerator) -> None:
+        self.train, self.accelerator = train, accelerator
+        self.step_number, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or by minutes, whichever is further; in [0, 1]."""
+        return self.share(self.step_number)
+
+    def share(self, steps: int) -> float:
+        """The same after so many steps."""
+        by_time = self.seconds / (60 * self.train.minutes) if self.train.minutes else 0.0
+        return min(1.0, max(steps / self.train.steps, by_time))
+
+    def agreed(self, seconds: float) -> float:
+        """The main process's clock where time decides, so that all processes use one rate and stop at one step."""
+        if self.accelerator.num_processes == 1 or not self.train.minutes:
+            return seconds
+        clock = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)
+        return float(broadcast(clock))  # type: ignore[arg-type]
+
+
 class Trains(Protocol):
     """What the course asks of a trainer."""
 
@@ -37,6 +63,7 @@ class Trains(Protocol):
     def progress(self) -> float: ...
     def step(self) -> None: ...
     def metrics(self) -> dict[str, Any]: ...
+    def describe(self, metrics: dict[str, Any]) -> str: ...
 
 
 class Measures(Protocol):
@@ -137,7 +164,7 @@ def follow(
                     metrics = {**trainer.metrics(), "memory_gib": memory_gib(accelerator.device)}
                     if accelerator.is_main_process:
                         run.log(metrics)
-                    reporter.show(metrics, config.steps, trainer.progress)
+                    reporter.show(metrics, config.steps, trainer.progress, trainer.describe(metrics))
                 finished = reached()
                 if trainer.step_number % config.checkpoint_every == 0:
                     save()

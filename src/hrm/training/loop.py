@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
 
 from hrm.config import Config
@@ -15,7 +14,7 @@ from hrm.models.halting import continue_target, halted, wants_to_halt
 from hrm.models.puzzle import PuzzleModel, Readout
 from hrm.models.recurrence import Carry
 from hrm.training.batches import Batch, Sampler
-from hrm.training.course import BadBatch
+from hrm.training.course import BadBatch, Paced
 from hrm.training.objective import objective
 from hrm.training.updates import Updates
 
@@ -38,11 +37,12 @@ class Slots(NamedTuple):
         return Slots(Carry(carry.z_h[rows], carry.z_l[rows]), *(tensor[rows] for tensor in rest))
 
 
-class Trainer:
+class Trainer(Paced):
     """Holds everything that changes while training; `step` does one update."""
 
     def __init__(self, config: Config, model: PuzzleModel, sampler: Sampler, accelerator: Accelerator) -> None:
-        self.config, self.sampler, self.accelerator = config, sampler, accelerator
+        super().__init__(config.train, accelerator)
+        self.config, self.sampler = config, sampler
         self.model = model.to(accelerator.device).train()
         model.dtype = getattr(torch, config.train.precision)
         if config.train.checkpoint_activations:
@@ -50,7 +50,6 @@ class Trainer:
         if config.train.compile:
             model.compile_stacks()
         self.updates = Updates(model, config.optim, config.train, accelerator, model.task_embedding)
-        self.step_number, self.seconds = 0, 0.0
         rows = config.train.batch_size // accelerator.num_processes
         self.rows = slice(accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
         self.slots = self._empty_slots(rows)
@@ -60,16 +59,6 @@ class Trainer:
         self.window = self.window.to(accelerator.device)
         self.window_steps, self.window_start = 0, time.perf_counter()
         self.batches = None
-
-    @property
-    def progress(self) -> float:
-        """Share of the training that is done, by steps or by minutes, whichever is further; in [0, 1]."""
-        return self._share(self.step_number)
-
-    def _share(self, steps: int) -> float:
-        config = self.config.train
-        by_time = self.seconds / (60 * config.minutes) if config.minutes else 0.0
-        return min(1.0, max(steps / config.steps, by_time))
 
     def step(self) -> None:
         """One segment for every slot, its losses, and one update of the weights."""
@@ -83,7 +72,14 @@ class Trainer:
         self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
         self._update()
         self.step_number += 1
-        self.seconds = self._agreed(self.seconds + time.perf_counter() - started)
+        self.seconds = self.agreed(self.seconds + time.perf_counter() - started)
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        """What is worth seeing while it runs."""
+        return (
+            f"exact {metrics['exact_accuracy']:.1%}  segments {metrics['mean_segments']:.1f}  "
+            f"{metrics['puzzles_per_second']:.0f} puzzles/s"
+        )
 
     def close(self) -> None:
         """End the thread that prepares batches."""
@@ -115,13 +111,6 @@ class Trainer:
             "puzzles_per_second": sums["halted"] / steps * rate,
             "seconds": self.seconds,
         }
-
-    def _agreed(self, seconds: float) -> float:
-        """The main process's clock where time decides, so that all processes use one rate and stop at one step."""
-        if self.accelerator.num_processes == 1 or not self.config.train.minutes:
-            return seconds
-        clock = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)
-        return float(broadcast(clock))  # type: ignore[arg-type]
 
     def _empty_slots(self, rows: int) -> Slots:
         """All halted, so that the first step fills every slot."""
@@ -180,7 +169,7 @@ class Trainer:
     def _update(self) -> None:
         """Move the weights, unless something is not finite: then start the rows with a broken state afresh."""
         self.window_steps += 1
-        if self.updates.step(self.step_number, self._share):
+        if self.updates.step(self.step_number, self.share):
             return
         slots = self.slots
         if self.updates.hopeless:

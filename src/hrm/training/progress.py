@@ -20,6 +20,7 @@ CLOCKED = (
     "measuring_share",
     "steps_per_second",
     "puzzles_per_second",
+    "tokens_per_second",
     "memory_gib",
 )
 """Metrics that clock and machine decide; all others a resumed run repeats."""
@@ -72,13 +73,12 @@ class Reporter:
         if self.shown:
             (self.bar.console if self.live else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, metrics: dict[str, Any], total_steps: int, progress: float) -> None:
+    def show(self, metrics: dict[str, Any], total_steps: int, progress: float, details: str) -> None:
         """Redraw the live line, or print one, and feed the trackers."""
         left = duration(metrics["seconds"] * (1 / progress - 1)) if progress else "?"
         line = (
-            f"step {metrics['step']}/{total_steps}  loss {metrics['loss']:.4f}  exact {metrics['exact_accuracy']:.1%}  "
-            f"segments {metrics['mean_segments']:.1f}  grad {metrics['grad_norm']:.2g}  "
-            f"{metrics['steps_per_second']:.2f} steps/s  {metrics['puzzles_per_second']:.0f} puzzles/s  "
+            f"step {metrics['step']}/{total_steps}  loss {metrics['loss']:.4f}  {details}  "
+            f"grad {metrics['grad_norm']:.2g}  {metrics['steps_per_second']:.2f} steps/s  "
             f"{metrics['memory_gib']:.2f} GiB"
         )
         if self.live:

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from hrm import data, tasks
-from hrm.config import Config, UserError, check, settings
+from hrm.config import Config, TextConfig, UserError, check, settings
 from hrm.data import PuzzleSet, arc, arc_sets
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
@@ -30,6 +30,9 @@ from hrm.training.loop import Trainer
 from hrm.training.progress import Reporter
 from hrm.training.start import start_from
 from hrm.training.state import pack, unpack
+
+_FIXED = ("arch.", "task.", "seed", "optim.name", "model", "settings", "lora", "text.")
+"""Settings that make a run what it is."""
 
 
 def train(
@@ -63,7 +66,7 @@ def train(
         Run.create(path, config, board, overwrite, store)
     accelerator.wait_for_everyone()
     run = Run.open(path)
-    changed = _changes(run.config, config)
+    changed = changes(run.config, config)
     run.config = config
     training, held_out = puzzles_of(run, task, reporter)
     if changed.keys() & {"validation", "allow_overlap"}:
@@ -183,7 +186,7 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
     return digest.hexdigest()
 
 
-def make_accelerator(config: Config) -> Accelerator:
+def make_accelerator(config: Config | TextConfig) -> Accelerator:
     """Devices and processes; one process outside `torchrun` or `accelerate launch`."""
     device = config.train.device
     if device == "cpu":
@@ -199,11 +202,11 @@ def make_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
-def _changes(before: Config, after: Config) -> dict[str, list[Any]]:
+def changes(before: Config | TextConfig, after: Config | TextConfig) -> dict[str, list[Any]]:
     """Old and new value of each setting that flags changed; UserError for one that a resumed run cannot change."""
     old, new = settings(before), settings(after)
     changed = {key: [old[key], new[key]] for key in new if new[key] != old[key]}
-    fixed = [key for key in changed if key.startswith(("arch.", "task.")) or key in ("seed", "optim.name")]
+    fixed = [key for key in changed if key.startswith(_FIXED)]
     if fixed:
         flag = "--" + fixed[0].replace("_", "-")
         raise UserError(f"{flag} cannot change when a run is resumed (it was {old[fixed[0]]}): start a new run")

@@ -1,0 +1,174 @@
+"""Models of text and their tokenizers: made new, taken from a run, or from any folder that transformers saves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import yaml
+
+from hrm.config import TextConfig, UserError, fit, nearest
+from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.runs import Run
+from hrm.runs import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ADAPTED = ["qkv", "out", "gate_up", "down"]
+"""The layers that get adapters."""
+
+
+class TextModel(NamedTuple):
+    """A model in evaluation mode on its device, and what turns text into its tokens."""
+
+    model: HRMForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    """The checkpoint or folder that it is from."""
+    run: Run[TextConfig] | None = None
+
+
+def is_text(path: str | Path) -> bool:
+    """Whether a folder is a run of text, or a model of text that transformers saved."""
+    path = Path(path)
+    if (path / "run.json").is_file():
+        return '"kind": "text"' in (path / "run.json").read_text("utf-8", errors="replace")
+    return (path / "config.json").is_file()
+
+
+def load_text(
+    path: str | Path, checkpoint: str | int = "best", device: str | None = None, precision: str | None = None
+) -> TextModel:
+    """The model and tokenizer of a run (averaged weights, where there are any) or of a saved folder.
+
+    `checkpoint` is "best", "latest" or a step; device and precision are those at hand and the run's own unless given.
+    UserError names what is missing.
+    """
+    path = Path(path)
+    where = _device(device)
+    if not (path / "run.json").is_file() and (path / "config.json").is_file():
+        model, tokenizer = load_saved(path)
+        dtype = None if precision is None else _dtype(precision)
+        return TextModel(model.to(device=where, dtype=dtype).eval(), tokenizer, str(path))
+    run = Run.open(path, TextConfig)
+    file = run.checkpoint(checkpoint, partial(print, file=sys.stderr))
+    model = architecture(run)
+    tensors, _ = checkpoints.load(file, {"weights", "ema"})
+    fill(model, tensors["weights"] | tensors.get("ema", {}), file)
+    if run.config.lora:
+        merge(model)
+    dtype = _dtype(precision or run.config.train.precision)
+    return TextModel(model.to(device=where, dtype=dtype).eval(), load_tokenizer(run.path), str(file), run)
+
+
+def architecture(run: Run[TextConfig]) -> HRMForCausalLM:
+    """A model of a run's form, adapters included, with fresh weights."""
+    model = HRMForCausalLM(HRMConfig.from_pretrained(run.path / "model"))
+    return adapt(model, run.config.lora) if run.config.lora else model
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that lies beside a run's weights."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path / 'tokenizer'} cannot be read ({_first(error)}): restore it") from error
+
+
+def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
+    """Model and tokenizer of a folder that `save_pretrained` wrote; UserError for one of another kind."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
+        if kind != HRMConfig.model_type:
+            raise UserError(f"{path} holds a model of type {kind}: convert it with hrm convert, if it is hrm_text")
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return HRMForCausalLM.from_pretrained(path, local_files_only=True), tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} holds no model with its tokenizer ({_first(error)}): save both there") from error
+
+
+def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrainedTokenizerFast | None) -> HRMConfig:
+    """A shape's configuration, changed by NAME=VALUE settings, for a tokenizer; UserError names what does not fit."""
+    if isinstance(shape, HRMConfig):
+        config = shape.to_dict()
+        if tokenizer is not None and len(tokenizer) > shape.vocab_size:
+            raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the model {shape.vocab_size}: use its own")
+    else:
+        config = HRMConfig.preset(shape).to_dict()
+        if tokenizer is not None:
+            ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+            config |= {name: getattr(tokenizer, name) for name in ends} | {"vocab_size": len(tokenizer)}
+    known = HRMConfig().to_dict()
+    given: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise UserError(f"--settings {change}: the model has no setting '{name}'{nearest(name, known)}")
+        given[name] = yaml.safe_load(text)
+        if type(known[name]) in (int, float, bool, str):
+            try:
+                given[name] = fit(type(known[name]), given[name])
+            except ValueError as error:
+                raise UserError(f"--settings {change}: {name} {error}") from None
+    if "hidden_size" in given:  # these follow from it unless they are given as well
+        config |= {"intermediate_size": None, "embedding_scale": None}
+    if "num_attention_heads" in given:
+        config["num_key_value_heads"] = None
+    return HRMConfig(**{k: v for k, v in (config | given).items() if k not in ("model_type", "transformers_version")})
+
+
+def adapt(model: HRMForCausalLM, rank: int) -> HRMForCausalLM:
+    """The model with low-rank adapters (LoRA, arXiv 2106.09685), which alone will learn; changed in place."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("--lora needs peft: pip install 'hrm[lora]'") from None
+    return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=ADAPTED), model)  # type: ignore[return-value, arg-type]
+
+
+def merge(model: HRMForCausalLM) -> None:
+    """Add the adapters to the weights and take them out."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()  # type: ignore[attr-defined]
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, module.get_base_layer())
+
+
+def fill(model: HRMForCausalLM, weights: dict[str, torch.Tensor], where: Path) -> None:
+    """Put a checkpoint's weights into a model of the same form; UserError where they do not fit."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{where} does not hold the weights that its run describes: {_first(error)}") from error
+
+
+def _device(name: str | None) -> torch.device:
+    if name in (None, "auto"):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except RuntimeError as error:
+        raise UserError(f"device '{name}' (--device) cannot be used here: {_first(error)}") from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in ("float32", "bfloat16", "float16", "float64"):
+        raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
+    return getattr(torch, name)
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
