@@ -277,7 +277,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write the arrays; return what index.json says of them."""
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
-    eos, unknown = tokenizer.eos_token_id, tokenizer.unk_token_id
+    eos: Any = tokenizer.eos_token_id
+    unknown = tokenizer.unk_token_id
     starts, count, characters, size, unknowns, masked, ended = array("q", [0]), 0, 0, 0, 0, False, True
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "mask.bin").open("wb") as mask:
         for item in items:
