@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Measure a run on puzzles with known answers, which the solver itself never sees."""
+    """Measure a run on puzzles with known answers, which the solver itself never sees.
+
+    Models of text have flags of their own: `hrm eval RUN --help` with such a RUN shows them.
+    """
 
     run: Positional[str]
     """Run folder, or the name of a solver that comes with the package: sudoku."""
@@ -55,6 +58,10 @@ class Options:
 
 
 def main(args: list[str]) -> int:
+    if any(_is_text(word) for word in args):
+        from hrm.cli import text_eval
+
+        return text_eval.main(args)
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=TRIES)
     if arc.is_run(options.run):
@@ -104,6 +111,15 @@ def main(args: list[str]) -> int:
         durable.write_json(target, result)
     print(json.dumps(result, indent=2) if options.json == "-" else _table(result))
     return 0
+
+
+def _is_text(word: str) -> bool:
+    """Whether an argument names a model of text; most are told apart without asking what imports torch."""
+    if word.startswith("-") or not any((Path(word) / name).is_file() for name in ("run.json", "config.json")):
+        return False
+    from hrm.runs.text import is_text
+
+    return is_text(word)
 
 
 def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:

@@ -106,12 +106,13 @@ def evaluate(
     thresholds: tuple[float, ...] = (),
     progress: Callable[[float], None] | None = None,
     limit: int | None = None,
+    control: bool = True,
     **request: Any,
 ) -> dict[str, Any]:
     """Read a text in windows of `length` tokens and measure every token at every depth, and where tokens stop.
 
     `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
-    else at the budget's own, each beside a control: the same depths dealt out at random. The first numbers are those
+    else at the budget's own, each beside a `control`: the same depths dealt out at random. The first numbers are those
     of the model as the budget uses it. `limit` stops after about so many tokens.
     """
     budget = model.model.budget(**request)
@@ -143,6 +144,8 @@ def evaluate(
                 depth = thought.depth[counted]
                 chosen[i].add(read(model, thought, labels, each), depth.cpu().numpy())
                 histograms[i] += torch.bincount(depth, minlength=budget.limit + 1).cpu().numpy()
+                if not control:
+                    continue
                 others = thought.depth.clone()
                 others[counted] = depth[torch.randperm(len(depth), generator=generator).to(depth.device)]
                 thought = model.begin(input_ids=ids, position_ids=positions, budget=each)
@@ -157,7 +160,8 @@ def evaluate(
     seconds = time.perf_counter() - start
     size = Size(*sizes.tolist())
     found = [
-        {"exit_threshold": each.threshold, **a.result(size), "depths": h[1:].tolist(), "random": b.result(size)}
+        {"exit_threshold": each.threshold, **a.result(size), "depths": h[1:].tolist()}
+        | ({"random": b.result(size)} if control else {})
         for each, a, b, h in zip(budgets, chosen, dealt, histograms, strict=True)
     ]
     own = next((row for row in found if row["exit_threshold"] == budget.threshold), None)

@@ -14,6 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hrm.config import UserError
 from hrm.models.layers import at_least_float32
+from hrm.models.text.halting import stops
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -46,14 +47,15 @@ class Sampling:
         """UserError for values that draw nothing."""
         for name, fine, need in (
             ("max_new_tokens", self.max_new_tokens > 0, "at least 1"),
-            ("temperature", self.temperature > 0, "above 0, or use greedy"),
+            ("temperature", self.temperature > 0, "above 0 (greedy takes the likeliest token)"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("stop", all(self.stop), "words that are not empty"),
         ):
             if not fine:
-                raise UserError(f"{name} is {getattr(self, name)!r}: it must be {need}")
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} draws nothing: it must be {need}")
 
 
 class Token(NamedTuple):
@@ -91,7 +93,7 @@ class Completion:
         """For JSON: the text, and a list of each thing known of the tokens."""
         columns = zip(*self.tokens, strict=True) if self.tokens else ((),) * len(Token._fields)
         found = dict(zip(Token._fields, map(list, columns), strict=True))
-        found["tokens"] = found.pop("text")
+        found["tokens"], found["ids"] = found.pop("text"), found.pop("id")
         return {"text": self.text, "end": self.end, **found, "seconds": self.seconds}
 
 
@@ -110,7 +112,7 @@ def generate(
 def complete(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     sampling: Sampling | None = None,
     on_token: Callable[[Token], None] | None = None,
     **request: Any,
@@ -118,13 +120,14 @@ def complete(
     """Continue prompts in one batch; `on_token` follows the first. `request` changes the model's budget.
 
     Where a text outgrows the model's length, its last half is read anew. UserError for a prompt that is empty or too
-    long, or has characters that the tokenizer can neither read nor replace.
+    long, or has characters that the tokenizer can neither read nor replace. Prompts may be tokens, of which only the
+    beginning is lost where they are too many.
     """
     sampling = sampling or Sampling()
     sampling.check()
     model.model.budget(**request)
     most = model.config.max_position_embeddings
-    encoded = [encode(tokenizer, prompt, most - 1) for prompt in prompts]
+    encoded = [encode(tokenizer, prompt, most - 1) if isinstance(prompt, str) else [*prompt] for prompt in prompts]
     ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(sorted(ends)), 0)
     rows = [_Row(tokenizer, ids, ends, sampling.stop, None if i else on_token) for i, ids in enumerate(encoded)]
@@ -197,24 +200,25 @@ def candidates(
     `depths` has the entropy in nats and P(halt) of each segment; `depth` is where the budget's criterion stops.
     """
     budget = model.model.budget(**request)
+    budget.check(None, 0, model.lm_head)
     ids = torch.tensor([encode(tokenizer, prompt, model.config.max_position_embeddings)], device=model.device)
     types = torch.ones_like(ids) if model.config.prefix_lm else None
+    depth, columns, confidences = 0, [], []
     with torch.inference_mode():
-        adaptive = model.begin(input_ids=ids, token_type_ids=types, budget=budget)
-        model.model.think(adaptive, budget, model.lm_head)
-        depth = int(adaptive.depth[0, -1])
-        fixed = budget._replace(halting="fixed", retry_confidence=0.0)
-        thought = model.begin(input_ids=ids, token_type_ids=types, budget=fixed)
-        columns, confidences = [], []
-        for _ in range(max(depth, fixed.max_segments)):
+        thought = model.begin(input_ids=ids, token_type_ids=types, budget=budget)
+        while len(columns) < max(depth, budget.max_segments) or not depth:
+            before = thought.exited.z_h
             model.model.segment(thought, budget.schedule)
             z = thought.exited.z_h[:, -1]
             columns.append(torch.log_softmax(at_least_float32(model.lm_head(z)), dim=-1)[0])
             confidences.append(float(budget.probability(model.model.q_head(z))[0]))
-        exit_z = adaptive.exited.z_h[:, -1]
-        own = torch.log_softmax(at_least_float32(model.lm_head(exit_z)), dim=-1)[0]
+            stop = stops(thought, before, budget, model.model.q_head, model.lm_head)
+            if stop[0, -1] and not depth:
+                depth = len(columns)
+            stop[0, -1] = False  # the last token thinks on, the others as the model has them
+            thought.halt(stop)
     logs = torch.stack(columns)
-    best = own.topk(min(count, len(own))).indices.tolist()
+    best = logs[depth - 1].topk(min(count, logs.shape[1])).indices.tolist()
     return {
         "prompt": prompt,
         "depth": depth,
@@ -222,7 +226,7 @@ def candidates(
             {
                 "id": i,
                 "token": tokenizer.decode([i]),
-                "probability": float(own[i].exp()),
+                "probability": float(logs[depth - 1, i].exp()),
                 "per_segment": logs[:, i].exp().tolist(),
             }
             for i in best

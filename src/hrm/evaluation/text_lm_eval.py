@@ -52,6 +52,5 @@ def _write(scorer: Scorer, context: str, how: dict[str, Any]) -> str:
         top_p=1.0 if greedy else float(how.get("top_p", 1.0)),
         stop=tuple(word for word in ([stop] if isinstance(stop, str) else stop) if word),
     )
-    ids = scorer.ids(context)[-(scorer.length - room) :]
-    prompt = context if len(ids) < scorer.length - room else scorer.tokenizer.decode(ids)
-    return complete(scorer.model, scorer.tokenizer, [str(prompt)], sampling, **scorer.request)[0].text
+    ids = scorer.ids(context)[-(scorer.length - room) :] or [scorer.first]
+    return complete(scorer.model, scorer.tokenizer, [ids], sampling, **scorer.request)[0].text

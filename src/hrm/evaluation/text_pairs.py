@@ -6,8 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from hrm.evaluation.calibration import expected_calibration_error
 from hrm.evaluation.text_generation import Completion, Sampling, complete
 
 if TYPE_CHECKING:
@@ -19,8 +24,25 @@ if TYPE_CHECKING:
 class Pair(NamedTuple):
     """A prompt as the model was trained to see it, and the right answer."""
 
-    prompt: str
+    prompt: str | list[int]
+    """Its text, or its tokens."""
     answer: str
+
+
+def pairs_of(
+    source: str | Path, tokenizer: PreTrainedTokenizerFast, template: str | None = None, limit: int | None = None
+) -> list[Pair]:
+    """The last answer of each conversation, or question with its answer, in a file; UserError names file and line.
+
+    `template` is that of the training; default: the tokenizer's chat template, or else the question and an empty line.
+    """
+    from hrm.data.text.chat import conversations, prompt
+
+    found = []
+    for messages in islice(conversations(source), limit):
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        found.append(Pair(prompt(tokenizer, messages[:last], template), messages[last]["content"]))
+    return found
 
 
 def evaluate_pairs(
@@ -36,8 +58,6 @@ def evaluate_pairs(
 
     Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
     """
-    from hrm.evaluation.calibration import expected_calibration_error
-
     sampling = sampling or Sampling(greedy=True)
     # Prompts of like length share a batch, which then has little padding.
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
@@ -54,8 +74,6 @@ def evaluate_pairs(
     right = [is_exact(a.text, pair.answer) for a, pair in zip(answers, pairs, strict=True)]
     texts, wanted = [a.text.strip() for a in answers], [pair.answer.strip() for pair in pairs]
     tokens = [token for a in answers for token in a.tokens]
-    import numpy as np
-
     sure = np.array([a.confidence for a in answers])
     budget = model.model.budget(**request)
     return {
@@ -73,7 +91,7 @@ def evaluate_pairs(
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "answers": [
-            {"prompt": pair.prompt, "answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
+            {"answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
             for pair, a, exact in zip(pairs, answers, right, strict=True)
         ],
     }

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from hrm.config import UserError
+from hrm.evaluation.text import LOGITS
 from hrm.models.text.loss import token_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.models.text import HRMForCausalLM
-
-ROWS = 1 << 24
-"""At most about so many logits are in memory at once."""
 
 
 class Score(NamedTuple):
@@ -113,9 +111,8 @@ class Scorer:
         where = labels != -100
         states, wanted = thought.exited.z_h[where], labels[where]
         losses, greedy = [], []
-        for z, targets in zip(
-            *(t.split(max(1, ROWS // model.config.vocab_size)) for t in (states, wanted)), strict=True
-        ):
+        size = max(1, LOGITS // model.config.vocab_size)
+        for z, targets in zip(states.split(size), wanted.split(size), strict=True):
             logits = model.lm_head(z)
             losses.append(token_loss(logits[None], targets[None])[0])
             greedy.append(logits.argmax(-1) == targets)

@@ -186,7 +186,8 @@ def _sums(
     sampling = Sampling(max_new_tokens=32, greedy=True, stop=("\n\n",))
     for at in range(0, len(items), batch_size):
         some = items[at : at + batch_size]
-        said = complete(model, tokenizer, [f"Q: {item.question}\nA:" for item in some], sampling, **request)
+        prompts = [tokenizer(f"Q: {item.question}\nA:", verbose=False)["input_ids"] for item in some]
+        said = complete(model, tokenizer, prompts, sampling, **request)  # type: ignore[arg-type]
         for item, completion in zip(some, said, strict=True):
             right += _number(completion.text) == item.answer
             tokens += len(completion.tokens)

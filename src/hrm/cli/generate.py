@@ -1,0 +1,245 @@
+"""`hrm generate RUN "prompt"`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from hrm.cli.options import Positional, parse
+from hrm.config import UserError
+
+if TYPE_CHECKING:
+    from hrm.evaluation.text_generation import Completion, Sampling, Token
+    from hrm.runs.text import TextModel
+
+SHALLOW, MIDDLE, DEEP = (91, 143, 249), (230, 170, 30), (225, 60, 50)
+"""Colours of depth 1, of half the budget and of all of it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write on from a prompt. Each token is thought about as long as it needs; --trace shows how long that was."""
+
+    run: Positional[str]
+    """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
+    prompt: Positional[str]
+    """The text to go on from, or - for standard input."""
+    max_new_tokens: int = 200
+    """Tokens to write at most."""
+    temperature: float = 0.8
+    """Below 1 prefers likely tokens, above 1 unlikely ones."""
+    top_k: int = 0
+    """Draw among the so many likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    repetition_penalty: float = 1.0
+    """Above 1 avoids tokens that the text already has."""
+    greedy: bool = False
+    """Always take the likeliest token."""
+    seed: int = 0
+    """Another seed draws another text."""
+    stop: tuple[str, ...] = ()
+    """End before any of these words."""
+    max_segments: int | None = None
+    """Segments a token may take; default: the model's own."""
+    halting: Literal["fixed", "q", "kl", "change"] | None = None
+    """When a token stops thinking: after all segments, by the Q head, or when its prediction or state settles."""
+    exit_threshold: float | None = None
+    """Where that criterion stops; default: the model's own."""
+    schedule: tuple[int, ...] = ()
+    """Cycles and steps of a segment, as in 2 2; default: the model's own."""
+    trace: bool = False
+    """Colour each token by its depth, and mark how sure the Q head is of it."""
+    top_k_table: int | None = None
+    """Instead: the so many likeliest next tokens, with their probability after every segment."""
+    best_of: int = 1
+    """Draw so many texts and print the best."""
+    rank: Literal["q", "likelihood"] = "q"
+    """What is best: the Q head's mean confidence, or the mean log-probability."""
+    json: bool = False
+    """Print one JSON object: the text, and each token with its depth, confidence and entropy."""
+    checkpoint: str = "best"
+    """best, latest or a step."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+def main(args: list[str]) -> int:
+    options = parse("generate", Options, args, example='hrm generate runs/shakespeare "ROMEO:" --max-new-tokens 100')
+    prompt = options.prompt
+    if prompt == "-":
+        prompt = sys.stdin.read().removesuffix("\n")
+    request = budget_of(options.max_segments, options.halting, options.exit_threshold, options.schedule)
+    if options.top_k_table is not None and options.top_k_table < 1:
+        raise UserError(f"--top-k-table {options.top_k_table} shows nothing: use 1 or more")
+
+    from hrm.evaluation.text_generation import Sampling, candidates, encode, generate, shown, unknown_characters
+    from hrm.runs.text import load_text
+
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        greedy=options.greedy,
+        seed=options.seed,
+        stop=options.stop,
+    )
+    sampling.check()
+    loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    encode(tokenizer, prompt, model.config.max_position_embeddings - 1)
+    if unknown := unknown_characters(tokenizer, prompt):
+        print(f"read as {tokenizer.unk_token}, because the vocabulary lacks them: {shown(unknown)}", file=sys.stderr)
+    if options.top_k_table is not None:
+        found = candidates(model, tokenizer, prompt, options.top_k_table, **request)
+        print(json.dumps(found) if options.json else table(found, _console().width))
+        return 0
+    if options.best_of != 1:
+        return _best(loaded, options, prompt, sampling, request)
+    writer = _Writer(options, prompt, model.model.budget(**request).limit)
+    completion = generate(model, tokenizer, prompt, sampling, writer, **request)
+    writer.end(completion)
+    return 0
+
+
+def budget_of(
+    max_segments: int | None, halting: str | None, exit_threshold: float | None, schedule: tuple[int, ...]
+) -> dict[str, Any]:
+    """What flags say of the budget, as a request; UserError for a schedule that is none."""
+    if schedule and len(schedule) != 2:
+        raise UserError(f"--schedule {' '.join(map(str, schedule))} needs two numbers, cycles and steps, as in 2 2")
+    request: dict[str, Any] = {"max_segments": max_segments, "halting": halting, "exit_threshold": exit_threshold}
+    request["schedule"] = schedule or None
+    return {name: value for name, value in request.items() if value is not None}
+
+
+class _Writer:
+    """Prints tokens as they come: plain, coloured, or in the end as JSON."""
+
+    def __init__(self, options: Options, prompt: str, deepest: int) -> None:
+        self.options, self.prompt, self.deepest = options, prompt, deepest
+        self.console = _console()
+        self.quiet = options.json
+        if not self.quiet and self.console.is_terminal:
+            if options.trace:
+                self.console.print(legend(deepest))
+            self.console.print(Text(_safe(prompt), "dim"), end="", soft_wrap=True)
+        elif options.trace and not self.quiet:
+            print(f"{'depth':>5}{'confidence':>12}{'entropy':>9}  token")
+
+    def __call__(self, token: Token) -> None:
+        if self.quiet:
+            return
+        if self.console.is_terminal:
+            style = style_of(token.depth, token.confidence, self.deepest) if self.options.trace else ""
+            self.console.print(Text(_safe(token.text), style), end="", soft_wrap=True)
+        elif self.options.trace:
+            print(f"{token.depth:>5}{token.confidence:>12.1%}{token.entropy:>9.2f}  {token.text!r}")
+        else:
+            print(token.text, end="", flush=True)
+
+    def end(self, completion: Completion) -> None:
+        """The end of the line, and what it took."""
+        if self.quiet:
+            print(json.dumps({"prompt": self.prompt, **completion.to_dict()}))
+            return
+        if not (self.options.trace and not self.console.is_terminal):
+            print(flush=True)
+        if self.console.is_terminal:
+            print(_summary(completion), file=sys.stderr)
+
+
+def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: dict[str, Any]) -> int:
+    from hrm.evaluation.text_best_of import RANKS, best_of
+
+    found = best_of(loaded.model, loaded.tokenizer, prompt, options.best_of, options.rank, sampling, **request)
+    if options.json:
+        scored = [{"confidence": c.confidence, "log_likelihood": c.log_likelihood, "text": c.text} for c in found]
+        best = found[0].to_dict()
+        print(json.dumps({"prompt": prompt, **best, "best_of": options.best_of, "rank": options.rank, "texts": scored}))
+        return 0
+    writer = _Writer(options, prompt, loaded.model.model.budget(**request).limit)
+    for token in found[0].tokens:
+        writer(token)
+    writer.end(found[0])
+    scores = ", ".join(f"{RANKS[options.rank](completion):.3f}" for completion in found)
+    what = "mean P(halt)" if options.rank == "q" else "mean log-probability, nats a token"
+    print(f"best of {len(found)} by {options.rank} ({what}): {scores}", file=sys.stderr)
+    return 0
+
+
+def table(found: dict[str, Any], width: int = 80) -> str:
+    """Candidates as lines, a column per segment as far as the width allows; a star marks where the model stops."""
+    segments = [row["segments"] for row in found["depths"]]
+    room = max(3, (width - 24) // 8)
+    if len(segments) > room:
+        last = segments[-1]
+        wanted = [found["depth"], last, 1, *(2**i for i in range(1, 10) if 2**i < last)]
+        segments = sorted(dict.fromkeys(wanted[:room]))
+    heads = [f"{segment}{'*' if segment == found['depth'] else ' '}" for segment in segments]
+    lines = [f"{'segments':<16}" + "".join(f"{head:>8}" for head in heads)]
+    for row in found["candidates"]:
+        values = "".join(f"{row['per_segment'][segment - 1]:>7.1%} " for segment in segments)
+        lines.append(f"{_short(row['token']):<16}{values}")
+    for name, key, form in (("entropy, nats", "entropy", ">7.2f"), ("P(halt)", "confidence", ">7.1%")):
+        values = "".join(f"{found['depths'][segment - 1][key]:{form}} " for segment in segments)
+        lines.append(f"{name:<16}{values}")
+    stop = f"* the model stops after {found['depth']}"
+    return "\n".join([*(line.rstrip() for line in lines[:-2]), "", *lines[-2:], stop])
+
+
+def legend(deepest: int) -> Text:
+    """What the colours of a trace mean."""
+    text = Text("depth in segments: ")
+    for depth in range(1, deepest + 1):
+        text.append(f"{depth} ", style_of(depth, 0.7, deepest))
+    text.append("  Q head's confidence: ")
+    for confidence, words in ((0.2, "below 50 %"), (0.7, "50 to 90 %"), (0.95, "above")):
+        text.append(words, style_of(0, confidence, deepest))
+        text.append("  ")
+    return text
+
+
+def style_of(depth: int, confidence: float, deepest: int) -> Style:
+    """Colour from blue (one segment) to red (all of them); underlined below even odds, bold above 90 %."""
+    color = None
+    if depth:
+        share = (depth - 1) / max(1, deepest - 1)
+        low, high, at = (SHALLOW, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, DEEP, 2 * share - 1)
+        color = Color.from_rgb(*(a + (b - a) * at for a, b in zip(low, high, strict=True)))
+    return Style(color=color, underline=confidence < 0.5, bold=confidence > 0.9)
+
+
+def _summary(completion: Completion) -> str:
+    n = len(completion.tokens)
+    depth = sum(token.depth for token in completion.tokens) / max(1, n)
+    rate = n / max(1e-9, completion.seconds)
+    return f"{n} tokens, {rate:.0f} a second; mean depth {depth:.2f} segments, confidence {completion.confidence:.0%}"
+
+
+def _short(token: str) -> str:
+    """A token in quotes, cut where it is long."""
+    quoted = repr(token)
+    return quoted if len(quoted) <= 14 else quoted[:12] + "..."
+
+
+def _safe(text: str) -> str:
+    """Without control characters, which a terminal would obey."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _console() -> Console:
+    """Decided by the stream alone: a pipe gets plain text whatever the environment says about colour."""
+    return Console(highlight=False, force_terminal=sys.stdout.isatty())

@@ -1,0 +1,252 @@
+"""`hrm eval RUN` where RUN is a model of text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from hrm.cli.generate import budget_of
+from hrm.cli.options import Positional, parse
+from hrm.config import UserError
+
+if TYPE_CHECKING:
+    from hrm.data.text import Packed
+    from hrm.runs.text import TextModel
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Measure a model of text: loss and calibration at every depth, answers to questions, or tasks."""
+
+    run: Positional[str]
+    """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
+    data: str | None = None
+    """Text, JSON lines, parquet, a folder of them or packed tokens; default: what the run held out."""
+    task: Literal["text", "pairs"] = "text"
+    """text reads; pairs answers the questions of JSON lines: exact match, BLEU, ROUGE-L."""
+    tasks: tuple[str, ...] = ()
+    """Instead: tasks of multiple choice, last words or minimal pairs by name, or all."""
+    data_folder: Path | None = None
+    """Folder with a .jsonl, .jsonl.gz or .jsonl.xz per task; default: eval_tasks in the folder HRM_DATA names."""
+    json: str | None = None
+    """File to write the result to as JSON; - prints it instead of the table."""
+    plot: Path | None = None
+    """File for a picture of loss against mean depth: fixed, adaptive at several thresholds, and at random."""
+    limit: int | None = None
+    """Measure only about so many tokens, or the first so many questions or items of a task."""
+    field: str = "text"
+    """Field of JSON lines or parquet that holds the text."""
+    length: int | None = None
+    """Tokens of a window; default: as in training, or what the model reads at most."""
+    stride: int | None = None
+    """Tokens from one window to the next: fewer give every token more context and take longer."""
+    max_segments: int | None = None
+    """Segments a token may take; default: the model's own."""
+    halting: Literal["fixed", "q", "kl", "change"] | None = None
+    """When a token stops thinking: after all segments, by the Q head, or when its prediction or state settles."""
+    exit_threshold: tuple[float, ...] = ()
+    """Where that criterion stops; several are measured one after the other."""
+    schedule: tuple[int, ...] = ()
+    """Cycles and steps of a segment, as in 2 2; default: the model's own."""
+    max_new_tokens: int = 128
+    """Tokens of an answer to a question at most."""
+    best_of: int = 1
+    """Draw so many answers to each question: does the Q head pick better ones than likelihood?"""
+    temperature: float = 0.8
+    """Of these drawn answers."""
+    seed: int = 0
+    """Another seed draws other answers."""
+    batch_size: int = 8
+    """Windows, questions or options in a batch."""
+    checkpoint: str = "best"
+    """best, latest or a step."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+def main(args: list[str]) -> int:
+    example = "hrm eval runs/shakespeare --data test.txt --plot depth.png"
+    options = parse("eval", TextOptions, args, example=example)
+    for name in ("limit", "length", "batch_size", "max_new_tokens", "best_of"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
+    for flag, path in (("--json", options.json if options.json != "-" else None), ("--plot", options.plot)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
+    if options.plot is not None and find_spec("matplotlib") is None:
+        raise UserError("--plot draws with matplotlib, which is not installed: pip install 'hrm[report]'")
+    if options.plot is not None and (options.tasks or options.task == "pairs"):
+        raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task pairs")
+    threshold = options.exit_threshold[0] if options.exit_threshold else None
+    request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
+
+    from hrm.runs import durable
+    from hrm.runs.text import load_text
+
+    loaded = load_text(options.run, options.checkpoint, options.device, options.precision)
+    measure = _tasks if options.tasks else _pairs if options.task == "pairs" else _text
+    result, table = measure(loaded, options, request)
+    if options.json not in (None, "-"):
+        durable.write_json(Path(str(options.json)), result)
+    print(json.dumps(result, indent=2) if options.json == "-" else table)
+    return 0
+
+
+def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    from hrm.evaluation.text import THRESHOLDS, evaluate
+    from hrm.evaluation.text_report import draw, table
+
+    model, trained = loaded.model, loaded.run.config.text.length if loaded.run else None
+    budget = model.model.budget(**request)
+    curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
+    with _packed(loaded, options) as (packed, source), progress() as report:
+        longest = model.config.max_position_embeddings
+        length = options.length or min(trained or longest, max(1, packed.count - 1))
+        if length > longest:
+            raise UserError(f"--length {length} is more than the {longest} tokens the model reads: use fewer")
+        result = evaluate(
+            model,
+            loaded.tokenizer,
+            packed,
+            length,
+            options.stride,
+            options.batch_size,
+            options.exit_threshold or curve,
+            report,
+            options.limit,
+            **request,
+        )
+        result |= _origin(loaded, source)
+    if options.plot is not None:
+        draw(result, options.plot)
+    return result, table(result)
+
+
+def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    from hrm.evaluation.text_best_of import compare_ranks
+    from hrm.evaluation.text_generation import Sampling
+    from hrm.evaluation.text_pairs import evaluate_pairs, pairs_of
+
+    if options.data is None:
+        raise UserError("--data is missing: the JSON lines with the questions and answers")
+    chat = loaded.run is not None and loaded.run.config.text.kind == "chat"
+    template = loaded.run.config.text.template if chat and loaded.run else None
+    pairs = pairs_of(options.data, loaded.tokenizer, template, options.limit)
+    with progress() as report:
+        if options.best_of > 1:
+            sampling = Sampling(options.max_new_tokens, options.temperature, seed=options.seed)
+            result = compare_ranks(loaded.model, loaded.tokenizer, pairs, options.best_of, sampling, report, **request)
+        else:
+            sampling = Sampling(options.max_new_tokens, greedy=True)
+            result = evaluate_pairs(
+                loaded.model, loaded.tokenizer, pairs, options.batch_size, sampling, report, **request
+            )
+    result |= _origin(loaded, Path(options.data))
+    return result, _lines({name: value for name, value in result.items() if name != "answers"})
+
+
+def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    from hrm.evaluation.text_tasks import evaluate_task, load, names
+
+    folder = options.data_folder
+    if folder is None:
+        if not os.environ.get("HRM_DATA"):
+            raise UserError(
+                "--tasks reads local files: name their folder with --data-folder, or its parent in HRM_DATA"
+            )
+        folder = Path(os.environ["HRM_DATA"]) / "eval_tasks"
+    found: dict[str, Any] = {}
+    wanted = sorted(names(folder)) if options.tasks == ("all",) else options.tasks
+    read = {name: load(name, folder, options.limit) for name in wanted}  # a misspelt name is found before the work
+    head = f"{'task':<30}{'accuracy':>10}{'+-':>8}{'per byte':>10}{'guessing':>10}{'segments':>10}{'n':>8}"
+    lines = [head]
+    for name, items in read.items():
+        with progress(name) as report:
+            row = evaluate_task(loaded.model, loaded.tokenizer, items, options.batch_size, report, **request)
+        found[name] = row | {"data_sha256": _sha256(names(folder)[name])}
+        shares = "".join(f"{row[key]:>10.1%}" if key in row else " " * 10 for key in ("accuracy_per_byte", "guessing"))
+        lines.append(
+            f"{name:<30}{row['accuracy']:>10.1%}{row['standard_error']:>8.1%}{shares}"
+            f"{row['mean_segments']:>10.2f}{row['n']:>8,}"
+        )
+    result = {"n": sum(row["n"] for row in found.values()), "tasks": found, "examples_in_prompt": 0}
+    result["seconds"] = sum(row["seconds"] for row in found.values())
+    result |= _device(loaded) | {"checkpoint": loaded.name, "data": str(folder)}
+    return result, "\n".join(lines)
+
+
+@contextmanager
+def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed, Path]]:
+    """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
+    from hrm.data.text import Packed, documents, encode
+
+    if options.data is None:
+        held_out = None if loaded.run is None else loaded.run.data / "validation"
+        if held_out is None or not held_out.is_dir():
+            raise UserError(f"{options.run} holds no text to measure on: name some with --data")
+        yield Packed.open(held_out, loaded.tokenizer), held_out
+    elif (Path(options.data) / "index.json").is_file():
+        yield Packed.open(Path(options.data), loaded.tokenizer), Path(options.data)
+    else:
+        texts = documents(options.data, options.field, lambda words: print(words, file=sys.stderr))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            yield (
+                Packed.write(Path(folder) / "packed", loaded.tokenizer, encode(loaded.tokenizer, texts)),
+                Path(options.data),
+            )
+
+
+def _origin(loaded: TextModel, source: Path) -> dict[str, Any]:
+    return {"checkpoint": loaded.name, "data": str(source), "data_sha256": _sha256(source)}
+
+
+def _device(loaded: TextModel) -> dict[str, str]:
+    return {"device": str(loaded.model.device), "dtype": str(loaded.model.dtype).removeprefix("torch.")}
+
+
+def _sha256(source: Path) -> str | None:
+    """Of a file, or of a folder's files in the order of their names; None for what is not on this disk."""
+    found = sorted(source.rglob("*")) if source.is_dir() else [source]
+    files = [path for path in found if path.is_file()]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest() if files else None
+
+
+@contextmanager
+def progress(name: str = "") -> Iterator[Report]:
+    """A bar on a terminal's stderr, gone when done."""
+    console = Console(stderr=True)
+    columns = TextColumn(name), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        shown = bar.add_task("", total=1.0)
+        yield lambda share: bar.update(shown, completed=share)
+
+
+def _lines(result: dict[str, Any]) -> str:
+    shares = ("exact_match", "ended", "q", "likelihood", "one", "any")
+    return "\n".join(
+        f"{name.replace('_', ' '):<20}"
+        + (f"{v:.2%}" if name in shares else f"{v:.2f}" if isinstance(v, float) else f"{v}")
+        for name, v in result.items()
+    )
