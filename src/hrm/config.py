@@ -240,15 +240,19 @@ class Config:
 class CorpusConfig:
     """What a text model reads."""
 
-    kind: Literal["text", "chat", "rows"] = "text"
-    """text: running text, packed; chat: questions and answers or conversations (JSONL), one a row, loss on the answers;
-    rows: HRM's .npy folder of next-token rows."""
+    kind: Literal["text", "chat", "gym", "rows"] = "text"
+    """text: running text; chat: questions and answers or conversations, with the loss on the answers; gym: the same,
+    made by the data set of Reasoning Gym that --data names; rows: HRM's .npy folder of next-token rows."""
     tokenizer: str = "char"
     """char: a character model of the data; else a folder, file or Hub name. A model to go on with brings its own."""
     field: str = "text"
     """Field of JSONL and parquet files that holds the text."""
-    template: str = "{question}\n\n{answer}"
-    """Of chat rows, where the tokenizer has no chat template."""
+    template: str | None = None
+    """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
+    options: tuple[str, ...] = ()
+    """Of a Reasoning Gym data set, each as NAME=VALUE: max_terms=3."""
+    examples: int = 5000
+    """Questions to make with it."""
     length: int = 256
     """Tokens of a training row."""
     holdout: float = 0.1
@@ -468,6 +472,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, _MANY),
     "lora": (0, _MANY),
     "text.length": (2, _MANY),
+    "text.examples": (1, _MANY),
     "text.holdout": (0, 0.9),
 }
 
@@ -563,10 +568,13 @@ def _text_problems(config: TextConfig) -> Iterator[str]:
         yield "--train.target-accuracy counts solved puzzles, and a text has none: leave it out"
     if train.learn != "all":
         yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
-    if corpus.kind == "chat":
-        for name in ("question", "answer"):
-            if f"{{{name}}}" not in corpus.template:
-                yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
+    for name in ("question", "answer") if corpus.template is not None else ():
+        if f"{{{name}}}" not in str(corpus.template):
+            yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
+    if corpus.kind == "gym" and config.validation is not None:
+        yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
+    if corpus.kind == "rows" and corpus.tokenizer == "char":
+        yield "--text.kind rows holds tokens, not text: name their tokenizer with --text.tokenizer"
     for flag, path in (("--data", config.data), ("--validation", config.validation)):
         if path is not None and not path.strip():
             yield f"{flag} is empty: name a file, or leave the flag out"

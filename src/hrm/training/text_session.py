@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from hrm.config import TextConfig, UserError, check, settings
 from hrm.data import text as corpus
-from hrm.data.text import Packed
+from hrm.data.text import Packed, Rows, chat
 from hrm.evaluation.text import evaluate
 from hrm.models.text import HRMForCausalLM
 from hrm.runs import Run, checkpoint, durable
@@ -43,8 +43,7 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
     changed = changes(run.config, config)
     run.config = config
     tokenizer = load_tokenizer(run.path)
-    training = Packed.open(run.data / "train", tokenizer)
-    held_out = Packed.open(run.data / "validation", tokenizer) if (run.data / "validation").is_dir() else None
+    training, held_out = data_of(run, tokenizer)
     model = architecture(run)
     trainer = TextTrainer(config, model, training, accelerator)
     newest = checkpoint.newest(run.checkpoints, reporter.say)
@@ -85,13 +84,27 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
     return result
 
 
+def data_of(run: Run[TextConfig], tokenizer: PreTrainedTokenizerFast) -> tuple[Packed | Rows, Packed | Rows | None]:
+    """What a run trains on, and what is held out; a folder of rows is not copied, but read where it is."""
+    if run.config.text.kind == "rows":
+        assert run.config.data is not None
+        folders = Path(run.config.data), Path(run.config.validation or run.config.data)
+        training = corpus.open_text(folders[0], tokenizer)
+        test = folders[1] / "test"
+        held = corpus.open_text(folders[1], tokenizer, "test") if test.is_dir() or run.config.validation else None
+        return training, held
+    held_out = run.data / "validation"
+    return Packed.open(run.data / "train", tokenizer), Packed.open(held_out, tokenizer) if held_out.is_dir() else None
+
+
 class _Held:
     """Measures the averaged weights, if there are any, on some of the held-out text at every depth."""
 
     compared: tuple[str, ...] = ("data_sha256", "n")
 
-    def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed) -> None:
+    def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed | Rows) -> None:
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
+        self.fingerprint = held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.rows
 
     def __call__(self) -> dict[str, Any]:
         trainer, config, ema = self.trainer, self.trainer.config, self.trainer.updates.ema
@@ -101,7 +114,7 @@ class _Held:
                 found = evaluate(trainer.model, self.tokenizer, self.held_out, config.text.length, limit=limit)
         finally:
             trainer.model.train()
-        return {**_brief(found), "data_sha256": self.held_out.facts["sha256"]["tokens.bin"]}
+        return {**_brief(found), "data_sha256": self.fingerprint}
 
     def score(self, measured: dict[str, Any]) -> float:
         return -measured["loss"]
@@ -134,8 +147,11 @@ def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter)
         existing = old.model, old.tokenizer
     elif (start / "config.json").is_file():
         existing = load_saved(start)
-    sources = [part.strip() for part in config.data.split(",")]
-    tokenizer = existing[1] if existing else _tokenizer(config, sources)
+    source = None if config.text.kind == "rows" else _Source(config)
+    if existing:
+        tokenizer = existing[1]
+    else:
+        tokenizer = corpus.make_tokenizer(config.text.tokenizer) if source is None else source.tokenizer()
     shape = configure(existing[0].config if existing else config.model, config.settings, tokenizer)
     torch.manual_seed(config.seed)
     model = HRMForCausalLM(shape)
@@ -152,63 +168,69 @@ def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter)
     def fill_folder(folder: Path) -> None:
         tokenizer.save_pretrained(folder / "tokenizer")
         shape.save_pretrained(folder / "model")
-        _pack(config, sources, tokenizer, folder / "data", reporter)
+        if source is not None:
+            source.pack(tokenizer, folder / "data", reporter)
 
     run = Run.create(path, config, {}, overwrite, fill_folder)
     # The start is a checkpoint like any other: what a new run and a resumed one do is the same.
-    trainer = TextTrainer(config, model, Packed.open(run.data / "train"), Accelerator(cpu=True))
+    trainer = TextTrainer(config, model, data_of(run, tokenizer)[0], Accelerator(cpu=True))
     checkpoint.save(run.checkpoints, 0, *trainer.pack())
 
 
-def _tokenizer(config: TextConfig, sources: list[str]) -> PreTrainedTokenizerFast:
-    kind = config.text.tokenizer
-    if kind == "char" and config.text.kind == "rows":
-        raise UserError("--text.kind rows holds tokens, not text: name their tokenizer with --text.tokenizer")
-    texts: Iterable[str] = ()
-    if kind == "char":
-        texts = chain.from_iterable(corpus.documents(source, config.text.field) for source in sources)
-        if config.text.kind == "chat":
-            pairs = chain.from_iterable(corpus.chat.pairs(source) for source in sources)
-            texts = (config.text.template.format(question=q, answer=a) for q, a in pairs)
-    return corpus.make_tokenizer(kind, texts)
-
-
-def _pack(
-    config: TextConfig, sources: list[str], tokenizer: PreTrainedTokenizerFast, folder: Path, reporter: Reporter
-) -> None:
-    """The training text and the held-out part of it, or a file of its own, as packed tokens."""
-    text = config.text
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def examples(names: list[str]) -> Any:
-        if text.kind == "chat":
-            return [e for name in names for e in corpus.chat.examples(name, tokenizer, text.template)]
-        return _Documents(names, text.field)
-
-    def write(name: str, items: Any) -> None:
-        encoded = items if text.kind == "chat" else corpus.encode(tokenizer, items)
-        packed = Packed.write(folder / name, tokenizer, encoded)
-        if packed.facts["unknown"]:
-            reporter.say(f"{packed.facts['unknown']:,} tokens of {name} are unknown to the tokenizer")
-
-    shutil.rmtree(folder / "train", ignore_errors=True)
-    items = examples(sources)
-    if config.validation is not None:
-        write("train", items)
-        write("validation", examples([part.strip() for part in config.validation.split(",")]))
-    elif text.holdout:
-        kept, held = corpus.hold_out(items, text.holdout)
-        write("train", kept)
-        write("validation", held)
-    else:
-        write("train", items)
-
-
-class _Documents(Iterable[str]):
-    """Documents that can be read more than once."""
+class _Texts(Iterable[str]):
+    """Documents of several sources, which can be read more than once."""
 
     def __init__(self, sources: list[str], field: str) -> None:
         self.sources, self.field = sources, field
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(corpus.documents(source, self.field) for source in self.sources)
+
+
+class _Source:
+    """What is trained on and what is measured on, before it has tokens."""
+
+    def __init__(self, config: TextConfig) -> None:
+        self.config, text = config, config.text
+        assert config.data is not None
+        names = [part.strip() for part in config.data.split(",")]
+        others = [part.strip() for part in (config.validation or "").split(",") if part.strip()]
+        self.held: Any = None
+        if text.kind == "gym":
+            fresh = min(500, max(1, round(text.holdout * text.examples)))
+            self.items, self.held = chat.gym_sets(names[0], text.options, text.examples, fresh, config.seed)
+        elif text.kind == "chat":
+            self.items: Any = list(chain.from_iterable(chat.conversations(name) for name in names))
+            self.held = list(chain.from_iterable(chat.conversations(name) for name in others)) or None
+        else:
+            self.items = _Texts(names, text.field)
+            self.held = _Texts(others, text.field) if others else None
+        if self.held is None and text.holdout:
+            self.items, self.held = corpus.hold_out(self.items, text.holdout)
+
+    @property
+    def talks(self) -> bool:
+        """Whether it consists of questions and answers."""
+        return self.config.text.kind in ("chat", "gym")
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that the settings name; of characters it knows those of the training part."""
+        kind = self.config.text.tokenizer
+        if kind != "char" or not self.talks:
+            return corpus.make_tokenizer(kind, self.items)
+        pieces = (chat.written(messages, self.config.text.template) for messages in self.items)
+        return corpus.make_tokenizer(kind, ("".join(text for text, _ in some) for some in pieces))
+
+    def pack(self, tokenizer: PreTrainedTokenizerFast, folder: Path, reporter: Reporter) -> None:
+        """Both parts as packed tokens."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, items in (("train", self.items), ("validation", self.held)):
+            if items is None:
+                continue
+            template = self.config.text.template
+            tokens = chat.examples(tokenizer, items, template) if self.talks else corpus.encode(tokenizer, items)
+            # A run folder that is written anew may still hold what an interrupted start left.
+            shutil.rmtree(folder / name, ignore_errors=True)
+            packed = Packed.write(folder / name, tokenizer, tokens)
+            if packed.facts["unknown"]:
+                reporter.say(f"{packed.facts['unknown']:,} tokens of {name} are unknown to the tokenizer")

@@ -1,0 +1,254 @@
+"""Training on text: the losses and gradients of deep supervision, resuming, adapters, going on, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from hrm.cli.main import main as hrm
+from hrm.config import OptimConfig, TextConfig, load_preset
+from hrm.data.text import Batch
+from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.models.text.loss import supervised_loss, supervision
+from hrm.runs import Run, checkpoint
+from hrm.runs.text import is_text, load_text
+from hrm.training.progress import CLOCKED
+from hrm.training.text import TextTrainer
+from tests.data import hrm_data
+
+TINY = dict(vocab_size=20, hidden_size=16, num_attention_heads=2, fast_layers=1, slow_layers=1, intermediate_size=32)
+SETTINGS = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2"
+FLAGS = (
+    f"--settings {SETTINGS} --text.length 32 --train.batch-size 4 --train.steps 6 --train.eval-every 3 "
+    "--train.eval-puzzles 4 --train.checkpoint-every 2 --train.log-every 1 --optim.warmup-steps 2 --train.device cpu"
+).split()
+
+
+class Same:
+    """One batch of random tokens, whatever is asked for."""
+
+    def batch(self, seed: int, step: int, rows: range, size: int, length: int) -> Batch:
+        ids = np.random.default_rng(0).integers(0, 20, (size, length + 1))
+        positions = np.broadcast_to(np.arange(length), (size, length)).copy()
+        chosen = slice(rows.start, rows.stop)
+        return Batch(ids[chosen, :-1], ids[chosen, 1:], positions[chosen])
+
+
+def trainer(**changes: Any) -> TextTrainer:
+    """A tiny trainer on the same batch again and again."""
+    base = load_preset("text-char", TextConfig)
+    train = replace(base.train, batch_size=4, device="cpu", **changes.pop("train", {}))
+    optim = OptimConfig("adamw", lr=1e-2, weight_decay=0.0, warmup_steps=0)
+    config = replace(base, text=replace(base.text, length=12), optim=optim, train=train)
+    torch.manual_seed(0)
+    model = HRMForCausalLM(HRMConfig(**(TINY | {"max_segments": 3, "halting": "q"} | changes)))
+    return TextTrainer(config, model, Same(), Accelerator(cpu=True))
+
+
+def gradients(model: HRMForCausalLM) -> dict[str, Tensor]:
+    """The gradients there are."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("target", ["improvement", "right"])
+def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(target: str) -> None:
+    made = trainer(q_target=target, exploration=0.0)
+    batch = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
+    count, budget, draws = (batch[1] != -100).sum(), made.model.model.budget(), torch.rand(2, 4, 12)
+    made._think(*batch, draws, count, budget)
+    ours = gradients(made.model)
+    made.model.zero_grad()
+    thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+    supervised_loss(made.model, thought, budget, batch[1]).backward()
+    theirs = gradients(made.model)
+    assert ours.keys() == theirs.keys() and len(ours) > 8
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-7)
+
+
+def test_parts_of_a_batch_give_the_same_gradient() -> None:
+    whole, split = trainer(), trainer(train={"accumulate": 2})
+    for made in (whole, split):
+        made.step()
+    assert split.updates.grad_norm == pytest.approx(whole.updates.grad_norm, rel=1e-5)
+    assert split.metrics()["token_loss"] == pytest.approx(whole.metrics()["token_loss"], rel=1e-6)
+
+
+def test_the_loss_of_a_batch_seen_again_and_again_falls_at_every_depth() -> None:
+    made = trainer()
+    made.step()
+    before = made.metrics()
+    for _ in range(60):
+        made.step()
+    made.metrics()
+    made.step()
+    after = made.metrics()
+    for name in ("first_loss", "token_loss"):
+        assert after[name] < 0.5 * before[name]
+    assert 1 <= after["mean_segments"] <= 3
+
+
+def test_a_segment_is_forgotten_before_the_next_one_begins() -> None:
+    made, alive = trainer(halting="fixed"), []
+    batch = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
+    thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=made.model.model.budget())
+    for loss, _ in supervision(made.model, thought, made.model.model.budget(), batch[1], 48, torch.rand(2, 4, 12)):
+        loss.backward()
+        alive.append(thought.carry.z_h.grad_fn is not None)
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+    assert alive == [True] * 3
+
+
+def test_sampled_depths_are_a_function_of_the_step() -> None:
+    depths = []
+    for _ in range(2):
+        made = trainer(depth_sampling=True, halting="fixed")
+        depths.append([])
+        for _ in range(12):
+            made.step()
+            depths[-1].append(round(made.metrics()["mean_segments"]))
+    assert depths[0] == depths[1] and set(depths[0]) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("halting", ["q", "fixed"])
+def test_half_precision_trains_close_to_float32(halting: str) -> None:
+    exact, half = trainer(halting=halting), trainer(halting=halting, train={"precision": "bfloat16"})
+    for made in (exact, half):
+        made.step()
+    assert half.updates.grad_norm == pytest.approx(exact.updates.grad_norm, rel=0.05)
+    assert half.metrics()["first_loss"] == pytest.approx(exact.metrics()["first_loss"], rel=0.01)
+
+
+def book(folder: Path, text: str = "the cat sat on the mat. the dog ate the fog. ") -> Path:
+    """A little book."""
+    (folder / "book.txt").write_text(text * 40)
+    return folder / "book.txt"
+
+
+def train(folder: Path, name: str, *more: str, data: Path | None = None) -> Path:
+    """A run of six steps."""
+    source = data or book(folder)
+    assert hrm(["train", "text-char", "--data", str(source), "--out", str(folder / name), *FLAGS, *more]) == 0
+    return folder / name
+
+
+def last_weights(path: Path) -> dict[str, Tensor]:
+    """The newest checkpoint's weights."""
+    newest = checkpoint.newest(path / "checkpoints", print)
+    assert newest is not None
+    return checkpoint.load(newest)[0]["weights"]
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics without what the clock decides."""
+    own = (*CLOCKED, "tokens_per_second")
+    return [{k: v for k, v in r.items() if k not in own} for r in Run.open(path, TextConfig).records()]
+
+
+@pytest.mark.slow
+def test_a_paused_and_resumed_training_equals_a_straight_one_bit_for_bit(tmp_path: Path) -> None:
+    straight = train(tmp_path, "straight")
+    paused = train(tmp_path, "paused", "--train.steps", "3")
+    assert hrm(["train", "--resume", str(paused), "--train.steps", "6"]) == 0
+    ours, theirs = last_weights(paused), last_weights(straight)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed = [r for r in timeless(paused) if r.get("event") != "resumed"]
+    assert resumed == timeless(straight)
+
+
+@pytest.mark.slow
+def test_a_run_holds_all_that_is_needed_to_use_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = train(tmp_path, "run", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["state"] == "finished" and len(result["loss_by_depth"]) == 2 and result["n"] > 100
+    assert json.loads((path / "result.json").read_text())["loss"] == result["loss"]
+    (tmp_path / "book.txt").unlink()
+    found = load_text(path, device="cpu")
+    ids = found.tokenizer("the cat", return_tensors="pt")["input_ids"]
+    out = found.model.generate(ids, max_new_tokens=5, do_sample=False)
+    assert is_text(path) and len(found.tokenizer.decode(out[0])) >= len("the cat") and found.run is not None
+    assert "hidden" in (path / "README.md").read_text().lower() or "parameters" in (path / "README.md").read_text()
+    assert hrm(["solve", str(path), "1234"]) == 2
+    assert "run of kind text" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_adapters_learn_alone_and_are_merged_when_the_run_is_used(tmp_path: Path) -> None:
+    first = train(tmp_path, "first")
+    second = tmp_path / "second"
+    flags = [f for f in FLAGS if "=" not in f and f != "--settings"]
+    args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(second), *flags]
+    assert hrm([*args, "--lora", "2", "--settings", "max_segments=2"]) == 0
+    start, end = last_weights(first), last_weights(second)
+    changed = [name for name in end if name.endswith("lora_B.default.weight") and bool(end[name].any())]
+    assert changed and all(torch.equal(end[n], start[n.replace(".base_layer", "")]) for n in end if "lora" not in n)
+    merged = load_text(second, device="cpu").model.state_dict()
+    assert merged.keys() == start.keys()
+    assert not torch.equal(*(w["model.recurrence.fast.layers.0.mixer.qkv.weight"] for w in (merged, start)))
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_the_weights_and_tokenizer_of_another_run(tmp_path: Path) -> None:
+    first = train(tmp_path, "first")
+    args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(tmp_path / "b")]
+    flags = [f for f in FLAGS if "=" not in f and f != "--settings"]
+    assert hrm([*args, *flags]) == 0
+    start = checkpoint.load(tmp_path / "b/checkpoints/step_00000002", {"weights"})
+    assert start[0]["weights"].keys() == last_weights(first).keys()
+    losses = [next(r["token_loss"] for r in timeless(tmp_path / name)) for name in ("first", "b")]
+    assert losses[1] < losses[0]
+
+
+def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run"), "--data", str(book(tmp_path))]
+    for args, words in (
+        (["--out", str(tmp_path / "run")], "--data"),
+        (["--settings", "hiden_size=8", *out], "hidden_size"),
+        (["--settings", "hidden_size=x", *out], "integer"),
+        (["--settings", "hidden_size", *out], "NAME=VALUE"),
+        (["--text.length", "5000", *out], "positions"),
+        (["--model", "text-nothing", *out], "no text preset"),
+        ([*out[:2], "--data", str(tmp_path / "none.txt")], "none.txt"),
+        (["--train.target-accuracy", "0.5", *out], "target-accuracy"),
+    ):
+        assert hrm(["train", "text-char", *args]) == 2
+        error = capsys.readouterr().err.strip()
+        assert words in error and "\n" not in error
+        assert not (tmp_path / "run/run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_character_model_learns_a_real_book(tmp_path: Path) -> None:
+    flags = [
+        "--settings",
+        "hidden_size=48",
+        "num_attention_heads=2",
+        "fast_layers=1",
+        "slow_layers=1",
+        "max_segments=2",
+    ]
+    flags += [
+        "--text.length",
+        "64",
+        "--train.batch-size",
+        "16",
+        "--train.steps",
+        "150",
+        "--train.eval-every",
+        "150",
+        "--optim.lr",
+        "5e-3",
+    ]
+    flags += ["--optim.warmup-steps", "10", "--train.eval-puzzles", "20", "--train.device", "cpu"]
+    source = hrm_data() / "text/alice.txt"
+    assert hrm(["train", "text-char", "--data", str(source), "--out", str(tmp_path / "run"), *flags]) == 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["bits_per_character"] < 3.4
