@@ -1,0 +1,170 @@
+"""`hrm analyze text`: what trained models do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hrm.cli.options import Positional, choose, parse
+from hrm.config import UserError
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Judge texts, or what text models write, on a scale from shuffled (0) to held-out text (100) of a reference."""
+
+    sources: Positional[tuple[str, ...]]
+    """Text files, and text runs or saved models, which then write themselves."""
+    reference: str
+    """Text to compare with, usually what was trained on: a file, a folder of files or a Hub data set."""
+    training: str | None = None
+    """Text that may have been copied from; default: the reference."""
+    words: Path | None = None
+    """File of words, divided by white space, that are real besides those of the reference."""
+    block: int = 1000
+    """Characters of the blocks in which texts are measured."""
+    json: str | None = None
+    """File to write the result to as JSON; - prints it instead of the table."""
+    plot: Path | None = None
+    """File for a picture of the comparison."""
+    save: Path | None = None
+    """Folder for the texts that models write."""
+    characters: int = 20_000
+    """How much a model writes."""
+    max_segments: tuple[int, ...] = ()
+    """Depths at which a model writes, each a row of the table; default: its own."""
+    checkpoint: tuple[str, ...] = ("best",)
+    """Of a run: best, latest or steps, each a row of the table; all for every step kept."""
+    temperature: float = 1.0
+    """Below 1 the probable becomes more probable."""
+    seed: int = 0
+    """The same seed writes, shuffles and resamples the same."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+def main(args: list[str]) -> int:
+    return choose("analyze", {"text": text}, args)
+
+
+def text(args: list[str]) -> int:
+    """Judge texts, or what text models write, against a reference."""
+    example = "hrm analyze text runs/alice sample.txt --reference alice.txt --max-segments 1 2 4 --plot quality.png"
+    options = parse("analyze text", TextOptions, args, example=example)
+    _check(options)
+
+    from hrm.analysis.text import words_of
+    from hrm.analysis.text_copying import Training
+    from hrm.analysis.text_report import details, draw, ends, table, warnings_of
+    from hrm.analysis.text_scale import Scale
+    from hrm.runs import durable
+
+    reference = _read(options.reference)
+    words = frozenset(words_of(_read(str(options.words)))) if options.words else frozenset()
+    scale = Scale(Path(options.reference).name, reference, options.block, words, options.seed)
+    training = Training(_read(options.training) if options.training else reference)
+    judged = [scale.judge(name, body, training) for name, body in _texts(options, reference)]
+    result = {"reference": options.reference, "block": options.block, "seed": options.seed, "texts": judged}
+    if options.json not in (None, "-"):
+        durable.write_json(Path(options.json), result)
+    if options.plot is not None:
+        draw(judged, scale, options.plot)
+    if options.json == "-":
+        print(json.dumps(result, indent=2))
+        return 0
+    console = Console(highlight=False)
+    console.print(table(judged))
+    if len(judged) == 1:
+        console.print()
+        console.print(details(judged[0]))
+    console.print(f"\n{ends(scale)}", markup=False)
+    for warning in (sentence for one in judged for sentence in warnings_of(one)):
+        console.print(f"\n{warning}", style="red", markup=False)
+    return 0
+
+
+def _check(options: TextOptions) -> None:
+    if not options.sources:
+        raise UserError("nothing to judge: name text files or text runs")
+    if options.block < 200:
+        raise UserError(f"--block {options.block} holds too little to measure: use 200 or more")
+    if options.characters < 1 or options.temperature <= 0 or any(depth < 1 for depth in options.max_segments):
+        raise UserError("--characters and --max-segments must be at least 1, --temperature more than 0")
+    for flag, path in (("--plot", options.plot), ("--json", None if options.json in (None, "-") else options.json)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
+    if options.plot is not None and find_spec("matplotlib") is None:
+        raise UserError("--plot draws with matplotlib, which is not installed: pip install 'hrm[report]'")
+
+
+def _read(source: str) -> str:
+    """A whole text; documents with an empty line between."""
+    from hrm.data.text import Part, documents
+
+    pieces = []
+    for piece in documents(source, report=lambda note: print(note, file=sys.stderr)):
+        pieces += [piece] if isinstance(piece, Part) else [piece, "\n\n"]
+    return "".join(pieces[:-1])
+
+
+def _texts(options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each row of the table."""
+    names = [Path(source).name for source in options.sources]
+    for source, name in zip(options.sources, names, strict=True):
+        name = source if names.count(name) > 1 else name
+        if any((Path(source) / file).is_file() for file in ("run.json", "config.json")):
+            yield from _written(source, name, options, reference)
+        else:
+            yield name, _read(source)
+
+
+def _written(source: str, title: str, options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:
+    """What a model writes at each checkpoint and depth asked for."""
+    from hrm.analysis.text_scale import LEAST_BLOCKS
+    from hrm.analysis.text_writing import write
+    from hrm.evaluation.text_generation import Sampling
+    from hrm.runs import checkpoint, durable
+    from hrm.runs.text import load_text
+
+    least = LEAST_BLOCKS * options.block
+    if options.characters < least:
+        raise UserError(f"--characters {options.characters} is too little to judge: use at least {least}")
+    steps = options.checkpoint
+    if "all" in steps:
+        steps = tuple(str(checkpoint.step_of(path)) for path in checkpoint.complete(Path(source) / "checkpoints"))
+    sampling = Sampling(temperature=options.temperature, seed=options.seed)
+    for step in steps:
+        model, tokenizer, _, run = load_text(source, step, options.device, options.precision)
+        length = run.config.text.length if run else None
+        for depth in options.max_segments or (None,):
+            request = {} if depth is None else {"max_segments": depth}
+            parts = [f"checkpoint {step}"] if len(steps) > 1 else []
+            parts += [f"{depth} segment{'s'[: depth > 1]}"] if depth else []
+            name = ", ".join([title, *parts])
+            with _progress() as bar:
+                shown = bar.add_task(name, total=options.characters)
+
+                def tell(done: int, bar: Progress = bar, shown: TaskID = shown) -> None:
+                    bar.update(shown, completed=done)
+
+                body = write(model, tokenizer, reference, options.characters, length, sampling, tell, **request)
+            if options.save is not None:
+                options.save.mkdir(parents=True, exist_ok=True)
+                durable.write(options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt", body)
+            yield name, body
+
+
+def _progress() -> Progress:
+    """A bar on a terminal's stderr, gone when done."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
