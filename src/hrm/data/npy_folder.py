@@ -134,9 +134,9 @@ def _load_set(
 ) -> tuple[PuzzleSet, np.ndarray]:
     """One set and the row number in its files of each puzzle."""
     cells, tokens, ignored = facts["seq_len"], facts["vocab_size"], facts.get("ignore_label_id")
-    inputs, labels = _array(folder, name, "inputs", mapped=True), _array(folder, name, "labels", mapped=True)
+    inputs, labels = read_array(folder, name, "inputs", mapped=True), read_array(folder, name, "labels", mapped=True)
     ids, of_puzzle, of_group = (
-        _array(folder, name, field) for field in ("puzzle_identifiers", "puzzle_indices", "group_indices")
+        read_array(folder, name, field) for field in ("puzzle_identifiers", "puzzle_indices", "group_indices")
     )
     here = folder / f"{name}__"
     for field, array in (("inputs", inputs), ("labels", labels)):
@@ -180,7 +180,7 @@ def _load_set(
     return (everything if good.all() else everything.take(good)), np.flatnonzero(good)
 
 
-def _array(folder: Path, name: str, field: str, mapped: bool = False) -> np.ndarray:
+def read_array(folder: Path, name: str, field: str, mapped: bool = False) -> np.ndarray:
     path = folder / f"{name}__{field}.npy"
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)

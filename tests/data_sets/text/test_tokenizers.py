@@ -110,3 +110,26 @@ def test_gpt2_and_roberta_from_their_vocabularies(tmp_path: Path):
     (example,) = encode(roberta, ["Hello world"])
     np.testing.assert_array_equal(example.tokens, [31414, 232])
     assert json.loads(gpt2.backend_tokenizer.to_str())["model"]["type"] == "BPE"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_sentencepiece_model_gives_what_sentencepiece_gives(tmp_path: Path, kind: str):
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs hrm[data]")
+    pytest.importorskip("google.protobuf", reason="needs hrm[data]")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(VERSE.splitlines() * 20),
+        model_prefix=str(tmp_path / "my"),
+        vocab_size=330,
+        model_type=kind,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=3,
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "my.model"))
+    ours = make_tokenizer(tmp_path / "my.model")
+    assert ours.eos_token_id == theirs.eos_id()
+    for line in [*VERSE.splitlines(), "", "  two  spaces ", "😀 and £"]:
+        ids = ours(line, add_special_tokens=False)["input_ids"]
+        assert ids == theirs.encode(line) and ours.decode(ids) == theirs.decode(ids)
+    ours.save_pretrained(tmp_path / "saved")
+    assert tokenizer_hash(make_tokenizer(tmp_path / "saved")) == tokenizer_hash(ours)

@@ -2,6 +2,7 @@
 
 from hrm.data.text.hold_out import hold_out
 from hrm.data.text.packed import Batch, Example, Packed, encode
+from hrm.data.text.rows import Rows, is_packed, open_text, write_rows
 from hrm.data.text.sources import Part, documents
 from hrm.data.text.tokenizers import load_tokenizer, make_tokenizer, tokenizer_hash, train_bpe
 
@@ -10,11 +11,15 @@ __all__ = [
     "Example",
     "Packed",
     "Part",
+    "Rows",
     "documents",
     "encode",
     "hold_out",
+    "is_packed",
     "load_tokenizer",
     "make_tokenizer",
+    "open_text",
     "tokenizer_hash",
     "train_bpe",
+    "write_rows",
 ]

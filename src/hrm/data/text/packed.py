@@ -153,9 +153,8 @@ class Packed:
         found: list[Sequence[Span]] = []
         for row in rows:
             epoch, place = divmod(step * size + row, count)
-            order, offset = _order(seed, epoch, count, self.count - 1)
-            number = int(order[place])
-            found.append(self._whole(length)[number] if self.whole else self._grid(offset, number, length))
+            number = int(order(seed, epoch, count)[place])
+            found.append(self._whole(length)[number] if self.whole else self._grid(seed, epoch, number, length))
         return self._assemble(found, length)
 
     def windows(self, length: int, stride: int | None = None, rows: int = 8) -> Iterator[Batch]:
@@ -186,9 +185,10 @@ class Packed:
             if _sha256(self.folder / name) != digest:
                 yield f"{self.folder / name} has changed since it was written: restore it or pack the text anew"
 
-    def _grid(self, offset: int, number: int, length: int) -> list[Span]:
-        """Row `number` of the text read in a circle from `offset` on."""
+    def _grid(self, seed: int, epoch: int, number: int, length: int) -> list[Span]:
+        """Row `number` of the text read in a circle from a random token on."""
         last = self.count - 1
+        offset = int(np.random.default_rng([seed, epoch, 1]).integers(last))
         start, inputs = (offset + number * length) % last, min(length, last - number * length)
         head = min(inputs, last - start)
         return [(start, head)] + ([(0, inputs - head)] if inputs > head else [])
@@ -263,10 +263,9 @@ def _since(begins: np.ndarray, count: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int, tokens: int) -> tuple[np.ndarray, int]:
-    """The order of an epoch's rows, and where the text begins."""
-    rng = np.random.default_rng([seed, epoch])
-    return rng.permutation(count), int(rng.integers(tokens))
+def order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of an epoch's rows."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _write(

@@ -145,10 +145,35 @@ def _json(path: Path) -> PreTrainedTokenizerFast:
 
 
 def _sentencepiece(path: Path) -> PreTrainedTokenizerFast:
-    """A SentencePiece model, by transformers' own converter."""
+    """A SentencePiece model, by transformers' own converter, which leaves out what the model says about spaces."""
+    try:
+        import google.protobuf  # noqa: F401
+        import sentencepiece  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"reading {path} needs SentencePiece ({error}): pip install 'hrm[data]'") from error
+    from tokenizers import Regex, decoders, normalizers
     from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import import_protobuf
 
-    return PreTrainedTokenizerFast.from_pretrained(path.parent, vocab_file=str(path), local_files_only=True)
+    model: Any = import_protobuf().ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString(path.read_bytes())
+    # Given no folder to search, transformers reads this file only.
+    settings = PreTrainedTokenizerFast.convert_to_native_format(vocab_file=str(path))
+    tokenizer = PreTrainedTokenizerFast(clean_up_tokenization_spaces=False, **settings)
+    rules = model.normalizer_spec
+    spaces: list[Any] = [normalizers.Replace(" ", "▁")]
+    if rules.add_dummy_prefix:
+        spaces.insert(0, normalizers.Prepend("▁"))
+    if rules.remove_extra_whitespaces:
+        spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " "), *spaces]
+    if rules.precompiled_charsmap:
+        spaces.insert(0, normalizers.Precompiled(rules.precompiled_charsmap))
+    text: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if rules.add_dummy_prefix:
+        text.append(decoders.Strip(" ", 1, 0))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(spaces)
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(text)
+    return tokenizer
 
 
 def _tiktoken(path: Path) -> PreTrainedTokenizerFast:
