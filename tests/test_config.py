@@ -3,6 +3,7 @@
 import re
 from dataclasses import is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,6 +16,7 @@ from hrm.config import (
     ArchConfig,
     Config,
     HaltingConfig,
+    LearnConfig,
     LossConfig,
     OptimConfig,
     TaskConfig,
@@ -350,8 +352,10 @@ def test_what_passes_the_check_runs_and_learns(task: TaskConfig, arch: ArchConfi
 @pytest.mark.parametrize("name", _RANGES)
 def test_a_number_out_of_range_names_its_flag(name: str):
     low, high = _RANGES[name]
+    config: Any = Config() if name in settings(Config()) else TextConfig()
+    if name.startswith("learn."):
+        config, name = LearnConfig(), name.removeprefix("learn.")
     for number in (low - 1, high * 2 + 1):
-        config = Config() if name in settings(Config()) else TextConfig()
         value = (number, number) if isinstance(settings(config)[name], tuple) else number
         with pytest.raises(UserError, match=re.escape("--" + name.replace("_", "-"))):
             check(changed(config, {name: value}))
@@ -360,6 +364,8 @@ def test_a_number_out_of_range_names_its_flag(name: str):
 def test_every_number_has_a_range():
     kinds = {option.name: option.kind for kind in (Config, TextConfig) for option in options_of(kind)}
     numeric = {name for name, kind in kinds.items() if re.search(r"\b(int|float)\b", str(kind))}
+    learning = {option.name: option.kind for option in options_of(LearnConfig) if option.name != "seed"}
+    numeric |= {f"learn.{name}" for name, kind in learning.items() if re.search(r"\b(int|float)\b", str(kind))}
     assert set(_RANGES) == numeric
 
 

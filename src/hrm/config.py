@@ -281,6 +281,56 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class LearnConfig:
+    """How a learner reads its books, one after another."""
+
+    settings: tuple[str, ...] = ()
+    """Changes of the model's settings, each as NAME=VALUE: hidden_size=128."""
+    epochs: int = 3
+    """How often each book is read."""
+    length: int = 80
+    """Characters of a row."""
+    stride: int = 8
+    """Characters from one row to the next: an epoch has a row for each."""
+    batch_size: int = 16
+    """Rows of the new book in an update; those of the memory come on top."""
+    lr: float = 1e-3
+    """Learning rate."""
+    embedding_lr: float = 5e-4
+    """Learning rate of embeddings and output layer."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    warmup: float = 0.1
+    """Share of a book's updates in which the learning rate rises."""
+    holdout: float = 0.1
+    """Share of each book that is measured and never learned."""
+    memory: float = 0.05
+    """Share of each book that is kept to be repeated."""
+    replay: float = 0.5
+    """Rows of the memory for each row of the new book."""
+    grow_every: int = 3_000_000
+    """Characters, each book counted once, after which layers are added; 0 for never."""
+    grow_fast: int = 2
+    """Blocks added to the fast module."""
+    grow_slow: int = 1
+    """Blocks added to the slow module."""
+    grow_params: int = 0
+    """Instead: as many blocks as come nearest to this many parameters."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of states and activations; weights stay float32."""
+    device: str = "auto"
+    """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
+    log_every: int = 50
+    """Updates between lines of metrics."""
+    checkpoint_every: int = 200
+    """Updates between checkpoints."""
+    eval_characters: int = 8000
+    """Held-out characters of each book that are measured each time."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+
+@dataclass(frozen=True)
 class Strategy:
     """What is tried for a puzzle at test time, and when it is enough."""
 
@@ -302,7 +352,7 @@ class Strategy:
     """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
 
 
-C = TypeVar("C", Config, TextConfig)
+C = TypeVar("C", Config, TextConfig, LearnConfig)
 
 
 def parse_horizon(text: str) -> tuple[str, Any]:
@@ -349,13 +399,13 @@ def from_yaml(text: str, where: str, kind: type[C] = Config) -> C:  # type: igno
     return _parse(text, where, (), kind)
 
 
-def to_yaml(config: Config | TextConfig) -> str:
+def to_yaml(config: Config | TextConfig | LearnConfig) -> str:
     """Every setting as YAML; `from_yaml` reads it back to an equal configuration."""
     tree = {name: vars(value) if is_dataclass(value) else value for name, value in vars(config).items()}
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def settings(config: Config | TextConfig) -> dict[str, Any]:
+def settings(config: Config | TextConfig | LearnConfig) -> dict[str, Any]:
     """All settings by their dotted names: {"task.kind": "sudoku", ..., "seed": 0}."""
     flat: dict[str, Any] = {}
     for name, value in vars(config).items():
@@ -403,16 +453,18 @@ def fit(kind: Any, value: Any) -> Any:
     raise ValueError(f"must be {describe(kind)}, not {value!r}")
 
 
-def check(config: Config | TextConfig) -> None:
+def check(config: Config | TextConfig | LearnConfig) -> None:
     """UserError for the first value out of range or combination that cannot work, naming the flag and the fix."""
     for name, value in settings(config).items():
+        name = f"learn.{name}" if isinstance(config, LearnConfig) and name != "seed" else name
         least, most = _RANGES.get(name, (0, 0))
         for number in value if isinstance(value, tuple) else () if value is None else (value,):
             if name in _RANGES and not least <= number <= most:
                 allowed = {_MANY: f"at least {least}", _BELOW_ONE: f"at least {least} and below 1"}.get(most)
-                flag = "--" + name.replace("_", "-")
+                flag = "--" + name.removeprefix("learn.").replace("_", "-")
                 raise UserError(f"{flag} must be {allowed or f'from {least} to {most}'}, not {number}")
-    for problem in _problems(config) if isinstance(config, Config) else _text_problems(config):
+    problems = {Config: _problems, TextConfig: _text_problems, LearnConfig: _learn_problems}[type(config)]
+    for problem in problems(config):  # type: ignore[operator]
         raise UserError(problem)
 
 
@@ -474,6 +526,24 @@ _RANGES: dict[str, tuple[float, float]] = {
     "text.length": (2, _MANY),
     "text.examples": (1, _MANY),
     "text.holdout": (0, 0.9),
+    "learn.epochs": (1, _MANY),
+    "learn.length": (2, _MANY),
+    "learn.stride": (1, _MANY),
+    "learn.batch_size": (1, _MANY),
+    "learn.lr": (0, _MANY),
+    "learn.embedding_lr": (0, _MANY),
+    "learn.weight_decay": (0, _MANY),
+    "learn.warmup": (0, _BELOW_ONE),
+    "learn.holdout": (0.01, 0.5),
+    "learn.memory": (0, 1),
+    "learn.replay": (0, 100),
+    "learn.grow_every": (0, _MANY),
+    "learn.grow_fast": (0, _MANY),
+    "learn.grow_slow": (0, _MANY),
+    "learn.grow_params": (0, _MANY),
+    "learn.log_every": (1, _MANY),
+    "learn.checkpoint_every": (1, _MANY),
+    "learn.eval_characters": (1, _MANY),
 }
 
 
@@ -558,12 +628,22 @@ def _course_problems(optim: OptimConfig, train: TrainConfig) -> Iterator[str]:
         yield f"--train.track {' '.join(train.track)} names a tracker twice: name each once"
 
 
+def _learn_problems(config: LearnConfig) -> Iterator[str]:
+    if config.stride > config.length:
+        yield f"--stride {config.stride} leaves out text between rows of --length {config.length}: use at most that"
+    yield from _unreadable(config.settings)
+
+
+def _unreadable(changes: Iterable[str]) -> Iterator[str]:
+    for change in changes:
+        if not re.fullmatch(r"\w+=.*", change):
+            yield f"--settings {change} must look like NAME=VALUE, such as max_segments=4"
+
+
 def _text_problems(config: TextConfig) -> Iterator[str]:
     train, corpus = config.train, config.text
     yield from _course_problems(config.optim, train)
-    for setting in config.settings:
-        if not re.fullmatch(r"\w+=.*", setting):
-            yield f"--settings {setting} must look like NAME=VALUE, such as max_segments=4"
+    yield from _unreadable(config.settings)
     if train.target_accuracy > 0:
         yield "--train.target-accuracy counts solved puzzles, and a text has none: leave it out"
     if train.learn != "all":
@@ -649,7 +729,9 @@ def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C
     return _overlay(parent, {key: value for key, value in tree.items() if key != "parent"}, where, "", kind())
 
 
-def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Config | TextConfig) -> Any:
+def _overlay(
+    base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Config | TextConfig | LearnConfig
+) -> Any:
     changes: dict[str, Any] = {}
     kinds = get_type_hints(type(base))
     for key, value in tree.items():

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hrm.config import Config, TextConfig, UserError, from_yaml, to_yaml
+from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, to_yaml
 from hrm.runs import checkpoint, durable
 
 FORMAT = 1
@@ -29,8 +29,8 @@ _CONTENTS = (
 )
 
 
-C = TypeVar("C", Config, TextConfig)
-_KINDS: dict[str, type] = {"puzzle": Config, "text": TextConfig}
+C = TypeVar("C", Config, TextConfig, LearnConfig)
+_KINDS: dict[str, type] = {"puzzle": Config, "text": TextConfig, "learner": LearnConfig}
 _USE = {
     "puzzle": "solve it with hrm solve, measure it with hrm eval",
     "text": "see hrm generate, hrm chat and hrm eval",
