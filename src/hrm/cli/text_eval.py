@@ -22,7 +22,7 @@ from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 
 if TYPE_CHECKING:
-    from hrm.data.text import Packed
+    from hrm.data.text import Packed, Rows
     from hrm.runs.text import TextModel
 
 Report = Callable[[float], None]
@@ -35,9 +35,10 @@ class TextOptions:
     run: Positional[str]
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
     data: str | None = None
-    """Text, JSON lines, parquet, a folder of them or packed tokens; default: what the run held out."""
+    """Text, JSON lines (of conversations the answers count), parquet, a folder of them or packed; default: what the run
+    held out."""
     task: Literal["text", "pairs"] = "text"
-    """text reads; pairs answers the questions of JSON lines: exact match, BLEU, ROUGE-L."""
+    """text reads; pairs answers questions with known answers: exact match, BLEU, ROUGE-L."""
     tasks: tuple[str, ...] = ()
     """Instead: tasks of multiple choice, last words or minimal pairs by name, or all."""
     data_folder: Path | None = None
@@ -50,6 +51,8 @@ class TextOptions:
     """Measure only about so many tokens, or the first so many questions or items of a task."""
     field: str = "text"
     """Field of JSON lines or parquet that holds the text."""
+    split: str = "validation"
+    """Which part of a folder of packed text that has several."""
     length: int | None = None
     """Tokens of a window; default: as in training, or what the model reads at most."""
     stride: int | None = None
@@ -118,7 +121,8 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
     curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
     with _packed(loaded, options) as (packed, source), progress() as report:
         longest = model.config.max_position_embeddings
-        length = options.length or min(trained or longest, max(1, packed.count - 1))
+        rows = getattr(packed, "length", None)  # rows of a fixed length
+        length = options.length or rows or min(trained or longest, max(1, packed.count - 1))
         if length > longest:
             raise UserError(f"--length {length} is more than the {longest} tokens the model reads: use fewer")
         result = evaluate(
@@ -140,15 +144,19 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
 
 
 def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    from hrm.data.text import Packed
     from hrm.evaluation.text_best_of import compare_ranks
     from hrm.evaluation.text_generation import Sampling
-    from hrm.evaluation.text_pairs import evaluate_pairs, pairs_of
+    from hrm.evaluation.text_pairs import evaluate_pairs, packed_pairs, pairs_of
 
-    if options.data is None:
-        raise UserError("--data is missing: the JSON lines with the questions and answers")
-    chat = loaded.run is not None and loaded.run.config.text.kind == "chat"
-    template = loaded.run.config.text.template if chat and loaded.run else None
-    pairs = pairs_of(options.data, loaded.tokenizer, template, options.limit)
+    if options.data is None or _is_packed(options.data):
+        packed, source = _folder(loaded, options)
+        if not isinstance(packed, Packed):
+            raise UserError(f"{source} does not say what is a question and what an answer: give JSON lines")
+        pairs = packed_pairs(packed, loaded.tokenizer, options.limit)
+    else:
+        source = Path(options.data)
+        pairs = pairs_of(source, loaded.tokenizer, _template(loaded), options.limit)
     with progress() as report:
         if options.best_of > 1:
             sampling = Sampling(options.max_new_tokens, options.temperature, seed=options.seed)
@@ -158,7 +166,7 @@ def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
             result = evaluate_pairs(
                 loaded.model, loaded.tokenizer, pairs, options.batch_size, sampling, report, **request
             )
-    result |= _origin(loaded, Path(options.data))
+    result |= _origin(loaded, source)
     return result, _lines({name: value for name, value in result.items() if name != "answers"})
 
 
@@ -193,24 +201,44 @@ def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
 
 
 @contextmanager
-def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed, Path]]:
+def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | Rows, Path]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
     from hrm.data.text import Packed, documents, encode
+    from hrm.data.text.chat import are_conversations, conversations, examples
 
-    if options.data is None:
-        held_out = None if loaded.run is None else loaded.run.data / "validation"
-        if held_out is None or not held_out.is_dir():
-            raise UserError(f"{options.run} holds no text to measure on: name some with --data")
-        yield Packed.open(held_out, loaded.tokenizer), held_out
-    elif (Path(options.data) / "index.json").is_file():
-        yield Packed.open(Path(options.data), loaded.tokenizer), Path(options.data)
+    if options.data is None or _is_packed(options.data):
+        yield _folder(loaded, options)
+        return
+    tokenizer, source = loaded.tokenizer, options.data
+    if are_conversations(source):
+        items = examples(tokenizer, conversations(source), _template(loaded))
     else:
-        texts = documents(options.data, options.field, lambda words: print(words, file=sys.stderr))
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            yield (
-                Packed.write(Path(folder) / "packed", loaded.tokenizer, encode(loaded.tokenizer, texts)),
-                Path(options.data),
-            )
+        items = encode(tokenizer, documents(source, options.field, lambda words: print(words, file=sys.stderr)))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source)
+
+
+def _is_packed(source: str) -> bool:
+    from hrm.data.text import is_packed
+
+    return is_packed(source)
+
+
+def _folder(loaded: TextModel, options: TextOptions) -> tuple[Packed | Rows, Path]:
+    """A packed folder, or what the run held out."""
+    from hrm.data.text import open_text
+
+    source = Path(options.data) if options.data else None if loaded.run is None else loaded.run.data / "validation"
+    if source is None or not source.is_dir():
+        raise UserError(f"{options.run} holds no text to measure on: name some with --data")
+    packed = open_text(source, loaded.tokenizer, options.split)
+    return packed, packed.folder
+
+
+def _template(loaded: TextModel) -> str | None:
+    """How a run that was trained on questions wrote them."""
+    config = None if loaded.run is None else loaded.run.config.text
+    return config.template if config is not None and config.kind in ("chat", "gym") else None
 
 
 def _origin(loaded: TextModel, source: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hrm.models.text.loss import token_loss
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from hrm.data.text import Packed
+    from hrm.data.text import Packed, Rows
     from hrm.models.text import HRMForCausalLM, Thought
 
 LOGITS = 1 << 24
@@ -99,7 +99,7 @@ class Size(NamedTuple):
 def evaluate(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    packed: Packed,
+    packed: Packed | Rows,
     length: int,
     stride: int | None = None,
     batch_size: int = 8,

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hrm.config import UserError
 from hrm.evaluation.calibration import expected_calibration_error
 from hrm.evaluation.text_generation import Completion, Sampling, complete
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from hrm.data.text import Packed
     from hrm.models.text import HRMForCausalLM
 
 
@@ -45,6 +47,19 @@ def pairs_of(
     return found
 
 
+def packed_pairs(packed: Packed, tokenizer: PreTrainedTokenizerFast, limit: int | None = None) -> list[Pair]:
+    """The last answer of each packed document, told from its question by what counts in the loss."""
+    if packed.mask is None:
+        raise UserError(f"{packed.folder} holds running text, no answers: name questions with --data")
+    found = []
+    for begin, end in islice(zip(packed.documents[:-1], packed.documents[1:], strict=True), limit):
+        counts = np.asarray(packed.mask[begin:end])
+        start = int(np.flatnonzero(counts == 0)[-1]) + 1 if not counts.all() else 0
+        tokens = packed.tokens[begin:end].tolist()
+        found.append(Pair(tokens[:start], str(tokenizer.decode(tokens[start:], skip_special_tokens=True))))
+    return found
+
+
 def evaluate_pairs(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -58,6 +73,8 @@ def evaluate_pairs(
 
     Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
     """
+    if not pairs:
+        raise UserError("there are no questions to answer")
     sampling = sampling or Sampling(greedy=True)
     # Prompts of like length share a batch, which then has little padding.
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
