@@ -192,7 +192,7 @@ def test_answers_to_questions_are_compared_and_in_order(tmp_path: Path):
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"question": "the cat", "answer": "x"}\n{"instruction": "the", "input": "dog", "output": "y"}\n')
     pairs = pairs_of(file, tokenizer)
-    assert [tokenizer.decode(p.prompt) for p in pairs] == ["the cat\n\n", "the\n\ndog\n\n"]
+    assert [tokenizer.decode(p.prompt) for p in pairs] == ["the cat\n\n", "the\n\ndog\n\n"]  # type: ignore[arg-type]
     how = Sampling(max_new_tokens=5, greedy=True)
     said = [generate(model, tokenizer, text, how).text for text in ("the cat\n\n", "the\n\ndog\n\n")]
     right = [pairs[0]._replace(answer=f" {said[0]} "), pairs[1]]

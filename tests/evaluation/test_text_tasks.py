@@ -39,7 +39,7 @@ def test_a_continuation_is_as_likely_as_its_tokens_after_the_context():
 
 def test_the_likeliest_continuation_is_greedy():
     model, tokenizer = pair(torch.float64, halting="fixed")
-    best = tokenizer.decode([int(log_p(model, tokenizer("the c")["input_ids"])[-1].argmax())])
+    best = str(tokenizer.decode([int(log_p(model, tokenizer("the c")["input_ids"])[-1].argmax())]))
     (score,) = Scorer(model, tokenizer).continuations([("the c", best)])
     assert score.greedy
 

@@ -250,9 +250,9 @@ def _how(sampling: Sampling) -> dict[str, Any]:
 
 def _ends(model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     """Tokens that end a text."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    found = own if isinstance(own, list) else [own]
-    return {token for token in (*found, tokenizer.eos_token_id) if token is not None}
+    own: Any = getattr(model.generation_config, "eos_token_id", None)
+    last: Any = tokenizer.eos_token_id
+    return {token for token in (*(own if isinstance(own, list) else [own]), last) if token is not None}
 
 
 class _Recorder(StoppingCriteria):

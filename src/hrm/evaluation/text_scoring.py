@@ -39,10 +39,10 @@ class Scorer:
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.request = model, tokenizer, batch_size, request
         self.length = model.config.max_position_embeddings
-        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        first: Any = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if first is None:
             raise UserError("the tokenizer has neither a bos nor an eos token for a text to begin after: add one")
-        self.first = int(first)
+        self.first: int = first
 
     def continuations(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[float], None] | None = None

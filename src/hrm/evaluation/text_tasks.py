@@ -153,7 +153,7 @@ def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float]
         groups[item.group].append(right)
         tokens += sum(score.tokens for score in own)
         segments += sum(score.depth * score.tokens for score in own)
-    found = {
+    found: dict[str, Any] = {
         "accuracy": by_sum / len(items),
         "accuracy_per_byte": by_byte / len(items),
         "guessing": sum(1 / len(item.options) for item in items) / len(items),
