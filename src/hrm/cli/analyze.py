@@ -147,7 +147,7 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
         length = run.config.text.length if run else None
         for depth in options.max_segments or (None,):
             request = {} if depth is None else {"max_segments": depth}
-            parts = [f"checkpoint {step}"] if len(steps) > 1 else []
+            parts = [f"step {step}" if step.isdigit() else step] if len(steps) > 1 else []
             parts += [f"{depth} segment{'s'[: depth > 1]}"] if depth else []
             name = ", ".join([title, *parts])
             with _progress() as bar:
