@@ -1,4 +1,4 @@
-"""`hrm data build|check|show`: puzzle files."""
+"""`hrm data build|check|show`: puzzle files; tokenizer and pack are in text_data.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Literal
 from rich.console import Console
 
 from hrm import data, tasks
+from hrm.cli import text_data
 from hrm.cli.options import Positional, choose, parse
+from hrm.cli.text_data import PackOptions as PackOptions
+from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
 from hrm.config import TaskConfig, UserError
 
 Kind = Literal["sudoku", "maze", "grid", "gym"]
@@ -59,7 +62,7 @@ class CheckOptions:
     """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
 
     path: Positional[str]
-    """CSV file or dataset folder."""
+    """CSV file or dataset folder, or a folder of packed text."""
     against: str | None = None
     """Another file or folder that must not share a puzzle with this one, symmetric variants included."""
     task: Kind | None = None
@@ -80,12 +83,12 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Draw puzzles with their answers."""
+    """Draw puzzles with their answers, or print packed text."""
 
     path: Positional[str]
-    """CSV file or dataset folder."""
+    """CSV file or dataset folder, or a folder of packed text."""
     row: int = 1
-    """The first puzzle to draw, counted from 1."""
+    """The first puzzle or document to show, counted from 1."""
     count: int = 1
     """How many to draw."""
     split: Literal["train", "test"] = "train"
@@ -107,7 +110,8 @@ class ShowOptions:
 
 
 def main(args: list[str]) -> int:
-    return choose("data", {"build": build, "check": check, "show": show}, args)
+    actions = {"build": build, "check": check, "show": show}
+    return choose("data", {**actions, "tokenizer": text_data.tokenizer, "pack": text_data.pack}, args)
 
 
 def build(args: list[str]) -> int:
@@ -147,6 +151,8 @@ def check(args: list[str]) -> int:
     """Find problems in a file or folder, and overlap with another."""
     example = "hrm data check test.csv --against train.csv"
     options = parse("data check", CheckOptions, args, example=example)
+    if text_data.is_text(options.path):
+        return text_data.check(options.path, options.json)
     found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
     if options.json:
         everything = list(found)
@@ -167,6 +173,8 @@ def check(args: list[str]) -> int:
 def show(args: list[str]) -> int:
     """Draw puzzles with their answers."""
     options = parse("data show", ShowOptions, args, example="hrm data show data/sudoku.csv --row 17 --count 2")
+    if text_data.is_text(options.path):
+        return text_data.show(options.path, options.split, options.row, options.count, options.json)
     task = _task(options, options.path)
     puzzles = data.read(options.path, task, options.split)
     if not 1 <= options.row <= len(puzzles.inputs) or options.count < 1:

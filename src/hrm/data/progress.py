@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 @contextmanager
-def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[[], object]]:
-    """Show a bar while the block runs; call what it gives once for every thing done."""
+def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[..., object]]:
+    """Show a bar while the block runs; call what it gives once for every thing done, or with how many were."""
     if console is None or not console.is_terminal:
-        yield lambda: None
+        yield lambda count=1: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,8 +24,8 @@ def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[[],
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(what, total=total, rate="")
 
-        def advance() -> None:
-            progress.update(task, advance=1, rate=f"{progress.tasks[0].speed or 0:,.0f}/s")
+        def advance(count: int = 1) -> None:
+            progress.update(task, advance=count, rate=f"{progress.tasks[0].speed or 0:,.0f}/s")
 
         yield advance
 

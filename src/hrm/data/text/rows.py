@@ -155,9 +155,13 @@ def write_rows(path: Path, splits: Mapping[str, Packed | Rows], length: int, voc
 
 
 def open_text(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, split: str = "train") -> Packed | Rows:
-    """A packed folder or HRM's dataset folder, whichever a path is; a folder of splits gives the one that is named."""
+    """A packed folder or HRM's dataset folder, whichever a path is; a folder of splits gives the one that is named.
+
+    What is held out may be called test or validation.
+    """
     path = Path(path)
-    for folder in (path, path / split):
+    others = {"test": "validation", "validation": "test"}
+    for folder in (path, path / split, path / others.get(split, split)):
         if (folder / "index.json").is_file():
             return Packed.open(folder, tokenizer)
         if (folder / "dataset.json").is_file():

@@ -47,7 +47,7 @@ def train_characters(documents: Iterable[str]) -> PreTrainedTokenizerFast:
     return _wrap(backend, eos_token=END, pad_token=END, unk_token=UNKNOWN, split_special_tokens=True)
 
 
-def train_bpe(documents: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def train_bpe(documents: Iterable[str], vocabulary: int, progress: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE with at most so many tokens, the 256 bytes and <|endoftext|> (0) included."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -60,7 +60,7 @@ def train_bpe(documents: Iterable[str], vocabulary: int) -> PreTrainedTokenizerF
         vocab_size=vocabulary,
         special_tokens=[_END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress=progress,
     )
     backend.train_from_iterator(documents, trainer)
     return _wrap(backend, eos_token=_END_OF_TEXT, bos_token=_END_OF_TEXT, pad_token=_END_OF_TEXT)

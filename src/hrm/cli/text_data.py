@@ -1,0 +1,271 @@
+"""`hrm data tokenizer|pack`, and `hrm data show|check` of packed text."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from hrm.cli.options import Positional, parse
+from hrm.config import UserError
+from hrm.data import text as corpus
+from hrm.data.progress import bar
+from hrm.data.text import chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SAMPLE = 1_000_000  # characters on which a tokenizer is tried
+_PARTS = "train", "validation"
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """Train a tokenizer on texts: byte pairs, or one token per character."""
+
+    files: Positional[tuple[str, ...]]
+    """Texts, .jsonl or .parquet files, folders of them (.gz and .xz too), or data sets of the Hub."""
+    out: Path
+    """Folder to write, which transformers loads."""
+    kind: Literal["bpe", "char"] = "bpe"
+    """bpe: byte-level pairs; char: every character seen."""
+    vocabulary: int = 8192
+    """Tokens of byte pairs, the 256 bytes and the end of text included."""
+    field: str = "text"
+    """Field of .jsonl and .parquet files that holds the text."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """Turn texts or conversations into token files to train on, with a part held out."""
+
+    files: Positional[tuple[str, ...]]
+    """Texts, .jsonl or .parquet files, folders of them (.gz and .xz too), or data sets of the Hub."""
+    out: Path
+    """Folder to write: tokenizer, train and validation."""
+    tokenizer: str = "char"
+    """char: every character of the texts; else a folder, a tokenizer.json, .model or .tiktoken file, or a Hub name."""
+    kind: Literal["auto", "text", "chat"] = "auto"
+    """chat: questions and answers or conversations, of which the answers count; default: what the first row is."""
+    template: str | None = None
+    """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
+    field: str = "text"
+    """Field of .jsonl and .parquet files that holds the text."""
+    holdout: float = 0.1
+    """Share held out, in ten blocks spread over the texts; 0 for none."""
+    rows: int | None = None
+    """Write HRM's dataset folder (train and test) with rows of so many tokens instead."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+class _Texts(Iterable[str]):
+    """The documents of several sources, any number of times; says once what was read in a guessed encoding."""
+
+    def __init__(self, sources: tuple[str, ...], field: str, console: Console):
+        said: set[str] = set()
+
+        def report(sentence: str) -> None:
+            if sentence not in said:
+                said.add(sentence)
+                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+        if not sources:
+            raise UserError("there is no file to read: name at least one")
+        self._documents = [corpus.documents(source, field, report) for source in sources]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self._documents)
+
+
+def tokenizer(args: list[str]) -> int:
+    """Train a tokenizer on texts."""
+    example = "hrm data tokenizer stories.txt --vocabulary 4096 --out tokenizer"
+    options = parse("data tokenizer", TokenizerOptions, args, example=example)
+    _free(options.out)
+    console = Console(stderr=True)
+    texts = _Texts(options.files, options.field, console)
+    if options.kind == "char":
+        made = corpus.make_tokenizer("char", texts)
+    else:
+        made = corpus.train_bpe(texts, options.vocabulary, progress=console.is_terminal)
+    characters = tokens = 0
+    for example in corpus.encode(made, islice(texts, 1000)):
+        characters, tokens = characters + example.characters, tokens + len(example.tokens)
+        if characters >= _SAMPLE:
+            break
+    facts = {"written": str(options.out), "vocabulary": len(made), "characters_per_token": characters / max(1, tokens)}
+    _complete(options.out, made.save_pretrained)
+    print(
+        json.dumps(facts)
+        if options.json
+        else f"{options.out}: {len(made):,} tokens; {facts['characters_per_token']:.2f} characters per token"
+    )
+    return 0
+
+
+def pack(args: list[str]) -> int:
+    """Turn texts or conversations into token files to train on."""
+    example = "hrm data pack stories.txt --tokenizer tokenizer --out stories"
+    options = parse("data pack", PackOptions, args, example=example)
+    _free(options.out)
+    if not 0 <= options.holdout < 1:
+        raise UserError("--holdout must be at least 0 and below 1")
+    if options.rows is not None and options.rows < 1:
+        raise UserError("--rows must be at least 1")
+    console = Console(stderr=True)
+    talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files))
+    items: Iterable[Any] = _Dialogues(options.files) if talk else _Texts(options.files, options.field, console)
+    made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
+    parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
+    packed: list[corpus.Packed] = []
+
+    def fill(folder: Path) -> None:
+        for name, part in zip(_PARTS, parts, strict=False):
+            with bar(f"packing {name}", _size(part) if console.is_terminal else 0, console) as advance:
+                examples = chat.examples(made, part, options.template) if talk else corpus.encode(made, part)
+                packed.append(
+                    corpus.Packed.write(
+                        folder / name,
+                        made,
+                        examples,
+                        lambda example, advance=advance: advance(1 if talk else example.characters),
+                    )
+                )
+        made.save_pretrained(folder / "tokenizer")
+        if options.rows is not None:
+            splits = dict(zip(("train", "test"), packed, strict=False))
+            corpus.write_rows(folder / "rows", splits, options.rows, len(made))
+            for name in _PARTS[: len(packed)]:
+                shutil.rmtree(folder / name)
+            for path in (folder / "rows").iterdir():
+                path.replace(folder / path.name)
+            (folder / "rows").rmdir()
+
+    _complete(options.out, fill)
+    facts = {name: part.facts | {"sha256": None} for name, part in zip(_PARTS, packed, strict=False)}
+    if options.json:
+        kept = ("count", "documents", "characters", "bytes", "unknown", "vocabulary")
+        print(json.dumps({"written": str(options.out)} | {n: {k: f[k] for k in kept} for n, f in facts.items()}))
+        return 0
+    what = "conversations" if talk else "documents"
+    counts = " and ".join(f"{f['count']:,} tokens ({f['documents']:,} {what}) in {n}" for n, f in facts.items())
+    print(f"{options.out}: {counts}; vocabulary of {len(made):,}")
+    if unknown := sum(f["unknown"] for f in facts.values()):
+        print(f"{unknown:,} tokens are unknown to the tokenizer", file=sys.stderr)
+    return 0
+
+
+def is_text(path: str) -> bool:
+    """Whether a path is a folder of packed text (not HRM's dataset folder, which holds puzzles as well)."""
+    return any((Path(path) / part / "index.json").is_file() for part in ("", *_PARTS))
+
+
+def check(path: str, as_json: bool) -> int:
+    """Find files of packed text that are incomplete or have changed."""
+    found: list[str] = []
+    for part in _parts(path):
+        try:
+            found += corpus.Packed.open(part, _beside(part)).check()
+        except UserError as error:
+            found.append(str(error))
+    if as_json:
+        print(json.dumps({"path": path, "count": len(found), "problems": found}))
+    elif found:
+        print("\n".join(found), file=sys.stderr)
+    else:
+        print(f"{path}: no problems")
+    return 2 if found else 0
+
+
+def show(path: str, split: str, row: int, count: int, as_json: bool) -> int:
+    """Print documents of packed text; what does not count in the loss is dim."""
+    parts = [part for part in _parts(path) if part.name == {"test": "validation"}.get(split, split)] or _parts(path)
+    packed, made = corpus.Packed.open(parts[0]), _beside(parts[0])
+    documents = packed.facts["documents"]
+    if not 1 <= row <= documents or count < 1:
+        raise UserError(f"--row must be from 1 to {documents} and --count at least 1")
+    if made is None:
+        raise UserError(f"{path} has no tokenizer beside it, so that its text cannot be shown")
+    console = Console(highlight=False, markup=False)
+    for number in range(row - 1, min(row - 1 + count, documents)):
+        here = slice(packed.documents[number], packed.documents[number + 1])
+        tokens = packed.tokens[here].tolist()
+        counts = [True] * len(tokens) if packed.mask is None else (packed.mask[here] == 1).tolist()
+        if as_json:
+            print(json.dumps({"row": number + 1, "tokens": len(tokens), "text": made.decode(tokens)}))
+            continue
+        console.print(f"document {number + 1}, {len(tokens):,} tokens, of which {sum(counts):,} count", style="bold")
+        start = 0
+        for end in range(1, len(tokens) + 1):
+            if end == len(tokens) or counts[end] != counts[start]:
+                style = None if counts[start] else "dim"
+                console.print(made.decode(tokens[start:end]), style=style, end="", soft_wrap=True)
+                start = end
+        console.print()
+    return 0
+
+
+class _Dialogues(Iterable["chat.Messages"]):
+    """The conversations of several sources, any number of times."""
+
+    def __init__(self, sources: tuple[str, ...]):
+        self._sources = sources
+
+    def __iter__(self) -> Iterator[chat.Messages]:
+        return chain.from_iterable(chat.conversations(source) for source in self._sources)
+
+
+def _talks(sources: tuple[str, ...]) -> bool:
+    talks = {chat.are_conversations(source) for source in sources}
+    if len(talks) > 1:
+        raise UserError("some files hold conversations and others text: pack them apart, or say which with --kind")
+    return talks == {True}
+
+
+def _said(dialogues: Iterable[chat.Messages], template: str | None) -> Iterator[str]:
+    return (text for messages in dialogues for text, _ in chat.written(messages, template))
+
+
+def _size(items: Iterable[Any]) -> int:
+    """Characters of texts, or the number of conversations."""
+    return sum(len(item) if isinstance(item, str) else 1 for item in items)
+
+
+def _parts(path: str) -> list[Path]:
+    folder = Path(path)
+    return [folder / part for part in ("", *_PARTS) if (folder / part / "index.json").is_file()]
+
+
+def _beside(part: Path) -> PreTrainedTokenizerFast | None:
+    """The tokenizer in the folder of a packed part, or beside it, where a run keeps it too."""
+    for folder in (part.parent / "tokenizer", part.parent.parent / "tokenizer"):
+        if folder.is_dir():
+            return corpus.load_tokenizer(folder)
+    return None
+
+
+def _free(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out} exists: choose another --out or remove it")
+
+
+def _complete(out: Path, fill: Any) -> None:
+    """Have a folder filled elsewhere and put in place when it is complete."""
+    temporary = out.with_name(f".tmp-{out.name}-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        fill(temporary)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
