@@ -143,8 +143,9 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
         steps = tuple(str(checkpoint.step_of(path)) for path in checkpoint.complete(Path(source) / "checkpoints"))
     sampling = Sampling(temperature=options.temperature, seed=options.seed)
     for step in steps:
-        model, tokenizer, _, run = load_text(source, step, options.device, options.precision)
-        length = run.config.text.length if run else None
+        loaded = load_text(source, step, options.device, options.precision)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        length = loaded.length
         for depth in options.max_segments or (None,):
             request = {} if depth is None else {"max_segments": depth}
             parts = [f"step {step}" if step.isdigit() else step] if len(steps) > 1 else []
