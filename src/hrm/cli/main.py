@@ -14,6 +14,7 @@ VERBS = {
     "solve": "solve puzzles; every answer is verified or marked unsolved",
     "eval": "measure a run on a file of puzzles or of text",
     "generate": "write text on from a prompt",
+    "chat": "talk with a text model",
     "analyze": "judge what text models write",
     "data": "build, check or show puzzle files",
     "arc": "tasks of ARC: build, check, show, answer, score",

@@ -1,0 +1,1 @@
+"""Talking with a model of text: reasoning modes, memory, commands, and a terminal."""

@@ -1,0 +1,146 @@
+"""`hrm chat RUN`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hrm.cli.options import Positional, parse
+from hrm.config import UserError
+
+if TYPE_CHECKING:
+    from hrm.chat.session import Session
+
+
+@dataclass(frozen=True)
+class Options:
+    """Talk with a text model. It remembers what was said as far as it fits; /help lists what else can be said to it."""
+
+    run: Positional[str]
+    """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
+    mode: Literal["fast", "normal", "deep", "extreme", "auto"] = "auto"
+    """How long to think about each token; auto: as long as it needs."""
+    temperature: float = 0.8
+    """Below 1 prefers likely tokens, above 1 unlikely ones."""
+    top_k: int = 0
+    """Draw among the so many likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    repetition_penalty: float = 1.0
+    """Above 1 avoids tokens that the text already has."""
+    greedy: bool = False
+    """Always take the likeliest token."""
+    seed: int = 0
+    """Another seed draws other answers."""
+    stop: Literal["natural", "length", "unlimited"] | None = None
+    """At a sentence end, after --max-new-tokens, or at Ctrl-C; default: natural, for questions and answers length."""
+    max_new_tokens: int = 300
+    """Tokens of an answer, at most."""
+    min_characters: int = 80
+    """The least that an answer has before it stops at a sentence end."""
+    memory: int | None = None
+    """Tokens that it remembers; default: those of a training row, or all positions of the model."""
+    plain: bool = False
+    """Go on with the text, even where the model has learned questions and answers."""
+    load: Path | None = None
+    """Go on with a conversation that /save kept."""
+    batch: str | None = None
+    """Answer each line of a file, or of - for standard input, on its own instead."""
+    json: bool = False
+    """Print one JSON object per answer of a batch."""
+    checkpoint: str = "best"
+    """best, latest or a step."""
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+def main(args: list[str]) -> int:
+    options = parse("chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7")
+    if options.batch is None and options.json:
+        raise UserError("--json prints the answers of a batch: give --batch FILE as well")
+    if options.batch is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError(
+            "a talk needs a terminal: answer the lines of a file with --batch FILE, or of a pipe with --batch -"
+        )
+    if options.batch is not None and options.stop == "unlimited":
+        raise UserError("--stop unlimited writes until Ctrl-C, and a batch must end: use natural or length")
+    lines = None if options.batch is None else _lines(options.batch)
+
+    session = _session(options)
+    if lines is not None:
+        return _batch(session, lines, options)
+    from hrm.chat.terminal import Drawing, Terminal
+    from hrm.cli.generate import _safe, legend, style_of
+
+    Terminal(session, Drawing(style_of, legend, _safe)).run()
+    return 0
+
+
+def _session(options: Options) -> Session:
+    from hrm.chat.session import Session, Settings
+    from hrm.evaluation.text_generation import Sampling
+    from hrm.runs.text import load_text
+
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        greedy=options.greedy,
+        seed=options.seed,
+    )
+    sampling.check()
+    loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
+    session = Session(loaded, memory=options.memory, plain=options.plain)
+    session.change(Settings(options.mode, options.stop or session.settings.stop, options.min_characters, sampling))
+    if options.load is not None:
+        session.conversation.load(options.load)
+    return session
+
+
+def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options) -> int:
+    """Each line is a talk of its own, or goes on from the loaded one."""
+    from hrm.chat.commands import Talk, mode_notice
+
+    if notice := mode_notice(Talk(session), measure=False):
+        print(notice, file=sys.stderr)
+    for number, line in lines:
+        session.conversation.clear()
+        if options.load is not None:
+            session.conversation.load(options.load)
+        try:
+            answer = session.answer(line)
+        except UserError as error:
+            raise UserError(f"line {number}: {error}") from error
+        if answer.end == "interrupted":
+            raise KeyboardInterrupt
+        for notice in answer.notices:
+            print(f"line {number}: {notice}", file=sys.stderr)
+        if options.json:
+            facts = {"line": number, "prompt": line, "mode": session.settings.mode, **answer.to_dict()}
+            print(json.dumps(facts | {"notices": answer.notices}), flush=True)
+        else:
+            print(answer.text, flush=True)
+    return 0
+
+
+def _lines(name: str) -> Iterator[tuple[int, str]]:
+    """(line number, text) of each line that is not empty; the file is looked for at once."""
+    if name != "-" and not Path(name).is_file():
+        raise UserError(f"there is no file {name} (--batch): name one, or - for standard input")
+
+    def read() -> Iterator[tuple[int, str]]:
+        with nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8-sig", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+
+    return read()
