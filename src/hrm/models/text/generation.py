@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
 from hrm.config import UserError
-from hrm.models.layers import at_least_float32
+from hrm.models.layers import at_least_float32, packed
 from hrm.models.text.cache import HRMCache
 from hrm.models.text.halting import REQUEST, Budget
 
@@ -64,10 +64,12 @@ class HRMGenerationMixin(GenerationMixin):
             if types is None or not bool(types.any()):
                 mask = kwargs.get("attention_mask")
                 kwargs["token_type_ids"] = torch.ones_like(prompt) if mask is None else mask.to(prompt.dtype)
-        if not output_depth:
-            return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
-        trace = Trace()
-        out = super().generate(inputs, generation_config, **kwargs, trace=trace, return_dict_in_generate=True)  # type: ignore[misc]
+        self.model._refresh()  # type: ignore[attr-defined]
+        with packed(self):  # type: ignore[arg-type]
+            if not output_depth:
+                return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
+            trace = Trace()
+            out = super().generate(inputs, generation_config, **kwargs, trace=trace, return_dict_in_generate=True)  # type: ignore[misc]
         for name, column in trace.columns(out.sequences.shape[1] - (0 if prompt is None else prompt.shape[1])).items():
             out[name] = column
         return out
