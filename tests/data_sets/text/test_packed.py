@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm.config import UserError
-from hrm.data.text import Batch, Example, Packed, encode, make_tokenizer
+from hrm.data.text import Batch, Example, Packed, documents, encode, hold_out, make_tokenizer
 from hrm.data.text.sources import Part
 from tests.data_sets.text.texts import VERSE, letters, numbered, pack
 
@@ -173,3 +174,17 @@ def test_an_index_of_another_version_is_refused(tmp_path: Path):
 
 def test_unknown_characters_are_counted(tmp_path: Path):
     assert pack(tmp_path / "packed", ["the Ж and Ж"]).facts["unknown"] == 2
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(tmp_path: Path):
+    peaks = []
+    for megabytes in (4, 16):
+        file = tmp_path / f"{megabytes}.txt"
+        file.write_text((VERSE * (megabytes * 1_000_000 // len(VERSE) + 1))[: megabytes * 1_000_000])
+        tracemalloc.start()
+        packed = Packed.write(tmp_path / str(megabytes), letters(), encode(letters(), hold_out(documents(file))[0]))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert packed.count > megabytes * 800_000
+    assert peaks[1] < 1.1 * peaks[0]
