@@ -374,7 +374,7 @@ def presets(kind: type = Config) -> list[str]:
     return sorted(entry.name[:-5] for entry in _folder(kind).iterdir() if entry.name.endswith(".yaml"))
 
 
-def kind_of(name_or_path: str | Path) -> type[Config] | type[TextConfig]:
+def kind_of(name_or_path: str | Path) -> type[Config] | type[TextConfig] | type[LearnConfig]:
     """Which kind of configuration a preset, YAML file or run folder holds; Config where that cannot be told."""
     name, path = str(name_or_path), Path(name_or_path)
     if name in presets(TextConfig):
@@ -382,10 +382,12 @@ def kind_of(name_or_path: str | Path) -> type[Config] | type[TextConfig]:
     file = path / "config.yaml" if path.is_dir() else path
     if name in presets() or not file.is_file():
         return Config
-    keys = set(re.findall(r"^(\w+):", file.read_text("utf-8", errors="replace"), re.MULTILINE))
-    parent = re.search(r"^parent:\s*(\S+)", file.read_text("utf-8", errors="replace"), re.MULTILINE)
-    if keys & (set(vars(TextConfig())) - set(vars(Config()))):
-        return TextConfig
+    text = file.read_text("utf-8", errors="replace")
+    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    for kind in (LearnConfig, TextConfig):
+        if keys & (set(vars(kind())) - set(vars(Config())) - ({"settings"} if kind is LearnConfig else set())):
+            return kind
+    parent = re.search(r"^parent:\s*(\S+)", text, re.MULTILINE)
     return kind_of(parent[1]) if parent and parent[1] != name else Config
 
 

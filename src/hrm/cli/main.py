@@ -14,6 +14,8 @@ VERBS = {
     "solve": "solve puzzles; every answer is verified or marked unsolved",
     "eval": "measure a run on a file of puzzles or of text",
     "generate": "write text on from a prompt",
+    "learn": "read books, one after another, and forget none",
+    "status": "what a learner has read, and what it still knows",
     "chat": "talk with a text model",
     "analyze": "judge what text models write",
     "data": "build, check or show puzzle files",

@@ -42,7 +42,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
-from hrm.config import Config, Strategy, TextConfig, UserError, check, describe, fit, nearest
+from hrm.config import Config, LearnConfig, Strategy, TextConfig, UserError, check, describe, fit, nearest
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -81,7 +81,7 @@ def parse(
     *,
     example: str,
     main: Collection[str] = (),
-    base: Callable[[T], Config | TextConfig] | None = None,
+    base: Callable[[T], Config | TextConfig | LearnConfig] | None = None,
 ) -> T:
     """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked.
 

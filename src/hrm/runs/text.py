@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import yaml
 
-from hrm.config import TextConfig, UserError, fit, nearest
+from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest
+from hrm.data.text.growing import rebuild_tokenizer
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
@@ -31,13 +32,17 @@ class TextModel(NamedTuple):
     name: str
     """The checkpoint or folder that it is from."""
     run: Run[TextConfig] | None = None
+    held_out: tuple[Path, ...] = ()
+    """Folders of packed text that it has not learned from."""
+    length: int | None = None
+    """Tokens of the rows that it was trained on."""
 
 
 def is_text(path: str | Path) -> bool:
     """Whether a folder is a run of text, or a model of text that transformers saved."""
     path = Path(path)
     if (path / "run.json").is_file():
-        return '"kind": "text"' in (path / "run.json").read_text("utf-8", errors="replace")
+        return kind_of(path) is not Config
     return (path / "config.json").is_file()
 
 
@@ -55,6 +60,8 @@ def load_text(
         model, tokenizer = load_saved(path)
         dtype = None if precision is None else _dtype(precision)
         return TextModel(model.to(device=where, dtype=dtype).eval(), tokenizer, str(path))
+    if kind_of(path) is LearnConfig:
+        return _load_learner(path, checkpoint, where, precision)
     run = Run.open(path, TextConfig)
     file = run.checkpoint(checkpoint, partial(print, file=sys.stderr))
     model = architecture(run)
@@ -63,7 +70,29 @@ def load_text(
     if run.config.lora:
         merge(model)
     dtype = _dtype(precision or run.config.train.precision)
-    return TextModel(model.to(device=where, dtype=dtype).eval(), load_tokenizer(run.path), str(file), run)
+    model = model.to(device=where, dtype=dtype).eval()
+    held = tuple(p for p in (run.data / "validation",) if p.is_dir())
+    return TextModel(model, load_tokenizer(run.path), str(file), run, held, run.config.text.length)
+
+
+def _load_learner(path: Path, which: str | int, device: torch.device, precision: str | None) -> TextModel:
+    run = Run.open(path, LearnConfig)
+    file = run.checkpoint(which, partial(print, file=sys.stderr))
+    tensors, state = checkpoints.load(file, {"weights"})
+    model, tokenizer = rebuild(state, tensors["weights"], file)
+    model = model.to(device=device, dtype=_dtype(precision or run.config.precision)).eval()
+    held = tuple(sorted(run.path.glob("books/*/validation")))
+    return TextModel(model, tokenizer, str(file), None, held, run.config.length)
+
+
+def rebuild(
+    state: dict[str, Any], weights: dict[str, torch.Tensor], where: Path
+) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
+    """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
+    known = {k: v for k, v in state["model"].items() if k not in ("model_type", "transformers_version")}
+    model = HRMForCausalLM(HRMConfig(**known))
+    fill(model, weights, where)
+    return model, rebuild_tokenizer(state["tokens"])
 
 
 def architecture(run: Run[TextConfig]) -> HRMForCausalLM:

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from hrm import data, tasks
-from hrm.config import Config, TextConfig, UserError, check, settings
+from hrm.config import Config, TextConfig, TrainConfig, UserError, check, settings
 from hrm.data import PuzzleSet, arc, arc_sets
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
@@ -50,7 +50,7 @@ def train(
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
     check(config)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.train)
     reporter = Reporter(config.train, accelerator)
     task = task or tasks.build(config.task)
     start = None if init is None else Run.open(init)
@@ -186,17 +186,17 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
     return digest.hexdigest()
 
 
-def make_accelerator(config: Config | TextConfig) -> Accelerator:
+def make_accelerator(train: TrainConfig) -> Accelerator:
     """Devices and processes; one process outside `torchrun` or `accelerate launch`."""
-    device = config.train.device
+    device = train.device
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     accelerator = Accelerator(cpu=device == "cpu")
     if device not in ("auto", accelerator.device.type):
         raise UserError(f"--train.device {device} is not available here: use {accelerator.device.type} or auto")
-    if config.train.batch_size % accelerator.num_processes:
+    if train.batch_size % accelerator.num_processes:
         raise UserError(
-            f"--train.batch-size {config.train.batch_size} must be a multiple of the number of processes, "
+            f"--train.batch-size {train.batch_size} must be a multiple of the number of processes, "
             f"{accelerator.num_processes}"
         )
     return accelerator

@@ -34,7 +34,7 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
     check(config)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.train)
     reporter = Reporter(config.train, accelerator)
     if not resume and accelerator.is_main_process:
         _create(config, path, overwrite, reporter)

@@ -1,0 +1,150 @@
+"""hrm learn: read books, one after another, and forget none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from hrm.cli.options import Positional, parse
+from hrm.config import LearnConfig, UserError
+
+if TYPE_CHECKING:
+    from hrm.continual import Learner
+
+MAIN = ("epochs", "settings", "precision", "memory", "grow_every", "seed", "device")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Learn books: a new run begins with a small model, a known one goes on; press Ctrl-C to pause or stop."""
+
+    run: Positional[Path]
+    """Run folder."""
+    books: Positional[tuple[Path, ...]] = ()
+    """Text files, read in this order; a known one goes on where it stopped, or is learned."""
+    fresh: bool = False
+    """Start over; the old run is kept under another name."""
+    grow: bool = False
+    """Add layers now, before the books."""
+    stop: bool = False
+    """End the unfinished book where it stands."""
+    json: bool = False
+    """Print the books as JSON at the end."""
+    config: Annotated[LearnConfig, tyro.conf.arg(name="")] = field(default_factory=LearnConfig)
+
+
+def main(args: list[str]) -> int:
+    """Run the verb."""
+    options = parse("learn", Options, args, example="hrm learn runs/reader alice.txt", main=MAIN, base=_base)  # type: ignore[arg-type]
+    known = (options.run / "run.json").is_file()
+    if not options.books and not (known and (options.grow or options.stop)):
+        raise UserError("learn needs a book: hrm learn RUN FILE [FILE ...]")
+    for book in options.books:
+        if not book.is_file():
+            raise UserError(f"there is no file {book}: give the text files to learn")
+    if known and options.fresh:
+        kept = next(p for i in range(1, 1000) if not (p := options.run.with_name(f"{options.run.name}-{i}")).exists())
+        options.run.rename(kept)
+        print(f"the old run is kept as {kept}", file=sys.stderr)
+        known = False
+    from hrm.continual import Learner
+    from hrm.runs import Run
+
+    if known:
+        run = Run.open(options.run, LearnConfig)
+        if run.config != options.config:
+            run.set_config(options.config)
+        learner = Learner(run)
+    else:
+        learner = Learner.create(options.run, options.config)
+    if options.grow:
+        _say_grown(learner.grow())
+    if options.stop:
+        learner.end()
+    # Only what the person asks for changes the epochs of a book that is known.
+    epochs = options.config.epochs if "--epochs" in args else None
+    for book in options.books:
+        if _learn(learner, book, epochs)["state"] != "finished":
+            print(f"paused; go on with: hrm learn {options.run} {book}", file=sys.stderr)
+            break
+    if options.json:
+        print(json.dumps({"books": learner.books, **learner.facts()}))
+    else:
+        print(options.run)
+    return 0
+
+
+def _base(options: Options) -> LearnConfig:
+    if (options.run / "run.json").is_file() and not options.fresh:
+        from hrm.runs import Run
+
+        return Run.open(options.run, LearnConfig).config
+    return LearnConfig()
+
+
+def _learn(learner: Learner, book: Path, epochs: int | None) -> dict[str, Any]:
+    """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from hrm.training.interrupt import Interrupt
+    from hrm.training.progress import duration
+
+    console = Console(stderr=True)
+    live = console.is_terminal
+    bar = Progress(
+        TextColumn("{task.fields[line]}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("left {task.fields[left]}"), console=console, disable=not live,
+    )  # fmt: skip
+    job = bar.add_task("learn", total=1.0, line=book.name, left="?")
+
+    def show(event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "step":
+            replayed = event["replayed_bits"]
+            old = "" if replayed != replayed else f"  old books {replayed:.2f}"
+            line = f"{event['book']} {event['book_step']}/{event['steps']}  {event['bits']:.2f} bits a character{old}"
+            rate = f"{event['steps_per_second']:.1f} updates/s"
+            if live:
+                share = event["book_step"] / event["steps"]
+                bar.update(job, completed=share, line=f"{line}  {rate}", left=duration(event["left"]))
+            else:
+                console.print(f"{line}  {rate}  left {duration(event['left'])}", highlight=False, soft_wrap=True)
+        elif kind == "begin":
+            console.print(
+                f"{event['book']}: {event['steps'] - event['done']:,} updates; {event['parameters']:,} parameters, "
+                f"{event['vocabulary']} characters", highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        elif kind == "estimate":
+            console.print(f"about {duration(event['seconds'])} to go", highlight=False)
+        elif kind == "measured":
+            scores = "  ".join(f"{name} {bits:.3f}" for name, bits in event["scores"].items())
+            console.print(f"held-out bits a character: {scores}", highlight=False, soft_wrap=True)
+            console.print(f"{event['rate']:.0f} characters/s: {event['sample']!r}", highlight=False, soft_wrap=True)
+        elif kind == "grown":
+            _say_grown(event)
+        elif kind == "known":
+            console.print(f"{event['book']} is learned already", highlight=False)
+
+    with Interrupt() as interrupt, bar:
+        learner.asked = lambda: None if not interrupt.asked else _ask(bar) if live and sys.stdin.isatty() else "pause"
+        return learner.learn(book, epochs, show)
+
+
+def _ask(bar: Any) -> str:
+    bar.stop()
+    bar.console.print("pause (p), so that it can go on here later, or stop (s), so that the book counts as learned?")
+    return "stop" if input("[p] ").strip().lower().startswith("s") else "pause"
+
+
+def _say_grown(entry: dict[str, Any]) -> None:
+    before, after = entry["parameters"]
+    print(
+        f"grown by {entry['fast_layers']} fast and {entry['slow_layers']} slow layers: "
+        f"{before:,} -> {after:,} parameters", file=sys.stderr,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""hrm status: what a learner has read, how well it still knows it, and how it grew."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrm.cli.options import Positional, parse
+from hrm.config import LearnConfig, UserError, kind_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show a learner's books, scores and growth; without RUN, list the runs."""
+
+    run: Positional[Path | None] = None
+    """Run folder of hrm learn."""
+    folder: Path = Path("runs")
+    """Where runs are listed from."""
+    repair: bool = False
+    """Write a lost or damaged tokenizer anew from the newest checkpoint; the old one is kept."""
+    json: bool = False
+    """Print it as JSON."""
+
+
+def main(args: list[str]) -> int:
+    """Run the verb."""
+    options = parse("status", Options, args, example="hrm status runs/reader")
+    if options.run is None:
+        return _list(options)
+    from hrm.runs import Run, checkpoint
+
+    run = Run.open(options.run, LearnConfig)
+    newest = checkpoint.newest(run.checkpoints, lambda text: print(text, file=sys.stderr))
+    if newest is None:
+        raise UserError(f"{options.run} has learned nothing yet: give it a book with hrm learn")
+    _, state = checkpoint.load(newest, ())
+    if options.repair:
+        _repair(run.path, state["tokens"])
+    found = describe(state)
+    print(json.dumps(found)) if options.json else _show(options.run, found)
+    return 0
+
+
+def describe(state: dict[str, Any]) -> dict[str, Any]:
+    """The public contract's facts, from a learner's checkpoint."""
+    model, books = state["model"], state["books"]
+    return {
+        "books": [
+            {
+                **{key: book.get(key) for key in ("name", "characters", "learned_at", "state", "epochs", "step")},
+                **{f"bits_per_character_{when}": book.get(f"bits_per_character_{when}") for when in _WHEN},
+            }
+            for book in books
+        ],
+        "vocabulary": len(state["tokens"]),
+        "parameters": state["parameters"],
+        "layers": {"fast": model["fast_layers"], "slow": model["slow_layers"]},
+        "growth": state["growth"],
+        "characters": sum(book["characters"] for book in books),
+        "updates": state["step_number"],
+        "seconds": state["seconds"],
+    }
+
+
+_WHEN = ("before", "then", "now")
+
+
+def _show(path: Path, found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, table = Console(), Table(title=str(path), title_justify="left")
+    for name in ("book", "characters", "learned", "state", "before", "then", "now"):
+        table.add_column(name, justify="right" if name in ("characters", *_WHEN) else "left")
+    for book in found["books"]:
+        bits = [book[f"bits_per_character_{when}"] for when in _WHEN]
+        table.add_row(
+            book["name"], f"{book['characters']:,}", str(book["learned_at"])[:10], book["state"],
+            *("" if b is None else f"{b:.3f}" for b in bits),
+        )  # fmt: skip
+    console.print(table)
+    console.print("before, then, now: held-out bits a character", highlight=False)
+    layers = found["layers"]
+    console.print(
+        f"{found['vocabulary']} characters known; {found['parameters']:,} parameters in {layers['fast']} fast and "
+        f"{layers['slow']} slow layers; {found['updates']:,} updates", highlight=False,
+    )  # fmt: skip
+    for entry in found["growth"]:
+        what = (
+            f"{len(entry['added'])} new characters" if entry["kind"] == "vocabulary"
+            else f"{entry['fast_layers']} fast and {entry['slow_layers']} slow layers"
+        )  # fmt: skip
+        console.print(f"{entry['at'][:16]}  grown by {what} after {entry['characters']:,} characters", highlight=False)
+
+
+def _repair(path: Path, tokens: list[str]) -> None:
+    from hrm.data.text.growing import rebuild_tokenizer
+
+    folder = path / "tokenizer"
+    if folder.exists():
+        kept = next(p for i in range(1, 1000) if not (p := path / f"tokenizer-old-{i}").exists())
+        folder.rename(kept)
+        print(f"the old tokenizer is kept as {kept}", file=sys.stderr)
+    rebuild_tokenizer(tokens).save_pretrained(folder)
+    print(f"{folder} written anew with {len(tokens)} tokens", file=sys.stderr)
+
+
+def _list(options: Options) -> int:
+    names = sorted(p.parent for p in options.folder.glob("*/run.json"))
+    rows = [{"run": str(path), "kind": _KINDS[kind_of(path).__name__]} for path in names]
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        print(f"{row['run']}  {row['kind']}")
+    if not rows:
+        print(f"no runs in {options.folder}", file=sys.stderr)
+    return 0
+
+
+_KINDS = {"Config": "puzzles", "TextConfig": "text", "LearnConfig": "learner"}

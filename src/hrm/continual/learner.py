@@ -1,0 +1,463 @@
+"""The learner: reads a book, remembers some of it, grows where it must, and goes on after any interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from hrm.config import LearnConfig, OptimConfig, TrainConfig, UserError, check
+from hrm.continual.memory import Memory, Reservoir
+from hrm.data import text as corpus
+from hrm.data.text import Packed
+from hrm.data.text.growing import grow_tokenizer, new_characters
+from hrm.evaluation.text import evaluate
+from hrm.models.growth import carry_over, grow_depth, grow_vocabulary, layers_for
+from hrm.models.recurrence import Schedule
+from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.models.text.loss import supervision
+from hrm.runs import Run, checkpoint, durable
+from hrm.runs.text import configure, load_tokenizer, rebuild
+from hrm.training.batches import uniforms
+from hrm.training.course import BadBatch
+from hrm.training.session import make_accelerator
+from hrm.training.updates import Updates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SHAPE = (
+    "hidden_size=256", "num_attention_heads=8", "fast_layers=3", "slow_layers=3", "intermediate_size=640",
+    "max_segments=3", "halting=fixed",
+)  # fmt: skip
+"""The model of a new learner, on top of text-char."""
+MODES = (((1, 1), 0.35), ((2, 2), 0.4), ((3, 2), 0.15), ((6, 4), 0.1))
+"""Schedules of a segment, h_cycles x l_cycles, and how often each is learned."""
+DEEP = 0.2
+"""Share of the updates with all segments, in which the Q head learns; the others have one."""
+_EXPLORATION, _MODE, _REPLAY = 1, 2, 3
+Event = dict[str, Any]
+
+
+class Learner:
+    """A run that learns books. Use `Learner.create` or `Learner.open`, then `learn`."""
+
+    def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
+        self.run, self.config = run, run.config
+        self.memory: Memory = memory or Reservoir(run.config.memory)
+        self.accelerator = make_accelerator(_train_config(run.config, 1))
+        self.device = self.accelerator.device
+        self.books: list[dict[str, Any]] = []
+        """What was learned, in order; the last one may be unfinished."""
+        self.growth: list[dict[str, Any]] = []
+        self.step_number, self.seconds = 0, 0.0
+        self.asked: Callable[[], str | None] = lambda: None
+        """Called after every update; "pause" and "stop" end it there."""
+        newest = checkpoint.newest(run.checkpoints, partial(print, flush=True))
+        if newest is None:
+            self.tokenizer = load_tokenizer(run.path)
+            torch.manual_seed(run.config.seed)
+            self.model = HRMForCausalLM(HRMConfig.from_pretrained(run.path / "model"))
+            self.optimizer: dict[str, Tensor] = {}
+            self.counters: dict[str, Any] = {}
+        else:
+            self._restore(*checkpoint.load(newest), newest)
+        self.model.to(self.device).train()
+        dtype = getattr(torch, self.config.precision)
+        self.model.model.compute_dtype = None if dtype == torch.float32 else dtype
+
+    @classmethod
+    def create(cls, path: Path | str, config: LearnConfig | None = None, memory: Memory | None = None) -> Learner:
+        """A new run with an empty character tokenizer and a model that knows nothing; UserError where one is there."""
+        config = config or LearnConfig()
+        check(config)
+        tokenizer = corpus.make_tokenizer("char")
+        length = f"max_position_embeddings={max(1024, config.length)}"
+        shape = configure("text-char", (*SHAPE, length, *config.settings), tokenizer)
+
+        def save(folder: Path) -> None:
+            tokenizer.save_pretrained(folder / "tokenizer")
+            shape.save_pretrained(folder / "model")
+            (folder / "books").mkdir(exist_ok=True)
+
+        return cls(Run.create(path, config, {}, fill=save), memory)
+
+    @classmethod
+    def open(cls, path: Path | str, memory: Memory | None = None, **changes: Any) -> Learner:
+        """A run as its newest intact checkpoint left it; `changes` of its settings hold from here on."""
+        run = Run.open(path, LearnConfig)
+        if changes:
+            run.set_config(replace(run.config, **changes))
+            check(run.config)
+        return cls(run, memory)
+
+    def learn(
+        self,
+        source: str | Path,
+        epochs: int | None = None,
+        say: Callable[[Event], None] = lambda event: None,
+    ) -> dict[str, Any]:
+        """Read a book, or go on where it stopped; returns its entry in `books`.
+
+        `say` hears of every event: begin, step, measured, grown, end. UserError for a book that cannot be read.
+        """
+        book = self._enter(source, epochs)
+        if book["state"] == "finished":
+            say({"event": "known", "book": book["name"]})
+            return book
+        training = Packed.open(self._folder(book) / "train")
+        steps = self._steps(book, training)
+        updates = self._updates(steps)
+        self.run.rewind(self.step_number)
+        say({"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], **self.facts()})
+        if book["step"] == 0 and "bits_per_character_before" not in book:
+            book["bits_per_character_before"] = self.bits(book)
+            self._save(updates)
+        if book["step"] == 0:
+            self._expect(book, training)
+        window: list[tuple[float, float]] = []
+        started, timed = time.perf_counter(), False
+        per_epoch = max(1, steps // book["epochs"])
+        stopping = None
+        while book["step"] < steps and stopping is None:
+            window.append(self._step(book, training, updates, steps))
+            book["step"] += 1
+            self.step_number += 1
+            if len(window) == 10 and not timed:
+                timed = True
+                left = (steps - book["step"]) * (time.perf_counter() - started) / 10
+                say({"event": "estimate", "seconds": left})
+            if book["step"] % self.config.log_every == 0 or book["step"] == steps:
+                now = time.perf_counter()
+                rate = len(window) / max(1e-9, now - started)
+                means = np.mean(window, axis=0)
+                self.seconds += now - started
+                metrics = {
+                    "step": self.step_number,
+                    "book": book["name"],
+                    "book_step": book["step"],
+                    "bits": float(means[0] / math.log(2)),
+                    "replayed_bits": float(means[1] / math.log(2)),
+                    "steps_per_second": rate,
+                    "seconds": self.seconds,
+                    "lr": updates.lr,
+                    "grad_norm": updates.grad_norm,
+                }
+                self.run.log(metrics)
+                say({**metrics, "event": "step", "steps": steps, "left": (steps - book["step"]) / rate})
+                window, started = [], now
+            if book["step"] % per_epoch == 0 or book["step"] == steps:
+                self._measure(book, say)
+                started = time.perf_counter()
+            if book["step"] % self.config.checkpoint_every == 0:
+                self._save(updates)
+            stopping = self.asked()
+        if stopping == "stop" or book["step"] >= steps:
+            self._finish(book, training, updates, say)
+        self._save(updates)
+        say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
+        return book
+
+    def end(self) -> dict[str, Any]:
+        """End the unfinished book where it stands; UserError where there is none."""
+        book = next((b for b in self.books if b["state"] != "finished"), None)
+        if book is None:
+            raise UserError(f"{self.run.path} has no unfinished book to end")
+        training = Packed.open(self._folder(book) / "train")
+        updates = self._updates(self._steps(book, training))
+        self._finish(book, training, updates, lambda event: None)
+        self._save(updates)
+        return book
+
+    def grow(self, fast: int | None = None, slow: int | None = None, parameters: int | None = None) -> dict[str, Any]:
+        """Add layers now; what it says does not change. Returns the entry in the growth history."""
+        config, parameters = self.config, parameters or self.config.grow_params
+        if parameters:
+            fast, slow = layers_for(self.model, parameters)
+        fast, slow = config.grow_fast if fast is None else fast, config.grow_slow if slow is None else slow
+        before = self.parameters
+        grow_depth(self.model, fast, slow, config.seed)
+        self.model.to(self.device).train()
+        self.optimizer = carry_over(self.optimizer, self.model)
+        entry = {
+            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "depth",
+            "fast_layers": fast, "slow_layers": slow, "parameters": [before, self.parameters],
+        }  # fmt: skip
+        self.growth.append(entry)
+        self._save(None)
+        return entry
+
+    def bits(self, book: dict[str, Any], limit: int | None = None, **request: Any) -> float:
+        """Bits a character on the held-out part of a book, in one segment of the own schedule unless asked else."""
+        held = Packed.open(self._folder(book) / "validation")  # its ids never move
+        request = {"max_segments": 1, "halting": "fixed"} | request
+        found = evaluate(
+            self.model, self.tokenizer, held, self.config.length, batch_size=32,
+            limit=limit or self.config.eval_characters, **request,
+        )  # fmt: skip
+        self.model.train()
+        return found["bits_per_character"]
+
+    def facts(self) -> dict[str, Any]:
+        """What `hrm status --json` says of the model."""
+        config = self.model.config
+        return {
+            "vocabulary": len(self.tokenizer),
+            "parameters": self.parameters,
+            "layers": {"fast": config.fast_layers, "slow": config.slow_layers},
+            "characters": self.characters,
+            "updates": self.step_number,
+            "growth": self.growth,
+        }
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are learned."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def characters(self) -> int:
+        """Read so far, each book counted once."""
+        return sum(book["characters"] for book in self.books)
+
+    def _enter(self, source: str | Path, epochs: int | None) -> dict[str, Any]:
+        """The entry of a book, packed and with all its characters known; a new one after the last."""
+        name, digest, size = Path(source).name, hashlib.sha256(), 0
+        for part in corpus.documents(str(source)):
+            digest.update(part.encode("utf-8", "surrogatepass"))
+            size += len(part)
+        if size < 4 * self.config.length:
+            raise UserError(f"{source} has {size} characters: a book of at least {4 * self.config.length} is needed")
+        known = next((b for b in self.books if b["sha256"] == digest.hexdigest()), None)
+        if known is None:
+            unfinished = next((b for b in self.books if b["state"] != "finished"), None)
+            if unfinished is not None:
+                raise UserError(
+                    f"{unfinished['name']} is not finished: go on with it first (hrm learn {self.run.path} "
+                    f"{unfinished['source']}), or end it with --stop"
+                )
+            known = {
+                "name": name, "source": str(Path(source).absolute()), "sha256": digest.hexdigest(), "characters": size,
+                "learned_at": _now(), "epochs": epochs or self.config.epochs, "step": 0, "state": "learning",
+                "number": len(self.books), "scores": [],
+            }  # fmt: skip
+            known["new_tokens"] = self._learn_alphabet(source)
+            self.books.append(known)
+        elif epochs is not None and epochs > known["epochs"]:
+            known["epochs"], known["state"] = epochs, "learning"
+        folder = self._folder(known)
+        if not (folder / "train/index.json").is_file() or not (folder / "validation/index.json").is_file():
+            self._pack(source, folder)
+        return known
+
+    def _learn_alphabet(self, source: str | Path) -> int:
+        """New characters get the next ids; the model says what it said. Returns how many it has to learn to say."""
+        added = grow_tokenizer(self.tokenizer, new_characters(self.tokenizer, corpus.documents(str(source))))
+        if not added:
+            return 0
+        before = self.model.config.vocab_size
+        if self.books:
+            grow_vocabulary(self.model, len(self.tokenizer), seed=self.config.seed)
+        else:  # it has learned nothing that could change
+            torch.manual_seed(self.config.seed)
+            dtype, config = self.model.model.compute_dtype, self.model.config
+            config.vocab_size = len(self.tokenizer)
+            self.model = HRMForCausalLM(config)
+            self.model.model.compute_dtype = dtype
+        self.model.to(self.device).train()
+        self.optimizer = carry_over(self.optimizer, self.model)
+        entry = {
+            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "vocabulary",
+            "added": "".join(added), "vocabulary": [before, len(self.tokenizer)],
+        }  # fmt: skip
+        self.growth.append(entry)
+        return len(added) if self.books else 0
+
+    @torch.no_grad()
+    def _expect(self, book: dict[str, Any], training: Packed) -> None:
+        """Give new characters the probability that they have in the new book, now that it is learned.
+
+        Until here their bias kept them out of old texts. From so deep an optimizer whose steps are as long as its
+        learning rate would need tens of thousands of updates.
+        """
+        new = book["new_tokens"]
+        if not new:
+            return
+        old = len(self.tokenizer) - new
+        share = np.bincount(np.asarray(training.tokens), minlength=len(self.tokenizer))[old:] / training.count
+        batch = training.batch(self.config.seed, 0, range(16), 16, self.config.length)
+        ids, positions = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.position_ids))
+        logits = self.model.eval()(ids, position_ids=positions, max_segments=1, halting="fixed").logits.float()
+        self.model.train()
+        bias = self.model.lm_head.bias
+        level = torch.logsumexp(logits[..., :old], dim=-1).mean() - (logits[..., old:].mean((0, 1)) - bias[old:])
+        bias[old:] = level + torch.from_numpy(np.log(np.maximum(share, 1e-5))).to(level)
+
+    def _pack(self, source: str | Path, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        kept, held = corpus.hold_out(corpus.documents(str(source)), self.config.holdout)
+        for part, items in (("train", kept), ("validation", held)):
+            Packed.write(folder / part, self.tokenizer, corpus.encode(self.tokenizer, items))
+
+    def _folder(self, book: dict[str, Any]) -> Path:
+        return self.run.path / "books" / f"{book['number']:03}-{book['sha256'][:12]}"
+
+    def _steps(self, book: dict[str, Any], training: Packed) -> int:
+        """Updates for a book: a row begins at every `stride`-th character, in each epoch."""
+        rows = book["epochs"] * max(1, training.count // self.config.stride)
+        return max(1, rows // self.config.batch_size)
+
+    def _updates(self, steps: int) -> Updates:
+        """The optimizer of a book: warm-up, cosine, a slower rate for embeddings; moments go on from the last book."""
+        config = self.config
+        optim = OptimConfig(
+            name="adamw", lr=config.lr, weight_decay=config.weight_decay, warmup_steps=round(config.warmup * steps),
+            schedule="cosine", min_ratio=0.05, clip=1.0,
+        )  # fmt: skip
+        updates = Updates(self.model, optim, _train_config(config, steps), self.accelerator)
+        slow = [p for name, p in self.model.named_parameters() if "embed_tokens" in name or name.startswith("lm_head")]
+        taken = {id(p) for p in slow}
+        rest = [p for p in self.model.parameters() if id(p) not in taken]
+        groups = [{"params": rest, "lr": config.lr}, {"params": slow, "lr": config.embedding_lr}]
+        updates.optimizers[:] = [AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.99))]
+        updates.base_rates = [config.lr, config.embedding_lr]
+        if self.optimizer:
+            updates.unpack({"optimizer": self.optimizer}, self.counters)
+        return updates
+
+    def _step(self, book: dict[str, Any], training: Packed, updates: Updates, steps: int) -> tuple[float, float]:
+        """One update on rows of the book and of the memory; nats a character of each."""
+        config, number = self.config, self.step_number
+        size, length = config.batch_size, config.length
+        batch = training.batch(config.seed * 1000 + book["number"], book["step"], range(size), size, length)
+        ids, labels, positions = (np.asarray(array) for array in batch)
+        replayed = self.memory.rows(uniforms(config.seed, _REPLAY, number, round(config.replay * size), 3), length)
+        if replayed is not None and len(replayed):
+            ids, labels = np.concatenate((ids, replayed[:, :-1])), np.concatenate((labels, replayed[:, 1:]))
+            positions = np.concatenate((positions, np.broadcast_to(np.arange(length), (len(replayed), length))))
+        tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
+        draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
+        schedule = Schedule(*MODES[int(np.searchsorted(np.cumsum([share for _, share in MODES]), draw[0]))][0])
+        segments = self.model.config.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
+        budget = self.model.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
+        draws = uniforms(config.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
+        explore = torch.from_numpy(draws.astype(np.float32)).to(self.device)
+        thought = self.model.begin(input_ids=tensors[0], position_ids=tensors[2], budget=budget)
+        counted = tensors[1] != -100
+        losses: Tensor | None = None
+        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), explore):  # type: ignore[arg-type]
+            loss.backward()
+            if thought.kept is not None:
+                thought.kept.forget()
+            losses = each if losses is None else losses
+        assert losses is not None
+        self.memory.pull(self.model)
+        if not updates.step(book["step"], lambda done: min(1.0, done / steps)) and updates.hopeless:
+            raise BadBatch(updates.complaint(number), {"inputs": tensors[0], "labels": tensors[1]})
+        sums, counts = losses.double().sum(1), counted.sum(1).clamp(min=1)
+        per_row = (sums / counts).tolist()
+        old = per_row[size:]
+        return float(np.mean(per_row[:size])), float(np.mean(old)) if old else math.nan
+
+    def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
+        """Every book's held-out text so far, and a sample of how it writes."""
+        scores = {other["name"]: self.bits(other) for other in self.books}
+        book["scores"].append({"step": book["step"], "bits_per_character": list(scores.values())})
+        sample, rate = self._sample()
+        self.run.log(
+            {"event": "eval", "step": self.step_number, "book": book["name"], "bits_per_character": scores}
+            | {"sample": sample, "characters_per_second": rate}
+        )
+        say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
+
+    def _sample(self, characters: int = 120) -> tuple[str, float]:
+        """A piece of its writing, and characters a second."""
+        self.model.eval()
+        first = self.tokenizer.convert_tokens_to_ids("\n")
+        start = torch.tensor([[first if isinstance(first, int) else 0]], device=self.device)
+        began = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.step_number)
+            out = self.model.generate(
+                start, max_new_tokens=characters, do_sample=True, temperature=0.8, max_segments=1, halting="fixed",
+                attention_mask=torch.ones_like(start), pad_token_id=0,
+            )  # fmt: skip
+        rate = (out.shape[1] - 1) / (time.perf_counter() - began)
+        self.model.train()
+        return str(self.tokenizer.decode(out[0, 1:].tolist())), rate
+
+    def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
+        """Remember the book, note how well it is known, and grow if enough was read."""
+        book["state"], book["finished_at"] = "finished", _now()
+        book["bits_per_character_then"] = self.bits(book)
+        for other in self.books:
+            other["bits_per_character_now"] = self.bits(other)
+        self.memory.remember(
+            book["number"], np.asarray(training.tokens), self.config.length, self.config.seed, self.model
+        )
+        groups, self.counters = updates.pack()
+        self.optimizer = groups["optimizer"]
+        every = self.config.grow_every
+        grown = sum(entry["kind"] == "depth" and not entry.get("asked", False) for entry in self.growth)
+        if every and self.characters // every > grown:
+            say({"event": "grown", **self.grow()})
+
+    def _save(self, updates: Updates | None) -> None:
+        if updates is not None and self.books and self.books[-1]["state"] != "finished":
+            groups, self.counters = updates.pack()
+            self.optimizer = groups["optimizer"]
+        groups = {"weights": dict(self.model.state_dict()), "optimizer": self.optimizer, "memory": self.memory.pack()}
+        state = {
+            "step_number": self.step_number, "seconds": self.seconds, "books": self.books, "growth": self.growth,
+            "counters": self.counters, "parameters": self.parameters, "model": self.model.config.to_dict(),
+            "tokens": self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))),
+        }  # fmt: skip
+        checkpoint.save(self.run.checkpoints, self.step_number, groups, state)
+        checkpoint.prune(self.run.checkpoints, 2)
+        self._mirror()
+
+    def _mirror(self) -> None:
+        """The tokenizer and the model's form beside the checkpoints, for whoever reads the folder."""
+        _save_tokenizer(self.tokenizer, self.run.path / "tokenizer")
+        self.model.config.save_pretrained(self.run.path / "model")
+
+    def _restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any], where: Path) -> None:
+        self.model, self.tokenizer = rebuild(state, groups["weights"], where)
+        self.optimizer, self.counters = groups.get("optimizer", {}), state["counters"]
+        if groups.get("memory"):
+            self.memory.unpack(groups["memory"])
+        self.step_number, self.seconds = state["step_number"], state["seconds"]
+        self.books, self.growth = state["books"], state["growth"]
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Replace a tokenizer's folder file by file, each complete or as it was."""
+    temporary = folder.with_name(f".tmp-tokenizer-{os.getpid()}")
+    tokenizer.save_pretrained(temporary)
+    folder.mkdir(exist_ok=True)
+    for file in temporary.iterdir():
+        durable.write(folder / file.name, file.read_text("utf-8"))
+        file.unlink()
+    temporary.rmdir()
+
+
+def _train_config(config: LearnConfig, steps: int) -> TrainConfig:
+    return TrainConfig(steps=steps, batch_size=config.batch_size, precision=config.precision, device=config.device)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
