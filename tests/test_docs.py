@@ -22,7 +22,7 @@ import hrm
 from hrm import data
 from hrm.cli.main import VERBS, main
 from hrm.cli.options import _complaint, options_of
-from hrm.config import ArchConfig, presets
+from hrm.config import ArchConfig, TextConfig, presets
 from hrm.data import PuzzleSet
 from hrm.tasks.grid import Grid
 
@@ -62,7 +62,9 @@ def options_and_rest(args: list[str]) -> tuple[type, list[str]]:
     verb, *rest = args
     module = import_module(f"hrm.cli.{verb}")
     if hasattr(module, "Options"):
-        return module.Options, rest
+        # Models of text have flags of their own where a verb takes both kinds.
+        text = hasattr(module, "TextOptions") and _complaint(list(options_of(module.Options)), rest)
+        return module.TextOptions if text else module.Options, rest
     return getattr(module, f"{rest[0].capitalize()}Options"), rest[1:]
 
 
@@ -93,7 +95,9 @@ def test_every_command_has_a_verb_and_flags_that_exist(page: Path):
         problem = _complaint(list(options_of(options)), rest)
         assert problem is None, f"hrm {shlex.join(args)}: {problem}"
         if args[0] == "train" and rest and not rest[0].startswith("--"):
-            assert rest[0] in presets() or rest[0] == "PRESET" or rest[0].endswith(".yaml"), rest[0]
+            assert rest[0] in (*presets(), *presets(TextConfig)) or rest[0] == "PRESET" or rest[0].endswith(".yaml"), (
+                rest[0]
+            )
 
 
 @each_page

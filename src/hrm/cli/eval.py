@@ -15,6 +15,8 @@ from rich.text import Text
 
 from hrm.cli import arc
 from hrm.cli.options import TRIES, Positional, Tries, parse
+from hrm.cli.text_eval import TextOptions as TextOptions
+from hrm.cli.text_eval import main as measure_text
 from hrm.config import Strategy, UserError
 
 if TYPE_CHECKING:
@@ -59,9 +61,7 @@ class Options:
 
 def main(args: list[str]) -> int:
     if any(_is_text(word) for word in args):
-        from hrm.cli import text_eval
-
-        return text_eval.main(args)
+        return measure_text(args)
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=TRIES)
     if arc.is_run(options.run):
