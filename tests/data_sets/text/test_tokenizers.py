@@ -69,6 +69,7 @@ def test_byte_pairs_have_the_size_asked_for_and_are_the_same_each_time():
 
 
 def test_text_that_looks_like_a_special_token_stays_text():
+    assert 0 not in make_tokenizer("char", ["<|end|>"])("<|end|>")["input_ids"]
     (example,) = encode(_BPE, ["a<|endoftext|>b"])
     assert 0 not in example.tokens
 
