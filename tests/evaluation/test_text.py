@@ -159,3 +159,15 @@ def test_a_stride_gives_every_token_a_context_and_counts_it_once(tmp_path: Path)
     data = packed(tmp_path / "data", tokenizer)
     plain, strided = (text.evaluate(model, tokenizer, data, LENGTH, stride) for stride in (None, 4))
     assert plain["n"] == strided["n"] == data.count - 1 and plain["loss"] != strided["loss"]
+
+
+def test_rows_of_a_dataset_folder_are_measured_like_the_text_they_came_from(tmp_path: Path):
+    from hrm.data.text import open_text, write_rows
+
+    model, tokenizer = pair()
+    data = packed(tmp_path / "data", tokenizer)
+    write_rows(tmp_path / "rows", {"validation": data}, LENGTH, len(tokenizer))
+    rows = open_text(tmp_path / "rows", tokenizer, "validation")
+    one, other = (text.evaluate(model, tokenizer, each, LENGTH) for each in (data, rows))
+    assert one["n"] == other["n"] and one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert one["bits_per_byte"] == pytest.approx(other["bits_per_byte"], rel=1e-5)

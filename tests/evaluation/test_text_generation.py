@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from hrm.config import UserError
-from hrm.data.text import train_bpe
+from hrm.data.text import encode, train_bpe
 from hrm.evaluation.text_best_of import RANKS, best_of, compare_ranks
 from hrm.evaluation.text_generation import Sampling, candidates, complete, generate, unknown_characters
-from hrm.evaluation.text_pairs import Pair, evaluate_pairs, is_exact, overlap, pairs_of
+from hrm.evaluation.text_pairs import Pair, evaluate_pairs, is_exact, overlap, packed_pairs, pairs_of
 from tests.evaluation.text_small import TEXT, pair
 
 SHORT = Sampling(max_new_tokens=12)
@@ -212,3 +212,27 @@ def test_bleu_and_rouge_are_those_of_the_usual_packages():
     assert same == pytest.approx({"bleu": 100, "rouge_l": 100})
     # The longest common subsequence has 4 of 5 and 4 of 6 words: F1 is 2 * .8 * .667 / (.8 + .667).
     assert overlap(["the cat on the log"], ["the cat sat on the mat"])["rouge_l"] == pytest.approx(100 * 8 / 11)
+
+
+def test_held_out_conversations_give_back_their_last_question_and_answer(tmp_path: Path):
+    from hrm.data.text import Packed
+    from hrm.data.text.chat import examples, prompt
+
+    _, tokenizer = pair()
+    talks = [[("the cat", "sat"), ("the dog", "ran on")], [("a", "la mer")]]
+    dialogues = [
+        [
+            {"role": role, "content": text}
+            for turn in talk
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        for talk in talks
+    ]
+    packed = Packed.write(tmp_path / "packed", tokenizer, examples(tokenizer, dialogues))
+    found = packed_pairs(packed, tokenizer)
+    assert [p.answer for p in found] == ["ran on", "la mer"]
+    assert [p.prompt for p in found] == [prompt(tokenizer, dialogue[:-1]) for dialogue in dialogues]
+    assert packed_pairs(packed, tokenizer, 1) == found[:1]
+    running = Packed.write(tmp_path / "text", tokenizer, encode(tokenizer, [TEXT]))
+    with pytest.raises(UserError, match="holds running text, no answers"):
+        packed_pairs(running, tokenizer)
