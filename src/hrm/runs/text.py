@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -120,7 +121,8 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
         if kind != HRMConfig.model_type:
             raise UserError(f"{path} holds a model of type {kind}: convert it with hrm convert, if it is hrm_text")
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        return HRMForCausalLM.from_pretrained(path, local_files_only=True), tokenizer
+        with _no_bar():
+            return HRMForCausalLM.from_pretrained(path, local_files_only=True), tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no model with its tokenizer ({_first(error)}): save both there") from error
 
@@ -181,6 +183,20 @@ def fill(model: HRMForCausalLM, weights: dict[str, torch.Tensor], where: Path) -
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{where} does not hold the weights that its run describes: {_first(error)}") from error
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' bar for reading weights from the disk, which would stand before every answer."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _device(name: str | None) -> torch.device:
