@@ -125,7 +125,7 @@ def pack(args: list[str]) -> int:
         raise UserError("--rows must be at least 1")
     console = Console(stderr=True)
     talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files))
-    items: Iterable[Any] = _Dialogues(options.files) if talk else _Texts(options.files, options.field, console)
+    items: Any = _Dialogues(options.files) if talk else _Texts(options.files, options.field, console)
     made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
     parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
     packed: list[corpus.Packed] = []
@@ -144,7 +144,8 @@ def pack(args: list[str]) -> int:
                 )
         made.save_pretrained(folder / "tokenizer")
         if options.rows is not None:
-            splits = dict(zip(("train", "test"), packed, strict=False))
+            splits: dict[str, corpus.Packed | corpus.Rows] = {}
+            splits.update(zip(("train", "test"), packed, strict=False))
             corpus.write_rows(folder / "rows", splits, options.rows, len(made))
             for name in _PARTS[: len(packed)]:
                 shutil.rmtree(folder / name)
@@ -153,7 +154,7 @@ def pack(args: list[str]) -> int:
             (folder / "rows").rmdir()
 
     _complete(options.out, fill)
-    facts = {name: part.facts | {"sha256": None} for name, part in zip(_PARTS, packed, strict=False)}
+    facts: dict[str, dict[str, Any]] = {name: part.facts for name, part in zip(_PARTS, packed, strict=False)}
     if options.json:
         kept = ("count", "documents", "characters", "bytes", "unknown", "vocabulary")
         print(json.dumps({"written": str(options.out)} | {n: {k: f[k] for k in kept} for n, f in facts.items()}))
