@@ -1,84 +1,241 @@
-"""Where known texts stand on the scale of `hrm analyze text`: books, code, chains of characters, one line repeated.
+"""Does thinking in segments pay in text? HRM against a Transformer of equal parameters, at equal tokens and FLOPs.
 
-python benchmarks/text_quality.py --data HRM_DATA/text --out benchmarks/results/text_quality.json --plot docs/text-quality.png
-"""  # noqa: E501
+    python benchmarks/text_quality.py --data HRM_DATA/text/tinyshakespeare.txt [--tokenizer char] [--seeds 0 1 2]
+        [--tokens 2000000] [--dim 256] [--segments 4] [--json FILE] [--plot FILE] [--work FOLDER]
+
+Arms: `hrm`; `tokens`, a Transformer of the same width and as many blocks, on as many tokens; `flops`, the same with as
+many more steps as the HRM's training FLOPs pay for (torch's counter, both at full depth). All see the text in the same
+order and are measured on held-out text. Of the HRM also: every fixed depth, tokens that choose theirs (Q head, and the
+change of the prediction), the same depths dealt at random, and the time of each at batch 1 and 8. Finished parts are
+kept in --work, so that an interrupted run goes on.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-from collections import defaultdict
-from collections.abc import Iterator
+import math
+import platform
+import statistics
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
 
-from hrm.analysis.text_copying import Training
-from hrm.analysis.text_report import draw, table
-from hrm.analysis.text_scale import Scale
-from hrm.data.text import documents
+from hrm.config import TextConfig, load_preset
+from hrm.data import text as corpus
+from hrm.data.text import Packed
+from hrm.evaluation.text import evaluate
+from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.training.text import TextTrainer
 
-ORDERS = (0, 1, 2, 3, 4, 5, 6, 8)
-
-
-def chain(text: str, order: int, length: int) -> str:
-    """A Markov chain: each character is drawn as it follows on the `order` characters before it in the text."""
-    dice, following, ring = random.Random(0), defaultdict(list), text + text[: order + 1]
-    for i in range(len(text)):
-        following[ring[i : i + order]].append(ring[i + order])
-    sample = text[:order]
-    while len(sample) < length:
-        sample += dice.choice(following[sample[len(sample) - order :]])
-    return sample
+ARMS = ("hrm", "tokens", "flops")
 
 
-def books(read: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Other texts against the first half of Alice."""
-    rest = read["alice.txt"][len(read["alice.txt"]) // 2 :]
-    yield "its second half", rest
-    for name, text in read.items():
-        if name != "alice.txt":
-            yield name, text[:200_000]
-    yield "second half, shuffled", "".join(random.Random(0).sample(rest, len(rest)))
+def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
+    """The model of an arm: as many blocks of the same width."""
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary, "hidden_size": args.dim, "num_attention_heads": max(1, args.dim // 64),
+        "fast_layers": args.layers, "slow_layers": args.layers, "norm": "pre", "gate": True,
+        "max_position_embeddings": args.length, "tie_word_embeddings": vocabulary > 1000,
+    }  # fmt: skip
+    if arm == "hrm":
+        return HRMConfig(**common, max_segments=args.segments, halting="q")
+    return HRMConfig(**common, hierarchy=False)
 
 
-def made(alice: str) -> Iterator[tuple[str, str]]:
-    """Texts made from all of Alice, and one that says one thing."""
-    for order in ORDERS:
-        yield f"chain of order {order}", chain(alice, order, 60_000)
-    yield "one line, again and again", "He said that he would go home. " * 1000
+def flops(config: HRMConfig, length: int) -> int:
+    """Of one row's training at full depth."""
+    with torch.device("meta"):
+        model = HRMForCausalLM(config).train()
+        ids = torch.zeros(1, length, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(input_ids=ids, labels=ids, halting="fixed").loss.backward()
+    return counter.get_total_flops()
+
+
+def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: int, seed: int) -> tuple[Any, float]:
+    """A trained model and the seconds it took."""
+    base = load_preset("text-char", TextConfig)
+    course = replace(
+        base.train, steps=steps, batch_size=args.batch_size, precision=args.precision, device="cpu", compile=False
+    )
+    optim = replace(base.optim, lr=args.lr, warmup_steps=max(1, steps // 20))
+    text = replace(base.text, length=args.length)
+    torch.manual_seed(seed)
+    settings = replace(base, train=course, optim=optim, text=text, seed=seed)
+    trainer = TextTrainer(settings, HRMForCausalLM(config), packed, Accelerator(cpu=True))
+    start = time.perf_counter()
+    for step in range(steps):
+        trainer.step()
+        if (step + 1) % max(1, steps // 5) == 0:
+            print(f"  step {step + 1}/{steps}  {trainer.describe(trainer.metrics())}", flush=True)
+    return trainer.model.eval(), time.perf_counter() - start
+
+
+def times(model: HRMForCausalLM, tokenizer: Any, held: Packed, length: int, **request: Any) -> dict[str, float]:
+    """Milliseconds a token of generating, at batch 1 and 8."""
+    ids = torch.from_numpy(next(held.windows(32, rows=8)).input_ids)
+    found = {}
+    for rows in (1, 8):
+        best = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            model.generate(
+                ids[:rows], max_new_tokens=32, min_new_tokens=32, do_sample=False, pad_token_id=0,
+                attention_mask=torch.ones_like(ids[:rows]), **request,
+            )  # fmt: skip
+            best = min(best, (time.perf_counter() - start) / 32)
+        found[f"ms_per_token_batch_{rows}"] = 1000 * best
+    return found
+
+
+def measure(args: argparse.Namespace, model: HRMForCausalLM, tokenizer: Any, held: Packed, arm: str) -> dict[str, Any]:
+    """Bits a byte at every depth, where tokens choose theirs, and what each costs."""
+    limit = args.eval_tokens
+    if arm != "hrm":
+        found = evaluate(model, tokenizer, held, args.length, limit=limit)
+        return {"bits_per_byte": found["bits_per_byte"], **times(model, tokenizer, held, args.length)}
+    result: dict[str, Any] = {"adaptive": []}
+    for halting, thresholds in (("q", (0.3, 0.5, 0.7, 0.9)), ("kl", (0.3, 0.1, 0.03, 0.01))):
+        found = evaluate(
+            model, tokenizer, held, args.length, limit=limit, halting=halting, thresholds=thresholds,
+            exit_threshold=thresholds[0], halting_rule="last_exited",
+        )  # fmt: skip
+        for row in found["adaptive"]:
+            request = {"halting": halting, "exit_threshold": row["exit_threshold"]}
+            kept = {name: row[name] for name in ("mean_segments", "bits_per_byte")}
+            speed = times(model, tokenizer, held, args.length, **request)
+            result["adaptive"].append({**request, **kept, "random": row["random"]["bits_per_byte"], **speed})
+        result["fixed"] = [
+            {"segments": row["segments"], "bits_per_byte": row["bits_per_byte"]} for row in found["fixed"]
+        ]
+    for row in result["fixed"]:
+        row |= times(model, tokenizer, held, args.length, halting="fixed", max_segments=row["segments"])
+    result["bits_per_byte"] = min(row["bits_per_byte"] for row in result["fixed"])
+    return result
+
+
+def mean(values: list[float]) -> list[float]:
+    """Mean and two standard errors."""
+    error = 2 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return [statistics.mean(values), error]
+
+
+def draw(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
+    """Bits a byte against mean depth, and against the measured time of a token."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    for axis, key, label in (
+        (axes[0], "mean_segments", "mean depth, segments"),
+        (axes[1], "ms_per_token_batch_1", "ms a token, batch 1"),
+    ):
+        fixed = [[{**row, "mean_segments": row["segments"]} for row in run["fixed"]] for run in runs["hrm"]]
+        lines = {"fixed depth": fixed}
+        for halting in ("q", "kl"):
+            chosen = [[row for row in run["adaptive"] if row["halting"] == halting] for run in runs["hrm"]]
+            lines[f"adaptive, {halting}"] = chosen
+            if key == "mean_segments" and halting == "q":
+                lines["its depths at random"] = [
+                    [{**row, "bits_per_byte": row["random"]} for row in each] for each in chosen
+                ]
+        for name, each in lines.items():
+            points = sorted(
+                (statistics.mean(r[i][key] for r in each), statistics.mean(r[i]["bits_per_byte"] for r in each))
+                for i in range(len(each[0]))
+            )
+            axis.plot(*zip(*points, strict=True), "o-" if "random" not in name else "x:", label=name)
+        for i, arm in enumerate(("tokens", "flops")):
+            if arm in runs:
+                level = statistics.mean(run["bits_per_byte"] for run in runs[arm])
+                axis.axhline(level, color=f"C{6 + i}", ls="--", label=f"Transformer, equal {arm}")
+        axis.set(xlabel=label, ylabel="held-out bits a byte")
+    axes[0].legend(fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tokenizer", default="char")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--tokens", type=int, default=2_000_000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=3, help="of each module; a Transformer has twice as many")
+    parser.add_argument("--segments", type=int, default=4)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--eval-tokens", type=int, default=50_000)
+    parser.add_argument("--work", type=Path, default=Path("runs/text-quality"))
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
-    names = [
-        "alice.txt",
-        "looking_glass.txt",
-        "tinyshakespeare.txt",
-        "inaugural_1789_2021.txt.gz",
-        "python_code.txt.gz",
-    ]
-    read = {name: "".join(documents(options.data / name)) for name in names}
-    alice = read["alice.txt"]
-    result: dict[str, list[dict[str, Any]]] = {}
-    for title, known, texts in (
-        ("against the first half of alice.txt", alice[: len(alice) // 2], books(read)),
-        ("against all of alice.txt", alice, [("looking_glass.txt", read["looking_glass.txt"]), *made(alice)]),
-    ):
-        scale, training = Scale("alice.txt", known), Training(known)
-        result[title] = [scale.judge(name, text, training) for name, text in texts]
-        console = Console(highlight=False)
-        console.print(f"\n{title}", table(result[title]))
-    if options.out:
-        options.out.write_text(json.dumps(result) + "\n", "utf-8")
-    if options.plot:
-        draw(result["against all of alice.txt"], scale, options.plot)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    kept, held_out = corpus.hold_out(corpus.documents(str(args.data)))
+    tokenizer = corpus.make_tokenizer(args.tokenizer, kept)
+    packs = []
+    for name, items in (("train", kept), ("validation", held_out)):
+        folder = args.work / name
+        exists = (folder / "index.json").is_file()
+        packs.append(
+            Packed.open(folder, tokenizer)
+            if exists
+            else Packed.write(folder, tokenizer, corpus.encode(tokenizer, items))
+        )
+    training, held = packs
+    shapes = {arm: shape(args, arm, len(tokenizer)) for arm in ARMS}
+    cost = {arm: flops(config, args.length) for arm, config in shapes.items()}
+    base = max(1, args.tokens // (args.batch_size * args.length))
+    steps = {"hrm": base, "tokens": base, "flops": round(base * cost["hrm"] / cost["flops"])}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for seed in args.seeds:
+        for arm in args.arms:
+            done = args.work / f"{arm}-{seed}.json"
+            if not done.is_file():
+                print(f"seed {seed} {arm}: {steps[arm]} steps of {cost[arm] * args.batch_size:.2e} FLOPs", flush=True)
+                model, seconds = train(args, shapes[arm], training, steps[arm], seed)
+                found = measure(args, model, tokenizer, held, arm)
+                found |= {"training_seconds": seconds, "parameters": sum(p.numel() for p in model.parameters())}
+                done.write_text(json.dumps(found))
+            runs.setdefault(arm, []).append(json.loads(done.read_text()))
+            last = runs[arm][-1]
+            print(f"seed {seed} {arm:7} {last['bits_per_byte']:.4f} bits a byte, {last['parameters']:,} parameters, "
+                  f"{last['training_seconds']:.0f} s", flush=True)  # fmt: skip
+    summary: dict[str, Any] = {arm: mean([run["bits_per_byte"] for run in each]) for arm, each in runs.items()}
+    for arm, (value, error) in summary.items():
+        print(f"{arm:7} {value:.4f} +- {error:.4f} bits a byte")
+    if "hrm" in runs:
+        for i, row in enumerate(runs["hrm"][0]["fixed"]):
+            bits = mean([run["fixed"][i]["bits_per_byte"] for run in runs["hrm"]])
+            speed = statistics.mean(run["fixed"][i]["ms_per_token_batch_1"] for run in runs["hrm"])
+            print(f"fixed {row['segments']}  {bits[0]:.4f} +- {bits[1]:.4f}  {speed:.2f} ms")
+        for i, row in enumerate(runs["hrm"][0]["adaptive"]):
+            each = [run["adaptive"][i] for run in runs["hrm"]]
+            bits, dealt = (mean([r[k] for r in each]) for k in ("bits_per_byte", "random"))
+            depth, speed = (statistics.mean(r[k] for r in each) for k in ("mean_segments", "ms_per_token_batch_1"))
+            print(
+                f"{row['halting']} {row['exit_threshold']}  depth {depth:.2f}  {bits[0]:.4f} +- {bits[1]:.4f}, "
+                f"at random {dealt[0]:.4f}  {speed:.2f} ms"
+            )
+    if args.plot and "hrm" in runs:
+        draw(runs, args.plot)
+    if args.json:
+        facts = {"settings": {k: str(v) for k, v in vars(args).items() if k not in ("data", "work", "json", "plot")}}
+        facts |= {"data": args.data.name, "steps": steps, "flops_per_row": cost, "torch": torch.__version__}
+        facts |= {"machine": platform.processor() or platform.machine(), "summary": summary, "runs": runs}
+        args.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -90,8 +90,9 @@ def data_of(run: Run[TextConfig], tokenizer: PreTrainedTokenizerFast) -> tuple[P
         assert run.config.data is not None
         folders = Path(run.config.data), Path(run.config.validation or run.config.data)
         training = corpus.open_text(folders[0], tokenizer)
-        test = folders[1] / "test"
-        held = corpus.open_text(folders[1], tokenizer, "test") if test.is_dir() or run.config.validation else None
+        split = "validation" if (folders[1] / "validation").is_dir() else "test"
+        apart = run.config.validation is not None or (folders[1] / split).is_dir()
+        held = corpus.open_text(folders[1], tokenizer, split) if apart else None
         return training, held
     held_out = run.data / "validation"
     return Packed.open(run.data / "train", tokenizer), Packed.open(held_out, tokenizer) if held_out.is_dir() else None
