@@ -144,8 +144,8 @@ def _help(talk: Talk, argument: str) -> str:
     width = max(map(len, heads)) + 2
     lines = [f"{head:<{width}}{does}" for head, does in heads.items()]
     empty = "" if talk.session.conversation.talks else "Enter alone lets the model go on; "
-    keys = f"{empty}Alt-Enter begins a new line; // begins a text with a slash; Ctrl-C stops an answer; Ctrl-D ends."
-    return "\n".join([*lines, keys])
+    keys = f"{empty}Alt-Enter begins a new line; // begins a text with a slash."
+    return "\n".join([*lines, keys, "Ctrl-C stops an answer; Ctrl-D ends."])
 
 
 def _mode(talk: Talk, argument: str) -> str:
@@ -214,7 +214,10 @@ def _save(talk: Talk, argument: str) -> str:
 def _load(talk: Talk, argument: str) -> str:
     session, file = talk.session, Path(os.path.expanduser(argument))
     session.conversation.load(file)
-    return f"{session.conversation.text}\nloaded {len(session.conversation.messages)} messages of {file}".lstrip("\n")
+    said = session.conversation.messages
+    shown = [f"> {m.content}" if session.conversation.talks and m.role == "user" else m.content for m in said[-6:]]
+    text = ("\n" if session.conversation.talks else "").join(shown)[-600:]
+    return f"{text}\nloaded {len(said)} messages of {file}".lstrip("\n")
 
 
 def _clear(talk: Talk, argument: str) -> str:
@@ -239,7 +242,9 @@ COMMANDS: dict[str, Command] = {
     "repetition-penalty": Command("NUMBER", "above 1 avoids tokens that were there", _number("repetition_penalty")),
     "greedy": Command("on|off", "always take the likeliest token", _number("greedy"), SWITCH),
     "seed": Command("N", "another seed draws other answers", _number("seed")),
-    "stop": Command("HOW", "natural: at a sentence end; length: after --max-new-tokens; unlimited", _stop, STOPS),
+    "stop": Command(
+        "HOW", "natural: at a sentence end; length: after /max-new-tokens; unlimited: at Ctrl-C", _stop, STOPS
+    ),
     "max-new-tokens": Command("N", "tokens of an answer, at most", _number("max_new_tokens")),
     "min-characters": Command("N", "the least before a sentence end stops", _number("min_characters", False)),
     "trace": Command("on|off", "colour depth and confidence of every token", _number("trace", False), SWITCH),

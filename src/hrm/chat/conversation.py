@@ -29,11 +29,10 @@ class Message:
 
 
 class Reading(NamedTuple):
-    """What the model reads before it answers, what it forgets, and a sentence where that is more than before."""
+    """What the model reads before it answers, and how much of the conversation it does not."""
 
     tokens: list[int]
     forgotten: int = 0
-    notice: str | None = None
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Conversation:
                     "say something first" if self.talks else "write a beginning, which the model goes on from"
                 )
             return
-        before = self.text[-1:]
+        before = self.messages[-1].content[-1:] if self.messages else ""
         if not self.talks and before and not before.isspace() and not text[0].isspace():
             text = "\n" + text
         self.messages.append(Message("user", text))
@@ -127,19 +126,21 @@ class Conversation:
         self.forgotten, self.answers = found["forgotten"], found["answers"]
 
     def _running(self) -> Reading:
-        ids = [token for i, message in enumerate(self.messages) for token in self._tokens(message, first=i == 0)]
-        known = forgotten = min(self.forgotten, max(0, len(ids) - 1))
-        if len(ids) - known < self.most:
-            return Reading(ids[known:], known)
-        # Half is left, so that not every token has to be read anew for each that is written.
-        forgotten = len(ids) - max(1, self.most // 2)
-        dropped = forgotten - known
-        notice = f"the oldest {dropped:,} tokens no longer fit into {self.most:,} and are forgotten"
-        return Reading(ids[forgotten:], forgotten, notice)
+        pieces = [self._tokens(message, first=i == 0) for i, message in enumerate(self.messages)]
+        total = sum(map(len, pieces))
+        forgotten = min(self.forgotten, max(0, total - 1))
+        if total - forgotten >= self.most:
+            # Half is left, so that not every token has to be read anew for each that is written.
+            forgotten = total - max(1, self.most // 2)
+        ids, start = [], forgotten
+        for piece in pieces:
+            ids += piece[max(0, start) :]
+            start -= len(piece)
+        return Reading(ids, forgotten)
 
     def _exchanges(self) -> Reading:
         room = self.most - max(1, self.most // 4)  # at least a quarter is left for the answer
-        known = forgotten = min(self.forgotten, len(self.messages) - 1)
+        forgotten = min(self.forgotten, len(self.messages) - 1)
         while len(ids := self._rendered(forgotten)) > room:
             later = [i for i in range(forgotten + 1, len(self.messages)) if self.messages[i].role == "user"]
             if later:
@@ -148,10 +149,7 @@ class Conversation:
                 break
             else:
                 raise UserError(f"this has {len(ids):,} tokens and the model reads {self.most:,}: shorten it")
-        dropped = forgotten - known
-        many = "message no longer fits" if dropped == 1 else f"{dropped} messages no longer fit"
-        notice = f"the oldest {many} into {self.most:,} tokens and will not be read" if dropped else None
-        return Reading(ids, forgotten, notice)
+        return Reading(ids, forgotten)
 
     def _rendered(self, forgotten: int) -> list[int]:
         """The conversation by its template, up to where the answer begins."""

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from hrm.config import UserError
+from hrm.config import LearnConfig, UserError, kind_of
 from hrm.data.text import Packed
 from hrm.evaluation.text import read
 from hrm.runs import durable
 
 if TYPE_CHECKING:
-    from hrm.models.text import HRMConfig, HRMForCausalLM
     from hrm.runs.text import TextModel
 
 SCHEDULES = {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "extreme": (6, 4)}
@@ -30,13 +30,14 @@ Modes = dict[str, dict[str, Any]]
 """What is known of each mode: `bits_per_character` of held-out text, and `worse_than`: a better shallower mode."""
 
 
-def requests(config: HRMConfig) -> dict[str, dict[str, Any]]:
+def requests(loaded: TextModel) -> dict[str, dict[str, Any]]:
     """The budget that each mode asks of a model.
 
     `auto` is the model's own halting. A model that always runs its whole budget stops where its prediction settles
-    (KL), and one with a single segment takes that cycle by cycle: as many cycles in one segment are the same
-    computation.
+    (KL) or, in a learner's run, where its Q head says so; one with a single segment takes that cycle by cycle, as many
+    cycles in one segment being the same computation.
     """
+    config = loaded.model.config
     if not config.hierarchy:
         return {"auto": {}}  # a plain Transformer has nothing to choose
     fixed = {
@@ -47,19 +48,22 @@ def requests(config: HRMConfig) -> dict[str, dict[str, Any]]:
     if config.max_segments == 1 and config.h_cycles > 1:
         auto = {"schedule": (1, config.l_cycles), "max_segments": config.h_cycles}
     if config.halting == "fixed" and (auto or config.max_segments > 1):
-        auto |= {"halting": "kl", "halting_rule": "backfill", "exit_threshold": 0.01}
+        learned = (folder := _folder(loaded)) is not None and kind_of(folder) is LearnConfig
+        auto |= {"halting": "q"} if learned else {"halting": "kl", "exit_threshold": 0.01}
+        auto["halting_rule"] = "backfill"  # it was trained at fixed depth
     return fixed | {"auto": auto}
 
 
 def known_modes(loaded: TextModel) -> Modes | None:
     """What was measured before: kept in `modes.json`, or `modes` of the run's best or result file."""
-    if loaded.run is None:
+    folder = _folder(loaded)
+    if folder is None:
         return None
-    kept = _read(loaded.run.path / "modes.json")
+    kept = _read(folder / "modes.json")
     if kept.get("checkpoint") == _checkpoint(loaded) and isinstance(kept.get("modes"), dict):
         return kept["modes"]
     for name in ("best.json", "result.json"):
-        if modes := _modes_of(_read(loaded.run.path / name).get("modes")):
+        if modes := _modes_of(_read(folder / name).get("modes")):
             return modes
     return None
 
@@ -70,13 +74,11 @@ def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = 
     A deeper mode is worse where its loss, token by token, is larger by more than two standard errors.
     UserError where a run has no held-out text.
     """
-    run = loaded.run
-    if run is None or not (run.data / "validation" / "index.json").is_file():
+    folder, held = _folder(loaded), [Packed.open(path) for path in loaded.held_out]
+    if folder is None or not held:
         raise UserError(f"{loaded.name} has no held-out text, on which the modes could be compared")
-    packed = Packed.open(run.data / "validation", loaded.tokenizer)
-    length = min(length_of(loaded), packed.count - 1)
-    losses = _losses(loaded.model, packed, length, requests(loaded.model.config), progress)
-    per_character = packed.count / max(1, packed.characters) / math.log(2)
+    losses = _losses(loaded, held, progress)
+    per_character = sum(p.count for p in held) / max(1, sum(p.characters for p in held)) / math.log(2)
     modes: Modes = {}
     for name, loss in losses.items():
         shallower = [other for other in modes if other in SCHEDULES and name in SCHEDULES]
@@ -85,7 +87,7 @@ def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = 
         modes[name] = {"bits_per_character": float(loss.mean()) * per_character, "worse_than": best}
     found = {"checkpoint": _checkpoint(loaded), "tokens": len(losses["auto"]), "modes": modes}
     with suppress(OSError):  # a folder that cannot be written to is measured again next time
-        durable.write_json(run.path / "modes.json", found)
+        durable.write_json(folder / "modes.json", found)
     return modes
 
 
@@ -101,29 +103,18 @@ def warning(mode: str, modes: Modes) -> str | None:
     )
 
 
-def length_of(loaded: TextModel) -> int:
-    """Tokens of the rows that a run was trained on, else the positions of the model."""
-    most = loaded.model.config.max_position_embeddings
-    if loaded.run is None:
-        return most
-    config: Any = loaded.run.config
-    return min(most, config.text.length if hasattr(config, "text") else config.length)
-
-
 def _losses(
-    model: HRMForCausalLM,
-    packed: Packed,
-    length: int,
-    modes: Mapping[str, Mapping[str, Any]],
-    progress: Callable[[float], None] | None,
+    loaded: TextModel, held: Sequence[Packed], progress: Callable[[float], None] | None
 ) -> dict[str, np.ndarray]:
-    """Nats of the same tokens in every mode [n]; the rows are drawn from all of the text."""
+    """Nats of the same tokens in every mode [n]; from each text as many rows, drawn from all of it."""
+    model, modes, length = loaded.model, requests(loaded), loaded.length or loaded.model.config.max_position_embeddings
     found: dict[str, list[np.ndarray]] = {name: [] for name in modes}
-    count = min(packed.epoch(length), -(-TOKENS // length))
+    rows = -(-TOKENS // length // len(held))
+    parts = [(packed, range(i, min(i + ROWS, rows))) for packed in held for i in range(0, rows, ROWS)]
     start = time.perf_counter()
-    with torch.inference_mode():
-        for first in range(0, count, ROWS):
-            batch = packed.batch(0, 0, range(first, min(first + ROWS, count)), count, length)
+    with torch.inference_mode(), _ended(progress):
+        for done, (packed, some) in enumerate(parts):
+            batch = packed.batch(0, 0, some, rows, length)
             ids, labels, positions = (torch.from_numpy(column).to(model.device) for column in batch)
             for i, (name, request) in enumerate(modes.items()):
                 budget = model.model.budget(**request)
@@ -131,10 +122,20 @@ def _losses(
                 model.model.think(thought, budget, model.lm_head)
                 found[name].append(read(model, thought, labels, budget).loss)
                 if progress is not None:
-                    progress((first + ROWS * (i + 1) / len(modes)) / count)
+                    progress((done + i / len(modes)) / len(parts))
             if time.perf_counter() - start > SECONDS:
                 break
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+
+
+@contextmanager
+def _ended(progress: Callable[[float], None] | None) -> Iterator[None]:
+    """Says that it is done however it ends."""
+    try:
+        yield
+    finally:
+        if progress is not None:
+            progress(1.0)
 
 
 def _worse(more: np.ndarray) -> bool:
@@ -142,10 +143,15 @@ def _worse(more: np.ndarray) -> bool:
     return bool(len(more) > 1 and more.mean() > 2 * more.std(ddof=1) / math.sqrt(len(more)) + 1e-6)
 
 
+def _folder(loaded: TextModel) -> Path | None:
+    """The run of a model that is from a checkpoint."""
+    folder = Path(loaded.name).parent.parent
+    return folder if (folder / "run.json").is_file() else None
+
+
 def _checkpoint(loaded: TextModel) -> str:
-    """The checkpoint that was measured, and the training it is from."""
-    assert loaded.run is not None
-    return f"{Path(loaded.name).name} of {loaded.run.created}"
+    """What was measured: the checksum of a checkpoint's list of checksums."""
+    return hashlib.sha256((Path(loaded.name) / "manifest.json").read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -78,9 +78,9 @@ class Session:
         template = corpus.template if corpus is not None else None
         asked = corpus is not None and (corpus.kind in ("chat", "gym") or template is not None)
         talks = not plain and (asked or bool(self.tokenizer.chat_template))
-        memory = memory or modes.length_of(loaded)
+        memory = memory or min(loaded.length or most, most)
         self.conversation = Conversation(self.tokenizer, memory, talks, template)
-        self.modes = modes.requests(self.model.config)
+        self.modes = modes.requests(loaded)
         self.settings = Settings()
         self.change(settings or replace(self.settings, stop="length" if talks else "natural"))
         self._cache = HRMCache()
@@ -142,8 +142,9 @@ class Session:
                 raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out")
             answer.notices.append(f"the vocabulary lacks {shown(unknown)}, read as {self.tokenizer.unk_token}")
         conversation.ask(text)
+        known, outgrown = conversation.forgotten, False
         try:
-            ids = self._reading(answer)
+            ids = self._reading()
         except UserError:
             conversation.messages.pop()
             raise
@@ -164,19 +165,21 @@ class Session:
             if end != "length" or spent:
                 break
             if conversation.talks:  # an answer longer than the memory goes on from its own last half
-                ids = ids[-max(1, conversation.most // 2) :]
-                answer.notices.append("the answer outgrew the memory: it went on from its own last half")
+                ids, outgrown = ids[-max(1, conversation.most // 2) :], True
             else:
-                ids = self._reading(answer)
+                ids = self._reading()
+        if outgrown:
+            answer.notices.append("the answer outgrew the memory and went on from its last half")
+        if dropped := conversation.forgotten - known:
+            unit = "message" if conversation.talks else "token"
+            those = f"oldest {unit} is" if dropped == 1 else f"oldest {dropped:,} {unit}s are"
+            answer.notices.append(f"the {those} forgotten: {conversation.most:,} tokens fit into the memory")
         answer.text = "".join(token.text for token in answer.tokens)
         answer.seconds = time.perf_counter() - start
         return answer
 
-    def _reading(self, answer: Answer) -> list[int]:
-        """What to read, and in the answer a notice of what is forgotten for that."""
-        ids, self.conversation.forgotten, notice = self.conversation.reading()
-        if notice:
-            answer.notices.append(notice)
+    def _reading(self) -> list[int]:
+        ids, self.conversation.forgotten = self.conversation.reading()
         return ids
 
     def _part(self, ids: list[int], sampling: Sampling, answer: Answer, on_token: Callable[[Said], None] | None) -> str:

@@ -104,10 +104,11 @@ class Terminal:
         return answer
 
     def _command(self, line: str) -> None:
-        said = commands.run(self.talk, line)
-        self.console.print(self.drawing.safe(said), markup=False, soft_wrap=True)
-        if line.split()[0] == "/trace" and self.session.settings.trace:
-            self.console.print(self.drawing.legend(self.session.deepest))
+        session = self.session
+        before = session.settings.trace, session.deepest
+        self.console.print(self.drawing.safe(commands.run(self.talk, line)), markup=False, soft_wrap=True)
+        if session.settings.trace and before != (True, session.deepest):
+            self.console.print(self.drawing.legend(session.deepest))
 
     def _token(self, said: Said) -> None:
         token, settings = said.token, self.session.settings
