@@ -154,3 +154,31 @@ def test_lm_eval_gets_the_same_answers(tmp_path: Path):
     until = {"until": ["a"], "max_gen_toks": 8}
     (text,) = harness.generate_until(instances("generate_until", [("the cat", until)]))
     assert "a" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_lm_eval_counts_the_same_on_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lm_eval", reason="needs lm-eval")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from lm_eval import simple_evaluate  # type: ignore[import-not-found]
+
+    from hrm.evaluation.text_lm_eval import adapter
+
+    model, tokenizer = pair()
+    rows = [{"query": "the", "choices": [a, b], "gold": i % 2} for i, (a, b) in enumerate(zip("catsodg", "mlronet"))]  # noqa: B905
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "mine.jsonl")}, "cache_dir": str(tmp_path)},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{query}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{gold}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    theirs = simple_evaluate(model=adapter(model, tokenizer), tasks=[task], bootstrap_iters=0)["results"]["mine"]
+    ours = evaluate_task(model, tokenizer, load("mine", tmp_path))
+    assert (ours["accuracy"], ours["accuracy_per_byte"]) == (theirs["acc,none"], theirs["acc_norm,none"])
