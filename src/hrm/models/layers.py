@@ -117,7 +117,7 @@ class Linear(Weight, nn.Linear):
     """A linear layer with truncated LeCun normal weights, without bias unless asked for."""
 
     packed: Tensor | None = None
-    """The matrix as `packed` puts it; on the module only while that is in force, because it cannot be copied or saved."""
+    """The matrix as `packed` puts it, only while that is in force: it cannot be copied or saved."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias)
@@ -137,7 +137,8 @@ class Linear(Weight, nn.Linear):
     def pack(self) -> None:
         """Fill `packed` where that helps: bfloat16 on a CPU that multiplies it."""
         weight = self.cast().detach()
-        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not weight.is_contiguous():
+        plain = type(weight) is Tensor and weight.is_contiguous()  # quantised matrices are classes of their own
+        if not plain or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
             return
         # Weights can change without a new version (fused optimizers, `.data`): their bits tell.
         bits = weight.flatten().view(torch.int64 if weight.numel() % 4 == 0 else torch.int16)
@@ -153,9 +154,9 @@ _PACKED: WeakKeyDictionary[Linear, tuple[tuple[int, int], Tensor]] = WeakKeyDict
 
 @contextmanager
 def packed(module: nn.Module) -> Iterator[None]:
-    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order: equal numbers, for few rows in half the time.
+    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order: few rows take half the time.
 
-    The reordered matrices stay in memory as long as the module lives.
+    The numbers are the same. The reordered matrices stay in memory as long as the module lives.
     """
     layers = [part for part in module.modules() if isinstance(part, Linear)]
     try:
@@ -222,6 +223,8 @@ class Context:
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """Attention of queries to keys and values [b, heads, p, e] in place of torch's; it knows the mask."""
+    drop: Callable[[Tensor, nn.Module], Tensor] | None = None
+    """Dropout of what a part of a block adds to the state."""
 
     @property
     def full(self) -> bool:
@@ -265,7 +268,7 @@ class Attention(nn.Module):
             # One query: the heads that share keys are as good as positions, and torch need not repeat the keys.
             grouped = q.reshape(len(q), self.kv_heads, -1, self.head_dim)
             if q.device.type == "cpu" and low_precision(q):
-                # Widening all keys takes a fifth of the time of torch's attention in low precision (benchmarks/text.py).
+                # Torch's attention in low precision takes up to five times as long as widening all keys.
                 grouped, k, v = grouped.float(), k.float(), v.float()
             mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=context.mask).to(q.dtype).reshape(q.shape)
         elif (
@@ -278,6 +281,8 @@ class Attention(nn.Module):
             flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
             scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=self.head_dim**-0.5)
             mixed = (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
+        elif q.device.type == "cpu" and low_precision(q) and k.shape[2] <= 2 * SHORT and not context.full:
+            mixed = self._short(q, k, v, context)
         else:
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=context.mask, is_causal=context.causal, enable_gqa=self.kv_heads != self.heads
@@ -286,6 +291,21 @@ class Attention(nn.Module):
         if self.gated:
             mixed = mixed * torch.sigmoid(gate)
         return self.out(mixed.flatten(2))
+
+    def _short(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Masked attention by plain products; the queries of heads that share keys follow one another."""
+        mask = context.mask
+        if mask is None:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+        hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
+        together = self.heads // self.kv_heads * q.shape[2]
+        if mask.shape[0] > 1 or mask.shape[1] > 1:
+            hidden = hidden.expand(len(q), self.heads, -1, -1).reshape(-1, together, k.shape[2])
+        else:
+            hidden = hidden[0].repeat(1, self.heads // self.kv_heads, 1)
+        flat_q = q.reshape(-1, together, self.head_dim)
+        scores = torch.baddbmm(hidden, flat_q, k.flatten(0, 1).mT, alpha=self.head_dim**-0.5)
+        return (torch.softmax(scores, dim=-1) @ v.flatten(0, 1)).view_as(q)
 
 
 class _GatedSiLU(torch.autograd.Function):

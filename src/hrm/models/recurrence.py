@@ -104,6 +104,10 @@ class Carry(NamedTuple):
         return Carry(torch.where(mask, other.z_h, self.z_h), torch.where(mask, other.z_l, self.z_l))
 
 
+def _keep(new: Tensor, part: nn.Module) -> Tensor:
+    return new
+
+
 class Block(nn.Module):
     """A token mixer and a SwiGLU, each with a residual, post-norm or pre-norm."""
 
@@ -115,11 +119,12 @@ class Block(nn.Module):
         self.norm_dim: int = mixer.norm_dim  # type: ignore[assignment]
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        drop = context.drop or _keep
         if self.post:
-            z = rms_norm(z + self.mixer(z, context, slot), self.eps, self.norm_dim)
-            return rms_norm(z + self.mlp(z), self.eps)
-        z = z + self.mixer(rms_norm(z, self.eps, self.norm_dim), context, slot)
-        return z + self.mlp(rms_norm(z, self.eps))
+            z = rms_norm(z + drop(self.mixer(z, context, slot), self.mixer), self.eps, self.norm_dim)
+            return rms_norm(z + drop(self.mlp(z), self.mlp), self.eps)
+        z = z + drop(self.mixer(rms_norm(z, self.eps, self.norm_dim), context, slot), self.mixer)
+        return z + drop(self.mlp(rms_norm(z, self.eps)), self.mlp)
 
 
 class Stack(nn.Module):

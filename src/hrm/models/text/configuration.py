@@ -47,6 +47,8 @@ class HRMConfig(PreTrainedConfig):
     Training under `transformers.Trainer`
     - `q_weight`, `q_target`, `q_gamma`: weight and target of the Q head's loss; `exploration`: share of the tokens that
       ignore the Q head up to a random depth; `label_smoothing`, `z_loss`: of the token loss.
+    - `dropout`: share of the embedding's and every block's additions that is left out, the same ones in all segments;
+      `depth_sampling`: every batch gets a random number of segments up to `max_segments`.
     """
 
     model_type = "hrm_lm"
@@ -95,6 +97,8 @@ class HRMConfig(PreTrainedConfig):
     exploration: float = 0.1
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    dropout: float = 0.0
+    depth_sampling: bool = False
 
     use_cache: bool = True
     pad_token_id: int | None = None
@@ -134,6 +138,8 @@ class HRMConfig(PreTrainedConfig):
             found.append("hierarchy=False is visited once: use max_segments=1 and shared=False")
         if not 1 <= self.min_segments <= self.max_segments:
             found.append(f"min_segments {self.min_segments} is not between 1 and max_segments {self.max_segments}")
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout {self.dropout} is not a share: use at least 0 and less than 1")
         name, steps = parse_horizon(self.horizon)
         if name == "per_cycle" and (len(steps) > self.h_cycles or max(steps) > self.l_cycles):
             found.append(f"horizon {self.horizon} does not fit h_cycles {self.h_cycles} and l_cycles {self.l_cycles}")

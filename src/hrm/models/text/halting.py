@@ -82,6 +82,11 @@ class Budget(NamedTuple):
             raise UserError("a model without hierarchy is visited once: use max_segments=1")
         return budget
 
+    def sampled(self, draw: float) -> Budget:
+        """The same with a random number of segments, each from 1 to `max_segments` as likely; `draw` is in [0, 1)."""
+        segments = 1 + int(draw * self.max_segments)
+        return self._replace(max_segments=segments, min_segments=min(self.min_segments, segments))
+
     @property
     def limit(self) -> int:
         """The most segments a token may get, second look included."""

@@ -81,6 +81,20 @@ class Rotary:
             return torch.cat((half, half)), torch.tensor(scale), torch.cat((-ones, ones)) * scale
 
 
+class Dropout:
+    """Dropout whose masks are drawn once and serve every visit and segment of a forward pass."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._masks: dict[nn.Module, Tensor] = {}
+
+    def __call__(self, new: Tensor, part: nn.Module) -> Tensor:
+        """What a part of the model adds to the state, some of it left out and the rest scaled up."""
+        if part not in self._masks:
+            self._masks[part] = torch.empty_like(new).bernoulli_(1 - self.rate).div_(1 - self.rate)
+        return new * self._masks[part]
+
+
 @dataclass
 class Thought:
     """One forward pass under way: what all its tokens have thought so far."""
@@ -107,6 +121,9 @@ class Thought:
     """[b, p]: the prefix block of each token, -1 outside."""
     previous: Any = None
     """What the halting criterion compares with."""
+    drop: Dropout | None = None
+    logits: Tensor | None = None
+    """Of the last segment, where supervision has asked for them."""
 
     @property
     def length(self) -> int:
@@ -256,7 +273,9 @@ class HRMModel(HRMPreTrainedModel):
             raise ValueError("give either input_ids or inputs_embeds")
         self._refresh()
         inputs = {"ids": input_ids} if input_ids is not None else {"embeds": inputs_embeds}
-        x = self._embed(inputs)  # type: ignore[arg-type]
+        learns = self.training and torch.is_grad_enabled()
+        drop = Dropout(self.config.dropout) if self.config.dropout and learns else None
+        x = self._embed(inputs, drop)  # type: ignore[arg-type]
         rows, length = x.shape[:2]
         cache = past_key_values
         if isinstance(cache, HRMCache):
@@ -308,6 +327,7 @@ class HRMModel(HRMPreTrainedModel):
             live=~blank,
             retried=blank,
             new=length,
+            drop=drop,
         )
         if fills and isinstance(cache, HRMCache):
             thought.rope = (cos.expand(rows, -1, -1), sin.expand(rows, -1, -1))
@@ -328,7 +348,7 @@ class HRMModel(HRMPreTrainedModel):
                 cached = thought.kept is not None and thought.kept.cache is not None
                 stack.recompute = self.gradient_checkpointing and self.training and not cached
         if thought.segment and torch.is_grad_enabled():
-            thought.x = self._embed(thought.inputs)
+            thought.x = self._embed(thought.inputs, thought.drop)
         live = None if thought.all_live else thought.live
         kept = thought.kept
         first_slot = 0
@@ -437,7 +457,9 @@ class HRMModel(HRMPreTrainedModel):
             mask = mask[:, :, start:]
         late = Carry(thought.carry.z_h[:, start:], thought.carry.z_l[:, start:])
         rope = (thought.rope[0][:, start:], thought.rope[1][:, start:])
-        late = self._run(late, thought.x[:, start:], rope, thought.causal, mask, kept, schedule, first_slot)
+        late = self._run(
+            late, thought.x[:, start:], rope, thought.causal, mask, kept, schedule, first_slot, thought.drop
+        )
         if not start:
             return late
         return Carry(*(torch.cat((old[:, :start], new), dim=1) for old, new in zip(thought.carry, late, strict=True)))
@@ -452,16 +474,18 @@ class HRMModel(HRMPreTrainedModel):
         kept: Kept | None,
         schedule: Schedule,
         first_slot: int,
+        drop: Dropout | None = None,
     ) -> Carry:
         attend = None
         if self.config._attn_implementation != "sdpa":
             attend = _Attend(self, mask, causal)
-        context = Context(rope=rope, causal=causal, mask=mask, keys_values=kept, attend=attend)
+        context = Context(rope=rope, causal=causal, mask=mask, keys_values=kept, attend=attend, drop=drop)
         return self.recurrence(carry, x, context, schedule, first_slot)
 
-    def _embed(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _embed(self, inputs: dict[str, Tensor], drop: Dropout | None = None) -> Tensor:
         embeds = self.embed_tokens(inputs["ids"]) if "ids" in inputs else inputs["embeds"]
-        return embeds * self.config.embedding_scale  # type: ignore[operator]
+        x = embeds * self.config.embedding_scale  # type: ignore[operator]
+        return x if drop is None else drop(x, self.embed_tokens)
 
     def _first_carry(self, x: Tensor, cache: Cache | None, budget: Budget) -> Carry:
         if budget.state == "carry" and x.shape[1] == 1 and isinstance(cache, HRMCache) and cache.carry is not None:
@@ -554,9 +578,12 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             labels = self._targets(labels, token_type_ids)
         if labels is not None and self.training:
             budget = self.model.budget(**request)
+            if self.config.depth_sampling:
+                budget = budget.sampled(float(torch.rand(())))
             thought = self.begin(**tokens, budget=budget)
             loss = supervised_loss(self, thought, budget, labels, kwargs.get("num_items_in_batch"))
-            logits = self.lm_head(slice_logits_to_keep(thought.exited.z_h, logits_to_keep))
+            assert thought.logits is not None
+            logits = slice_logits_to_keep(thought.logits, logits_to_keep)
             result = HRMOutput(loss=loss, logits=logits, depth=thought.depth)  # type: ignore[arg-type]
             return result if return_dict is not False else result.to_tuple()
         if self.model.compute_dtype is not None and isinstance(self.lm_head, Linear):
