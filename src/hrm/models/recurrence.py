@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hrm.config import ArchConfig, parse_horizon
-from hrm.models.layers import Attention, Context, GroupMixer, PositionMLP, SwiGLU, rms_norm
+from hrm.models.layers import Attention, Context, GroupMixer, PositionMLP, SwiGLU, at_least_float32, rms_norm
 
 
 class Visit(NamedTuple):
@@ -104,12 +104,21 @@ class Carry(NamedTuple):
         return Carry(torch.where(mask, other.z_h, self.z_h), torch.where(mask, other.z_l, self.z_l))
 
 
+def shorten(x: Tensor, eps: float, dim: int = -1) -> Tensor:
+    """RMSNorm of what is longer than 1; the rest stays as it is, to the last bit. A norm of a norm differs by `eps`."""
+    wide = at_least_float32(x)
+    return (wide * wide.square().mean(dim, keepdim=True).clamp(min=1).rsqrt()).to(x.dtype)
+
+
 def _keep(new: Tensor, part: nn.Module) -> Tensor:
     return new
 
 
 class Block(nn.Module):
     """A token mixer and a SwiGLU, each with a residual, post-norm or pre-norm."""
+
+    grown = False
+    """Added to a trained stack: while its outputs are zero, it has to hand on exactly what it gets."""
 
     def __init__(self, arch: ArchConfig, mixer: nn.Module) -> None:
         super().__init__()
@@ -121,8 +130,9 @@ class Block(nn.Module):
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
         drop = context.drop or _keep
         if self.post:
-            z = rms_norm(z + drop(self.mixer(z, context, slot), self.mixer), self.eps, self.norm_dim)
-            return rms_norm(z + drop(self.mlp(z), self.mlp), self.eps)
+            norm = shorten if self.grown else rms_norm
+            z = norm(z + drop(self.mixer(z, context, slot), self.mixer), self.eps, self.norm_dim)
+            return norm(z + drop(self.mlp(z), self.mlp), self.eps)
         z = z + drop(self.mixer(rms_norm(z, self.eps, self.norm_dim), context, slot), self.mixer)
         return z + drop(self.mlp(rms_norm(z, self.eps)), self.mlp)
 

@@ -25,6 +25,7 @@ class HRMConfig(PreTrainedConfig):
       of SwiGLU defaults to HRM's: 8/3 of the hidden size, up to a multiple of 256.
     - `fast_layers`, `slow_layers`: blocks of L and H; `shared`: one stack plays both roles (TRM); `hierarchy` off: a
       plain Transformer of fast + slow blocks.
+    - `grown_fast`, `grown_slow`: how many of these were added to a trained model (hrm.models.growth).
     - `h_cycles`, `l_cycles`: N and T of one segment; `horizon`: which visits are back-propagated.
     - `join`: where the input enters, at every step of L or once as the first slow state (HRM-Text).
     - `norm`, `gate`: post-norm (HRM) or pre-norm blocks; a sigmoid gate on the attention output (HRM-Text).
@@ -63,6 +64,8 @@ class HRMConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     fast_layers: int = 4
     slow_layers: int = 4
+    grown_fast: int = 0
+    grown_slow: int = 0
     shared: bool = False
     hierarchy: bool = True
     h_cycles: int = 2

@@ -230,6 +230,9 @@ class HRMModel(HRMPreTrainedModel):
         self.gradient_checkpointing = False
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
         self.recurrence = Recurrence(config.arch, positions=0)
+        for stack, count in ((self.recurrence.fast, config.grown_fast), (self.recurrence.slow, config.grown_slow)):
+            for block in list(stack.layers)[-count:] if stack is not None and count else ():
+                block.grown = True  # type: ignore[assignment]
         self.q_head = QHead(config.hidden_size)
         self.z_h_init: Tensor
         self.z_l_init: Tensor
