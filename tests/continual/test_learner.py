@@ -1,0 +1,262 @@
+"""A learner: books in a row, growth that changes nothing, pauses and kills that cost nothing, and what it remembers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hrm.cli.main import main as hrm
+from hrm.config import LearnConfig, UserError
+from hrm.continual import Learner, Nothing, Reservoir
+from hrm.models.text import HRMForCausalLM
+from hrm.runs import checkpoint
+from hrm.runs.text import is_text, load_text
+
+SETTINGS = ["hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32"]
+SETTINGS += ["max_segments=2"]
+FLAGS = ["--settings", *SETTINGS, "--epochs", "1", "--length", "24", "--stride", "12", "--batch-size", "4"]
+FLAGS += ["--checkpoint-every", "3", "--log-every", "5", "--eval-characters", "200", "--device", "cpu"]
+
+
+def config(**changes: Any) -> LearnConfig:
+    """Settings of a learner that needs milliseconds for an update."""
+    tiny = dict(settings=tuple(SETTINGS), epochs=1, length=24, stride=12, batch_size=4, device="cpu")
+    tiny |= dict(checkpoint_every=3, log_every=5, eval_characters=200)
+    return LearnConfig(**(tiny | changes))
+
+
+def book(folder: Path, name: str, words: str, count: int = 300, seed: int = 0) -> Path:
+    """Words in random order."""
+    rng = random.Random(seed)
+    path = folder / name
+    path.write_text(" ".join(rng.choice(words.split()) for _ in range(count)))
+    return path
+
+
+def first(folder: Path, count: int = 300) -> Path:
+    """A book of one language."""
+    return book(folder, "first.txt", "the cat sat on a mat and the dog ate it", count)
+
+
+def second(folder: Path, count: int = 300) -> Path:
+    """A book of another, with new characters."""
+    return book(folder, "second.txt", "ÄPFEL UND BÄUME, ZWÖLF KÜHE!", count, seed=1)
+
+
+def weights(learner: Learner) -> dict[str, Tensor]:
+    """The model's weights."""
+    return {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def logits(model: HRMForCausalLM, ids: Tensor, **request: Any) -> Tensor:
+    """What a model says of all next tokens."""
+    with torch.no_grad():
+        return model.eval()(ids, max_segments=1, halting="fixed", **request).logits
+
+
+@given(st.integers(1, 400), st.floats(0.01, 1.0), st.integers(2, 30), st.integers(0, 5))
+def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: float, length: int, seed: int) -> None:
+    memory, model = Reservoir(share), Any
+    for number in range(2):
+        memory.remember(number, np.arange(size) + 1000 * number, length, seed, model)  # type: ignore[arg-type]
+    kept = sum(pieces.size for pieces in memory.books.values())
+    piece = min(4 * length + 1, size)
+    assert share == 1 or kept <= 2 * (share * size + piece)
+    other = Reservoir(share)
+    other.unpack(memory.pack())
+    assert all(np.array_equal(memory.books[n], other.books[n]) for n in memory.books) and len(other.books) == len(
+        memory.books
+    )
+    rows = memory.rows(np.random.default_rng(seed).random((8, 3)), length)
+    if rows is not None:
+        assert rows.shape == (8, length + 1) and (np.diff(rows, axis=1) == 1).all(), "rows are stretches of a book"
+
+
+def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "run", config(epochs=4))
+    known = learner.learn(first(tmp_path))
+    before = learner.bits(known)
+    learner._learn_alphabet(second(tmp_path))
+    assert len(learner.tokenizer) == learner.model.config.vocab_size > 20
+    assert learner.bits(known) == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "tolerance"), [("pre", 1e-6), ("post", 1e-4)])
+def test_new_layers_change_nothing_at_any_schedule(tmp_path: Path, norm: str, tolerance: float) -> None:
+    learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, f"norm={norm}")))
+    learner.learn(first(tmp_path))
+    ids = torch.randint(2, len(learner.tokenizer), (2, 24), generator=torch.Generator().manual_seed(0))
+    before = [logits(learner.model, ids, schedule=schedule) for schedule in ((1, 1), (2, 2), (6, 4))]
+    entry = learner.grow()
+    after = [logits(learner.model, ids, schedule=schedule) for schedule in ((1, 1), (2, 2), (6, 4))]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=tolerance)
+    assert (learner.model.config.fast_layers, learner.model.config.slow_layers) == (3, 2)
+    assert entry["parameters"][1] > entry["parameters"][0]
+    opened = Learner.open(tmp_path / "run")
+    assert same(weights(opened), weights(learner)) and opened.growth == learner.growth
+    assert opened.learn(second(tmp_path))["state"] == "finished", "a grown model goes on learning"
+
+
+def test_it_grows_by_itself_after_so_many_characters_each_book_counted_once(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "run", config(grow_every=2000))
+    sizes = [learner.learn(first(tmp_path))["characters"], learner.learn(second(tmp_path))["characters"]]
+    assert sizes[0] < 2000 < sum(sizes)
+    depths = [entry for entry in learner.growth if entry["kind"] == "depth"]
+    assert len(depths) == 1 and depths[0]["characters"] == sum(sizes)
+    learner.learn(first(tmp_path), epochs=2)
+    assert sum(entry["kind"] == "depth" for entry in learner.growth) == 1
+
+
+def paused_at(path: Path, files: list[Path], when: Callable[[int], bool], **changes: Any) -> Learner:
+    """Learn books, opening the run anew after every pause."""
+    learner = Learner.create(path, config(**changes))
+    for file in files:
+        while True:
+            learner.asked = lambda learner=learner: "pause" if when(learner.step_number) else None
+            if learner.learn(file)["state"] == "finished":
+                break
+            learner = Learner.open(path)
+    return learner
+
+
+@pytest.mark.slow
+def test_pauses_change_nothing(tmp_path: Path) -> None:
+    files = [first(tmp_path, 120), second(tmp_path, 120)]
+    straight = paused_at(tmp_path / "straight", files, lambda step: False, grow_every=800)
+    paused = paused_at(tmp_path / "paused", files, lambda step: step % 4 == 1, grow_every=800)
+    assert same(weights(straight), weights(paused)) and straight.step_number == paused.step_number > 10
+    for one, other in zip(straight.books, paused.books, strict=True):
+        assert one["scores"] == other["scores"] and one["bits_per_character_now"] == other["bits_per_character_now"]
+
+
+@pytest.mark.slow
+def test_a_memory_keeps_the_first_book_alive(tmp_path: Path) -> None:
+    rises = {}
+    for name, memory in (("naive", Nothing()), ("default", None)):
+        learner = Learner.create(tmp_path / name, config(epochs=6, lr=5e-3, embedding_lr=5e-3, memory=0.3), memory)
+        for file in (first(tmp_path), second(tmp_path)):
+            learner.learn(file)
+        old = learner.books[0]
+        rises[name] = old["bits_per_character_now"] / old["bits_per_character_then"] - 1
+    assert rises["default"] < 0.2 < rises["naive"]
+
+
+@pytest.mark.slow
+def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "run", config())
+    learner.asked = lambda: "pause"
+    assert learner.learn(first(tmp_path))["state"] == "learning" and learner.step_number == 1
+    with pytest.raises(UserError, match=r"first\.txt is not finished"):
+        learner.learn(second(tmp_path))
+    learner.asked = lambda: None
+    steps = learner.learn(first(tmp_path))["step"]
+    assert learner.learn(first(tmp_path))["step"] == steps and len(learner.books) == 1
+    more = learner.learn(first(tmp_path), epochs=2)
+    assert more["step"] > steps and more["state"] == "finished"
+
+
+def test_a_book_may_be_ended_where_it_stands(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "run", config())
+    learner.asked = lambda: "stop" if learner.step_number >= 3 else None
+    entry = learner.learn(first(tmp_path))
+    assert entry["state"] == "finished" and entry["step"] == 3
+    assert Learner.open(tmp_path / "run").books[0]["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_the_command_line_learns_shows_repairs_and_starts_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert hrm(["learn", str(run), str(first(tmp_path)), str(second(tmp_path)), *FLAGS]) == 0
+    said = capsys.readouterr()
+    assert "updates" in said.err and "held-out bits a character: first.txt" in said.err and str(run) in said.out
+    assert hrm(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [b["name"] for b in found["books"]] == ["first.txt", "second.txt"]
+    for key in ("characters", "learned_at", "bits_per_character_then", "bits_per_character_now"):
+        assert found["books"][0][key]
+    assert {"vocabulary", "parameters", "layers", "growth"} <= found.keys()
+    assert hrm(["status", str(run)]) == 0 and "second.txt" in capsys.readouterr().out
+    tokens = (run / "tokenizer/tokenizer.json").read_text()
+    (run / "tokenizer/tokenizer.json").write_text("damaged")
+    assert hrm(["status", str(run), "--repair"]) == 0
+    capsys.readouterr()
+    assert json.loads((run / "tokenizer/tokenizer.json").read_text())["model"] == json.loads(tokens)["model"]
+    assert (run / "tokenizer-old-1/tokenizer.json").read_text() == "damaged"
+    assert hrm(["status", "--folder", str(tmp_path)]) == 0 and "learner" in capsys.readouterr().out
+    assert hrm(["learn", str(run), str(first(tmp_path)), "--fresh", *FLAGS]) == 0
+    assert (tmp_path / "run-1/run.json").is_file() and len(Learner.open(run).books) == 1
+    loaded = load_text(run, device="cpu")
+    assert is_text(run) and len(loaded.held_out) == 1 and loaded.length == 24
+
+
+def test_mistakes_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    (tmp_path / "short.txt").write_text("ab")
+    (tmp_path / "empty.txt").write_text("")
+    for args, words in (
+        (["learn", run], "needs a book"),
+        (["learn", run, str(tmp_path / "none.txt")], "none.txt"),
+        (["learn", run, str(tmp_path / "short.txt"), *FLAGS], "short.txt"),
+        (["learn", run, str(tmp_path / "empty.txt"), *FLAGS], "empty.txt"),
+        (["learn", run, str(first(tmp_path)), "--stride", "100"], "--stride"),
+        (["learn", run, str(first(tmp_path)), "--epochs", "0"], "--epochs"),
+        (["status", str(tmp_path / "nothing")], "nothing"),
+    ):
+        assert hrm(args) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and words in error[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9 is POSIX")
+def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
+    files = [first(tmp_path, 500), second(tmp_path, 500)]
+    straight = Learner.create(tmp_path / "straight", config())
+    for file in files:
+        straight.learn(file)
+    rng, run = random.Random(0), tmp_path / "run"
+    command = [sys.executable, "-m", "hrm", "learn", str(run), *map(str, files), *FLAGS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begun = checkpoint.newest(run / "checkpoints", print) if (run / "run.json").is_file() else None
+        wait_until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < wait_until:
+            newest = checkpoint.complete(run / "checkpoints")
+            if newest and (begun is None or newest[-1] != begun):
+                break
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    killed = Learner.open(run)
+    assert kills >= 5 and same(weights(killed), weights(straight))
+    assert [b["bits_per_character_now"] for b in killed.books] == [b["bits_per_character_now"] for b in straight.books]
