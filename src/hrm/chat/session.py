@@ -84,10 +84,10 @@ class Session:
         self.settings = Settings()
         self.change(settings or replace(self.settings, stop="length" if talks else "natural"))
         self._cache = HRMCache()
-        self._read: list[int] = []
-        """The tokens that the cache holds."""
+        self._seen: list[int] = []
+        """The tokens that were read last and written after them; the cache holds the first of them."""
         self._types: list[int] = []
-        """1 where a token was given, 0 where the model wrote it (prefix models)."""
+        """Of each, 1 where it was given, 0 where the model wrote it (prefix models)."""
         self._interrupted = False
 
     def change(self, settings: Settings) -> None:
@@ -112,7 +112,7 @@ class Session:
     @property
     def cache_bytes(self) -> int:
         """Keys and values held."""
-        return round(self._cache.bytes_per_token() * self._cache.get_seq_length()) if self._read else 0
+        return round(self._cache.bytes_per_token() * self._cache.get_seq_length()) if self._seen else 0
 
     @property
     def remembered(self) -> int:
@@ -218,28 +218,24 @@ class Session:
                 raise
             end = "interrupted"
         written = [token.id for token in answer.tokens[before:]]
-        self._types += [0] * len(written)
-        self._read = (ids + written)[: self._cache.get_seq_length()]
+        self._seen, self._types = ids + written, self._types + [0] * len(written)
         return end
 
     def _keep(self, ids: list[int]) -> None:
         """Keep of the cache what these tokens begin with, but not all of them: the last one has to be read."""
-        same = next(
-            (i for i, (old, new) in enumerate(zip(self._read, ids, strict=False)) if old != new),
-            min(len(self._read), len(ids)),
-        )
-        same = min(same, len(ids) - 1)
-        if same < len(self._read) and (self.model.config.prefix_lm or same == 0):
-            same = 0  # inside a prefix earlier tokens have seen later ones
-            self._forget()
-        elif same < len(self._read):
-            self._cache.crop(same - len(self._read))
-        self._read = ids[:same]
+        pairs = enumerate(zip(self._seen, ids, strict=False))
+        same = next((i for i, (old, new) in pairs if old != new), min(len(self._seen), len(ids)))
         self._types = self._types[:same] + [1] * (len(ids) - same)
+        held, same = self._cache.get_seq_length(), min(same, len(ids) - 1)
+        if same < held:
+            if same and not self.model.config.prefix_lm:
+                self._cache.crop(same - held)
+            else:  # inside a prefix earlier tokens have seen later ones
+                self._cache.reset()
 
     def _forget(self) -> None:
         self._cache.reset()
-        self._read, self._types = [], []
+        self._seen, self._types = [], []
 
     def _seed(self) -> int:
         """Another one for every answer; that of the first is the seed itself, as in `hrm generate`."""

@@ -25,7 +25,7 @@ from hrm.data import text as corpus
 from hrm.data.text import Packed
 from hrm.data.text.growing import grow_tokenizer, new_characters
 from hrm.evaluation.text import evaluate
-from hrm.models.growth import carry_over, grow_depth, grow_vocabulary, layers_for
+from hrm.models.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
 from hrm.models.recurrence import Schedule
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.models.text.loss import supervision
@@ -286,25 +286,12 @@ class Learner:
         self.growth.append(entry)
         return len(added) if self.books else 0
 
-    @torch.no_grad()
     def _expect(self, book: dict[str, Any], training: Packed) -> None:
-        """Give new characters the probability that they have in the new book, now that it is learned.
-
-        Until here their bias kept them out of old texts. From so deep an optimizer whose steps are as long as its
-        learning rate would need tens of thousands of updates.
-        """
-        new = book["new_tokens"]
-        if not new:
-            return
-        old = len(self.tokenizer) - new
-        share = np.bincount(np.asarray(training.tokens), minlength=len(self.tokenizer))[old:] / training.count
-        batch = training.batch(self.config.seed, 0, range(16), 16, self.config.length)
-        ids, positions = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.position_ids))
-        logits = self.model.eval()(ids, position_ids=positions, max_segments=1, halting="fixed").logits.float()
-        self.model.train()
-        bias = self.model.lm_head.bias
-        level = torch.logsumexp(logits[..., :old], dim=-1).mean() - (logits[..., old:].mean((0, 1)) - bias[old:])
-        bias[old:] = level + torch.from_numpy(np.log(np.maximum(share, 1e-5))).to(level)
+        """New characters, kept out of old texts until here, become possible; that is the first thing learned."""
+        if book["new_tokens"]:
+            batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
+            ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
+            admit(self.model, ids, targets, len(self.tokenizer) - book["new_tokens"])
 
     def _pack(self, source: str | Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
