@@ -213,7 +213,7 @@ class Session:
         except _End as stopped:
             end = stopped.args[0]
         except BaseException as error:
-            self._forget()  # some layers may have read more than others
+            self._cache.reset()  # some layers may have read more than others
             if not isinstance(error, KeyboardInterrupt):
                 raise
             end = "interrupted"
