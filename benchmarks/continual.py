@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hrm.config import LearnConfig
-from hrm.continual import Learner, Nothing, Reservoir
+from hrm.continual import Dreams, Learner, Nothing, Reservoir
 from hrm.data.text import Batch, Packed
 from hrm.models.text import HRMForCausalLM
 
@@ -73,22 +73,15 @@ class Elastic(Nothing):
                 p.grad[: len(old)] += self.weight * pull
 
 
-class Generated(Reservoir):
-    """What the model itself writes after each book, in the place of the book's own text."""
+class Generated(Dreams):
+    """What the model itself writes from the first characters of kept pieces, and nothing of the books' own text."""
 
-    def remember(self, book: int, tokens: np.ndarray, length: int, seed: int, model: HRMForCausalLM) -> None:
-        """As much text as the default memory keeps, begun with a few characters of the book."""
-        size, count = 4 * length + 1, max(1, round(self.share * len(tokens) / (4 * length + 1)))
-        starts = np.random.default_rng([seed, book]).integers(0, len(tokens) - size, count)
-        prompts = torch.from_numpy(np.stack([tokens[s : s + 8] for s in starts]).astype(np.int64))
-        model.eval()
-        torch.manual_seed(seed)
-        out = model.generate(
-            prompts, max_new_tokens=size - 8, min_new_tokens=size - 8, do_sample=True, top_k=0, max_segments=1,
-            halting="fixed", attention_mask=torch.ones_like(prompts), pad_token_id=0,
-        )  # fmt: skip
-        model.train()
-        self.books[book] = out.numpy().astype(np.int32)
+    def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        """Dreams, and what follows in them."""
+        if self.dreams is None:
+            return None
+        found = self.dreams[rng.integers(0, len(self.dreams), count)]
+        return found[:, :-1], found[:, 1:]
 
 
 class Mixed:
@@ -133,7 +126,8 @@ def books(folder: Path, work: Path, characters: int) -> list[Path]:
 
 def sequence(arm: str, path: Path, files: list[Path], config: LearnConfig, limit: int) -> dict[str, Any]:
     """Learn the books one after another with an arm's memory."""
-    memory = {"default": None, "naive": Nothing(), "ewc": Elastic(), "generated": Generated(config.memory)}[arm]
+    memories = {"default": None, "naive": Nothing(), "ewc": Elastic(), "generated": Generated(config.memory)}
+    memory = (memories | {"reservoir": Reservoir(config.memory)})[arm]
     learner = Learner.open(path, memory) if (path / "run.json").is_file() else Learner.create(path, config, memory)
     matrix = json.loads((path / "matrix.json").read_text()) if (path / "matrix.json").is_file() else []
     worst: dict[str, float] = {}

@@ -35,7 +35,7 @@ FLAGS += ["--checkpoint-every", "3", "--log-every", "5", "--eval-characters", "2
 
 def config(**changes: Any) -> LearnConfig:
     """Settings of a learner that needs milliseconds for an update."""
-    tiny = dict(settings=tuple(SETTINGS), epochs=1, length=24, stride=12, batch_size=4, device="cpu")
+    tiny: dict[str, Any] = dict(settings=tuple(SETTINGS), epochs=1, length=24, stride=12, batch_size=4, device="cpu")
     tiny |= dict(checkpoint_every=3, log_every=5, eval_characters=200)
     return LearnConfig(**(tiny | changes))
 
@@ -83,13 +83,13 @@ def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: floa
     piece = min(4 * length + 1, size)
     assert share == 1 or kept <= 2 * (share * size + piece)
     other = Reservoir(share)
-    other.unpack(memory.pack())
-    assert all(np.array_equal(memory.books[n], other.books[n]) for n in memory.books) and len(other.books) == len(
-        memory.books
-    )
-    rows = memory.rows(np.random.default_rng(seed).random((8, 3)), length)
+    other.unpack(memory.pack(), model)  # type: ignore[arg-type]
+    assert len(other.books) == len(memory.books)
+    assert all(np.array_equal(memory.books[number], other.books[number]) for number in memory.books)
+    rows = memory.rows(8, length, np.random.default_rng(seed))
     if rows is not None:
-        assert rows.shape == (8, length + 1) and (np.diff(rows, axis=1) == 1).all(), "rows are stretches of a book"
+        ids, labels = rows
+        assert ids.shape == (8, length) and (labels == ids + 1).all(), "rows are stretches of a book"
 
 
 def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp_path: Path) -> None:

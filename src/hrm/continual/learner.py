@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from hrm.config import LearnConfig, OptimConfig, TrainConfig, UserError, check
-from hrm.continual.memory import Memory, Reservoir
+from hrm.continual.memory import Dreams, Memory
 from hrm.data import text as corpus
 from hrm.data.text import Packed
 from hrm.data.text.growing import grow_tokenizer, new_characters
@@ -57,7 +57,7 @@ class Learner:
 
     def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
         self.run, self.config = run, run.config
-        self.memory: Memory = memory or Reservoir(run.config.memory)
+        self.memory: Memory = memory or Dreams(run.config.memory)
         self.accelerator = make_accelerator(_train_config(run.config, 1))
         self.device = self.accelerator.device
         self.books: list[dict[str, Any]] = []
@@ -127,6 +127,7 @@ class Learner:
             book["bits_per_character_before"] = self.bits(book)
             self._save(updates)
         if book["step"] == 0:
+            self.memory.begin(self.model, self.config.length, self.config.seed)
             self._expect(book, training)
         window: list[tuple[float, float]] = []
         started, timed = time.perf_counter(), False
@@ -332,10 +333,12 @@ class Learner:
         size, length = config.batch_size, config.length
         batch = training.batch(config.seed * 1000 + book["number"], book["step"], range(size), size, length)
         ids, labels, positions = (np.asarray(array) for array in batch)
-        replayed = self.memory.rows(uniforms(config.seed, _REPLAY, number, round(config.replay * size), 3), length)
-        if replayed is not None and len(replayed):
-            ids, labels = np.concatenate((ids, replayed[:, :-1])), np.concatenate((labels, replayed[:, 1:]))
-            positions = np.concatenate((positions, np.broadcast_to(np.arange(length), (len(replayed), length))))
+        rng = np.random.default_rng([config.seed, _REPLAY, number])
+        replayed = self.memory.rows(round(config.replay * size), length, rng)
+        if replayed is not None:
+            ids, labels = (np.concatenate(pair) for pair in zip((ids, labels), replayed, strict=True))
+            own = np.broadcast_to(np.arange(length), (len(ids) - size, length))
+            positions = np.concatenate((positions, own))
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
         draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
         schedule = Schedule(*MODES[int(np.searchsorted(np.cumsum([share for _, share in MODES]), draw[0]))][0])
@@ -426,7 +429,7 @@ class Learner:
         self.model, self.tokenizer = rebuild(state, groups["weights"], where)
         self.optimizer, self.counters = groups.get("optimizer", {}), state["counters"]
         if groups.get("memory"):
-            self.memory.unpack(groups["memory"])
+            self.memory.unpack(groups["memory"], self.model)
         self.step_number, self.seconds = state["step_number"], state["seconds"]
         self.books, self.growth = state["books"], state["growth"]
 
