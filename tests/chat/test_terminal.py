@@ -1,0 +1,166 @@
+"""The terminal, driven through a pseudo-terminal as a person would: typing, reading, Ctrl-C and Ctrl-D."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chat.small import run, saved
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX only")
+ROOT = Path(__file__).parents[2]
+READY = "tokens remembered"
+"""The last thing that is drawn when a line can be typed."""
+
+
+class Person:
+    """Types into `hrm chat` and reads what it says, without colours and cursor movements."""
+
+    def __init__(self, home: Path, *args: str) -> None:
+        self.fd, terminal = pty.openpty()
+        names = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "XDG_STATE_HOME": str(home)}
+        path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hrm", "chat", *args, "--device", "cpu"],
+            stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+            env={**os.environ, **names, "PYTHONPATH": path}, preexec_fn=self._control,
+        )  # fmt: skip
+        os.close(terminal)
+        self.welcome = self.read(READY)
+
+    def _control(self) -> None:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C goes to this process
+
+    def read(self, until: str, seconds: float = 120) -> str:
+        """What appears until some words do."""
+        raw, end = b"", time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not select.select([self.fd], [], [], 0.1)[0]:
+                continue
+            try:
+                found = os.read(self.fd, 65536)
+            except OSError:  # it has ended
+                break
+            if b"\x1b[6n" in found:
+                os.write(self.fd, b"\x1b[1;1R")  # where is the cursor?
+            raw += found
+            self.raw = raw.decode(errors="replace")
+            if until in (text := re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)):
+                return text
+        raise AssertionError(f"waited for {until!r}, got {raw!r}")
+
+    def key(self, key: str) -> None:
+        os.write(self.fd, key.encode())
+
+    def say(self, line: str, until: str = READY) -> str:
+        """Type a line; what appears after it."""
+        self.key(line + "\r")
+        text = self.read(until)
+        return text.rpartition(f"> {line}")[2] if line else text
+
+    def leaves(self) -> int:
+        """Exit code, once nothing more is said."""
+        while select.select([self.fd], [], [], 60)[0]:
+            try:
+                if not os.read(self.fd, 65536):
+                    break
+            except OSError:  # Linux: nobody is left at the other end
+                break
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("model"), max_position_embeddings=64)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def person(folder: Path, home: Path) -> Iterator[Person]:
+    someone = Person(home, str(folder), "--max-new-tokens", "20", "--stop", "length")
+    yield someone
+    someone.process.kill()
+    someone.process.wait()
+    os.close(someone.fd)
+
+
+@pytest.mark.slow
+def test_a_talk_with_modes_commands_an_interrupt_saving_and_loading(person: Person, home: Path):
+    assert "remembers 64 tokens" in person.welcome and "/help" in person.welcome
+    assert len(person.say("the cat")) > 20
+    assert "did you mean '/mode'?" in person.say("/mdoe deep")
+    assert "mode deep: schedule 3x2, 1 segment" in person.say("/mode deep")
+    text = person.say("/status")
+    assert "deep" in text and "27 of 64 tokens" in text and "2 messages" in text
+    assert f"saved 2 messages in {home / 'talk.json'}" in person.say(f"/save {home / 'talk.json'}")
+    saved_text = "".join(m["content"] for m in json.loads((home / "talk.json").read_text("utf-8"))["messages"])
+
+    person.say("/stop unlimited")
+    person.key("the dog\r")
+    time.sleep(1.0)
+    person.key("\x03")
+    assert "stopped" in person.read(READY)
+    person.say("/stop length")
+    assert len(person.say("")) > 20  # and it goes on
+
+    assert "everything that was said is forgotten" in person.say("/clear")
+    text = person.say(f"/load {home / 'talk.json'}")
+    assert "loaded 2 messages" in text and saved_text[-10:].split("\n")[-1] in text
+    assert "27 of 64 tokens" in text
+
+    assert "depth in segments: 1" in person.say("/trace on")
+    person.say("/mode auto")
+    person.say("the mat")
+    assert "38;2;91;143;249m" in person.raw or "38;5;" in person.raw  # colours
+    assert "mean depth" in person.say("")
+    person.say("/debug on")
+    assert re.search(r"depth \d, confidence +\d+%, [\d.]+ nats  '", person.say("the"))
+
+    person.key("half a line")
+    person.key("\x03")
+    assert "Ctrl-D or /quit ends" in person.read(READY)
+    person.key("\x04")
+    assert person.leaves() == 0
+    history = (home / "hrm/chat_history").read_text("utf-8")
+    assert "+the cat" in history and os.stat(home / "hrm/chat_history").st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_tab_completes_a_command_and_quit_ends(person: Person):
+    person.key("/qui")
+    person.read("/quit")  # in the menu
+    person.key("\t")
+    time.sleep(1.0)
+    person.key("\r")
+    assert person.leaves() == 0
+
+
+@pytest.mark.slow
+def test_a_mode_is_compared_on_the_runs_held_out_text(home: Path):
+    trained = run(home)
+    someone = Person(home, str(trained), "--mode", "extreme", "--max-new-tokens", "5")
+    try:
+        assert set(json.loads((trained / "modes.json").read_text())["modes"]) >= {"fast", "extreme", "auto"}
+        assert "bits a character" in someone.say("/modes")
+        someone.key("\x04")
+        assert someone.leaves() == 0
+    finally:
+        someone.process.kill()
+        someone.process.wait()
+        os.close(someone.fd)
