@@ -72,7 +72,7 @@ def test_the_kind_of_a_file_follows_its_keys_or_its_parent(tmp_path: Path):
     for text, kind in (("text: {length: 9}", TextConfig), ("parent: text-char", TextConfig), ("seed: 1", Config)):
         (tmp_path / "own.yaml").write_text(text)
         assert kind_of(tmp_path / "own.yaml") is kind
-        assert isinstance(load_preset(tmp_path / "own.yaml", kind), kind)
+        assert isinstance(load_preset(tmp_path / "own.yaml", kind), kind)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", [*PRESET_FILES, *TEXT_FILES], ids=lambda path: path.stem)

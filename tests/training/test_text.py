@@ -49,7 +49,8 @@ def trainer(**changes: Any) -> TextTrainer:
     optim = OptimConfig("adamw", lr=1e-2, weight_decay=0.0, warmup_steps=0)
     config = replace(base, text=replace(base.text, length=12), optim=optim, train=train)
     torch.manual_seed(0)
-    model = HRMForCausalLM(HRMConfig(**(TINY | {"max_segments": 3, "halting": "q"} | changes)))
+    shape: dict[str, Any] = {**TINY, "max_segments": 3, "halting": "q", **changes}
+    model = HRMForCausalLM(HRMConfig(**shape))
     return TextTrainer(config, model, Same(), Accelerator(cpu=True))
 
 
@@ -61,9 +62,9 @@ def gradients(model: HRMForCausalLM) -> dict[str, Tensor]:
 @pytest.mark.parametrize("target", ["improvement", "right"])
 def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(target: str) -> None:
     made = trainer(q_target=target, exploration=0.0)
-    batch = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
+    batch: Any = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
     count, budget, draws = (batch[1] != -100).sum(), made.model.model.budget(), torch.rand(2, 4, 12)
-    made._think(*batch, draws, count, budget)
+    made._think(batch[0], batch[1], batch[2], draws, count, budget)
     ours = gradients(made.model)
     made.model.zero_grad()
     thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)

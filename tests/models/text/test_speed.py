@@ -75,8 +75,8 @@ def test_short_attention_in_bfloat16_is_that_of_float32(kv_heads: int, mask: str
     seen = torch.rand(1 if mask == "one" else 3, 1, length, length, generator=torch.Generator().manual_seed(1)) > 0.4
     seen = seen | torch.eye(length, dtype=torch.bool)
     context = layers.Context(causal=True) if mask == "causal" and length > 1 else layers.Context(mask=seen)
-    exact = attention(z, context, 0)
-    low = copy.deepcopy(attention).bfloat16()(z.bfloat16(), context, 0)
+    exact = attention(z, context, 0)  # type: ignore[operator]
+    low = copy.deepcopy(attention).bfloat16()(z.bfloat16(), context, 0)  # type: ignore[operator]
     torch.testing.assert_close(low.float(), exact, atol=0.03, rtol=0.03)
 
 
