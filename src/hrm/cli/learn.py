@@ -25,7 +25,7 @@ class Options:
 
     run: Positional[Path]
     """Run folder."""
-    books: Positional[tuple[Path, ...]] = ()
+    books: Positional[tuple[str, ...]] = ()
     """Text files, read in this order; a known one goes on where it stopped, or is learned."""
     fresh: bool = False
     """Start over; the old run is kept under another name."""
@@ -44,7 +44,8 @@ def main(args: list[str]) -> int:
     known = (options.run / "run.json").is_file()
     if not options.books and not (known and (options.grow or options.stop)):
         raise UserError("learn needs a book: hrm learn RUN FILE [FILE ...]")
-    for book in options.books:
+    books = [Path(book) for book in options.books]
+    for book in books:
         if not book.is_file():
             raise UserError(f"there is no file {book}: give the text files to learn")
     if known and options.fresh:
@@ -68,7 +69,7 @@ def main(args: list[str]) -> int:
         learner.end()
     # Only what the person asks for changes the epochs of a book that is known.
     epochs = options.config.epochs if "--epochs" in args else None
-    for book in options.books:
+    for book in books:
         if _learn(learner, book, epochs)["state"] != "finished":
             print(f"paused; go on with: hrm learn {options.run} {book}", file=sys.stderr)
             break
