@@ -61,12 +61,14 @@ def test_the_rest_of_the_book_is_near_100_and_shuffled_near_0(scale: Scale, alic
     assert overall(bottom) < 5 and bottom["groups"]["characters"]["score"] > 99
 
 
+@pytest.mark.slow
 def test_the_same_author_is_nearer_than_a_play_and_a_play_nearer_than_code(scale: Scale):
     names = ("looking_glass.txt", "tinyshakespeare.txt", "python_code.txt.gz")
     same, play, code = (scale.judge(name, read(name, 150_000))["overall"] for name in names)
     assert same["low"] > play["high"] + 5 and play["low"] > code["high"] + 20
 
 
+@pytest.mark.slow
 def test_samples_of_growing_order_score_higher(alice: str):
     scale = Scale("alice", alice)
     scores = [overall(scale.judge(str(order), markov(alice, order, 40_000))) for order in range(6)]

@@ -50,6 +50,7 @@ def test_a_plain_transformer_has_one_mode():
         commands.run(commands.Talk(talk), "/mode deep")
 
 
+@pytest.mark.slow
 def test_the_modes_are_measured_once_and_kept_for_the_checkpoint(trained: TextModel, monkeypatch: pytest.MonkeyPatch):
     assert modes.known_modes(trained) is None
     shares: list[float] = []

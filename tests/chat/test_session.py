@@ -85,6 +85,7 @@ def test_a_long_answer_goes_on_beyond_the_memory():
     assert talk.remembered == 73 - talk.conversation.forgotten < 24
 
 
+@pytest.mark.slow
 def test_an_unlimited_answer_ends_when_it_is_interrupted_and_the_talk_goes_on():
     one, two = session(replace(DRAWN, stop="unlimited")), session(replace(DRAWN, stop="unlimited"))
     for talk in (one, two):
@@ -186,6 +187,7 @@ def test_a_question_that_is_too_long_is_refused_and_taken_back():
     assert talk.answer("cat").tokens
 
 
+@pytest.mark.slow
 def test_an_answer_longer_than_the_memory_goes_on_from_its_end():
     talk = session(Settings(stop="length", sampling=Sampling(max_new_tokens=50)), memory=24, talks=True)
     answer = talk.answer("the")

@@ -92,6 +92,7 @@ def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: floa
         assert ids.shape == (8, length) and (labels == ids + 1).all(), "rows are stretches of a book"
 
 
+@pytest.mark.slow
 def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config(epochs=4))
     known = learner.learn(first(tmp_path))
@@ -101,6 +102,7 @@ def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp
     assert learner.bits(known) == pytest.approx(before, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "tolerance"), [("pre", 1e-6), ("post", 1e-4)])
 def test_new_layers_change_nothing_at_any_schedule(tmp_path: Path, norm: str, tolerance: float) -> None:
     learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, f"norm={norm}")))
@@ -118,6 +120,7 @@ def test_new_layers_change_nothing_at_any_schedule(tmp_path: Path, norm: str, to
     assert opened.learn(second(tmp_path))["state"] == "finished", "a grown model goes on learning"
 
 
+@pytest.mark.slow
 def test_it_grows_by_itself_after_so_many_characters_each_book_counted_once(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config(grow_every=2000))
     sizes = [learner.learn(first(tmp_path))["characters"], learner.learn(second(tmp_path))["characters"]]

@@ -33,6 +33,7 @@ def by_hand(model, data, **request):
     return tuple(torch.cat(column).float().numpy() for column in (losses, hits, top, confidence))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"norm": "pre", "share_segments": True, "share_cycles": True}])
 def test_fixed_depths_are_those_of_forward_passes_with_so_many_segments(tmp_path: Path, changes: dict):
     model, tokenizer = pair(torch.float64, **changes)
@@ -49,6 +50,7 @@ def test_fixed_depths_are_those_of_forward_passes_with_so_many_segments(tmp_path
         assert row["ece_q"] == pytest.approx(expected_calibration_error(q, hit), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_adaptive_depth_is_the_models_own_and_comes_first(tmp_path: Path):
     model, tokenizer = pair(torch.float64)
     data = packed(tmp_path / "data", tokenizer)
@@ -124,6 +126,7 @@ def test_an_unknown_character_counts_as_one_and_is_reported(tmp_path: Path):
     assert (result["unknown"], result["characters"]) == (2, 9)
 
 
+@pytest.mark.slow
 def test_the_q_heads_calibration_towards_its_own_target(tmp_path: Path):
     model, tokenizer = pair(torch.float64, q_gamma=0.01)
     data = packed(tmp_path / "data", tokenizer)

@@ -61,6 +61,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_seed_means_a_text(folder: Path, capsys: pytest.CaptureFixture[str]):
     call = ["generate", str(folder), "the cat", "--max-new-tokens", "30", "--seed"]
     first, again, other = (said(capsys, *call, seed)[0] for seed in "001")

@@ -58,6 +58,7 @@ def endless(dtype: torch.dtype = torch.float32, **changes: Any):
     return model, tokenizer
 
 
+@pytest.mark.slow
 def test_a_row_is_greedily_continued_the_same_in_any_batch():
     model, tokenizer = endless(torch.float64)
     how = Sampling(max_new_tokens=30, greedy=True)
@@ -95,6 +96,7 @@ def test_the_end_token_ends_the_text():
     assert (found.text, found.end, len(found.tokens)) == ("", "end", 1)
 
 
+@pytest.mark.slow
 def test_characters_of_several_tokens_come_out_whole():
     model, _ = endless(vocab_size=257)
     tokenizer = train_bpe(["x"], 257)  # bytes

@@ -117,6 +117,7 @@ def test_the_gradient_of_a_new_token_that_appears_is_all_of_it():
     assert 0 < gradient[OLD] < 1e-8
 
 
+@pytest.mark.slow
 def test_what_is_greedily_written_stays():
     for form in ("original", "all shared"):
         of, ids = model(form), small.tokens()
@@ -229,6 +230,7 @@ def test_layers_come_nearest_to_the_parameters_asked_for(count: int, wanted: tup
 # Both
 
 
+@pytest.mark.slow
 @each_form
 def test_token_by_token_still_equals_all_at_once(form: str):
     of = model(form)
@@ -367,6 +369,7 @@ def _alice() -> tuple[HRMForCausalLM, Tensor]:
     return of, data[-8_000:].view(-1, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [(2, 2), (6, 4)])
 def test_the_loss_of_old_text_does_not_jump(schedule: tuple[int, int]):
     read, held_out = _alice()

@@ -67,6 +67,7 @@ def test_outcomes_come_in_the_order_of_the_stream_or_as_completed():
     assert sorted(completed) == list(range(len(todo))) != completed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ordered", "slots", "most"), [(True, 4, LOOK_AHEAD * 4), (True, 1, 1), (False, 4, 4)])
 def test_a_stream_is_read_no_further_ahead_than_promised(ordered: bool, slots: int, most: int):
     pulled = received = furthest = 0

@@ -83,6 +83,7 @@ def test_parts_of_a_batch_give_the_same_gradient() -> None:
     assert split.metrics()["token_loss"] == pytest.approx(whole.metrics()["token_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_batch_seen_again_and_again_falls_at_every_depth() -> None:
     made = trainer()
     made.step()

@@ -99,6 +99,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path):
         make_tokenizer(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_gpt2_and_roberta_from_their_vocabularies(tmp_path: Path):
     folder = hrm_data() / "tokenizers"
     gpt2, roberta = make_tokenizer(folder / "gpt2"), make_tokenizer(folder / "roberta-base")

@@ -46,6 +46,7 @@ def test_packed_matrices_give_the_same_logits(monkeypatch: pytest.MonkeyPatch, h
         torch.testing.assert_close(fast, logits_of(model, ids))
 
 
+@pytest.mark.slow
 @can_pack
 def test_packed_matrices_follow_every_change_and_leave_nothing_on_the_model(tmp_path: Path) -> None:
     model, ids = small.model(dtype=torch.bfloat16), small.tokens()
