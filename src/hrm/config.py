@@ -306,7 +306,7 @@ class LearnConfig:
     """Share of each book that is measured and never learned."""
     memory: float = 0.05
     """Share of each book that is kept to be repeated."""
-    replay: float = 0.5
+    replay: float = 1.5
     """Rows of the memory for each row of the new book."""
     grow_every: int = 3_000_000
     """Characters, each book counted once, after which layers are added; 0 for never."""

@@ -253,3 +253,16 @@ def test_a_character_model_learns_a_real_book(tmp_path: Path) -> None:
     source = hrm_data() / "text/alice.txt"
     assert hrm(["train", "text-char", "--data", str(source), "--out", str(tmp_path / "run"), *flags]) == 0
     assert json.loads((tmp_path / "run/result.json").read_text())["bits_per_character"] < 3.4
+
+
+@pytest.mark.slow
+def test_a_run_becomes_a_folder_that_the_auto_classes_load(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = train(tmp_path, "run")
+    assert hrm(["convert", str(path), str(tmp_path / "out"), "--to", "hrm_lm"]) == 0
+    model, own = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), load_text(path, device="cpu")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")("the cat", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(ids).logits, own.model(ids).logits)
+    assert hrm(["convert", str(path), str(tmp_path / "out"), "--to", "hrm_lm"]) == 2

@@ -52,8 +52,52 @@ class TextOptions:
     """float32, bfloat16 or float16; default: as in training."""
 
 
+@dataclass(frozen=True)
+class ForgettingOptions:
+    """Show every book's score after every book of a learner, and what was forgotten."""
+
+    run: Positional[Path]
+    """Run folder of hrm learn."""
+    json: str | None = None
+    """File to write the result to as JSON; - prints it instead of the table."""
+    plot: Path | None = None
+    """File for a picture of the matrix."""
+
+
 def main(args: list[str]) -> int:
-    return choose("analyze", {"text": text}, args)
+    return choose("analyze", {"text": text, "forgetting": forgetting}, args)
+
+
+def forgetting(args: list[str]) -> int:
+    """Show what a learner has forgotten of its books."""
+    options = parse("analyze forgetting", ForgettingOptions, args, example="hrm analyze forgetting runs/reader")
+    if options.plot is not None and find_spec("matplotlib") is None:
+        raise UserError("--plot needs matplotlib: pip install 'hrm[report]'")
+    from rich.table import Table
+
+    from hrm.analysis.forgetting import draw
+    from hrm.analysis.forgetting import forgetting as measure
+    from hrm.config import LearnConfig
+    from hrm.runs import Run, checkpoint
+
+    run = Run.open(options.run, LearnConfig)
+    newest = checkpoint.newest(run.checkpoints, lambda line: print(line, file=sys.stderr))
+    found = measure(checkpoint.load(newest, ())[1]["books"]) if newest else {"books": []}
+    if not found["books"]:
+        raise UserError(f"{options.run} has finished no book yet: there is nothing to forget")
+    if options.plot is not None:
+        draw(found, options.plot)
+    if options.json is not None:
+        text = json.dumps(found)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n", "utf-8")
+    if options.json != "-":
+        table = Table("after", *found["books"], title="held-out bits a character", title_justify="left")
+        for name, row in zip(found["books"], found["matrix"], strict=True):
+            table.add_row(name, *(f"{bits:.3f}" for bits in row))
+        for label in ("rise", "worst"):
+            table.add_row(label, *(f"{share:+.1%}" for share in found[label]))
+        Console().print(table)
+    return 0
 
 
 def text(args: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`hrm convert IN OUT --to hrm|hrm_text|sapient-hrm|trm`: weights of other implementations, in and out."""
+"""`hrm convert IN OUT --to hrm|hrm_lm|hrm_text|sapient-hrm|trm`: weights of other implementations, in and out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Options:
     """Run folder, official folder (all_config.yaml and step_N) or one step_N file in it, or one of transformers."""
     out: Positional[Path]
     """New folder to write."""
-    to: Literal["hrm", "hrm_text", "sapient-hrm", "trm"]
-    """hrm: ours; hrm_text: text for transformers, vLLM and llama.cpp; sapient-hrm, trm: for the official program."""
+    to: Literal["hrm", "hrm_lm", "hrm_text", "sapient-hrm", "trm"]
+    """hrm: ours; hrm_lm: a run of text as a folder that transformers loads; hrm_text: text for transformers alone, vLLM
+    and llama.cpp; sapient-hrm, trm: for the official program."""
     segments: int | None = None
     """Depth at which a text model is exported to hrm_text; default: its budget."""
     checkpoint: str = "best"
@@ -35,6 +36,8 @@ def main(args: list[str]) -> int:
     options = parse(
         "convert", Options, args, example="hrm convert downloads/HRM-checkpoint-sudoku-extreme runs/published --to hrm"
     )
+    if options.to == "hrm_lm" or (options.to == "hrm_text" and (options.source / "run.json").is_file()):
+        return _export(options)
     if options.to == "hrm_text" or _is_text(options.source):
         return _convert_text(options)
     from hrm.interop import write
@@ -77,6 +80,28 @@ def _write_run(path: Path, model: Imported, options: Options) -> None:
     best = Run.open(options.source).best if (options.source / "run.json").is_file() else None
     if best and best["step"] == model.step:
         run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})
+
+
+def _export(options: Options) -> int:
+    """A run of text, adapters merged, as `save_pretrained` writes it with its tokenizer, or as hrm_text."""
+    from hrm.interop import hrm_text
+    from hrm.runs.text import is_text, load_text
+
+    if not is_text(options.source):
+        raise UserError(
+            f"{options.source} is no run of text: --to {options.to} takes one of hrm train text-... or learn"
+        )
+    if options.out.exists():
+        raise UserError(f"{options.out} is in use: choose a new folder for the converted model")
+    loaded = load_text(options.source, options.checkpoint, device="cpu", precision="float32")
+    if options.to == "hrm_lm":
+        loaded.model.save_pretrained(options.out)
+    else:
+        for line in hrm_text.write(options.out, loaded.model, options.segments):
+            print(line)
+    loaded.tokenizer.save_pretrained(options.out)
+    print(f"{options.out}: {options.to}, {loaded.model.num_parameters():,} parameters, from {loaded.name}")
+    return 0
 
 
 def _is_text(path: Path) -> bool:
