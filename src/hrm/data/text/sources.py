@@ -90,7 +90,7 @@ def rows(source: str | Path) -> Iterator[Row]:
 def hub_rows(name: str) -> Iterator[Row]:
     """The rows of a data set of the Hub; the only function here that uses the network."""
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = f"{name} is no file here, and reading it from the Hub needs: pip install 'hrm[data]'"
         raise UserError(message) from error
@@ -203,7 +203,7 @@ def _row(place: str, read: Callable[[], Any]) -> Row:
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
-        import pyarrow.parquet
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"reading {path} needs pyarrow: pip install 'hrm[data]'") from error
     number = 0

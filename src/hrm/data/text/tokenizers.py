@@ -147,8 +147,8 @@ def _json(path: Path) -> PreTrainedTokenizerFast:
 def _sentencepiece(path: Path) -> PreTrainedTokenizerFast:
     """A SentencePiece model, by transformers' own converter, which leaves out what the model says about spaces."""
     try:
-        import google.protobuf  # noqa: F401
-        import sentencepiece  # noqa: F401
+        import google.protobuf  # noqa: F401  # pyright: ignore[reportMissingModuleSource]
+        import sentencepiece  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"reading {path} needs SentencePiece ({error}): pip install 'hrm[data]'") from error
     from tokenizers import Regex, decoders, normalizers
