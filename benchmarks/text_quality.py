@@ -135,6 +135,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    colors = {"fixed depth": "C0", "adaptive, q": "C1", "adaptive, kl": "C3", "its depths at random": "C2"}
     for axis, key, label in (
         (axes[0], "mean_segments", "mean depth, segments"),
         (axes[1], "ms_per_token_batch_1", "ms a token, batch 1"),
@@ -145,20 +146,20 @@ def draw(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
             chosen = [[row for row in run["adaptive"] if row["halting"] == halting] for run in runs["hrm"]]
             lines[f"adaptive, {halting}"] = chosen
             if key == "mean_segments" and halting == "q":
-                lines["its depths at random"] = [
-                    [{**row, "bits_per_byte": row["random"]} for row in each] for each in chosen
-                ]
+                dealt = [[{**row, "bits_per_byte": row["random"]} for row in each] for each in chosen]
+                lines["its depths at random"] = dealt
         for name, each in lines.items():
             points = sorted(
                 (statistics.mean(r[i][key] for r in each), statistics.mean(r[i]["bits_per_byte"] for r in each))
                 for i in range(len(each[0]))
             )
-            axis.plot(*zip(*points, strict=True), "o-" if "random" not in name else "x:", label=name)
-        for i, arm in enumerate(("tokens", "flops")):
-            if arm in runs:
-                level = statistics.mean(run["bits_per_byte"] for run in runs[arm])
-                axis.axhline(level, color=f"C{6 + i}", ls="--", label=f"Transformer, equal {arm}")
+            style = "x:" if name == "its depths at random" else "o-"
+            axis.plot(*zip(*points, strict=True), style, color=colors[name], label=name)
         axis.set(xlabel=label, ylabel="held-out bits a byte")
+    # Far away from the rest, a Transformer's level would leave no room to see it.
+    levels = {arm: statistics.mean(run["bits_per_byte"] for run in runs[arm]) for arm in runs if arm != "hrm"}
+    words = ", ".join(f"equal {arm} {level:.3f}" for arm, level in levels.items())
+    figure.suptitle(f"a plain Transformer of equal parameters: {words}", fontsize=10)
     axes[0].legend(fontsize=8)
     figure.savefig(file, dpi=110)
 
