@@ -61,7 +61,7 @@ def test_averaged_weights_are_the_ones_written(tmp_path: Path) -> None:
         ("nowhere", "hrm", "neither a run folder nor an official one"),
         ("empty", "trm", "neither a run folder nor an official one"),
         ("in", "trm", "use sapient-hrm, which has two stacks"),
-        ("in", "gguf", "--to must be one of hrm, hrm_text, sapient-hrm, trm"),
+        ("in", "gguf", "--to must be one of hrm, hrm_lm, hrm_text, sapient-hrm, trm"),
     ],
 )
 def test_what_cannot_be_converted_ends_in_one_sentence(

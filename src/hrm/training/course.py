@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -75,8 +74,13 @@ class Measures(Protocol):
         ...
 
     def __call__(self) -> dict[str, Any]: ...
+    @property
+    def nothing(self) -> float:
+        """The score of what has learned nothing yet; patience does not count before a better one."""
+        ...
+
     def score(self, measured: dict[str, Any]) -> float:
-        """Greater is better; -inf as long as nothing is right."""
+        """Greater is better."""
         ...
 
     def sentence(self, measured: dict[str, Any]) -> str: ...
@@ -146,8 +150,8 @@ def follow(
             return False
         measure()
         enough = False
-        if measures is not None and measured:
-            reason = measures.target(measured)
+        if measures is not None and measurements:
+            reason = measures.target(measured) if measured else None
             if reason is None and config.patience and _since_best(measurements, measures) >= config.patience:
                 reason = f"no better on held-out data in {config.patience} measurements: stopping"
             if reason is not None:
@@ -197,8 +201,8 @@ def _since_best(measurements: list[dict[str, Any]], measures: Measures) -> int:
     """How many measurements came after the best one, once anything was right; those on other data do not count."""
     same = [m for m in measurements if all(m[key] == measurements[-1][key] for key in measures.compared)]
     scores = [measures.score(m) for m in same]
-    best = max(scores, default=-math.inf)
-    return len(scores) - 1 - scores.index(best) if best > -math.inf else 0
+    best = max(scores, default=measures.nothing)
+    return len(scores) - 1 - scores.index(best) if best > measures.nothing else 0
 
 
 def _measuring(measurements: list[dict[str, Any]], trainer: Trains) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -234,6 +233,7 @@ class _Held:
     """Measures on some held-out puzzles with the averaged weights, if there are any."""
 
     compared: tuple[str, ...] = ("data_sha256", "n")
+    nothing: float = 0.0
 
     def __init__(self, trainer: Trainer, task: Task, held_out: PuzzleSet) -> None:
         self.trainer, self.task = trainer, task
@@ -257,7 +257,7 @@ class _Held:
             model.train()
 
     def score(self, measured: dict[str, Any]) -> float:
-        return measured["exact_accuracy"] or -math.inf
+        return measured["exact_accuracy"]
 
     def sentence(self, measured: dict[str, Any]) -> str:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -102,6 +103,7 @@ class _Held:
     """Measures the averaged weights, if there are any, on some of the held-out text at every depth."""
 
     compared: tuple[str, ...] = ("data_sha256", "n")
+    nothing: float = -math.inf
 
     def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed | Rows) -> None:
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
