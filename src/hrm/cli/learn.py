@@ -1,4 +1,4 @@
-"""hrm learn: read books, one after another, and forget none."""
+"""hrm learn: read books, one after another, and remember them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ VERBS = {
     "solve": "solve puzzles; every answer is verified or marked unsolved",
     "eval": "measure a run on a file of puzzles or of text",
     "generate": "write text on from a prompt",
-    "learn": "read books, one after another, and forget none",
+    "learn": "read books, one after another, and remember them",
     "status": "what a learner has read, and what it still knows",
     "chat": "talk with a text model",
     "analyze": "judge what text models write",
@@ -91,7 +91,7 @@ def _help() -> str:
     return f"""\
 usage: hrm VERB ...
 
-Recursive reasoning models whose answers come back verified.
+Recursive reasoning models: puzzles whose answers come back verified, and text.
 
 {verbs}
 
