@@ -166,6 +166,26 @@ def test_a_memory_keeps_the_first_book_alive(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_reading_an_old_book_again_repeats_the_others_and_may_be_paused_too(tmp_path: Path) -> None:
+    ends = []
+    for name, pause in (("straight", 0), ("paused", 5)):
+        learner = Learner.create(tmp_path / name, config())
+        for file in (first(tmp_path, 120), second(tmp_path, 120)):
+            learner.learn(file)
+        start = learner.step_number
+        replayed: list[dict[str, Any]] = []
+        if pause:
+            learner.asked = lambda learner=learner, stop=start + pause: "pause" if learner.step_number == stop else None
+            assert learner.learn(first(tmp_path, 120), epochs=3)["state"] == "learning"
+            learner = Learner.open(tmp_path / name)
+        learner.learn(first(tmp_path, 120), say=replayed.append, epochs=3)
+        bits = [event["replayed_bits"] for event in replayed if event["event"] == "step"]
+        assert learner.step_number > start + 5 and bits and not np.isnan(bits).any()
+        ends.append(weights(learner))
+    assert same(*ends)
+
+
+@pytest.mark.slow
 def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config())
     learner.asked = lambda: "pause"

@@ -46,6 +46,7 @@ SHAPE = (
 """The model of a new learner, on top of text-char."""
 MODES = (((1, 1), 0.35), ((2, 2), 0.4), ((3, 2), 0.15), ((6, 4), 0.1))
 """Schedules of a segment, h_cycles x l_cycles, and how often each is learned."""
+_EDGES = np.cumsum([share for _, share in MODES[:-1]])
 DEEP = 0.2
 """Share of the updates with all segments, in which the Q head learns; the others have one."""
 _EXPLORATION, _MODE, _REPLAY = 1, 2, 3
@@ -100,8 +101,9 @@ class Learner:
         """A run as its newest intact checkpoint left it; `changes` of its settings hold from here on."""
         run = Run.open(path, LearnConfig)
         if changes:
-            run.set_config(replace(run.config, **changes))
-            check(run.config)
+            changed = replace(run.config, **changes)
+            check(changed)
+            run.set_config(changed)
         return cls(run, memory)
 
     def learn(
@@ -126,9 +128,11 @@ class Learner:
         if book["step"] == 0 and "bits_per_character_before" not in book:
             book["bits_per_character_before"] = self.bits(book)
             self._save(updates)
-        if book["step"] == 0:
+        if not book["begun"]:
             self.memory.begin(self.model, self.config.length, self.config.seed)
-            self._expect(book, training)
+            if book["step"] == 0:
+                self._expect(book, training)
+            book["begun"] = True
         window: list[tuple[float, float]] = []
         started, timed = time.perf_counter(), False
         per_epoch = max(1, steps // book["epochs"])
@@ -253,12 +257,12 @@ class Learner:
             known = {
                 "name": name, "source": str(Path(source).absolute()), "sha256": digest.hexdigest(), "characters": size,
                 "learned_at": _now(), "epochs": epochs or self.config.epochs, "step": 0, "state": "learning",
-                "number": len(self.books), "scores": [],
+                "number": len(self.books), "scores": [], "begun": False,
             }  # fmt: skip
             known["new_tokens"] = self._learn_alphabet(source)
             self.books.append(known)
         elif epochs is not None and epochs > known["epochs"]:
-            known["epochs"], known["state"] = epochs, "learning"
+            known["epochs"], known["state"], known["begun"] = epochs, "learning", False
         folder = self._folder(known)
         if not (folder / "train/index.json").is_file() or not (folder / "validation/index.json").is_file():
             self._pack(source, folder)
@@ -341,7 +345,7 @@ class Learner:
             positions = np.concatenate((positions, own))
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
         draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
-        schedule = Schedule(*MODES[int(np.searchsorted(np.cumsum([share for _, share in MODES]), draw[0]))][0])
+        schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
         segments = self.model.config.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
         budget = self.model.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
         draws = uniforms(config.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
@@ -393,9 +397,12 @@ class Learner:
     def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
         """Remember the book, note how well it is known, and grow if enough was read."""
         book["state"], book["finished_at"] = "finished", _now()
-        book["bits_per_character_then"] = self.bits(book)
-        for other in self.books:
-            other["bits_per_character_now"] = self.bits(other)
+        if not book["scores"] or book["scores"][-1]["step"] != book["step"]:
+            self._measure(book, say)
+        bits = book["scores"][-1]["bits_per_character"]
+        book["bits_per_character_then"] = bits[book["number"]]
+        for other, now in zip(self.books, bits, strict=True):
+            other["bits_per_character_now"] = now
         self.memory.remember(
             book["number"], np.asarray(training.tokens), self.config.length, self.config.seed, self.model
         )
@@ -407,7 +414,7 @@ class Learner:
             say({"event": "grown", **self.grow()})
 
     def _save(self, updates: Updates | None) -> None:
-        if updates is not None and self.books and self.books[-1]["state"] != "finished":
+        if updates is not None and any(book["state"] != "finished" for book in self.books):
             groups, self.counters = updates.pack()
             self.optimizer = groups["optimizer"]
         groups = {"weights": dict(self.model.state_dict()), "optimizer": self.optimizer, "memory": self.memory.pack()}

@@ -90,8 +90,7 @@ def rebuild(
     state: dict[str, Any], weights: dict[str, torch.Tensor], where: Path
 ) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
-    known = {k: v for k, v in state["model"].items() if k not in ("model_type", "transformers_version")}
-    model = HRMForCausalLM(HRMConfig(**known))
+    model = HRMForCausalLM(HRMConfig.from_dict(state["model"]))
     fill(model, weights, where)
     return model, rebuild_tokenizer(state["tokens"])
 
@@ -154,7 +153,7 @@ def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrai
         config |= {"intermediate_size": None, "embedding_scale": None}
     if "num_attention_heads" in given:
         config["num_key_value_heads"] = None
-    return HRMConfig(**{k: v for k, v in (config | given).items() if k not in ("model_type", "transformers_version")})
+    return HRMConfig.from_dict(config | given)
 
 
 def adapt(model: HRMForCausalLM, rank: int) -> HRMForCausalLM:

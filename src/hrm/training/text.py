@@ -76,9 +76,8 @@ class TextTrainer(Paced):
     def _budget(self) -> Any:
         """What tokens may spend in this step: the model's own, or fewer segments where depth is sampled."""
         budget = self.model.model.budget()
-        if getattr(self.model.config, "depth_sampling", False) and budget.max_segments > 1:
-            draw = uniforms(self.config.seed, _DEPTH, self.step_number, 1, 1)[0, 0]
-            budget = budget._replace(max_segments=1 + int(draw * budget.max_segments))
+        if self.model.config.depth_sampling and budget.max_segments > 1:
+            budget = budget.sampled(uniforms(self.config.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
         return budget
 
     def _think(self, ids: Tensor, labels: Tensor, positions: Tensor, draws: Tensor, count: Tensor, budget: Any) -> None:

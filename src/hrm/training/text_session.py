@@ -74,7 +74,7 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
         found: dict[str, Any] = {}
         if held_out is not None:
             best = load_text(path, device=str(accelerator.device), precision=config.train.precision)
-            found = _brief(evaluate(best.model, tokenizer, held_out, config.text.length))
+            found = _brief(evaluate(best.model, tokenizer, held_out, config.text.length, control=False))
         run.set_result(found)
         durable.write(path / "README.md", model_card(run))
         return found
@@ -114,7 +114,9 @@ class _Held:
         try:
             with torch.compiler.set_stance("force_eager"), ema.applied() if ema else nullcontext():
                 limit = config.train.eval_puzzles * config.text.length
-                found = evaluate(trainer.model, self.tokenizer, self.held_out, config.text.length, limit=limit)
+                found = evaluate(
+                    trainer.model, self.tokenizer, self.held_out, config.text.length, limit=limit, control=False
+                )
         finally:
             trainer.model.train()
         return {**_brief(found), "data_sha256": self.fingerprint}
