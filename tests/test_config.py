@@ -200,6 +200,7 @@ def test_an_empty_file_is_the_default_configuration():
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Config,

@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import pytest
+
 from hrm.cli.main import main
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_a_run_alone_that_is_not_its_own(tmp_path: Path, capsys) -> None:
     run = tmp_path / "precious"
     run.mkdir()

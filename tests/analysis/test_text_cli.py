@@ -54,6 +54,7 @@ def test_a_single_text_shows_every_measure_beside_the_ends(capsys: pytest.Captur
     assert "sentence lengths" in out and "tells nothing here" in out and "shuffled" in out
 
 
+@pytest.mark.slow
 def test_json_and_picture_hold_the_comparison(place: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("matplotlib")
     assert analyze("good.txt", "loop.txt", "--json", "result.json", "--plot", "result.png") == 0

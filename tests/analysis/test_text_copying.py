@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,7 @@ def test_texts_without_a_window_have_no_copies():
         assert found.share == 0 and found.longest == "" and len(found.inside) == len(b)
 
 
+@pytest.mark.slow
 def test_a_passage_pasted_into_millions_of_characters_is_found():
     folder = hrm_data() / "text"
     code = gzip.decompress((folder / "python_code.txt.gz").read_bytes()).decode()

@@ -19,6 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.slow
 def test_each_line_gets_an_answer_of_its_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "prompts.txt"
     file.write_text("the cat\n\nthe dog\nthe cat\n", "utf-8")
@@ -41,6 +42,7 @@ def test_a_seed_and_a_mode_decide(folder: Path, monkeypatch: pytest.MonkeyPatch,
     assert texts[0] == texts[1] and len(set(texts)) == 3
 
 
+@pytest.mark.slow
 def test_a_batch_can_go_on_from_a_saved_talk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     talk = session()
     talk.answer("the mat")

@@ -30,6 +30,7 @@ def reads(talk: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_the_first_answer_is_what_generate_writes_and_a_seed_means_a_talk():
     talks = [session(DRAWN) for _ in range(2)]
     first, again = ([talk.answer(text).text for text in ("the cat", "the dog", "")] for talk in talks)
@@ -40,6 +41,7 @@ def test_the_first_answer_is_what_generate_writes_and_a_seed_means_a_talk():
     assert other.answer("the cat").text != first[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [{}, {"share_segments": True}, {"halting": "fixed"}, {"max_segments": 1}])
 def test_answers_with_the_kept_cache_are_those_of_reading_everything_anew(form: dict):
     kept, anew = session(**form), session(**form)
@@ -75,6 +77,7 @@ def test_what_no_longer_fits_is_dropped_and_said():
     assert talk.conversation.text.startswith("the cat sat")  # what is saved is everything
 
 
+@pytest.mark.slow
 def test_a_long_answer_goes_on_beyond_the_memory():
     talk = session(Settings(stop="length", sampling=Sampling(max_new_tokens=70, seed=1)))
     answer = talk.answer("the")

@@ -199,6 +199,7 @@ def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp
     assert more["step"] > steps and more["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_book_may_be_ended_where_it_stands(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config())
     learner.asked = lambda: "stop" if learner.step_number >= 3 else None

@@ -51,6 +51,7 @@ def puzzle_set(count: int = 40) -> PuzzleSet:
     )
 
 
+@pytest.mark.slow
 def test_the_counts_agree_with_solving_one_by_one():
     puzzles = puzzle_set()
     result = evaluate(solver(), puzzles, max_segments=6, restarts=2, batch_size=7)

@@ -127,6 +127,7 @@ def test_a_narrow_table_keeps_the_first_the_last_and_the_chosen_depth():
     assert lines[0].split() == ["segments", "1", "2", "4", "7*", "8", "16"] and max(map(len, lines)) <= 80
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_printed_and_all_are_in_the_json(folder: Path, capsys: pytest.CaptureFixture[str]):
     call = ["generate", str(folder), "the cat", "--max-new-tokens", "8", "--best-of", "5", "--rank"]
     for rank, score in (("q", "confidence"), ("likelihood", "log_likelihood")):
@@ -160,6 +161,7 @@ def test_mistakes_get_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str
     assert words in refused(capsys, "generate", str(folder), *args)
 
 
+@pytest.mark.slow
 def test_measuring_writes_the_numbers_it_prints(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "text.txt").write_text(TEXT, "utf-8")
     call = ["eval", str(folder), "--data", str(tmp_path / "text.txt"), "--exit-threshold", "0.5", "0.4"]
@@ -217,6 +219,7 @@ def test_a_card_of_a_run_that_measured_nothing_says_so(run: Path):
     assert "Not measured" in card and "loss, nats" not in card
 
 
+@pytest.mark.slow
 def test_questions_are_answered_in_the_order_of_the_file(folder: Path, tmp_path: Path, capsys: Any):
     (tmp_path / "q.jsonl").write_text('{"question": "the", "answer": "cat"}\n{"question": "a", "answer": "la mer"}\n')
     call = ["eval", str(folder), "--data", str(tmp_path / "q.jsonl"), "--task", "pairs", "--max-new-tokens", "4"]

@@ -21,6 +21,7 @@ from tests.evaluation.text_small import TEXT, pair
 SHORT = Sampling(max_new_tokens=12)
 
 
+@pytest.mark.slow
 def test_a_seed_means_a_text_and_leaves_the_global_generator_alone():
     model, tokenizer = pair()
     torch.manual_seed(5)
@@ -70,6 +71,7 @@ def test_a_row_is_greedily_continued_the_same_in_any_batch():
     assert [len(c.tokens) for c in together] == [30, 30, 30]
 
 
+@pytest.mark.slow
 def test_tokens_come_one_by_one_and_make_up_the_text():
     model, tokenizer = endless()
     seen = []
@@ -79,6 +81,7 @@ def test_tokens_come_one_by_one_and_make_up_the_text():
     assert found.to_dict()["tokens"] == [token.text for token in seen]
 
 
+@pytest.mark.slow
 def test_a_stop_word_ends_the_text_before_it_and_none_of_it_is_handed_out():
     model, tokenizer = endless()
     whole = generate(model, tokenizer, "the cat", Sampling(max_new_tokens=20)).text
@@ -161,6 +164,7 @@ def test_a_vocabulary_without_an_unknown_token_refuses_what_it_lacks():
         generate(model, tokenizer, "\u4e2dab\u2603", SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", list(RANKS))
 def test_the_best_of_several_texts_comes_first(rank: str):
     model, tokenizer = pair()

@@ -99,6 +99,7 @@ def test_equal_options_are_not_right():
     assert evaluate_task(model, tokenizer, [Choice((("the", " cat"), ("the", " cat")), 0)])["accuracy"] == 0
 
 
+@pytest.mark.slow
 def test_words_and_numbers():
     model, tokenizer = pair()
     words = evaluate_task(model, tokenizer, [Word("the cat", " sat"), Word("the", " dog")])

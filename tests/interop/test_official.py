@@ -356,6 +356,7 @@ def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:
         write(tmp_path, "sapient-hrm", Config(), 81, {}, 0)
 
 
+@pytest.mark.slow
 def test_reading_and_writing_keep_the_published_parameter_count(tmp_path: Path) -> None:
     config = Config()
     torch.manual_seed(0)

@@ -386,6 +386,7 @@ def test_the_loss_of_old_text_does_not_jump(schedule: tuple[int, int]):
     assert loss() == pytest.approx(before, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_admitted_tokens_get_the_part_of_their_frequency_asked_for():
     read, held_out = _alice()
     of, old = copy.deepcopy(read), read.config.vocab_size

@@ -47,6 +47,7 @@ def recorded(net: PuzzleModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows
 
 
+@pytest.mark.slow
 def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_order():
     net = model().double()
     net.dtype = torch.float64
@@ -60,6 +61,7 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_order():
     assert {order[i]: outcome for i, outcome in shuffled.items()} == expected
 
 
+@pytest.mark.slow
 def test_outcomes_come_in_the_order_of_the_stream_or_as_completed():
     net, todo = model(), jobs()
     assert [i for i, _ in engine.solve(net, todo, RULES, slots=8)] == list(range(len(todo)))

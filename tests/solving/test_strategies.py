@@ -63,6 +63,7 @@ def test_views_are_tried_in_turn_and_named_in_the_answer():
     assert 0 <= answer.view < 3
 
 
+@pytest.mark.slow
 def test_models_take_turns_and_together_solve_what_any_of_them_solves():
     texts = questions(40)
     nets = model(), model(40)
@@ -75,6 +76,7 @@ def test_models_take_turns_and_together_solve_what_any_of_them_solves():
             assert answer.model == (0 if first == "solved" else 1) == answer.restarts
 
 
+@pytest.mark.slow
 def test_float32_answers_hardly_depend_on_the_batch():
     texts = questions(60)
     one = statuses(solver(), texts, restarts=2, batch_size=1)

@@ -81,6 +81,7 @@ def test_parse_says_what_is_wrong_and_where():
         task.parse(WELL_KNOWN[:9] + "x" + WELL_KNOWN[10:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES[:-1])
 def test_generated_puzzles_have_one_solution_and_no_clue_to_spare(shape):
     task = Sudoku(*shape)
@@ -101,6 +102,7 @@ def test_generated_16x16_puzzles_have_one_solution_and_many_blanks():
     assert (puzzle.question == 1).sum() > 128
 
 
+@pytest.mark.slow
 @law
 @given(tasks, seeds)
 def test_generating_depends_on_the_seed_alone(task, seed):
@@ -169,6 +171,7 @@ def test_the_canonical_form_is_the_smallest_of_all_images(shape):
         assert task.canonical(puzzle) == smallest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "classes", "samples"), [((2, 2), 2, 100), ((2, 3), 49, 5000)])
 def test_grids_fall_into_the_known_number_of_classes(shape, classes, samples):
     """4x4 has 2 essentially different grids, 6x6 has 49 (Jarvis and Russell's count for 2x3 boxes)."""
@@ -278,6 +281,7 @@ def test_real_puzzles_with_several_solutions_are_invalid_for_that_reason():
             task.check(task.parse(line))
 
 
+@pytest.mark.slow
 def test_real_17_clue_puzzles_are_all_different_classes():
     task = Sudoku(3, 3)
     rows = rules.table(hrm_data() / "sudoku/clue17_test.csv.gz", 500)

@@ -7,6 +7,7 @@ from benchmarks.memory import most_saved, trainer
 SMALL = {"dim": 16, "batch_size": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["h_cycles", "l_cycles", "max_segments"])
 def test_what_a_step_saves_is_the_same_from_two_to_eight(setting: str) -> None:
     sizes = [most_saved(trainer("last_step", **SMALL, **{setting: size}), 9) for size in (2, 3, 8)]

@@ -25,6 +25,7 @@ def half(straight: Run, tmp_path: Path) -> Path:
     return cut(straight, tmp_path / "half", 15)
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_applies_and_is_recorded(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = resume(half, "--optim.lr", "5e-4", "--train.log-every", "1")
     assert "optim.lr 0.001 -> 0.0005" in capsys.readouterr().err
@@ -77,6 +78,7 @@ def test_resume_takes_no_preset_and_needs_a_run(half: Path, capsys: pytest.Captu
     assert f"did you mean {half}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_existing_run_is_replaced_only_when_asked(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = small.command(half, small.config(train={"steps": 5}))
     assert hrm(again) == 2
@@ -86,6 +88,7 @@ def test_an_existing_run_is_replaced_only_when_asked(half: Path, capsys: pytest.
     assert small.metrics(Run.open(half))[-1]["step"] == 5
 
 
+@pytest.mark.slow
 def test_data_that_moved_can_be_named_anew_and_data_that_changed_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_training_goes_on_with_the_weights_and_tokenizer_of_another_run(tmp_pa
     assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
 def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "run"), "--data", str(book(tmp_path))]
     for args, words in (

@@ -141,6 +141,7 @@ def test_gsm8k_answers_are_learned_and_its_questions_are_not(tmp_path: Path):
         assert gpt2.decode(row[row != -100]).count("####") == (row == gpt2.eos_token_id).sum()
 
 
+@pytest.mark.slow
 def test_reasoning_gym_makes_the_same_questions_again_and_fresh_ones_that_differ():
     pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
     options = {"min_terms": 2, "max_terms": 3}
@@ -152,6 +153,7 @@ def test_reasoning_gym_makes_the_same_questions_again_and_fresh_ones_that_differ
     assert all(messages[1]["content"].lstrip("-").isdigit() for messages in train)
 
 
+@pytest.mark.slow
 def test_reasoning_gym_says_what_it_cannot_make():
     pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
     with pytest.raises(UserError, match="chain_sum"):

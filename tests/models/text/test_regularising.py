@@ -56,6 +56,7 @@ def test_dropout_is_a_share() -> None:
             small.config(dropout=dropout)
 
 
+@pytest.mark.slow
 def test_sampled_depths_are_all_depths_up_to_the_budget() -> None:
     model, ids = small.model(depth_sampling=True, halting="fixed").train(), small.tokens()
     plain = small.model(halting="fixed").train()
