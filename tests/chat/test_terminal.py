@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,70 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.chat.small import run, saved
+from tests.person import Person
 
-pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX only")
-ROOT = Path(__file__).parents[2]
 READY = "tokens remembered"
-"""The last thing that is drawn when a line can be typed."""
 
 
-class Person:
-    """Types into `hrm chat` and reads what it says, without colours and cursor movements."""
-
-    def __init__(self, home: Path, *args: str) -> None:
-        self.fd, terminal = pty.openpty()
-        names = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "XDG_STATE_HOME": str(home)}
-        path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hrm", "chat", *args, "--device", "cpu"],
-            stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-            env={**os.environ, **names, "PYTHONPATH": path}, preexec_fn=self._control,
-        )  # fmt: skip
-        os.close(terminal)
-        self.welcome = self.read(READY)
-
-    def _control(self) -> None:
-        import fcntl
-        import termios
-
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C goes to this process
-
-    def read(self, until: str, seconds: float = 120) -> str:
-        """What appears until some words do."""
-        raw, end = b"", time.monotonic() + seconds
-        while time.monotonic() < end:
-            if not select.select([self.fd], [], [], 0.1)[0]:
-                continue
-            try:
-                found = os.read(self.fd, 65536)
-            except OSError:  # it has ended
-                break
-            if b"\x1b[6n" in found:
-                os.write(self.fd, b"\x1b[1;1R")  # where is the cursor?
-            raw += found
-            self.raw = raw.decode(errors="replace")
-            if until in (text := re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)):
-                return text
-        raise AssertionError(f"waited for {until!r}, got {raw!r}")
-
-    def key(self, key: str) -> None:
-        os.write(self.fd, key.encode())
-
-    def say(self, line: str, until: str = READY) -> str:
-        """Type a line; what appears after it."""
-        self.key(line + "\r")
-        text = self.read(until)
-        return text.rpartition(f"> {line}")[2] if line else text
-
-    def leaves(self) -> int:
-        """Exit code, once nothing more is said."""
-        while select.select([self.fd], [], [], 60)[0]:
-            try:
-                if not os.read(self.fd, 65536):
-                    break
-            except OSError:  # Linux: nobody is left at the other end
-                break
-        return self.process.wait(60)
+def chat(home: Path, *args: str) -> Person:
+    return Person(READY, "chat", *args, XDG_STATE_HOME=str(home))
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +33,8 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def person(folder: Path, home: Path) -> Iterator[Person]:
-    someone = Person(home, str(folder), "--max-new-tokens", "20", "--stop", "length")
-    yield someone
-    someone.process.kill()
-    someone.process.wait()
-    os.close(someone.fd)
+    with chat(home, str(folder), "--max-new-tokens", "20", "--stop", "length") as someone:
+        yield someone
 
 
 @pytest.mark.slow
@@ -154,13 +91,8 @@ def test_tab_completes_a_command_and_quit_ends(person: Person):
 @pytest.mark.slow
 def test_a_mode_is_compared_on_the_runs_held_out_text(home: Path):
     trained = run(home)
-    someone = Person(home, str(trained), "--mode", "extreme", "--max-new-tokens", "5")
-    try:
+    with chat(home, str(trained), "--mode", "extreme", "--max-new-tokens", "5") as someone:
         assert set(json.loads((trained / "modes.json").read_text())["modes"]) >= {"fast", "extreme", "auto"}
         assert "bits a character" in someone.say("/modes")
         someone.key("\x04")
         assert someone.leaves() == 0
-    finally:
-        someone.process.kill()
-        someone.process.wait()
-        os.close(someone.fd)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +71,13 @@ def main(args: list[str]) -> int:
         learner.end()
     # Only what the person asks for changes the epochs of a book that is known.
     epochs = options.config.epochs if "--epochs" in args else None
-    for book in books:
-        if _learn(learner, book, epochs)["state"] != "finished":
-            print(f"paused; go on with: hrm learn {options.run} {book}", file=sys.stderr)
+    for place, book in enumerate(books):
+        entry, asked = _learn(learner, book, epochs)
+        if asked is not None:
+            left = books[place + (entry["state"] == "finished") :]
+            if left:
+                said = "paused" if entry["state"] == "learning" else f"{book.name} counts as learned"
+                print(f"{said}; go on with: hrm learn {shlex.join(map(str, (options.run, *left)))}", file=sys.stderr)
             break
     if options.json:
         print(json.dumps({"books": learner.books, **learner.facts()}))
@@ -88,8 +94,8 @@ def _base(options: Options) -> LearnConfig:
     return LearnConfig()
 
 
-def _learn(learner: Learner, book: Path, epochs: int | None) -> dict[str, Any]:
-    """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal."""
+def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, Any], str | None]:
+    """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal; its entry, and how it was ended early."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -132,15 +138,26 @@ def _learn(learner: Learner, book: Path, epochs: int | None) -> dict[str, Any]:
         elif kind == "known":
             console.print(f"{event['book']} is learned already", highlight=False)
 
-    with Interrupt() as interrupt, bar:
-        learner.asked = lambda: None if not interrupt.asked else _ask(bar) if live and sys.stdin.isatty() else "pause"
-        return learner.learn(book, epochs, show)
+    asks, answer = live and sys.stdin.isatty(), None
+
+    def asked() -> str | None:
+        nonlocal answer
+        if interrupt.asked:
+            answer = _ask(bar) if asks and interrupt.asked == signal.SIGINT else "pause"
+        return answer
+
+    learner.asked = asked
+    with Interrupt("" if asks else "pausing; press Ctrl-C again to stop at once") as interrupt, bar:
+        return learner.learn(book, epochs, show), answer
 
 
 def _ask(bar: Any) -> str:
     bar.stop()
     bar.console.print("pause (p), so that it can go on here later, or stop (s), so that the book counts as learned?")
-    return "stop" if input("[p] ").strip().lower().startswith("s") else "pause"
+    try:
+        return "stop" if input("[p] ").strip().lower().startswith("s") else "pause"
+    except EOFError:
+        return "pause"
 
 
 def _say_grown(entry: dict[str, Any]) -> None:

@@ -134,16 +134,16 @@ class Learner:
                 self._expect(book, training)
             book["begun"] = True
         window: list[tuple[float, float]] = []
-        started, timed = time.perf_counter(), False
+        started = beginning = time.perf_counter()
+        first = book["step"]
         per_epoch = max(1, steps // book["epochs"])
         stopping = None
         while book["step"] < steps and stopping is None:
             window.append(self._step(book, training, updates, steps))
             book["step"] += 1
             self.step_number += 1
-            if len(window) == 10 and not timed:
-                timed = True
-                left = (steps - book["step"]) * (time.perf_counter() - started) / 10
+            if book["step"] == first + 10:
+                left = (steps - book["step"]) * (time.perf_counter() - beginning) / 10
                 say({"event": "estimate", "seconds": left})
             if book["step"] % self.config.log_every == 0 or book["step"] == steps:
                 now = time.perf_counter()

@@ -14,8 +14,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupt:
     """A context in which the first signal sets `asked`; it must be entered in the main thread to have an effect."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, says: str = "saving; press Ctrl-C again to stop at once") -> None:
+        self.says = says
+        self.asked = 0
+        """Number of the first signal; 0: none came."""
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -33,6 +35,6 @@ class Interrupt:
         if self.asked and number == signal.SIGINT:
             os.write(sys.stderr.fileno(), b"\nstopped at once; the last checkpoint stands\n")
             os._exit(130)
-        first, self.asked = not self.asked, True
-        if first:
-            os.write(sys.stderr.fileno(), b"\nsaving; press Ctrl-C again to stop at once\n")
+        if not self.asked and self.says:
+            os.write(sys.stderr.fileno(), f"\n{self.says}\n".encode())
+        self.asked = self.asked or number
