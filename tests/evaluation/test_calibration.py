@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrm.evaluation.calibration import calibrate, expected_calibration_error
+from hrm.evaluation.calibration import calibrate, expected_calibration_error, interval
 
 
 def test_the_error_is_the_gap_between_confidence_and_accuracy():
@@ -32,3 +32,10 @@ def test_one_sided_or_few_observations_give_a_finite_fit(right: bool):
     q = np.linspace(-30, 30, 50)
     assert np.isfinite(calibrate(q, np.full(50, right))).all()
     assert calibrate(np.empty(0), np.empty(0, bool)) == pytest.approx((1, 0))
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    assert interval(102, 200) == pytest.approx((0.4412, 0.5784), abs=1e-4)
+    assert interval(0, 100) == pytest.approx((0, 0.0370), abs=1e-4)
+    assert interval(100, 100) == pytest.approx((0.9630, 1), abs=1e-4)
+    assert interval(0, 0) == (0, 1)

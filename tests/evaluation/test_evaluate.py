@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hrm.cli import eval as eval_verb
 from hrm.cli.main import main
 from hrm.config import ArchConfig
 from hrm.data import write_csv, write_folder
 from hrm.data.puzzle_set import IGNORE, PuzzleSet
-from hrm.evaluation import _paths, evaluate
+from hrm.evaluation import Measurement, _paths, evaluate
 from hrm.models.puzzle import PuzzleModel, board_of
 from hrm.solving import Solver
 from hrm.tasks.maze import Maze
+from hrm.tasks.sudoku import Sudoku
 from tests.solving.small import SUDOKU, fix_q, run_folder, solver
 from tests.tasks.rules import maze_shortest
 
 KEYS = [
-    *("n", "exact_accuracy", "token_accuracy", "solved", "wrong", "unsolved", "mean_segments", "max_segments"),
+    *(
+        "n",
+        "exact_accuracy",
+        "exact_interval",
+        "token_accuracy",
+        "solved",
+        "wrong",
+        "unsolved",
+        "mean_segments",
+        "max_segments",
+    ),
     *(
         "restarts",
         "views",
@@ -94,6 +109,7 @@ def test_progress_counts_to_the_end_and_the_q_head_can_stop():
 
 def test_nothing_to_measure_is_no_error():
     empty = evaluate(solver(), puzzle_set().take(np.arange(0)))
+    assert empty["exact_interval"] == (0, 1)
     assert (empty["n"], empty["exact_accuracy"], empty["solved"]) == (0, 0, 0)
 
 
@@ -157,13 +173,65 @@ def test_eval_prints_a_table_and_writes_the_same_as_json(tmp_path: Path, capsys:
     assert main(["eval", str(run), "--data", str(data), "--json", str(target), "--restarts", "1", "--limit", "10"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(target.read_text())
-    assert list(result) == KEYS and err == ""
+    assert list(result) == ["skipped", *KEYS] and err == ""
     assert (result["n"], result["restarts"], result["max_segments"], result["data"]) == (10, 1, 6, str(data))
     assert f"{result['exact_accuracy']:.2%}" in out and "puzzles per second" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "run", "x.csv"]
 
     assert main(["eval", str(run), "--data", str(data), "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 20
+
+
+def test_a_measurement_that_is_broken_off_is_that_of_the_first_puzzles():
+    puzzles = puzzle_set()
+    timing = ("seconds", "puzzles_per_second", "data_sha256")
+    measurement = Measurement(solver(), puzzles, 8, max_segments=6, restarts=3)
+    for done in measurement:
+        known = measurement.result()
+        if done in (1, 13, 40):
+            first = evaluate(solver(), puzzles.take(np.arange(done)), max_segments=6, restarts=3)
+            assert {k: v for k, v in known.items() if k not in timing} == {
+                k: v for k, v in first.items() if k not in timing
+            }
+    assert done == 40
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_leaves_what_is_done_and_skip_measures_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run, data, target = run_folder(tmp_path / "run"), tmp_path / "x.csv", tmp_path / "result.json"
+    write_csv(data, SUDOKU, puzzle_set(30))
+    flags = ["eval", str(run), "--data", str(data), "--json", str(target), "--batch-size", "4"]
+    assert main(flags) == 0
+    whole = json.loads(target.read_text())
+    capsys.readouterr()
+
+    verify, calls = Sudoku.verify, []
+
+    def verify_until_stopped(self: Sudoku, question: np.ndarray, answer: np.ndarray) -> bool:
+        calls.append(1)
+        if len(calls) == 40:
+            known.append(json.loads(target.read_text()))
+            os.kill(os.getpid(), signal.SIGINT)
+        return verify(self, question, answer)
+
+    known: list[dict[str, Any]] = []
+    target.unlink()
+    monkeypatch.setattr(eval_verb, "EVERY", 0)
+    monkeypatch.setattr(Sudoku, "verify", verify_until_stopped)
+    assert main(flags) == 130
+    first, words = json.loads(target.read_text()), capsys.readouterr().err
+    assert 0 < first["n"] < 30 and f"stopped after {first['n']} of 30" in words and f"--skip {first['n']}" in words
+    assert 0 < known[0]["n"] <= first["n"]  # written before anything was stopped
+    monkeypatch.setattr(Sudoku, "verify", verify)
+    assert main([*flags, "--skip", str(first["n"])]) == 0
+    rest = json.loads(target.read_text())
+    assert (rest["skipped"], rest["n"]) == (first["n"], 30 - first["n"])
+    for key in ("solved", "unsolved", "wrong"):
+        assert first[key] + rest[key] == whole[key]
+    assert main([*flags, "--skip", "3", "--limit", "5"]) == 0
+    assert json.loads(target.read_text())["n"] == 5
 
 
 def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -178,6 +246,7 @@ def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ("--data none.csv", "no file or folder none.csv"),
         ("--data x.csv --limit 0", "--limit 0"),
+        ("--data x.csv --skip -1", "--skip -1"),
         ("--data x.csv --json no/where.json", "make it first"),
         ("", "--data is missing"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,9 @@ from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.config import Strategy, UserError
+
+EVERY = 30
+"""Seconds after which what is known so far is written again."""
 
 if TYPE_CHECKING:
     from hrm import tasks
@@ -40,11 +45,13 @@ class Options:
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
     json: str | None = None
-    """File to write the result to as JSON; - prints it instead of the table."""
+    """File to write the result to as JSON, also while it is measured; - prints it instead of the table."""
     sweep: Path | None = None
     """Instead: accuracy against compute, up to the given segments, views and restarts, as PATH.json and PATH.png."""
     limit: int | None = None
     """Measure only the first so many puzzles."""
+    skip: int = 0
+    """Leave out so many puzzles before these."""
     split: str = "test"
     """Which part of a dataset folder."""
     allow_overlap: bool = False
@@ -70,6 +77,8 @@ def main(args: list[str]) -> int:
         return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit} leaves nothing to measure: use 1 or more")
+    if options.skip < 0:
+        raise UserError(f"--skip {options.skip} is not possible: use 0 or more")
     target = None if options.json in (None, "-") else Path(options.json)
     if target is not None and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target} is in a folder that does not exist: make it first")
@@ -84,33 +93,40 @@ def main(args: list[str]) -> int:
 
     from hrm import data
     from hrm.data import Located
-    from hrm.evaluation import evaluate
+    from hrm.evaluation import Measurement
     from hrm.runs import durable
     from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
     located = data.locate(options.data, solver.task, options.split)
     puzzles = located.puzzles
-    if options.limit is not None:
-        puzzles = puzzles.take(np.arange(min(options.limit, len(puzzles.inputs))))
+    n = len(puzzles.inputs)
+    if options.skip >= n > 0:
+        raise UserError(f"--skip {options.skip} leaves nothing of the {n} puzzles of {options.data}: use less")
+    if options.limit is not None or options.skip:
+        puzzles = puzzles.take(np.arange(options.skip, min(n, options.skip + (options.limit or n))))
     if not options.allow_overlap:
         for run in (options.run, *options.also):
             _refuse_trained(run, Located(puzzles, located.where), solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
-    with _progress(_Rate()) as bar:
-        shown = bar.add_task("", total=len(puzzles.inputs))
-        result = evaluate(
-            solver,
-            puzzles,
-            options.batch_size,
-            lambda done: bar.update(shown, completed=done),
-            **vars(options.strategy),
-        )
+    measurement = Measurement(solver, puzzles, options.batch_size, **vars(options.strategy))
+    total, written, done = len(puzzles.inputs), time.monotonic(), 0
+    with _progress(_Rate()) as bar, contextlib.suppress(KeyboardInterrupt):
+        shown = bar.add_task("", total=total)
+        for done in measurement:
+            bar.update(shown, completed=done)
+            if target is not None and time.monotonic() - written > EVERY:
+                durable.write_json(target, {"skipped": options.skip} | measurement.result())
+                written = time.monotonic()
+    result = {"skipped": options.skip} | measurement.result()
     if target is not None:
         durable.write_json(target, result)
     print(json.dumps(result, indent=2) if options.json == "-" else _table(result))
-    return 0
+    if done == total:
+        return 0
+    print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
+    return 130
 
 
 def _is_text(word: str) -> bool:

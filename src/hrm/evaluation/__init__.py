@@ -6,16 +6,17 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hrm.config import Strategy
 from hrm.data.puzzle_set import IGNORE, PuzzleSet
-from hrm.evaluation.calibration import calibrate, expected_calibration_error
+from hrm.evaluation.calibration import calibrate, expected_calibration_error, interval
 from hrm.solving import engine
-from hrm.solving.engine import Job
+from hrm.solving.engine import Job, Outcome
 from hrm.solving.solver import Solver
 from hrm.tasks import Task
 
@@ -27,62 +28,101 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     **strategy: Any,
 ) -> dict[str, Any]:
-    """Solve every puzzle and judge the result; `progress` gets the number of puzzles done so far, `strategy` are fields
-    of hrm.config.Strategy.
-
-    solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that the
-    label contradicts, or for mazes and tasks with a method `judge` a second reading of the rules; unsolved: the rest.
-    exact_accuracy counts readouts equal to the label, token_accuracy is the mean over puzzles of their share of right
-    cells; of unsolved puzzles both look at the last readout. Mazes, which have many right answers, add `valid` and
-    `optimal`: the shares of readouts that are a path, and a shortest one.
-    """
-    n = len(puzzles.inputs)
-    how = solver.complete(Strategy(**strategy))
-    rules = solver.rules(how)
-    judge = getattr(solver.task, "judge", None)
-    totals: Counter[str] = Counter()
-    tokens = 0.0
-    q, rights = np.zeros(n), np.zeros(n, bool)
-    start = time.perf_counter()
-    outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, ordered=False)
-    for done, (row, outcome) in enumerate(outcomes, 1):
-        assert outcome is not None
-        label, readout = puzzles.labels[row], outcome.readout
-        counted = label != IGNORE
-        hits = (label == readout)[counted]
-        tokens += float(hits.mean()) if len(hits) else 0.0
-        exact = len(hits) > 0 and bool(hits.all())
-        verdicts = _paths(solver.task, puzzles.inputs[row], label, readout)
-        right = judge(puzzles.inputs[row], readout) if judge else verdicts.get("optimal", exact)
-        wrong = outcome.accepted and not right
-        q[row], rights[row] = outcome.q[0], right
-        totals.update(verdicts, exact=exact, solved=outcome.accepted, wrong=wrong, segments=outcome.segments)
+    """Solve every puzzle and judge the result (see Measurement); `progress` gets the number of puzzles done so far."""
+    measurement = Measurement(solver, puzzles, batch_size, **strategy)
+    for done in measurement:
         if progress is not None:
             progress(done)
-    seconds = time.perf_counter() - start
-    confidences = np.array([solver.confidence((value,)) for value in q])
-    return {
-        "n": n,
-        "exact_accuracy": totals["exact"] / max(n, 1),
-        "token_accuracy": tokens / max(n, 1),
-        **{name: totals[name] / max(n, 1) for name in ("valid", "optimal") if name in totals},
-        "solved": totals["solved"],
-        "wrong": totals["wrong"],
-        "unsolved": n - totals["solved"],
-        "mean_segments": totals["segments"] / max(n, 1),
-        "max_segments": rules.max_segments,
-        "restarts": how.restarts,
-        "views": how.views,
-        "ece": expected_calibration_error(confidences, rights),
-        "calibration": calibrate(q, rights),
-        "puzzles_per_second": n / seconds,
-        "seconds": seconds,
-        "device": str(solver.device),
-        "dtype": str(solver.model.dtype).removeprefix("torch."),
-        "checkpoint": solver.checkpoint,
-        "data": puzzles.source,
-        "data_sha256": _sha256(puzzles),
-    }
+    return measurement.result()
+
+
+class Measurement:
+    """Solves puzzles in the order of their set and judges each; `result` is of the first puzzles, up to the last done.
+
+    So a measurement that is broken off favours no puzzle that is quickly solved. `strategy` are fields of
+    hrm.config.Strategy.
+    """
+
+    def __init__(self, solver: Solver, puzzles: PuzzleSet, batch_size: int = 64, **strategy: Any) -> None:
+        self.solver, self.puzzles, self.batch_size = solver, puzzles, batch_size
+        self.how = solver.complete(Strategy(**strategy))
+        self.rules = solver.rules(self.how)
+        self._judged: list[_Judged] = []
+        self._start = self._end = time.perf_counter()
+
+    def __iter__(self) -> Iterator[int]:
+        """Solve; after each puzzle the number of those done."""
+        self._start = time.perf_counter()
+        for row, outcome in engine.solve(self.solver.models, jobs_of(self.puzzles), self.rules, self.batch_size):
+            assert outcome is not None
+            self._judged.append(self._judge(row, outcome))
+            self._end = time.perf_counter()
+            yield row + 1
+
+    def result(self) -> dict[str, Any]:
+        """What is known so far.
+
+        solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that
+        the label contradicts, or for mazes and tasks with a method `judge` a second reading of the rules; unsolved: the
+        rest. exact_accuracy counts readouts equal to the label, with its 95 % interval, and token_accuracy is the mean
+        over puzzles of their share of right cells; of unsolved puzzles both look at the last readout. Mazes, which have
+        many right answers, add `valid` and `optimal`: the shares of readouts that are a path, and a shortest one.
+        """
+        judged, solver, puzzles = list(self._judged), self.solver, self.puzzles
+        n, seconds = len(judged), self._end - self._start
+        totals: Counter[str] = Counter()
+        for one in judged:
+            totals.update(one.counts)
+        q, rights = np.array([one.q for one in judged]), np.array([one.right for one in judged], bool)
+        confidences = np.array([solver.confidence((value,)) for value in q])
+        return {
+            "n": n,
+            "exact_accuracy": totals["exact"] / max(n, 1),
+            "exact_interval": interval(totals["exact"], n),
+            "token_accuracy": sum(one.tokens for one in judged) / max(n, 1),
+            **{name: totals[name] / max(n, 1) for name in ("valid", "optimal") if name in totals},
+            "solved": totals["solved"],
+            "wrong": totals["wrong"],
+            "unsolved": n - totals["solved"],
+            "mean_segments": totals["segments"] / max(n, 1),
+            "max_segments": self.rules.max_segments,
+            "restarts": self.how.restarts,
+            "views": self.how.views,
+            "ece": expected_calibration_error(confidences, rights),
+            "calibration": calibrate(q, rights),
+            "puzzles_per_second": n / seconds if n else 0.0,
+            "seconds": seconds,
+            "device": str(solver.device),
+            "dtype": str(solver.model.dtype).removeprefix("torch."),
+            "checkpoint": solver.checkpoint,
+            "data": puzzles.source,
+            "data_sha256": self._digest,
+        }
+
+    @cached_property
+    def _digest(self) -> str:
+        return _sha256(self.puzzles)
+
+    def _judge(self, row: int, outcome: Outcome) -> _Judged:
+        task, question, label = self.solver.task, self.puzzles.inputs[row], self.puzzles.labels[row]
+        judge = getattr(task, "judge", None)
+        counted = label != IGNORE
+        hits = (label == outcome.readout)[counted]
+        exact = len(hits) > 0 and bool(hits.all())
+        verdicts = _paths(task, question, label, outcome.readout)
+        right = judge(question, outcome.readout) if judge else verdicts.get("optimal", exact)
+        counts = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
+        tokens = float(hits.mean()) if len(hits) else 0.0
+        return _Judged(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
+
+
+class _Judged(NamedTuple):
+    """One puzzle: what it adds to the totals, its share of right cells, its q_halt, and whether it is right."""
+
+    counts: dict[str, int]
+    tokens: float
+    q: float
+    right: bool
 
 
 def jobs_of(puzzles: PuzzleSet) -> Iterator[Job]:

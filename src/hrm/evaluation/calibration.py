@@ -1,6 +1,11 @@
-"""Does the model know when it is right: expected calibration error, and the confidence that would have it least."""
+"""Does the model know when it is right: expected calibration error, and the confidence that would have it least.
+
+And how far a share that was counted may be from the true one.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -33,3 +38,13 @@ def calibrate(q: np.ndarray, right: np.ndarray) -> tuple[float, float]:
         # Far from the solution a whole Newton step may overshoot.
         weights = weights - step / max(1.0, float(np.abs(step).max()))
     return float(weights[0]), float(weights[1])
+
+
+def interval(count: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, count of n (Wilson 1927); (0, 1) for none."""
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    share, more = count / n, z * z / n
+    middle, half = share + more / 2, z * math.sqrt(share * (1 - share) / n + more / (4 * n))
+    return max(0.0, (middle - half) / (1 + more)), min(1.0, (middle + half) / (1 + more))
