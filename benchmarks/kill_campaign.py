@@ -1,10 +1,11 @@
-"""Kill a training at random moments: it must always resume, lose no checkpoint, and end with the same weights.
+"""Interrupt a training at random moments: it must always go on, lose no checkpoint, and end with the same weights.
 
-    python benchmarks/kill_campaign.py [--kills 200] [--seed 0] [--json benchmarks/results/kill_campaign.json]
+    python benchmarks/kill_campaign.py [--of puzzles | books] [--kills 200] [--seed 0] [--json FILE]
 
 A tiny run that saves after every step is started, killed with SIGKILL and resumed, until it ends; then the next one,
-until the kills are used up. Most processes are forked after the imports, so that kills hit the training; the others are
-started from nothing, so that kills hit the start of the program too. POSIX only.
+until the kills are used up. `books`: a learner reads two books, with a memory, new characters and new layers between
+them; half of the interruptions are SIGTERM, at which it pauses. Most processes are forked after the imports, so that
+kills hit the training; the others are started from nothing, so that kills hit the start of the program too. POSIX only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -30,20 +31,82 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 import torch._dynamo
 
+import hrm.continual
 import hrm.training.session  # noqa: F401
 from hrm.cli.main import main as hrm_command
+from hrm.config import Config, LearnConfig
 from hrm.runs import Run, checkpoint
 from hrm.training.progress import CLOCKED
 
-STEPS, KEEP = 48, 2
-FLAGS = (
-    f"sudoku-4x4 --train.steps {STEPS} --train.checkpoint-every 1 --train.keep {KEEP} --train.log-every 1 "
-    "--train.eval-every 6 --train.eval-puzzles 10 --train.batch-size 8 --train.device cpu --arch.dim 8 "
-    "--task.puzzles 40 --task.holdout 10 --optim.warmup-steps 2 --halting.max-segments 3"
-).split()
+KEEP = 2
+"""Checkpoints that are kept."""
 FRESH = 1 / 8
 """Share of the processes that are started from nothing."""
-TIMES = (*CLOCKED, "data")
+TIMES = (*CLOCKED, "data", "steps_per_second", "characters_per_second")
+
+
+class Puzzles:
+    """48 steps on 4x4 Sudokus."""
+
+    signals = (signal.SIGKILL,)
+    kind: type = Config
+    flags = (
+        f"sudoku-4x4 --train.steps 48 --train.checkpoint-every 1 --train.keep {KEEP} --train.log-every 1 "
+        "--train.eval-every 6 --train.eval-puzzles 10 --train.batch-size 8 --train.device cpu --arch.dim 8 "
+        "--task.puzzles 40 --task.holdout 10 --optim.warmup-steps 2 --halting.max-segments 3"
+    )
+
+    def args(self, run: Path) -> list[str]:
+        """What begins a run, or goes on with it."""
+        exists = (run / "run.json").is_file()
+        return ["train", "--resume", str(run)] if exists else ["train", *self.flags.split(), "--out", str(run)]
+
+    def facts(self, run: Path) -> dict[str, Any]:
+        """What else two finished runs have in common."""
+        return {"best": (Run.open(run).best or {}).get("step")}
+
+    def ended(self, run: Path) -> bool:
+        """Whether a process that left without an error has done all there was to do."""
+        return True
+
+
+class Books:
+    """Two books, the second in other letters; layers are added after the first."""
+
+    signals = (signal.SIGKILL, signal.SIGTERM)
+    kind: type = LearnConfig
+    words: ClassVar = {"one.txt": "the cat sat on a mat and the dog ate it", "two.txt": "ÄPFEL UND BÄUME, ZWÖLF KÜHE!"}
+    flags = (
+        "--epochs 2 --length 24 --stride 12 --batch-size 4 --checkpoint-every 1 --log-every 1 --eval-characters 200 "
+        "--grow-every 1000 --device cpu --settings hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 "
+        "intermediate_size=32 max_segments=2"
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.files = [folder / name for name in self.words]
+        for file, words in zip(self.files, self.words.values(), strict=True):
+            file.write_text(" ".join(random.Random(file.name).choices(words.split(), k=250)))
+
+    def args(self, run: Path) -> list[str]:
+        """The same command begins and goes on."""
+        return ["learn", str(run), *map(str, self.files), *self.flags.split()]
+
+    def facts(self, run: Path) -> dict[str, Any]:
+        """What the books were worth, how it grew, and the tokens."""
+        state = self._state(run)
+        told = {name: state[name] for name in ("growth", "tokens", "model")}
+        for entry in (*state["books"], *state["growth"]):
+            for name in ("at", "learned_at", "finished_at"):
+                entry.pop(name, None)
+        return {"books": state["books"], **told}
+
+    def ended(self, run: Path) -> bool:
+        """Whether it has learned both, or only paused."""
+        return [book["state"] for book in self._state(run)["books"]] == ["finished", "finished"]
+
+    def _state(self, run: Path) -> dict[str, Any]:
+        found = checkpoint.newest(run / "checkpoints", print)
+        return {"books": []} if found is None else checkpoint.load(found, ())[1]
 
 
 def start(args: list[str], log: Path, fresh: bool) -> int:
@@ -70,34 +133,39 @@ def wait(child: int, seconds: float) -> int | None:
     return None
 
 
-def uninterrupted(folder: Path, fresh: bool) -> float:
+def uninterrupted(work: Puzzles | Books, folder: Path, fresh: bool) -> float:
     """Train without a kill; returns the seconds it took."""
     started = time.monotonic()
-    code = wait(start(["train", *FLAGS, "--out", str(folder)], folder.with_suffix(".log"), fresh), 600)
+    code = wait(start(work.args(folder), folder.with_suffix(".log"), fresh), 600)
     if code != 0:
         sys.exit(f"the uninterrupted training failed:\n{folder.with_suffix('.log').read_text()}")
     return time.monotonic() - started
 
 
-def ending(folder: Path) -> dict[str, Any]:
+def ending(work: Puzzles | Books, folder: Path) -> dict[str, Any]:
     """All that two finished runs must have in common: the bytes of the last checkpoint, the metrics without times."""
-    run = Run.open(folder)
+    run = Run.open(folder, work.kind)
     last = run.checkpoint("latest")
     return {
         **{file.name: file.read_bytes() for file in sorted(last.glob("*.safetensors"))},
         "step": checkpoint.step_of(last),
-        "best": (run.best or {}).get("step"),
         "metrics": [{k: v for k, v in record.items() if k not in TIMES} for record in run.records()],
+        **work.facts(folder),
     }
 
 
-def lost(folder: Path, before: set[str]) -> list[str]:
+def saved(folder: Path) -> set[int]:
+    """Steps with a complete checkpoint."""
+    return {checkpoint.step_of(path) for path in checkpoint.complete(folder / "checkpoints")}
+
+
+def lost(work: Puzzles | Books, folder: Path, before: set[int]) -> list[str]:
     """Checkpoints that were complete before the kill and are gone, though neither `keep` nor the best explains it."""
-    after = {path.name for path in checkpoint.complete(folder / "checkpoints")}
-    pruned = {name for name in before - after if sum(other > name for other in after) >= KEEP}
-    best = Run.open(folder).best
-    named = set() if best is None else {f"step_{best['step']:08d}"}
-    return sorted((before - after - pruned) | (named - after))
+    after = saved(folder)
+    pruned = {step for step in before - after if sum(other > step for other in after) >= KEEP}
+    best = Run.open(folder, work.kind).best
+    named = set() if best is None else {best["step"]}
+    return [f"step {step}" for step in sorted((before - after - pruned) | (named - after))]
 
 
 def damaged(folder: Path) -> list[str]:
@@ -120,33 +188,37 @@ def moment(folder: Path) -> str:
     return "starting or between saves" if checkpoint.complete(folder / "checkpoints") else "before the first checkpoint"
 
 
-def campaign(folder: Path, rng: random.Random, kills: int, length: dict[bool, float], result: Counter[str]) -> bool:
-    """One training, killed at most `kills` times before it may end; False if it could not resume."""
+def campaign(
+    work: Puzzles | Books, folder: Path, rng: random.Random, kills: int, length: dict[bool, float], result: Counter[str]
+) -> bool:
+    """One training, interrupted at most `kills` times before it may end; False if it could not resume."""
     log = folder.with_suffix(".log")
     while True:
-        fresh = rng.random() < FRESH
-        exists = (folder / "run.json").is_file()
-        args = ["train", "--resume", str(folder)] if exists else ["train", *FLAGS, "--out", str(folder)]
-        known = {path.name for path in checkpoint.complete(folder / "checkpoints")}
-        child = start(args, log, fresh)
+        fresh, number = rng.random() < FRESH, rng.choice(work.signals)
+        known = saved(folder)
+        child = start(work.args(folder), log, fresh)
         code = wait(child, rng.uniform(0, length[fresh]) if kills else 600)
-        if code is None:
-            complete = {path.name for path in checkpoint.complete(folder / "checkpoints")}
-            os.kill(child, signal.SIGKILL)
+        cut = code is None
+        if cut:
+            known |= saved(folder)
+            os.kill(child, number)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code == -signal.SIGKILL:
-            kills -= 1
-            result["kills"] += 1
-            result["killed processes started from nothing"] += fresh
-            result[moment(folder)] += 1
-            if (folder / "run.json").is_file():
-                result["lost checkpoints"] += report(lost(folder, known | complete), "lost")
-                result["damaged checkpoints"] += report(damaged(folder), "damaged")
-        elif code != 0:
+        if not cut and code == 0:
+            return True
+        if code not in (0, -number):
             print(f"\ncould not go on (exit code {code}):\n{log.read_text()[-2000:]}", file=sys.stderr)
             return False
-        else:
+        if code == 0 and work.ended(folder):
             return True
+        kills -= 1
+        result["kills"] += number == signal.SIGKILL
+        result["interruptions"] += 1
+        result["pauses"] += code == 0
+        result["interrupted processes started from nothing"] += fresh
+        result[moment(folder)] += 1
+        if (folder / "run.json").is_file():
+            result["lost checkpoints"] += report(lost(work, folder, known), "lost")
+            result["damaged checkpoints"] += report(damaged(folder), "damaged")
 
 
 def report(names: list[str], what: str) -> int:
@@ -158,50 +230,53 @@ def report(names: list[str], what: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--of", choices=("puzzles", "books"), default="puzzles")
+    parser.add_argument("--kills", type=int, default=200, help="interruptions in all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; the machine's speed changes them as well")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "kill_campaign.json")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/kill_campaign[_books].json")
     args = parser.parse_args()
+    name = "kill_campaign" + "_books" * (args.of == "books")
+    file = args.json or Path(__file__).parent / "results" / f"{name}.json"
     torch.set_num_threads(1)
     rng = random.Random(args.seed)
     started = time.monotonic()
     result: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        length = {fresh: uninterrupted(folder / f"straight-{fresh}", fresh) for fresh in (False, True)}
+        work = Books(folder) if args.of == "books" else Puzzles()
+        length = {fresh: uninterrupted(work, folder / f"straight-{fresh}", fresh) for fresh in (False, True)}
         # A resumed training has less to do, and one that ends by itself is no kill.
         length[False] /= 2
-        wanted = ending(folder / "straight-False")
-        result["uninterrupted runs that differ"] = int(ending(folder / "straight-True") != wanted)
-        while result["kills"] < args.kills:
+        wanted = ending(work, folder / "straight-False")
+        result["uninterrupted runs that differ"] = int(ending(work, folder / "straight-True") != wanted)
+        while result["interruptions"] < args.kills:
             run = folder / f"run-{result['campaigns']}"
             result["campaigns"] += 1
-            if not campaign(run, rng, args.kills - result["kills"], length, result):
+            if not campaign(work, run, rng, args.kills - result["interruptions"], length, result):
                 result["runs that could not resume"] += 1
-            elif (found := ending(run)) != wanted:
+            elif (found := ending(work, run)) != wanted:
                 result["different endings"] += 1
                 print(f"\n{run} ended differently in {[k for k in wanted if found[k] != wanted[k]]}", file=sys.stderr)
             shutil.rmtree(run)
-            print(f"\r{result['kills']}/{args.kills} kills, {result['campaigns']} trainings", end="", file=sys.stderr)
+            print(f"\r{result['interruptions']}/{args.kills}, {result['campaigns']} trainings", end="", file=sys.stderr)
     print(file=sys.stderr)
     failures = (
         "runs that could not resume", "lost checkpoints", "damaged checkpoints", "different endings",
         "uninterrupted runs that differ",
     )  # fmt: skip
     rows = (
-        "kills", "campaigns", "killed processes started from nothing", "before the run existed",
-        "before the first checkpoint", "while saving or pruning", "starting or between saves", *failures,
+        "interruptions", "kills", "pauses", "campaigns", "interrupted processes started from nothing",
+        "before the run existed", "before the first checkpoint", "while saving or pruning", "starting or between saves",
+        *failures,
     )  # fmt: skip
     for name in rows:
         print(f"{name:40}{result[name]:6}")
     facts = {
-        "steps": STEPS, "seed": args.seed, "seconds": round(time.monotonic() - started, 1), "torch": torch.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "of": args.of, "steps": wanted["step"], "seed": args.seed, "seconds": round(time.monotonic() - started, 1),
+        "torch": torch.__version__, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }  # fmt: skip
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(
-        json.dumps({**{name.replace(" ", "_"): result[name] for name in rows}, **facts}, indent=1) + "\n"
-    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**{name.replace(" ", "_"): result[name] for name in rows}, **facts}, indent=1) + "\n")
     return int(any(result[name] for name in failures))
 
 
