@@ -25,6 +25,9 @@ _CONTENTS = (
     "checkpoints",
     "data",
     "tokenizer",
+    "model",
+    "books",
+    "modes.json",
     "README.md",
 )
 
