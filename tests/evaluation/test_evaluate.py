@@ -40,6 +40,7 @@ KEYS = [
     *(
         "restarts",
         "views",
+        "guesses",
         "ece",
         "calibration",
         "puzzles_per_second",

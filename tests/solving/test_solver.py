@@ -169,6 +169,7 @@ CONFIG_OF_GRID = hrm.Config(
         ({"max_segments": 0}, "--max-segments"),
         ({"restarts": -1}, "--restarts"),
         ({"views": 0}, "--views"),
+        ({"guesses": -1}, "--guesses"),
         ({"budget": 0}, "--budget"),
         ({"batch_size": 0}, "--batch-size"),
     ],

@@ -19,6 +19,7 @@ from hrm.tasks import View
 from hrm.tasks.grid import Grid
 from tests.solving.small import CONFIG, SUDOKU, fix_q, model, questions, run_folder, solver
 from tests.solving.test_solver import CONFIG_OF_GRID
+from tests.tasks.rules import sudoku_right
 
 
 def statuses(run: Solver, texts: list[str], **strategy: Any) -> list[str]:
@@ -82,6 +83,48 @@ def test_float32_answers_hardly_depend_on_the_batch():
     one = statuses(solver(), texts, restarts=2, batch_size=1)
     many = statuses(solver(), texts, restarts=2, batch_size=50)
     assert sum(a != b for a, b in zip(one, many, strict=True)) <= len(texts) // 1000 + 1
+
+
+@pytest.mark.slow
+def test_guesses_solve_what_restarts_do_not_and_are_verified_without_them():
+    run, texts = solver(), questions(200)
+    asked = list(run.solve_many(texts))
+    again = statuses(run, texts, restarts=8)
+    guessed = list(run.solve_many(texts, guesses=8))
+    found = [answer for answer in guessed if answer.guess]
+    assert sum(answer.status == "solved" for answer in guessed) > again.count("solved") + 5
+    assert {answer.guess for answer in found if answer.status == "solved"} > {1, 2}
+    for plain, answer in zip(asked, guessed, strict=True):
+        if plain.status == "solved":
+            assert (answer.answer, answer.guess, answer.segments) == (plain.answer, 0, plain.segments)
+        if answer.status == "solved":
+            assert sudoku_right(answer.question, answer.answer or "", 2, 2)
+
+
+def test_a_guess_fills_one_unsure_blank_and_depends_on_seed_puzzle_and_number_alone():
+    run, question = solver(), SUDOKU.parse(questions(1)[0])
+    shares = np.full((16, 6), 0.1)
+    sure = np.flatnonzero(question == 1)[::2]
+    shares[sure, 3] = 0.9
+    cells = set()
+    for number in range(1, 30):
+        guessed = run._guess(question, shares, number)
+        (cell,) = np.flatnonzero(guessed != question)
+        assert question[cell] == 1 and guessed[cell] in SUDOKU.symbols and cell not in sure
+        assert np.array_equal(guessed, run._guess(question, shares, number))
+        cells.add((cell, guessed[cell]))
+    assert len(cells) > 8
+    shares[:, 3] = 0.9
+    shares[np.flatnonzero(question == 1)[3], 3] = 0.8  # all are sure: the least sure one
+    (cell,) = np.flatnonzero(run._guess(question, shares, 1) != question)
+    assert cell == np.flatnonzero(question == 1)[3]
+
+
+def test_guesses_need_blanks():
+    grid = Grid(2, 3, vocabulary=5)
+    run = Solver(build(CONFIG_OF_GRID, board_of(grid)), grid)
+    with pytest.raises(UserError, match="--guesses 2 needs cells that are blank"):
+        run.solve("123401", guesses=2)
 
 
 def test_a_budget_bounds_the_segments_of_all_attempts():

@@ -51,7 +51,7 @@ TextSettings = Annotated[TextConfig, tyro.conf.arg(name="")]
 """The same of a text run."""
 Tries = Annotated[Strategy, tyro.conf.arg(name="")]
 """What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
-TRIES = ("max_segments", "restarts", "views", "budget", "stop")
+TRIES = ("max_segments", "restarts", "views", "guesses", "budget", "stop")
 
 
 class Option(NamedTuple):

@@ -88,6 +88,7 @@ class Measurement:
             "max_segments": self.rules.max_segments,
             "restarts": self.how.restarts,
             "views": self.how.views,
+            "guesses": self.how.guesses,
             "ece": expected_calibration_error(confidences, rights),
             "calibration": calibrate(q, rights),
             "puzzles_per_second": n / seconds if n else 0.0,

@@ -45,7 +45,7 @@ def sweep(
     batch_size: int = 64,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Curves up to the strategy's segments, views and restarts, and warnings where more segments make it worse."""
+    """Curves up to the given segments, views, restarts and guesses, and warnings where more segments make it worse."""
     strategy = solver.complete(strategy)
     rules = solver.rules(strategy)
     deepest, attempts = rules.max_segments, len(rules.attempts)
@@ -64,6 +64,7 @@ def sweep(
         "max_segments": deepest,
         "views": strategy.views,
         "restarts": strategy.restarts,
+        "guesses": strategy.guesses,
         "curves": [curve._asdict() for curve in curves],
         "warnings": warnings_of(curves[0]),
     }
@@ -124,7 +125,7 @@ def _first(marks: np.ndarray, cap: int) -> np.ndarray:
 def _attempts(
     solver: Solver, puzzles: PuzzleSet, strategy: Strategy, batch_size: int, progress: Callable[[float], None]
 ) -> Curve:
-    """The share solved within 1, 2, ... attempts: models, views and noise in the order in which they are tried."""
+    """The share solved within 1, 2, ... attempts: models, views, noise, guesses, in the order of trying."""
     rules, n = solver.rules(replace(strategy, stop=("verifier",), budget=None)), len(puzzles.inputs)
     segments, begun, solved = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
     outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, ordered=False)

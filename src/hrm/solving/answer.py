@@ -32,6 +32,8 @@ class Answer:
     """Through which symmetric view the readout was found; 0 is the puzzle as it was asked."""
     model: int = 0
     """Which of several models found it, counted from 0."""
+    guess: int = 0
+    """With which guess filled in the readout was found, counted from 1; 0 is the puzzle as it was asked."""
     confidence: float = 0.0
     """What the model itself thinks of the last readout's chance to be right; always below 1."""
     grid: np.ndarray | None = field(default=None, compare=False)

@@ -41,11 +41,13 @@ class Job(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One try at a puzzle: by which model, through which symmetric view, from which state (0: no change in any)."""
+    """One try at a puzzle: by which model, through which symmetric view, from which state, with which guess filled in
+    (0: no change in any)."""
 
     model: int = 0
     view: int = 0
     noise: int = 0
+    guess: int = 0
 
 
 class Segment(NamedTuple):
@@ -90,6 +92,10 @@ class Rules:
     there is one, agrees; if not, the next of `attempts` begins, unless `budget` segments are spent. Without `verify`
     all attempts are made. At the end `vote` chooses: the readout of most attempts, of the largest sum of
     sigmoid(q_halt), or of the attempt that halted first.
+
+    `guess` fills a blank of a question, given the probabilities [cells, vocabulary] at the end of the last attempt
+    without a guess, and the guess's number. What follows is verified against the question as it was asked, so that a
+    wrong guess costs time and nothing else.
     """
 
     max_segments: int
@@ -101,6 +107,7 @@ class Rules:
     still: float = 0.0
     budget: int | None = None
     view: Callable[[np.ndarray, int], View] | None = None
+    guess: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
     vote: Vote = "majority"
 
 
@@ -127,6 +134,10 @@ class _Row:
     segments: int = 0
     """Segments of this attempt."""
     readout: np.ndarray | None = None
+    guessed: np.ndarray | None = None
+    """The question with a guess filled in, in an attempt with one."""
+    shares: np.ndarray | None = None
+    """Probabilities at the end of the last attempt without a guess, where guesses follow."""
 
     @property
     def spent(self) -> int:
@@ -134,7 +145,8 @@ class _Row:
 
     @property
     def question(self) -> np.ndarray:
-        return self.job.question if self.view is None else self.view.apply(self.job.question)
+        asked = self.job.question if self.guessed is None else self.guessed
+        return asked if self.view is None else self.view.apply(asked)
 
     def turned_back(self, array: np.ndarray) -> np.ndarray:
         return array if self.view is None else self.view.undo(array)
@@ -178,7 +190,7 @@ def solve(
                 finished[index] = None
                 yield from ready()
             else:
-                waiting.append(_begin(index, job, rules, []))
+                waiting.append(_begin(index, job, rules))
         for number, batch in enumerate(batches):
             batch.enter([row for row in waiting if row.attempt.model == number])
         waiting = []
@@ -189,14 +201,18 @@ def solve(
                 if accepted or len(row.ballots) == len(rules.attempts) or row.spent >= (rules.budget or math.inf):
                     finished[row.index] = _outcome(row, accepted, rules)
                 else:
-                    waiting.append(_begin(row.index, row.job, rules, row.ballots))
+                    waiting.append(_begin(row.index, row.job, rules, row))
         yield from ready()
 
 
-def _begin(index: int, job: Job, rules: Rules, ballots: list[_Ballot]) -> _Row:
+def _begin(index: int, job: Job, rules: Rules, before: _Row | None = None) -> _Row:
+    ballots, shares = ([], None) if before is None else (before.ballots, before.shares)
     attempt = rules.attempts[len(ballots)]
     view = rules.view(job.question, attempt.view) if rules.view and attempt.view else None
-    return _Row(index, job, attempt, view, ballots)
+    row = _Row(index, job, attempt, view, ballots, shares=shares)
+    if attempt.guess and rules.guess is not None and shares is not None:
+        row.guessed = rules.guess(job.question, shares, attempt.guess)
+    return row
 
 
 def _outcome(row: _Row, accepted: bool, rules: Rules) -> Outcome:
@@ -282,6 +298,8 @@ class _Batch:
             if leaves or verified:
                 row.ballots.append(_Ballot(row.turned_back(tokens[i]), tuple(q[i]), row.segments, row.attempt))
                 row.segments = 0
+                if rules.guess is not None and not row.attempt.guess:
+                    row.shares = row.turned_back(readout.logits[i].float().softmax(-1).cpu().numpy())
                 left.append((row, verified))
             else:
                 stay.append(i)

@@ -26,6 +26,9 @@ from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Attempt, Job, Outcome, Rules, Segment
 from hrm.tasks import PuzzleError, Task, View
 
+UNSURE = 0.5
+"""A guess is made in a cell whose likeliest symbol is less likely than this."""
+
 
 class Solver:
     """Answers the questions of one task with one model, or several in turn. It is never given a label."""
@@ -60,20 +63,21 @@ class Solver:
         return self.models[0]
 
     def complete(self, strategy: Strategy) -> Strategy:
-        """The strategy with this solver's own segments, restarts and views where none are said."""
-        last = {"max_segments": self.max_segments, "restarts": 0, "views": 1}
+        """The strategy with this solver's own segments, restarts, views and guesses where none are said."""
+        last = {"max_segments": self.max_segments, "restarts": 0, "views": 1, "guesses": 0}
         chosen = [vars(strategy), vars(self._strategy), last]
         return replace(strategy, **{name: next(c[name] for c in chosen if c[name] is not None) for name in last})
 
     def rules(self, strategy: Strategy) -> Rules:
         """When puzzles leave and what is tried with them; UserError names the flag of an impossible setting."""
         strategy = self.complete(strategy)
-        most, restarts, views = strategy.max_segments, strategy.restarts, strategy.views
-        assert most is not None and restarts is not None and views is not None
+        most, restarts, views, guesses = strategy.max_segments, strategy.restarts, strategy.views, strategy.guesses
+        assert most is not None and restarts is not None and views is not None and guesses is not None
         for flag, value, least in (
             ("max-segments", most, 1),
             ("restarts", restarts, 0),
             ("views", views, 1),
+            ("guesses", guesses, 0),
             ("budget", 1 if strategy.budget is None else strategy.budget, 1),
         ):
             if value < least:
@@ -81,15 +85,23 @@ class Solver:
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
             raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
+        if guesses and not hasattr(self.task, "blank"):
+            raise UserError(
+                f"--guesses {guesses} needs cells that are blank, and a {self.task.name} has none: leave it out"
+            )
         if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
             raise UserError(f"--stop verifier is not possible, a {self.task.name} has none: use --stop q")
         by_q = "q" in strategy.stop or not verifies
         return Rules(
             most,
-            # Every model sees every view before anything begins from another state.
+            # Every model sees every view before anything begins from another state, and then with a guess.
             [
                 Attempt(model, view, noise)
                 for noise, view, model in product(range(restarts + 1), range(views), range(len(self.models)))
+            ]
+            + [
+                Attempt(guess % len(self.models), guess // len(self.models) % views, guess=guess)
+                for guess in range(1, guesses + 1)
             ],
             self.seed,
             verify=self.task.verify if verifies else None,
@@ -98,6 +110,7 @@ class Solver:
             still=strategy.residual if "residual" in strategy.stop else 0.0,
             budget=strategy.budget,
             view=self._view,
+            guess=self._guess if guesses else None,
             vote=strategy.vote,
         )
 
@@ -162,9 +175,25 @@ class Solver:
 
     def _view(self, question: np.ndarray, number: int) -> View:
         """A random symmetry that seed, puzzle and number alone decide."""
-        key = hashlib.sha256(f"{self.seed} view {number} ".encode() + question.astype("<i4").tobytes()).digest()
-        bits = np.random.Philox(key=int.from_bytes(key[:16], "little"))
-        return self.task.view(np.random.Generator(bits).random(self.task.uniforms))
+        return self.task.view(self._random("view", question, number).random(self.task.uniforms))
+
+    def _guess(self, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
+        """A blank that the model is not sure of, filled in by its own probabilities; seed, puzzle and number decide."""
+        symbols = self.task.symbols
+        blanks = np.flatnonzero(question == self.task.blank)  # type: ignore[attr-defined]
+        shares = shares[blanks, symbols.start : symbols.stop].astype(np.float64)
+        shares /= shares.sum(1, keepdims=True)
+        unsure = np.flatnonzero(shares.max(1) < UNSURE)
+        random = self._random("guess", question, number)
+        cell = random.choice(unsure) if len(unsure) else shares.max(1).argmin()
+        guessed = question.copy()
+        guessed[blanks[cell]] = symbols[random.choice(len(symbols), p=shares[cell])]
+        return guessed
+
+    def _random(self, what: str, question: np.ndarray, number: int) -> np.random.Generator:
+        """Random numbers that seed, puzzle and number alone decide."""
+        key = hashlib.sha256(f"{self.seed} {what} {number} ".encode() + question.astype("<i4").tobytes()).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
 
     def _read(self, text: str) -> tuple[Job | None, str]:
         """The question, or None and the reason why it is none."""
@@ -185,6 +214,7 @@ class Solver:
             restarts=outcome.restarts,
             view=outcome.attempt.view,
             model=outcome.attempt.model,
+            guess=outcome.attempt.guess,
             confidence=self.confidence(outcome.q),
             grid=as_grid(task, outcome.readout),
             trace=None if trace is None else [self._describe(segment) for segment in trace],

@@ -32,6 +32,7 @@ class Sudoku:
 
     name = "sudoku"
     verifies = True
+    blank = BLANK
 
     def __init__(self, box_rows: int, box_cols: int, extra_clues: float = 0.0):
         n = box_rows * box_cols
