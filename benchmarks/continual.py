@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hrm.config import LearnConfig
-from hrm.continual import Dreams, Learner, Nothing, Reservoir
+from hrm.continual import Dreams, Learner, Nothing, Old, Reservoir
 from hrm.data.text import Batch, Packed
 from hrm.models.text import HRMForCausalLM
 
@@ -49,7 +49,9 @@ class Elastic(Nothing):
         self.fisher: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
 
-    def remember(self, book: int, tokens: np.ndarray, length: int, seed: int, model: HRMForCausalLM) -> None:
+    def remember(
+        self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
+    ) -> None:
         """Mean squared gradients over rows of the book, added to those of the books before."""
         rng = np.random.default_rng([seed, book])
         model.zero_grad()
@@ -76,12 +78,12 @@ class Elastic(Nothing):
 class Generated(Dreams):
     """What the model itself writes from the first characters of kept pieces, and nothing of the books' own text."""
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
         """Dreams, and what follows in them."""
         if self.dreams is None:
             return None
         found = self.dreams[rng.integers(0, len(self.dreams), count)]
-        return found[:, :-1], found[:, 1:]
+        return Old(found[:, :-1], found[:, 1:])
 
 
 class Mixed:

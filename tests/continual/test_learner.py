@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 import random
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from hrm.cli.main import main as hrm
 from hrm.config import LearnConfig, UserError
 from hrm.continual import Learner, Nothing, Reservoir
 from hrm.models.text import HRMForCausalLM
-from hrm.runs import checkpoint
 from hrm.runs.text import is_text, load_text
 
 SETTINGS = ["hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32"]
@@ -73,18 +73,17 @@ def logits(model: HRMForCausalLM, ids: Tensor, **request: Any) -> Tensor:
 def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: float, length: int, seed: int) -> None:
     memory, model = Reservoir(share), Any
     for number in range(2):
-        memory.remember(number, np.arange(size) + 1000 * number, length, seed, model)  # type: ignore[arg-type]
-    kept = sum(pieces.size for pieces in memory.books.values())
-    piece = min(4 * length + 1, size)
-    assert share == 1 or kept <= 2 * (share * size + piece)
+        memory.remember(number, np.arange(size) + 1000 * number, size, length, seed, model)  # type: ignore[arg-type]
+    packed = memory.pack()["reservoir"].numel()
+    smallest = 2 * len(bz2.compress(np.arange(4 * length + 1, dtype="<u4").tobytes())) + 100
+    assert packed <= max(2 * share * size, smallest) + 100, "the share is that of what is stored"
     other = Reservoir(share)
     other.unpack(memory.pack(), model)  # type: ignore[arg-type]
     assert len(other.books) == len(memory.books)
     assert all(np.array_equal(memory.books[number], other.books[number]) for number in memory.books)
     rows = memory.rows(8, length, np.random.default_rng(seed))
     if rows is not None:
-        ids, labels = rows
-        assert ids.shape == (8, length) and (labels == ids + 1).all(), "rows are stretches of a book"
+        assert rows.ids.shape == (8, length) and (rows.labels == rows.ids + 1).all(), "rows are stretches of a book"
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(tar
     made = trainer(q_target=target, exploration=0.0)
     batch: Any = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
     count, budget, draws = (batch[1] != -100).sum(), made.model.model.budget(), torch.rand(2, 4, 12)
-    made._think(batch[0], batch[1], batch[2], draws, count, budget)
+    made._think(batch[0], batch[1], batch[2], torch.zeros_like(batch[0]), draws, count, budget)
     ours = gradients(made.model)
     made.model.zero_grad()
     thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
@@ -108,6 +108,23 @@ def test_a_segment_is_forgotten_before_the_next_one_begins() -> None:
         with pytest.raises(RuntimeError, match="second time"):
             loss.backward()
     assert alive == [True] * 3
+
+
+def test_rows_taught_by_shares_learn_as_from_labels_where_one_token_has_all_of_them() -> None:
+    gradients = []
+    for rows in (0, 2):
+        made = trainer(halting="fixed")
+        ids, targets, positions = (torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12))
+        taught = (
+            torch.nn.functional.one_hot(targets[4 - rows :], made.model.config.vocab_size).float() if rows else None
+        )
+        budget = made.model.model.budget()
+        thought = made.model.begin(input_ids=ids, position_ids=positions, budget=budget)
+        for loss, _ in supervision(made.model, thought, budget, targets, 48, torch.zeros(2, 4, 12), taught):
+            loss.backward()
+        gradients.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
 def test_sampled_depths_are_a_function_of_the_step() -> None:

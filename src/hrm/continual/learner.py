@@ -338,11 +338,12 @@ class Learner:
         batch = training.batch(config.seed * 1000 + book["number"], book["step"], range(size), size, length)
         ids, labels, positions = (np.asarray(array) for array in batch)
         rng = np.random.default_rng([config.seed, _REPLAY, number])
-        replayed = self.memory.rows(round(config.replay * size), length, rng)
-        if replayed is not None:
-            ids, labels = (np.concatenate(pair) for pair in zip((ids, labels), replayed, strict=True))
-            own = np.broadcast_to(np.arange(length), (len(ids) - size, length))
+        old = self.memory.rows(round(config.replay * size), length, rng)
+        if old is not None:
+            ids, labels = np.concatenate((ids, old.ids)), np.concatenate((labels, old.labels))
+            own = np.broadcast_to(np.arange(length), old.ids.shape)
             positions = np.concatenate((positions, own))
+        taught = None if old is None else old.taught
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
         draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
         schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
@@ -353,7 +354,7 @@ class Learner:
         thought = self.model.begin(input_ids=tensors[0], position_ids=tensors[2], budget=budget)
         counted = tensors[1] != -100
         losses: Tensor | None = None
-        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), explore):  # type: ignore[arg-type]
+        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), explore, taught):  # type: ignore[arg-type]
             loss.backward()
             if thought.kept is not None:
                 thought.kept.forget()
@@ -364,8 +365,7 @@ class Learner:
             raise BadBatch(updates.complaint(number), {"inputs": tensors[0], "labels": tensors[1]})
         sums, counts = losses.double().sum(1), counted.sum(1).clamp(min=1)
         per_row = (sums / counts).tolist()
-        old = per_row[size:]
-        return float(np.mean(per_row[:size])), float(np.mean(old)) if old else math.nan
+        return float(np.mean(per_row[:size])), float(np.mean(per_row[size:])) if old is not None else math.nan
 
     def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
@@ -403,8 +403,9 @@ class Learner:
         book["bits_per_character_then"] = bits[book["number"]]
         for other, now in zip(self.books, bits, strict=True):
             other["bits_per_character_now"] = now
+        tokens = np.asarray(training.tokens)
         self.memory.remember(
-            book["number"], np.asarray(training.tokens), self.config.length, self.config.seed, self.model
+            book["number"], tokens, book["characters"], self.config.length, self.config.seed, self.model
         )
         groups, self.counters = updates.pack()
         self.optimizer = groups["optimizer"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import copy
 import json
-import lzma
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,17 @@ PROMPT = 12
 """Characters of a kept piece from which a dream begins."""
 DREAMS = 1200
 """Rows that are dreamt before a book."""
+TRIES = 6
+"""How often the number of pieces that fit is guessed."""
+
+
+class Old(NamedTuple):
+    """Rows to learn beside those of a new book: ids and what follows them, both [n, p]."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    taught: Tensor | None = None
+    """Shares [n, p, v] of all that may follow, to be learned instead of the labels."""
 
 
 class Memory(Protocol):
@@ -29,12 +40,14 @@ class Memory(Protocol):
         """A book is about to be learned by a model that knows nothing of it; `length` is that of a row."""
         ...
 
-    def remember(self, book: int, tokens: np.ndarray, length: int, seed: int, model: HRMForCausalLM) -> None:
-        """Take what is wanted of a book that has just been learned."""
+    def remember(
+        self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
+    ) -> None:
+        """Take what is wanted of a book of so many characters that has just been learned."""
         ...
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
-        """Inputs and labels [count, length] to learn beside the new book, or None while there is nothing."""
+    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
+        """`count` rows of `length` to learn beside the new book, or None while there is nothing."""
         ...
 
     def pull(self, model: HRMForCausalLM) -> None:
@@ -56,10 +69,12 @@ class Nothing:
     def begin(self, model: HRMForCausalLM, length: int, seed: int) -> None:
         """Nothing to prepare."""
 
-    def remember(self, book: int, tokens: np.ndarray, length: int, seed: int, model: HRMForCausalLM) -> None:
+    def remember(
+        self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
+    ) -> None:
         """Keep nothing."""
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
         """There is nothing."""
         return None
 
@@ -75,46 +90,59 @@ class Nothing:
 
 
 class Reservoir(Nothing):
-    """A share of every book in pieces spread evenly over it, compressed where it is stored."""
+    """A share of every book in pieces spread evenly over it: as many as fit compressed into that share of its size."""
 
     def __init__(self, share: float) -> None:
         self.share = share
         self.books: dict[int, np.ndarray] = {}
         """Pieces [n, tokens] of each book."""
+        self._stored: dict[int, bytes] = {}
 
-    def remember(self, book: int, tokens: np.ndarray, length: int, seed: int, model: HRMForCausalLM) -> None:
+    def remember(
+        self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
+    ) -> None:
         """Pieces from stretches of equal length, each at a random place of its stretch."""
-        size = min(PIECE * length + 1, len(tokens))
+        size, budget = min(PIECE * length + 1, len(tokens)), self.share * characters
         if self.share <= 0 or size < 2:
             return
-        count = max(1, round(self.share * len(tokens) / size))
-        edges = np.linspace(0, len(tokens) - size, count + 1)
-        starts = (edges[:-1] + np.random.default_rng([seed, book]).random(count) * np.diff(edges)).astype(np.int64)
-        self.books[book] = np.stack([tokens[start : start + size] for start in starts]).astype(np.int32)
+        pieces, count = tokens[:0], max(1, round(2 * self.share * len(tokens) / size))
+        for _ in range(TRIES):
+            edges = np.linspace(0, len(tokens) - size, count + 1)
+            chance = np.random.default_rng([seed, book]).random(count)
+            starts = (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
+            pieces = np.stack([tokens[start : start + size] for start in starts]).astype(np.int32)
+            stored = _compressed(pieces)
+            if count == 1 or 0.97 * budget <= len(stored) <= budget:
+                break
+            # Whole books need no more than themselves, however well they can be compressed.
+            count = min(max(1, int(0.99 * count * budget / len(stored))), max(1, len(tokens) // size))
+        self.books[book], self._stored[book] = pieces, _compressed(pieces)
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
         """Each book as likely as another, then each piece of it, then each place; labels are what follows there."""
         found = self._stretches(count, length + 1, rng)
-        return None if found is None else (found[:, :-1], found[:, 1:])
+        return None if found is None else Old(found[:, :-1], found[:, 1:])
 
     def pack(self) -> dict[str, Tensor]:
-        """One compressed array of bytes."""
-        shapes = {str(book): list(pieces.shape) for book, pieces in self.books.items()}
+        """One array of bytes: how many pieces of which length each book has, and they, compressed."""
+        shapes = [[book, *pieces.shape, len(self._stored[book])] for book, pieces in self.books.items()]
         head = json.dumps(shapes).encode()
-        body = lzma.compress(b"".join(pieces.astype("<i4").tobytes() for pieces in self.books.values()))
-        content = len(head).to_bytes(8, "little") + head + body
+        content = len(head).to_bytes(8, "little") + head + b"".join(self._stored.values())
         return {"reservoir": torch.frombuffer(bytearray(content), dtype=torch.uint8).clone()}
 
     def unpack(self, tensors: dict[str, Tensor], model: HRMForCausalLM) -> None:
         """The same array."""
         content = tensors["reservoir"].numpy().tobytes()
-        size = int.from_bytes(content[:8], "little")
-        shapes: dict[str, Any] = json.loads(content[8 : 8 + size])
-        flat = np.frombuffer(lzma.decompress(content[8 + size :]), "<i4")
-        self.books, at = {}, 0
-        for book, shape in shapes.items():
-            self.books[int(book)] = flat[at : at + shape[0] * shape[1]].reshape(shape).astype(np.int32)
-            at += shape[0] * shape[1]
+        at = 8 + int.from_bytes(content[:8], "little")
+        shapes: list[list[int]] = json.loads(content[8:at])
+        self.books, self._stored = {}, {}
+        for book, count, size, length in shapes:
+            self._stored[book] = content[at : at + length]
+            raw = bz2.decompress(self._stored[book])
+            self.books[book] = (
+                np.frombuffer(raw, f"<u{len(raw) // (count * size)}").reshape(count, size).astype(np.int32)
+            )
+            at += length
 
     def _stretches(self, count: int, size: int, rng: np.random.Generator) -> np.ndarray | None:
         """`size` tokens in a row from each of `count` random places."""
@@ -133,9 +161,9 @@ class Reservoir(Nothing):
 class Dreams(Reservoir):
     """A reservoir, and the model as it was before the new book: it writes more old text, and says what may follow.
 
-    A few pieces learned again and again are learned by heart, and the rest of the book is lost. Labels drawn anew from
-    the old model's own predictions teach all that it thought possible (distillation, arXiv 1503.02531), also in text
-    that it dreams on from the pieces (self-generated replay).
+    A few pieces learned again and again are learned by heart, and the rest of the book is lost. The old model's own
+    predictions teach all that it thought possible instead (distillation, arXiv 1503.02531, eq. 2 at T = 1), also in
+    text that it dreams on from the pieces (self-generated replay).
     """
 
     def __init__(self, share: float) -> None:
@@ -152,24 +180,23 @@ class Dreams(Reservoir):
         self.teacher = self._frozen(model)
         self.dreams = np.concatenate([self._dream(some, length + 1, rng) for some in np.array_split(prompts, 8)])
 
-    def remember(self, book: int, tokens: np.ndarray, length: int, seed: int, model: HRMForCausalLM) -> None:
+    def remember(
+        self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
+    ) -> None:
         """The old model has done its work."""
-        super().remember(book, tokens, length, seed, model)
+        super().remember(book, tokens, characters, length, seed, model)
         self.teacher = self.dreams = None
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
-        """Half from kept pieces, half dreamt; the old model's predictions say what follows."""
-        real = self._stretches(count - count // 2, length, rng)
+    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
+        """Half from kept pieces, half dreamt, and what the old model says of them."""
+        real = self._stretches(count - count // 2, length + 1, rng)
         if real is None or self.teacher is None or self.dreams is None:
             return None
-        ids = np.concatenate((real, self.dreams[rng.integers(0, len(self.dreams), count // 2), :length]))
+        found = np.concatenate((real, self.dreams[rng.integers(0, len(self.dreams), count // 2)]))
         with torch.no_grad():
-            device = self.teacher.device
-            out = self.teacher(torch.from_numpy(ids).to(device), max_segments=1, halting="fixed", use_cache=False)
-            below = torch.softmax(out.logits.float(), -1).cumsum(-1)
-            drawn = torch.from_numpy(rng.random((*ids.shape, 1), dtype=np.float32)).to(device)
-            labels = torch.searchsorted(below, drawn * below[..., -1:]).squeeze(-1).clamp(max=below.shape[-1] - 1)
-        return ids, labels.cpu().numpy()
+            ids = torch.from_numpy(found[:, :-1].copy()).to(self.teacher.device)
+            out = self.teacher(ids, max_segments=1, halting="fixed", use_cache=False)
+        return Old(found[:, :-1], found[:, 1:], torch.softmax(out.logits.float(), -1))
 
     def pack(self) -> dict[str, Tensor]:
         """The reservoir, and during a book the dreams and the old model's weights."""
@@ -206,3 +233,9 @@ class Dreams(Reservoir):
                 top_k=0, max_segments=1, halting="fixed", attention_mask=torch.ones_like(ids), pad_token_id=0,
             )  # fmt: skip
         return out.cpu().numpy()
+
+
+def _compressed(pieces: np.ndarray) -> bytes:
+    """In as few bytes a token as the largest id needs, then as few as bz2 can."""
+    width = next(width for width in (1, 2, 4) if int(pieces.max()) < 256**width)
+    return bz2.compress(pieces.astype(f"<u{width}").tobytes())

@@ -68,6 +68,12 @@ def token_loss(
     return losses.view(targets.shape)  # type: ignore[union-attr]
 
 
+def _taught_loss(logits: Float[Tensor, "n p v"], taught: Float[Tensor, "n p v"]) -> Float[Tensor, "n p"]:
+    """Cross-entropy against shares of all tokens in nats; its gradient is that of the Kullback-Leibler divergence."""
+    wide = at_least_float32(logits)
+    return torch.logsumexp(wide, dim=-1) - (taught * wide).sum(-1)
+
+
 def halt_targets(
     kind: str,
     losses: Float[Tensor, "b p"],
@@ -89,6 +95,7 @@ def supervision(
     targets: Int[Tensor, "b p"],
     count: Tensor | int,
     draws: Float[Tensor, "2 b p"],
+    taught: Float[Tensor, "n p v"] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """After each segment its loss, and the token losses [b, p] without history (deep supervision).
 
@@ -96,7 +103,8 @@ def supervision(
     asked for (memory of one segment), or all can be summed. Tokens halt as they would when asked, except that a share
     of them, `exploration`, goes on to a random depth; a halted token counts with its last loss. `draws` are uniforms in
     [0, 1). What one more segment brings is known a segment later, so that target teaches the Q head alone, not the
-    states it reads; the other one, `right`, teaches both.
+    states it reads; the other one, `right`, teaches both. The last n rows learn the shares `taught` of all that may
+    follow, where they are given, instead of their targets.
     """
     config, labelled = model.config, targets != -100
     explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
@@ -119,7 +127,10 @@ def supervision(
         model.model.segment(thought, budget.schedule)
         z = thought.exited.z_h
         logits = thought.logits = model.lm_head(z)
-        losses = token_loss(logits, targets, config.label_smoothing, config.z_loss)
+        told = logits if taught is None else logits[: -len(taught)]
+        losses = token_loss(told, targets[: len(told)], config.label_smoothing, config.z_loss)
+        if taught is not None:
+            losses = torch.cat((losses, _taught_loss(logits[len(told) :], taught)))
         plain = losses.detach()
         loss = losses.sum() / count
         if learns_q and config.q_target == "right":
