@@ -341,7 +341,7 @@ class Strategy:
     views: int | None = None
     """Ways to look at a puzzle, taken in turn: 1 (the default) is as asked, more are random symmetries, mapped back."""
     guesses: int | None = None
-    """After these, attempts with one more blank filled in as the model guesses; default: 0, or the shipped solver's."""
+    """After these, attempts with a blank or two filled in as the model guesses; default: 0, or the shipped solver's."""
     budget: int | None = None
     """Segments that all attempts at a puzzle may take together."""
     stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)

@@ -120,6 +120,33 @@ def test_a_guess_fills_one_unsure_blank_and_depends_on_seed_puzzle_and_number_al
     assert cell == np.flatnonzero(question == 1)[3]
 
 
+def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_before():
+    question, calls = SUDOKU.parse(questions(1)[0]), []
+
+    def guess(asked: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
+        guessed = asked.copy()
+        guessed[np.flatnonzero(asked == 1)[number]] = 2
+        calls.append((number, asked, shares, guessed))
+        return guessed
+
+    def view(question: np.ndarray, number: int) -> View:
+        return SUDOKU.view(np.random.default_rng(number).random(SUDOKU.uniforms))
+
+    attempts = [Attempt(), Attempt(noise=1), *(Attempt(view=number, guess=number) for number in range(1, 5))]
+    rules = Rules(2, attempts, verify=lambda q, a: False, guess=guess, view=view)
+    seen: list[Segment] = []
+    ((_, outcome),) = run_engine(model(), [Job(question)], rules, observe=lambda _, segment: seen.append(segment))
+    assert outcome is not None and (outcome.restarts, outcome.segments) == (5, 12)
+    assert all(np.array_equal(segment.question, question) for segment in seen)  # what is shown is the puzzle as asked
+    assert [number for number, *_ in calls] == [1, 2, 3, 4]
+    (_, *first), (_, *second), (_, *third), (_, *fourth) = calls
+    for asked, shares, _ in (first, third):
+        assert np.array_equal(asked, question) and np.allclose(shares, seen[3].probabilities)
+    for asked, before in ((second, first), (fourth, third)):
+        assert np.array_equal(asked[0], before[2]) and not np.array_equal(asked[1], before[1])
+    assert np.allclose(second[1], seen[5].probabilities)
+
+
 def test_guesses_need_blanks():
     grid = Grid(2, 3, vocabulary=5)
     run = Solver(build(CONFIG_OF_GRID, board_of(grid)), grid)

@@ -33,7 +33,7 @@ class Answer:
     model: int = 0
     """Which of several models found it, counted from 0."""
     guess: int = 0
-    """With which guess filled in the readout was found, counted from 1; 0 is the puzzle as it was asked."""
+    """With which guess filled in the readout was found, counted from 1; 0 is without any."""
     confidence: float = 0.0
     """What the model itself thinks of the last readout's chance to be right; always below 1."""
     grid: np.ndarray | None = field(default=None, compare=False)

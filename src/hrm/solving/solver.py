@@ -181,6 +181,8 @@ class Solver:
         """A blank that the model is not sure of, filled in by its own probabilities; seed, puzzle and number decide."""
         symbols = self.task.symbols
         blanks = np.flatnonzero(question == self.task.blank)  # type: ignore[attr-defined]
+        if not len(blanks):
+            return question
         shares = shares[blanks, symbols.start : symbols.stop].astype(np.float64)
         shares /= shares.sum(1, keepdims=True)
         unsure = np.flatnonzero(shares.max(1) < UNSURE)
