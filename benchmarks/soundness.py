@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--puzzles", type=int, default=10_000)
     parser.add_argument("--max-segments", type=int, default=16)
     parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--guesses", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     dice = random.Random(0)
@@ -90,7 +91,8 @@ def main() -> None:
     failures: list[str] = []
     start = time.perf_counter()
     texts = (text for text, _ in expected)
-    answers = solver.solve_many(texts, max_segments=args.max_segments, restarts=args.restarts, views=1)
+    tries = {"max_segments": args.max_segments, "restarts": args.restarts, "guesses": args.guesses}
+    answers = solver.solve_many(texts, views=1, **tries)
     shown = track(answers, "solving", len(expected), console=Console(stderr=True))
     for (text, reason), answer in zip(expected, shown, strict=True):
         counts[answer.status] += 1
@@ -108,8 +110,7 @@ def main() -> None:
         "failures": len(failures),
         "examples": failures[:5],
         "seconds": time.perf_counter() - start,
-        "max_segments": args.max_segments,
-        "restarts": args.restarts,
+        **tries,
         "checkpoint": Path(solver.checkpoint).name,
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,

@@ -71,7 +71,7 @@ def test_a_terminal_gets_the_grid_and_a_sentence(
     assert main(["solve", run, solved.question]) == 0
     assert capsys.readouterr().out == f"{solved.answer}\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    for answer, words in ((solved, "solved after"), (unsolved, "--restarts may help")):
+    for answer, words in ((solved, "solved after"), (unsolved, "--guesses may help")):
         assert main(["solve", run, answer.question]) == 0
         shown = capsys.readouterr().out
         assert "┌" in shown and words in shown and "confidence" in shown

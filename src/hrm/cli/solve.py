@@ -130,7 +130,7 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     elif console.is_terminal:
         if not options.watch:
             console.print(grid(solver.task, last))
-        print(_sentence(answer))
+        print(_sentence(answer, "--guesses" if hasattr(solver.task, "blank") else "--restarts"))
     else:
         print(answer.answer or answer.status)
     return 2 if last is None else 0
@@ -229,8 +229,8 @@ def _save_pictures(solver: Solver, options: Options, answer: Answer, segments: S
             durable.write(Path(name), drawn(solver, answer, segments))
 
 
-def _sentence(answer: Answer) -> str:
+def _sentence(answer: Answer, more: str) -> str:
     many = "s" if answer.segments != 1 else ""
     again = f" and {answer.restarts} restart{'s' if answer.restarts > 1 else ''}" if answer.restarts else ""
     after = f"{answer.status} after {answer.segments} segment{many}{again}, confidence {answer.confidence:.0%}"
-    return after + ("; more --max-segments or --restarts may help" if answer.status == "unsolved" else "")
+    return after + (f"; more --max-segments or {more} may help" if answer.status == "unsolved" else "")
