@@ -200,7 +200,7 @@ class TrainConfig:
     eval_puzzles: int = 500
     """Held-out puzzles, or rows of text, measured each time."""
     target_accuracy: float = 0.0
-    """Stop once this exact accuracy is reached on the held-out puzzles; 0 for never."""
+    """Stop once this exact accuracy is reached on the held-out puzzles or answers; 0 for never."""
     patience: int = 0
     """Stop after this many measurements in a row that are no better than the best one; 0 for never."""
     checkpoint_every: int = 1000
@@ -253,6 +253,8 @@ class CorpusConfig:
     """Of a Reasoning Gym data set, each as NAME=VALUE: max_terms=3."""
     examples: int = 5000
     """Questions to make with it."""
+    frame: bool = False
+    """What all questions begin and end with is one token each, which keeps rows short; with the tokenizer char."""
     length: int = 256
     """Tokens of a training row."""
     holdout: float = 0.1
@@ -648,8 +650,10 @@ def _text_problems(config: TextConfig) -> Iterator[str]:
     train, corpus = config.train, config.text
     yield from _course_problems(config.optim, train)
     yield from _unreadable(config.settings)
-    if train.target_accuracy > 0:
-        yield "--train.target-accuracy counts solved puzzles, and a text has none: leave it out"
+    if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
+        yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
+    if corpus.frame and (corpus.kind not in ("chat", "gym") or corpus.tokenizer != "char"):
+        yield "--text.frame is for questions (--text.kind chat or gym) with --text.tokenizer char: leave it out"
     if train.learn != "all":
         yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
     for name in ("question", "answer") if corpus.template is not None else ():

@@ -238,6 +238,7 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: 
         (["--model", "text-nothing", *out], "no text preset"),
         ([*out[:2], "--data", str(tmp_path / "none.txt")], "none.txt"),
         (["--train.target-accuracy", "0.5", *out], "target-accuracy"),
+        (["--text.frame", *out], "--text.frame"),
     ):
         assert hrm(["train", "text-char", *args]) == 2
         error = capsys.readouterr().err.strip()

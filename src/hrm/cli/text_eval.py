@@ -23,6 +23,7 @@ from hrm.config import UserError
 
 if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows
+    from hrm.data.text.chat import Messages
     from hrm.runs.text import TextModel
 
 Report = Callable[[float], None]
@@ -37,6 +38,8 @@ class TextOptions:
     data: str | None = None
     """Text, JSON lines (of conversations the answers count), parquet, a folder of them or packed; default: what the run
     held out."""
+    fresh: int | None = None
+    """Instead: so many new questions of the Reasoning Gym data set that the run learned, none of them seen by it."""
     task: Literal["text", "pairs"] = "text"
     """text reads; pairs answers questions with known answers: exact match, BLEU, ROUGE-L."""
     tasks: tuple[str, ...] = ()
@@ -72,7 +75,7 @@ class TextOptions:
     temperature: float = 0.8
     """Of these drawn answers."""
     seed: int = 0
-    """Another seed draws other answers."""
+    """Another seed draws other answers, and makes other fresh questions."""
     batch_size: int = 8
     """Windows, questions or options in a batch."""
     checkpoint: str = "best"
@@ -86,7 +89,9 @@ class TextOptions:
 def main(args: list[str]) -> int:
     example = "hrm eval runs/shakespeare --data test.txt --plot depth.png"
     options = parse("eval", TextOptions, args, example=example)
-    for name in ("limit", "length", "batch_size", "max_new_tokens", "best_of"):
+    if options.fresh is not None and options.data is not None:
+        raise UserError("--fresh makes questions and --data names some: use one of them")
+    for name in ("fresh", "limit", "length", "batch_size", "max_new_tokens", "best_of"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
@@ -146,10 +151,17 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
 def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
     from hrm.data.text import Packed
     from hrm.evaluation.text_best_of import compare_ranks
+    from hrm.evaluation.text_fresh import trained_on
     from hrm.evaluation.text_generation import Sampling
-    from hrm.evaluation.text_pairs import evaluate_pairs, packed_pairs, pairs_of
+    from hrm.evaluation.text_pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
 
-    if options.data is None or _is_packed(options.data):
+    if options.fresh is not None:
+        from hrm.data.text.chat import prompt
+
+        source, template, tokenizer = None, _template(loaded), loaded.tokenizer
+        made = _fresh(loaded, options)
+        pairs = [Pair(prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made][: options.limit]
+    elif options.data is None or _is_packed(options.data):
         packed, source = _folder(loaded, options)
         if not isinstance(packed, Packed):
             raise UserError(f"{source} does not say what is a question and what an answer: give JSON lines")
@@ -157,17 +169,45 @@ def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
     else:
         source = Path(options.data)
         pairs = pairs_of(source, loaded.tokenizer, _template(loaded), options.limit)
+    known = trained_on(loaded, [pair.prompt for pair in pairs])
+    if known:
+        print(
+            f"{known:,} of the {len(pairs):,} questions were trained on: exact match says more of memory than of skill",
+            file=sys.stderr,
+        )
     with progress() as report:
         if options.best_of > 1:
             sampling = Sampling(options.max_new_tokens, options.temperature, seed=options.seed)
-            result = compare_ranks(loaded.model, loaded.tokenizer, pairs, options.best_of, sampling, report, **request)
+            result = compare_ranks(
+                loaded.model,
+                loaded.tokenizer,
+                pairs,
+                options.best_of,
+                sampling,
+                report,
+                options.batch_size,
+                **request,
+            )
         else:
             sampling = Sampling(options.max_new_tokens, greedy=True)
             result = evaluate_pairs(
                 loaded.model, loaded.tokenizer, pairs, options.batch_size, sampling, report, **request
             )
-    result |= _origin(loaded, source)
+    result |= ({} if known is None else {"trained_on": known}) | _origin(loaded, source)
     return result, _lines({name: value for name, value in result.items() if name != "answers"})
+
+
+def _fresh(loaded: TextModel, options: TextOptions) -> list[Messages]:
+    """Questions that the run has not seen; says how many were left out because it has."""
+    from hrm.evaluation.text_fresh import fresh_questions
+
+    made = fresh_questions(loaded, options.fresh or 0, options.seed)
+    print(
+        f"{len(made.items):,} fresh questions; {made.left_out:,} more were made that the run was trained on or held "
+        "out, and left out",
+        file=sys.stderr,
+    )
+    return made.items
 
 
 def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -201,21 +241,23 @@ def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
 
 
 @contextmanager
-def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | Rows, Path]]:
+def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | Rows, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
     from hrm.data.text import Packed, documents, encode
     from hrm.data.text.chat import are_conversations, conversations, examples
 
-    if options.data is None or _is_packed(options.data):
+    tokenizer, source = loaded.tokenizer, options.data
+    if options.fresh is None and (source is None or _is_packed(source)):
         yield _folder(loaded, options)
         return
-    tokenizer, source = loaded.tokenizer, options.data
-    if are_conversations(source):
+    if source is None:
+        items = examples(tokenizer, _fresh(loaded, options), _template(loaded))
+    elif are_conversations(source):
         items = examples(tokenizer, conversations(source), _template(loaded))
     else:
         items = encode(tokenizer, documents(source, options.field, lambda words: print(words, file=sys.stderr)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source)
+        yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source) if source else None
 
 
 def _is_packed(source: str) -> bool:
@@ -241,7 +283,9 @@ def _template(loaded: TextModel) -> str | None:
     return config.template if config is not None and config.kind in ("chat", "gym") else None
 
 
-def _origin(loaded: TextModel, source: Path) -> dict[str, Any]:
+def _origin(loaded: TextModel, source: Path | None) -> dict[str, Any]:
+    if source is None:
+        return {"checkpoint": loaded.name, "data": "fresh"}
     return {"checkpoint": loaded.name, "data": str(source), "data_sha256": _sha256(source)}
 
 
@@ -272,6 +316,10 @@ def progress(name: str = "") -> Iterator[Report]:
 
 
 def _lines(result: dict[str, Any]) -> str:
+    result = dict(result)
+    for name, value in result.items():
+        if name.endswith("_interval"):
+            result[name] = f"{value[0]:.2%} to {value[1]:.2%}"
     shares = ("exact_match", "ended", "q", "likelihood", "one", "any")
     return "\n".join(
         f"{name.replace('_', ' '):<20}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrm.evaluation.calibration import BINS
+from hrm.evaluation.calibration import BINS, interval
 from hrm.models.text.halting import Budget
 from hrm.models.text.loss import token_loss
 
@@ -48,16 +48,19 @@ class Tally:
     def __init__(self) -> None:
         self.count, self.loss, self.right, self.segments = 0, 0.0, 0, 0
         self.gaps = {name: np.zeros(BINS) for name in ("ece", "ece_q", "ece_q_target")}
-        self.targets = 0
+        self.targets = self.answers = self.exact = 0
 
-    def add(self, reading: Reading, depth: np.ndarray | int) -> None:
-        """The tokens of a batch, and after how many segments each was read."""
+    def add(self, reading: Reading, depth: np.ndarray | int, answers: np.ndarray | None = None) -> None:
+        """The tokens of a batch, after how many segments each was read, and which answer each belongs to."""
         self.count += len(reading.loss)
         self.loss += float(reading.loss.sum(dtype=np.float64))
         self.right += int(reading.right.sum())
         self.segments += int(np.sum(depth)) if isinstance(depth, np.ndarray) else depth * len(reading.loss)
         self._gap("ece", reading.probability, reading.right)
         self._gap("ece_q", reading.confidence, reading.right)
+        if answers is not None:
+            wrong = np.bincount(answers, reading.right == 0)
+            self.answers, self.exact = self.answers + len(wrong), self.exact + int((wrong == 0).sum())
 
     def add_target(self, confidence: np.ndarray, target: np.ndarray) -> None:
         """What the Q head said, and what it was trained to say."""
@@ -68,7 +71,7 @@ class Tally:
         """Means over the tokens."""
         n = max(1, self.count)
         loss = self.loss / n
-        found = {
+        found: dict[str, Any] = {
             "mean_segments": self.segments / n,
             "loss": loss,
             "perplexity": math.exp(min(loss, 700)),
@@ -80,6 +83,9 @@ class Tally:
         }
         if self.targets:
             found["ece_q_target"] = float(np.abs(self.gaps["ece_q_target"]).sum() / self.targets)
+        if self.answers:
+            found["exact_match"] = self.exact / self.answers
+            found["exact_match_interval"] = list(interval(self.exact, self.answers))
         return found
 
     def _gap(self, name: str, confidence: np.ndarray, right: np.ndarray) -> None:
@@ -114,6 +120,9 @@ def evaluate(
     `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
     else at the budget's own, each beside a `control`: the same depths dealt out at random. The first numbers are those
     of the model as the budget uses it. `limit` stops after about so many tokens.
+
+    Where some tokens are given and others count, `exact_match` is the share of documents in which every token that
+    counts is the likeliest one: then, and only then, is it what the model writes greedily.
     """
     budget = model.model.budget(**request)
     adaptive = budget.adaptive
@@ -125,32 +134,36 @@ def evaluate(
     chosen, dealt = [Tally() for _ in budgets], [Tally() for _ in budgets]
     histograms = np.zeros((len(budgets), budget.limit + 1), np.int64)
     table = byte_lengths(tokenizer)
+    answering = stride is None and getattr(packed, "mask", None) is not None
     unknown, sizes, seen = tokenizer.unk_token_id, np.zeros(3, np.int64), 0
     was_training, start = model.training, time.perf_counter()
     model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for batch in packed.windows(length, stride, batch_size):
-            ids, labels, positions = (torch.from_numpy(column).to(model.device) for column in batch)
+            columns = (*batch, batch.token_types)
+            ids, labels, positions, types = (torch.from_numpy(column).to(model.device) for column in columns)
             counted = labels != -100
             if not bool(counted.any()):
                 continue
             which = labels[counted].cpu().numpy()
             sizes += (*table[which].sum(0), 0 if unknown is None else (which == unknown).sum())
-            _fixed(model, ids, positions, labels, fixed, depths)
+            answers = _numbered(positions, counted) if answering else None
+            tokens = {"input_ids": ids, "position_ids": positions, "token_type_ids": types}
+            _fixed(model, tokens, labels, fixed, depths, answers)
             for i, each in enumerate(budgets):
-                thought = model.begin(input_ids=ids, position_ids=positions, budget=each)
+                thought = model.begin(**tokens, budget=each)
                 model.model.think(thought, each, model.lm_head)
                 depth = thought.depth[counted]
-                chosen[i].add(read(model, thought, labels, each), depth.cpu().numpy())
+                chosen[i].add(read(model, thought, labels, each), depth.cpu().numpy(), answers)
                 histograms[i] += torch.bincount(depth, minlength=budget.limit + 1).cpu().numpy()
                 if not control:
                     continue
                 others = thought.depth.clone()
                 others[counted] = depth[torch.randperm(len(depth), generator=generator).to(depth.device)]
-                thought = model.begin(input_ids=ids, position_ids=positions, budget=each)
+                thought = model.begin(**tokens, budget=each)
                 halt_at(model, thought, others, each)
-                dealt[i].add(read(model, thought, labels, each), others[counted].cpu().numpy())
+                dealt[i].add(read(model, thought, labels, each), others[counted].cpu().numpy(), answers)
             seen += len(which)
             if progress is not None:
                 progress(min(1.0, seen / max(1, min(limit or packed.count, packed.count))))
@@ -168,6 +181,7 @@ def evaluate(
     own = depths[-1].result(size) if own is None else own
     return {
         "n": seen,
+        **({"answers": depths[-1].answers} if answering else {}),
         **{name: value for name, value in own.items() if name not in ("depths", "random", "exit_threshold")},
         **size._asdict(),
         "max_segments": budget.max_segments,
@@ -207,18 +221,29 @@ def halt_at(model: HRMForCausalLM, thought: Thought, depth: Tensor, budget: Budg
 
 
 def _fixed(
-    model: HRMForCausalLM, ids: Tensor, positions: Tensor, labels: Tensor, budget: Budget, depths: list[Tally]
+    model: HRMForCausalLM,
+    tokens: dict[str, Tensor],
+    labels: Tensor,
+    budget: Budget,
+    depths: list[Tally],
+    answers: np.ndarray | None,
 ) -> None:
     """One pass to the last segment, read after each."""
     config, before = model.config, None
-    thought = model.begin(input_ids=ids, position_ids=positions, budget=budget)
+    thought = model.begin(**tokens, budget=budget)
     for segment, tally in enumerate(depths, 1):
         model.model.segment(thought, budget.schedule)
         reading = read(model, thought, labels, budget)
-        tally.add(reading, segment)
+        tally.add(reading, segment, answers)
         if config.q_target == "improvement" and before is not None:
             depths[segment - 2].add_target(before.confidence, before.loss - reading.loss < config.q_gamma)
         before = reading
+
+
+def _numbered(positions: Tensor, counted: Tensor) -> np.ndarray:
+    """Of each counted token the number of its document in the batch, from 0, leaving out those without such tokens."""
+    documents = (positions == 0).flatten().cumsum(0)[counted.flatten()]
+    return np.unique(documents.cpu().numpy(), return_inverse=True)[1]
 
 
 def byte_lengths(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:

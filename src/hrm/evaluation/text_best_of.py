@@ -47,21 +47,32 @@ def compare_ranks(
     n: int,
     sampling: Sampling | None = None,
     progress: Callable[[float], None] | None = None,
+    batch_size: int = 8,
     **request: Any,
 ) -> dict[str, Any]:
     """Shares of questions answered exactly by the best of the same `n` texts under each rank.
 
     Beside them: by one text taken at random (`one`, the mean over the n) and by any of them (`any`, the upper bound).
+    `only_q` and `only_likelihood` count the questions in which one rank picks a right text and the other does not.
+    The texts of `batch_size` questions are drawn together.
     """
     sampling = sampling or Sampling()
     totals = dict.fromkeys((*RANKS, "one", "any"), 0.0)
-    for i, pair in enumerate(pairs):
-        drawn = complete(model, tokenizer, [pair.prompt] * n, replace(sampling, seed=sampling.seed + i), **request)
-        right = {id(completion): is_exact(completion.text, pair.answer) for completion in drawn}
-        for name, rank in RANKS.items():
-            totals[name] += right[id(max(drawn, key=rank))]
-        totals["one"] += sum(right.values()) / n
-        totals["any"] += any(right.values())
+    only = dict.fromkeys(RANKS, 0)
+    for at in range(0, len(pairs), batch_size):
+        some = pairs[at : at + batch_size]
+        prompts = [pair.prompt for pair in some for _ in range(n)]
+        drawn = complete(model, tokenizer, prompts, replace(sampling, seed=sampling.seed + at), **request)
+        for i, pair in enumerate(some):
+            texts = drawn[i * n : (i + 1) * n]
+            right = {id(completion): is_exact(completion.text, pair.answer) for completion in texts}
+            picked = {name: right[id(max(texts, key=rank))] for name, rank in RANKS.items()}
+            for name in RANKS:
+                totals[name] += picked[name]
+                only[name] += sum(picked.values()) == 1 and picked[name]
+            totals["one"] += sum(right.values()) / n
+            totals["any"] += any(right.values())
         if progress is not None:
-            progress((i + 1) / len(pairs))
-    return {"n": len(pairs), "best_of": n, **{name: total / max(1, len(pairs)) for name, total in totals.items()}}
+            progress((at + len(some)) / len(pairs))
+    shares = {name: total / max(1, len(pairs)) for name, total in totals.items()}
+    return {"n": len(pairs), "best_of": n, **shares, **{f"only_{name}": count for name, count in only.items()}}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hrm.runs import Run
 
 MEASURES = (
+    ("exact_match", "answers exact", ".1%"),
     ("loss", "loss, nats a token", ".4f"),
     ("perplexity", "perplexity", ".2f"),
     ("bits_per_byte", "bits per byte", ".4f"),
@@ -102,8 +103,10 @@ def _results(run: Run[TextConfig], result: dict[str, Any]) -> str:
     said.append(_table(("measure", "value"), known))
     losses = result.get("loss_by_depth") or []
     if len(losses) > 1:
-        rows = [(str(i), f"{loss:.4f}") for i, loss in enumerate(losses, 1)]
-        said += ["With every token at the same depth:", _table(("segments", "loss, nats a token"), rows)]
+        rows, head = [(str(i), f"{loss:.4f}") for i, loss in enumerate(losses, 1)], ("segments", "loss, nats a token")
+        if shares := result.get("exact_match_by_depth"):
+            rows, head = [(*row, f"{share:.1%}") for row, share in zip(rows, shares, strict=True)], (*head, "exact")
+        said += ["With every token at the same depth:", _table(head, rows)]
     return "\n\n".join(said)
 
 

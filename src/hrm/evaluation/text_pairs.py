@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hrm.config import UserError
-from hrm.evaluation.calibration import expected_calibration_error
+from hrm.evaluation.calibration import expected_calibration_error, interval
 from hrm.evaluation.text_generation import Completion, Sampling, complete
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def evaluate_pairs(
     return {
         "n": len(pairs),
         "exact_match": sum(right) / max(1, len(pairs)),
+        "exact_match_interval": list(interval(sum(right), len(pairs))),
         **overlap(texts, wanted),
         "mean_segments": sum(token.depth for token in tokens) / max(1, len(tokens)),
         "ece_q": expected_calibration_error(sure, np.array(right, bool)),

@@ -13,7 +13,11 @@ COLUMNS = (
     ("token_accuracy", "accuracy", "{:.2%}"),
     ("ece", "ECE", "{:.3f}"),
     ("ece_q", "ECE of Q", "{:.3f}"),
+    ("exact_match", "exact", "{:.1%}"),
+    ("exact_match_interval", "95 % interval", "{0[0]:.1%}-{0[1]:.1%}"),
 )
+ANSWERS = ("loss", "token_accuracy", "ece", "ece_q", "exact_match", "exact_match_interval")
+"""What is shown of answers, whose length in bytes says little."""
 
 
 def rows_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -28,9 +32,14 @@ def rows_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def table(result: dict[str, Any]) -> str:
     """The measurement of a text in lines of 80 to 110 characters."""
-    lines = [f"{'depth':<28}" + "".join(f"{head:>11}" for _, head, _ in COLUMNS)]
+    answering = "exact_match" in result
+    columns = [column for column in COLUMNS if (column[0] in ANSWERS if answering else column[0] in result)]
+    width = 14 if answering else 11
+    lines = [f"{'depth':<28}" + "".join(f"{head:>{width}}" for _, head, _ in columns)]
     for name, row in rows_of(result):
-        lines.append(f"{name:<28}" + "".join(f"{form.format(row[key]):>11}" for key, _, form in COLUMNS))
+        lines.append(f"{name:<28}" + "".join(f"{form.format(row[key]):>{width}}" for key, _, form in columns))
+    if answering:
+        lines.append(f"{result['answers']:,} answers; exact: each token of the answer, and its end, is the likeliest")
     lines.append(
         f"{result['n']:,} tokens, {result['bytes']:,} bytes, {result['characters']:,} characters in windows of "
         f"{result['length']}; {result['tokens_per_second']:,.0f} tokens a second on {result['device']}"

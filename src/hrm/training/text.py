@@ -54,7 +54,7 @@ class TextTrainer(Paced):
         train, device = self.config.train, self.accelerator.device
         size, length = train.batch_size, self.config.text.length
         batch = self.data.batch(self.config.seed, self.step_number, self.rows, size, length)
-        tensors = [torch.from_numpy(array).to(device) for array in batch]
+        tensors = [torch.from_numpy(array).to(device) for array in (*batch, batch.token_types)]
         draws = uniforms(self.config.seed, _EXPLORATION, self.step_number, size, 2 * length)[self.rows.start :]
         draws = draws[: len(self.rows)].reshape(len(self.rows), 2, length).transpose(1, 0, 2).astype(np.float32)
         explore = torch.from_numpy(np.ascontiguousarray(draws)).to(device)
@@ -80,9 +80,11 @@ class TextTrainer(Paced):
             budget = budget.sampled(uniforms(self.config.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
         return budget
 
-    def _think(self, ids: Tensor, labels: Tensor, positions: Tensor, draws: Tensor, count: Tensor, budget: Any) -> None:
+    def _think(
+        self, ids: Tensor, labels: Tensor, positions: Tensor, types: Tensor, draws: Tensor, count: Tensor, budget: Any
+    ) -> None:
         """Forward, loss and backward for some rows, segment by segment."""
-        thought = self.model.begin(input_ids=ids, position_ids=positions, budget=budget)
+        thought = self.model.begin(input_ids=ids, position_ids=positions, token_type_ids=types, budget=budget)
         counted = labels != -100
         total, first, last = 0.0, None, None
         for loss, each in supervision(self.model, thought, budget, labels, count, draws):  # type: ignore[arg-type]

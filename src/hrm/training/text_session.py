@@ -15,7 +15,8 @@ from accelerate import Accelerator
 
 from hrm.config import TextConfig, UserError, check, settings
 from hrm.data import text as corpus
-from hrm.data.text import Packed, Rows, chat
+from hrm.data.text import Packed, Rows, chat, gym
+from hrm.data.text.tokenizers import add_frame
 from hrm.evaluation.text import evaluate
 from hrm.models.text import HRMForCausalLM
 from hrm.runs import Run, checkpoint, durable
@@ -122,23 +123,34 @@ class _Held:
         return {**_brief(found), "data_sha256": self.fingerprint}
 
     def score(self, measured: dict[str, Any]) -> float:
-        return -measured["loss"]
+        # Among equally many exact answers the likelier ones.
+        return measured["exact_match"] - 1e-6 * measured["loss"] if "exact_match" in measured else -measured["loss"]
 
     def sentence(self, measured: dict[str, Any]) -> str:
         depths = "  ".join(f"{loss:.3f}" for loss in measured["loss_by_depth"])
+        if "exact_match" in measured:
+            shares = "  ".join(f"{share:.1%}" for share in measured["exact_match_by_depth"])
+            return (
+                f"{measured['exact_match']:.1%} of {measured['answers']:,} held-out answers exact at depth "
+                f"{measured['mean_segments']:.2f}; at depth 1, 2, ...: {shares}; nats a token: {depths}"
+            )
         return (
             f"held out {measured['bits_per_character']:.3f} bits a character at depth {measured['mean_segments']:.2f}; "
             f"nats a token at depth 1, 2, ...: {depths}"
         )
 
     def target(self, measured: dict[str, Any]) -> str | None:
-        return None
+        wanted, exact = self.trainer.config.train.target_accuracy, measured.get("exact_match", 0.0)
+        return f"{exact:.1%} of the held-out answers are exact: stopping" if wanted and exact >= wanted else None
 
 
 def _brief(found: dict[str, Any]) -> dict[str, Any]:
     """What a line of metrics holds of a measurement."""
     kept = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-    return kept | {"loss_by_depth": [row["loss"] for row in found["fixed"]]}
+    by_depth = {
+        f"{name}_by_depth": [row[name] for row in found["fixed"]] for name in ("loss", "exact_match") if name in found
+    }
+    return kept | by_depth
 
 
 def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter) -> None:
@@ -201,9 +213,11 @@ class _Source:
         names = [part.strip() for part in config.data.split(",")]
         others = [part.strip() for part in (config.validation or "").split(",") if part.strip()]
         self.held: Any = None
+        self.left_out: int | None = None
         if text.kind == "gym":
             fresh = min(500, max(1, round(text.holdout * text.examples)))
-            self.items, self.held = chat.gym_sets(names[0], text.options, text.examples, fresh, config.seed)
+            self.items, made = gym.gym_sets(names[0], text.options, text.examples, fresh, config.seed)
+            self.held, self.left_out = made
         elif text.kind == "chat":
             self.items: Any = list(chain.from_iterable(chat.conversations(name) for name in names))
             self.held = list(chain.from_iterable(chat.conversations(name) for name in others)) or None
@@ -220,11 +234,14 @@ class _Source:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer that the settings name; of characters it knows those of the training part."""
-        kind = self.config.text.tokenizer
+        kind, text = self.config.text.tokenizer, self.config.text
         if kind != "char" or not self.talks:
             return corpus.make_tokenizer(kind, self.items)
-        pieces = (chat.written(messages, self.config.text.template) for messages in self.items)
-        return corpus.make_tokenizer(kind, ("".join(text for text, _ in some) for some in pieces))
+        pieces = [chat.written(messages, text.template) for messages in self.items]
+        tokenizer = corpus.make_tokenizer(kind, ("".join(text for text, _ in some) for some in pieces))
+        if text.frame:
+            add_frame(tokenizer, (some[0][0] for some in pieces))
+        return tokenizer
 
     def pack(self, tokenizer: PreTrainedTokenizerFast, folder: Path, reporter: Reporter) -> None:
         """Both parts as packed tokens."""
@@ -237,5 +254,10 @@ class _Source:
             # A run folder that is written anew may still hold what an interrupted start left.
             shutil.rmtree(folder / name, ignore_errors=True)
             packed = Packed.write(folder / name, tokenizer, tokens)
+            if name == "validation" and self.left_out is not None:
+                reporter.say(
+                    f"{len(items):,} questions are held out; none is trained on ({self.left_out:,} more were made that "
+                    f"are among the {len(self.items):,} trained on, and left out)"
+                )
             if packed.facts["unknown"]:
                 reporter.say(f"{packed.facts['unknown']:,} tokens of {name} are unknown to the tokenizer")

@@ -139,29 +139,3 @@ def test_gsm8k_answers_are_learned_and_its_questions_are_not(tmp_path: Path):
     batch = packed.batch(0, 0, range(8), 8, 512)
     for row in batch.labels:
         assert gpt2.decode(row[row != -100]).count("####") == (row == gpt2.eos_token_id).sum()
-
-
-@pytest.mark.slow
-def test_reasoning_gym_makes_the_same_questions_again_and_fresh_ones_that_differ():
-    pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
-    options = {"min_terms": 2, "max_terms": 3}
-    train, fresh = chat.gym_sets("chain_sum", options, 200, 100, seed=3)
-    assert (train, fresh) == chat.gym_sets("chain_sum", ["min_terms=2", "max_terms=3"], 200, 100, seed=3)
-    asked = [{messages[0]["content"] for messages in part} for part in (train, fresh)]
-    assert [len(questions) for questions in asked] == [200, 100] and not asked[0] & asked[1]
-    assert train != chat.gym_text("chain_sum", options, 200, seed=1)
-    assert all(messages[1]["content"].lstrip("-").isdigit() for messages in train)
-
-
-@pytest.mark.slow
-def test_reasoning_gym_says_what_it_cannot_make():
-    pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
-    with pytest.raises(UserError, match="chain_sum"):
-        chat.gym_text("chain_sun", {}, 3, 0)
-    with pytest.raises(UserError, match="refuses"):
-        chat.gym_text("chain_sum", ["min_terms=0"], 3, 0)
-    with pytest.raises(UserError, match="NAME=VALUE"):
-        chat.gym_text("chain_sum", ["min_terms"], 3, 0)
-    small = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
-    with pytest.raises(UserError, match="different questions"):
-        chat.gym_text("chain_sum", small, 3000, 0)

@@ -1,15 +1,14 @@
-"""Questions with answers, and conversations, of which only the answers count: read from rows, or from Reasoning Gym."""
+"""Questions with answers, and conversations, of which only the answers count: read from rows."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hrm.config import UserError, nearest
+from hrm.config import UserError
 from hrm.data.text.packed import Example
 from hrm.data.text.sources import Row, rows
 
@@ -100,39 +99,6 @@ def written(messages: Messages, template: str | None = None) -> list[tuple[str, 
     if asked:
         pieces.append((before.replace("{question}", "\n\n".join(asked)), False))
     return pieces
-
-
-def gym_text(
-    name: str, options: Mapping[str, Any] | Sequence[str], count: int, seed: int, avoid: Collection[str] = ()
-) -> list[Messages]:
-    """`count` different questions of a text data set of Reasoning Gym with their answers; none is among `avoid`.
-
-    Options by name or as NAME=VALUE. The same seed makes the same. UserError where there are not so many.
-    """
-    data = _gym(name, options)
-    rng = np.random.default_rng(seed)
-    found: dict[str, str] = {}
-    avoid = set(avoid)
-    for _ in range(20 * count + 1000):
-        if len(found) == count:
-            break
-        entry = data[int(rng.integers(2**62))]
-        if entry["question"] not in avoid:
-            found.setdefault(entry["question"], str(entry["answer"]))
-    else:
-        raise UserError(
-            f"Reasoning Gym's {name} gives only {len(found)} different questions, not {count}: ask for fewer, or make "
-            "the task larger with its options"
-        )
-    return [_pair(question, answer) for question, answer in found.items()]
-
-
-def gym_sets(
-    name: str, options: Mapping[str, Any] | Sequence[str], train: int, fresh: int, seed: int
-) -> tuple[list[Messages], list[Messages]]:
-    """Questions for training, and `fresh` others that are not among them."""
-    training = gym_text(name, options, train, 2 * seed)
-    return training, gym_text(name, options, fresh, 2 * seed + 1, {messages[0]["content"] for messages in training})
 
 
 def _pair(question: str, answer: str) -> Messages:
@@ -227,29 +193,3 @@ def _rendered(tokenizer: PreTrainedTokenizerFast, messages: Messages, answer_nex
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next))
     except Exception as error:  # templates are programs, which complain in their own ways
         raise UserError(f"the tokenizer's chat template refuses a conversation ({error}): use --template") from error
-
-
-def _gym(name: str, options: Mapping[str, Any] | Sequence[str]) -> Any:
-    try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise UserError(f"the questions of {name} need Reasoning Gym ({error}): pip install 'hrm[gym]'") from error
-    if name not in DATASETS:
-        raise UserError(f"Reasoning Gym has no data set '{name}'{nearest(name, DATASETS)}")
-    if not isinstance(options, Mapping):
-        options = dict(_option(pair) for pair in options)
-    try:
-        return reasoning_gym.create_dataset(name, seed=0, **options)
-    except (AssertionError, ValueError, TypeError) as error:
-        raise UserError(f"Reasoning Gym refuses the options of {name}: {' '.join(str(error).split())}") from error
-
-
-def _option(pair: str) -> tuple[str, Any]:
-    name, equals, value = pair.partition("=")
-    if not equals:
-        raise UserError(f"'{pair}' is not NAME=VALUE: write for example min_terms=2")
-    try:
-        return name.strip().replace("-", "_"), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name.strip().replace("-", "_"), value

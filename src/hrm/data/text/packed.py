@@ -56,6 +56,13 @@ class Batch(NamedTuple):
     position_ids: np.ndarray
     """From 0 in every document and at the beginning of a row; documents do not see each other."""
 
+    @property
+    def token_types(self) -> np.ndarray:
+        """1 for what is given, 0 for what counts: the prefixes of a model that reads them in both directions."""
+        types = np.ones_like(self.labels)
+        types[:, 1:] = (self.labels[:, :-1] == IGNORE) | (self.position_ids[:, 1:] == 0)
+        return types
+
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iterator[Example]:
     """Documents as tokens. What looks like a special token in them stays text."""

@@ -47,6 +47,27 @@ def train_characters(documents: Iterable[str]) -> PreTrainedTokenizerFast:
     return _wrap(backend, eos_token=END, pad_token=END, unk_token=UNKNOWN, split_special_tokens=True)
 
 
+def add_frame(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[str]:
+    """Make what all texts begin and end with one token each, which keeps rows short; returns the new tokens.
+
+    Text that has it elsewhere gets the token there too; decode(encode(text)) is the text as before.
+    """
+    from transformers import AddedToken
+
+    texts = list(texts)
+    begin = _common(texts)
+    end = _common([text[len(begin) :][::-1] for text in texts])[::-1]
+    new = [piece for piece in (begin, end) if len(piece) > 1]
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in new])
+    return new
+
+
+def _common(texts: list[str]) -> str:
+    """What all texts begin with."""
+    first, last = min(texts, default=""), max(texts, default="")  # those between begin with it too
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))]
+
+
 def train_bpe(documents: Iterable[str], vocabulary: int, progress: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE with at most so many tokens, the 256 bytes and <|endoftext|> (0) included."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
