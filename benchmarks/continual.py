@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=["hidden_size=128", "num_attention_heads=4"])
     parser.add_argument("--memory", type=float, default=LearnConfig().memory)
     parser.add_argument("--replay", type=float, default=LearnConfig().replay)
+    parser.add_argument("--lr", type=float, default=2e-3, help="twice the default: twice as narrow, and one pass")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--eval-characters", type=int, default=16000)
     parser.add_argument("--work", type=Path, default=Path("runs/continual"))
@@ -257,7 +258,8 @@ def main() -> None:
             if not done.is_file():
                 config = LearnConfig(
                     settings=tuple(args.settings), epochs=args.epochs, stride=args.stride, memory=args.memory,
-                    replay=args.replay, precision=args.precision, seed=seed, device="cpu", grow_every=0,
+                    replay=args.replay, lr=args.lr, embedding_lr=args.lr / 2, precision=args.precision, seed=seed,
+                    device="cpu", grow_every=0,
                     log_every=200, checkpoint_every=10**6, eval_characters=4000,
                 )  # fmt: skip
                 path = args.work / f"{arm}-{seed}"

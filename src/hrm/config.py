@@ -310,6 +310,8 @@ class LearnConfig:
     """Share of each book that is kept to be repeated."""
     replay: float = 1.5
     """Rows of the memory for each row of the new book."""
+    recall: float = 6.0
+    """Each old book counts 1.5 times as much as the new one, all of them together so many times as much at most."""
     grow_every: int = 3_000_000
     """Characters, each book counted once, after which layers are added; 0 for never."""
     grow_fast: int = 2
@@ -543,6 +545,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "learn.holdout": (0.01, 0.5),
     "learn.memory": (0, 1),
     "learn.replay": (0, 100),
+    "learn.recall": (0, 1000),
     "learn.grow_every": (0, _MANY),
     "learn.grow_fast": (0, _MANY),
     "learn.grow_slow": (0, _MANY),

@@ -86,6 +86,17 @@ def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: floa
         assert rows.ids.shape == (8, length) and (rows.labels == rows.ids + 1).all(), "rows are stretches of a book"
 
 
+@pytest.mark.parametrize(("old", "recall", "share"), [(1, 6.0, 1.5), (3, 6.0, 4.5), (9, 6.0, 6.0), (9, 2.0, 2.0)])
+def test_old_books_count_half_as_much_again_each_up_to_a_limit(
+    tmp_path: Path, old: int, recall: float, share: float
+) -> None:
+    learner = Learner.create(tmp_path / "run", config(recall=recall))
+    learner.books = [{"number": number} for number in range(old + 1)]
+    weights = learner._weights(learner.books[-1], 16, 24)
+    assert weights[16:].sum() / weights[:16].sum() == pytest.approx(share)
+    assert weights.mean() == pytest.approx(1.0), "the size of an update does not change"
+
+
 @pytest.mark.slow
 def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config(epochs=4))

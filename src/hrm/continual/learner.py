@@ -47,6 +47,8 @@ SHAPE = (
 MODES = (((1, 1), 0.35), ((2, 2), 0.4), ((3, 2), 0.15), ((6, 4), 0.1))
 """Schedules of a segment, h_cycles x l_cycles, and how often each is learned."""
 _EDGES = np.cumsum([share for _, share in MODES[:-1]])
+EACH = 1.5
+"""How much an old book counts against the new one."""
 DEEP = 0.2
 """Share of the updates with all segments, in which the Q head learns; the others have one."""
 _EXPLORATION, _MODE, _REPLAY = 1, 2, 3
@@ -343,7 +345,7 @@ class Learner:
             ids, labels = np.concatenate((ids, old.ids)), np.concatenate((labels, old.labels))
             own = np.broadcast_to(np.arange(length), old.ids.shape)
             positions = np.concatenate((positions, own))
-        taught = None if old is None else old.taught
+        taught, weights = (None, None) if old is None else (old.taught, self._weights(book, size, len(old.ids)))
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
         draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
         schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
@@ -354,7 +356,8 @@ class Learner:
         thought = self.model.begin(input_ids=tensors[0], position_ids=tensors[2], budget=budget)
         counted = tensors[1] != -100
         losses: Tensor | None = None
-        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), explore, taught):  # type: ignore[arg-type]
+        extra = (explore, taught, weights)
+        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), *extra):  # type: ignore[arg-type]
             loss.backward()
             if thought.kept is not None:
                 thought.kept.forget()
@@ -366,6 +369,12 @@ class Learner:
         sums, counts = losses.double().sum(1), counted.sum(1).clamp(min=1)
         per_row = (sums / counts).tolist()
         return float(np.mean(per_row[:size])), float(np.mean(per_row[size:])) if old is not None else math.nan
+
+    def _weights(self, book: dict[str, Any], new: int, old: int) -> Tensor:
+        """How much each row counts: every old book half as much again as the new one, all of them `recall` times it."""
+        share = min(EACH * sum(b is not book for b in self.books), self.config.recall)
+        each = torch.tensor([1 / new, share / old]) * (new + old) / (1 + share)
+        return each.repeat_interleave(torch.tensor([new, old])).to(self.device)
 
     def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""

@@ -96,6 +96,7 @@ def supervision(
     count: Tensor | int,
     draws: Float[Tensor, "2 b p"],
     taught: Float[Tensor, "n p v"] | None = None,
+    weights: Float[Tensor, " b"] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """After each segment its loss, and the token losses [b, p] without history (deep supervision).
 
@@ -104,7 +105,7 @@ def supervision(
     of them, `exploration`, goes on to a random depth; a halted token counts with its last loss. `draws` are uniforms in
     [0, 1). What one more segment brings is known a segment later, so that target teaches the Q head alone, not the
     states it reads; the other one, `right`, teaches both. The last n rows learn the shares `taught` of all that may
-    follow, where they are given, instead of their targets.
+    follow, where they are given, instead of their targets; `weights` say how much each row counts.
     """
     config, labelled = model.config, targets != -100
     explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
@@ -132,7 +133,7 @@ def supervision(
         if taught is not None:
             losses = torch.cat((losses, _taught_loss(logits[len(told) :], taught)))
         plain = losses.detach()
-        loss = losses.sum() / count
+        loss = (losses if weights is None else losses * weights[:, None]).sum() / count
         if learns_q and config.q_target == "right":
             loss = loss + q_loss(z, plain, None, logits.detach(), counted)
         elif learns_q:
