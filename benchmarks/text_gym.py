@@ -88,9 +88,8 @@ def table(found: dict[str, Any]) -> str:
             other = f"{row['random']['exact_match']:>11.1%}" if "random" in row else ""
             lines.append(f"{preset:<24}{name:<30}{row['exact_match']:>8.1%}{low:>10.1%} -{high:>6.1%}{other}")
         best = one["best_of"]
-        ranks = "  ".join(f"{name} {best[name]:.1%}" for name in ("one", "likelihood", "q", "any"))
-        only = f"only q {best['only_q']}, only likelihood {best['only_likelihood']}"
-        lines.append(f"{preset:<24}best of {best['best_of']} on {best['n']}: {ranks}; {only}")
+        ranks = "  ".join(f"{name} {best[name]:.1%}" for name in ("one", "likelihood", "q", "q-drawn", "any"))
+        lines.append(f"{preset:<24}best of {best['best_of']} on {best['n']}: {ranks}")
         took = one["training"]
         lines.append(f"{preset:<24}{took['seconds'] / 60:.1f} min, {took['processor_seconds'] / 60:.1f} of a processor")
     return "\n".join(lines)

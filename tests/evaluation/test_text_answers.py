@@ -66,6 +66,7 @@ def test_an_answer_is_exact_in_one_pass_where_it_is_written_greedily(spells: Pat
         assert 0 <= low <= row["exact_match"] <= high <= 1
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_has_the_most_exact_answers(spells: Path):
     records = [json.loads(line) for line in (spells / "metrics.jsonl").read_text().splitlines()]
     shares = {r["step"]: r["exact_match"] for r in records if r.get("event") == "eval"}
@@ -111,6 +112,7 @@ def test_fresh_questions_are_new_to_the_run(tmp_path: Path, capsys: pytest.Captu
     assert "use one of them" in refused(capsys, "eval", str(run), "--fresh", "9", "--data", "x.jsonl")
 
 
+@pytest.mark.slow
 def test_questions_that_were_trained_on_are_counted(spells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "q.jsonl"
     asked = [f'{{"question": "Spell {word} backward.", "answer": "x"}}\n' for word in ("ab", "ccc", "cab")]

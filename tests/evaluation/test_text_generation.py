@@ -191,6 +191,19 @@ def test_ranks_are_compared_on_the_same_texts():
     assert found["likelihood"] == found["any"] == 1.0 and shares == [1.0]
     assert found["one"] == sum(is_exact(c.text, best) for c in one) / 4
     assert found["q"] == float(is_exact(max(one, key=RANKS["q"]).text, best))
+    assert found["against_likelihood"]["q"] == [0, 1 - found["q"]]
+
+
+@pytest.mark.slow
+def test_the_q_head_speaks_of_the_likeliest_token_and_counts_against_another():
+    model, tokenizer = pair()
+    greedy = complete(model, tokenizer, ["the"], replace(SHORT, greedy=True))[0]
+    assert all(token.likeliest for token in greedy.tokens)
+    assert RANKS["q-drawn"](greedy) == pytest.approx(greedy.confidence)
+    drawn = complete(model, tokenizer, ["the"], SHORT)[0]
+    chances = [t.confidence if t.likeliest else 1 - t.confidence for t in drawn.tokens]
+    assert not all(t.likeliest for t in drawn.tokens)
+    assert RANKS["q-drawn"](drawn) == pytest.approx(sum(chances) / len(chances))
 
 
 def test_answers_to_questions_are_compared_and_in_order(tmp_path: Path):

@@ -62,8 +62,8 @@ class Options:
     """Instead: the so many likeliest next tokens, with their probability after every segment."""
     best_of: int = 1
     """Draw so many texts and print the best."""
-    rank: Literal["q", "likelihood"] = "q"
-    """What is best: the Q head's mean confidence, or the mean log-probability."""
+    rank: Literal["q", "q-drawn", "likelihood"] = "q"
+    """What is best: the Q head's mean confidence, the same of the drawn tokens, or the mean log-probability."""
     json: bool = False
     """Print one JSON object: the text, and each token with its depth, confidence and entropy."""
     checkpoint: str = "best"
@@ -175,7 +175,7 @@ def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, 
         writer(token)
     writer.end(found[0])
     scores = ", ".join(f"{RANKS[options.rank](completion):.3f}" for completion in found)
-    what = "mean P(halt)" if options.rank == "q" else "mean log-probability, nats a token"
+    what = "mean log-probability, nats a token" if options.rank == "likelihood" else "mean P(halt)"
     print(f"best of {len(found)} by {options.rank} ({what}): {scores}", file=sys.stderr)
     return 0
 

@@ -320,7 +320,7 @@ def _lines(result: dict[str, Any]) -> str:
     for name, value in result.items():
         if name.endswith("_interval"):
             result[name] = f"{value[0]:.2%} to {value[1]:.2%}"
-    shares = ("exact_match", "ended", "q", "likelihood", "one", "any")
+    shares = ("exact_match", "ended", "q", "q-drawn", "likelihood", "one", "any")
     return "\n".join(
         f"{name.replace('_', ' '):<20}"
         + (f"{v:.2%}" if name in shares else f"{v:.2f}" if isinstance(v, float) else f"{v}")

@@ -15,11 +15,19 @@ if TYPE_CHECKING:
 
     from hrm.models.text import HRMForCausalLM
 
+
+def _of_what_was_drawn(completion: Completion) -> float:
+    chances = [token.confidence if token.likeliest else 1 - token.confidence for token in completion.tokens]
+    return sum(chances) / max(1, len(chances))
+
+
 RANKS: dict[str, Callable[[Completion], float]] = {
     "q": lambda completion: completion.confidence,
+    "q-drawn": _of_what_was_drawn,
     "likelihood": lambda completion: completion.log_likelihood,
 }
-"""What is best: the mean P(halt) of the tokens, or their mean log-probability."""
+"""What is best: the mean P(halt) of the tokens, the same with 1 - P(halt) where another token than the likeliest was
+drawn (a Q head that learned what is `right` speaks of the likeliest one), or their mean log-probability."""
 
 
 def best_of(
@@ -53,12 +61,13 @@ def compare_ranks(
     """Shares of questions answered exactly by the best of the same `n` texts under each rank.
 
     Beside them: by one text taken at random (`one`, the mean over the n) and by any of them (`any`, the upper bound).
-    `only_q` and `only_likelihood` count the questions in which one rank picks a right text and the other does not.
+    `against_likelihood` counts for each other rank the questions in which it alone picks a right text, and likelihood
+    alone.
     The texts of `batch_size` questions are drawn together.
     """
     sampling = sampling or Sampling()
     totals = dict.fromkeys((*RANKS, "one", "any"), 0.0)
-    only = dict.fromkeys(RANKS, 0)
+    against = {name: [0, 0] for name in RANKS if name != "likelihood"}
     for at in range(0, len(pairs), batch_size):
         some = pairs[at : at + batch_size]
         prompts = [pair.prompt for pair in some for _ in range(n)]
@@ -69,10 +78,12 @@ def compare_ranks(
             picked = {name: right[id(max(texts, key=rank))] for name, rank in RANKS.items()}
             for name in RANKS:
                 totals[name] += picked[name]
-                only[name] += sum(picked.values()) == 1 and picked[name]
+            for name, counts in against.items():
+                counts[0] += picked[name] and not picked["likelihood"]
+                counts[1] += picked["likelihood"] and not picked[name]
             totals["one"] += sum(right.values()) / n
             totals["any"] += any(right.values())
         if progress is not None:
             progress((at + len(some)) / len(pairs))
     shares = {name: total / max(1, len(pairs)) for name, total in totals.items()}
-    return {"n": len(pairs), "best_of": n, **shares, **{f"only_{name}": count for name, count in only.items()}}
+    return {"n": len(pairs), "best_of": n, **shares, "against_likelihood": against}

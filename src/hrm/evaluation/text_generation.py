@@ -59,7 +59,8 @@ class Sampling:
 
 
 class Token(NamedTuple):
-    """A generated token: the text it completes, depth in segments, P(halt), entropy in nats, log-probability."""
+    """A generated token: the text it completes, depth in segments, P(halt), entropy in nats, log-probability, and
+    whether it was the likeliest one."""
 
     id: int
     text: str
@@ -67,6 +68,7 @@ class Token(NamedTuple):
     confidence: float
     entropy: float
     log_probability: float
+    likeliest: bool
 
 
 @dataclass
@@ -270,7 +272,8 @@ class _Recorder(StoppingCriteria):
         """Take the drawn tokens down; which rows are done, [b]."""
         drawn = input_ids[:, -1]
         log_p = self.log_p.gather(1, drawn[:, None])[:, 0]
-        columns = [column.tolist() for column in (drawn, *self.said, log_p)]
+        likeliest = self.log_p.argmax(-1) == drawn
+        columns = [column.tolist() for column in (drawn, *self.said, log_p, likeliest)]
         for row, values in zip(self.rows, zip(*columns, strict=True), strict=True):
             if not row.done:
                 row.add(*values)
@@ -296,11 +299,11 @@ class _Row:
         self._handed, self._length = 0, 0
         self._backend, self._stream = tokenizer.backend_tokenizer, DecodeStream(ids[-8:], skip_special_tokens=True)
 
-    def add(self, id: int, depth: int, confidence: float, entropy: float, log_probability: float) -> None:
-        """Take down a drawn token."""
+    def add(self, id: int, depth: int, *known: Any) -> None:
+        """Take down a drawn token, and what is known of it."""
         self.ids.append(id)
         piece = "" if id in self.ends else self._stream.step(self._backend, id) or ""
-        token = Token(id, piece, depth, confidence, entropy, log_probability)
+        token = Token(id, piece, depth, *known)
         self.done_tokens.append(token)
         self.completion.text += piece
         text = self.completion.text
