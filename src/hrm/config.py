@@ -286,14 +286,16 @@ class TextConfig:
 class LearnConfig:
     """How a learner reads its books, one after another."""
 
+    tokenizer: str = "char"
+    """char, bpe:N for N byte pairs trained on the first book, or a folder or file; it stays for the run's life."""
     settings: tuple[str, ...] = ()
     """Changes of the model's settings, each as NAME=VALUE: hidden_size=128."""
     epochs: int = 3
     """How often each book is read."""
     length: int = 80
-    """Characters of a row."""
+    """Characters of a row, or tokens."""
     stride: int = 8
-    """Characters from one row to the next: an epoch has a row for each."""
+    """Characters, or tokens, from one row to the next: an epoch has a row for each."""
     batch_size: int = 16
     """Rows of the new book in an update; those of the memory come on top."""
     lr: float = 1e-3
@@ -320,6 +322,8 @@ class LearnConfig:
     """Blocks added to the slow module."""
     grow_params: int = 0
     """Instead: as many blocks as come nearest to this many parameters."""
+    grow_plateau: float = 0.0
+    """Also after a book whose last epoch lowered its held-out bits by less than this share; 0 for never."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of states and activations; weights stay float32."""
     device: str = "auto"
@@ -550,6 +554,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "learn.grow_fast": (0, _MANY),
     "learn.grow_slow": (0, _MANY),
     "learn.grow_params": (0, _MANY),
+    "learn.grow_plateau": (0, 1),
     "learn.log_every": (1, _MANY),
     "learn.checkpoint_every": (1, _MANY),
     "learn.eval_characters": (1, _MANY),
@@ -640,6 +645,9 @@ def _course_problems(optim: OptimConfig, train: TrainConfig) -> Iterator[str]:
 def _learn_problems(config: LearnConfig) -> Iterator[str]:
     if config.stride > config.length:
         yield f"--stride {config.stride} leaves out text between rows of --length {config.length}: use at most that"
+    pairs = config.tokenizer.removeprefix("bpe:")
+    if pairs != config.tokenizer and not (pairs.isdecimal() and int(pairs) >= 257):
+        yield f"--tokenizer {config.tokenizer} must be bpe:N with N at least 257: 256 bytes and the end of text"
     yield from _unreadable(config.settings)
 
 

@@ -136,6 +136,27 @@ def test_it_grows_by_itself_after_so_many_characters_each_book_counted_once(tmp_
     assert sum(entry["kind"] == "depth" for entry in learner.growth) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "grows"), [(0.0, False), (1e-9, False), (1.0, True)])
+def test_layers_come_where_the_last_epoch_of_a_book_brought_less_than_a_share(
+    tmp_path: Path, share: float, grows: bool
+) -> None:
+    learner = Learner.create(tmp_path / "run", config(epochs=2, lr=5e-3, grow_plateau=share))
+    learner.learn(first(tmp_path))
+    depth = [entry["why"] for entry in learner.growth if entry["kind"] == "depth"]
+    assert depth == ["plateau"] * grows
+    learner.asked = lambda: "stop"  # one update says nothing of a plateau
+    learner.learn(second(tmp_path))
+    assert len([entry for entry in learner.growth if entry["kind"] == "depth"]) == grows
+
+
+def test_layers_by_command_do_not_count_as_those_that_reading_brings(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "run", config(grow_every=800))
+    learner.grow()
+    learner.learn(first(tmp_path))  # more than 800 characters, less than 1,600
+    assert [entry["why"] for entry in learner.growth if entry["kind"] == "depth"] == ["command", "characters"]
+
+
 def paused_at(path: Path, files: list[Path], when: Callable[[int], bool], **changes: Any) -> Learner:
     """Learn books, opening the run anew after every pause."""
     learner = Learner.create(path, config(**changes))

@@ -18,7 +18,7 @@ from hrm.config import LearnConfig, UserError
 if TYPE_CHECKING:
     from hrm.continual import Learner
 
-MAIN = ("epochs", "settings", "precision", "memory", "grow_every", "seed", "device")
+MAIN = ("epochs", "tokenizer", "settings", "precision", "memory", "grow_every", "seed", "device")
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,9 @@ def main(args: list[str]) -> int:
         print(f"the old run is kept as {kept}", file=sys.stderr)
         known = False
     from hrm.continual import Learner
-    from hrm.runs import Run
 
     if known:
-        run = Run.open(options.run, LearnConfig)
-        if run.config != options.config:
-            run.set_config(options.config)
-        learner = Learner(run)
+        learner = Learner.open(options.run, **vars(options.config))
     else:
         learner = Learner.create(options.run, options.config)
     if options.grow:
@@ -104,6 +100,7 @@ def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, 
 
     console = Console(stderr=True)
     live = console.is_terminal
+    unit = "characters" if learner.config.tokenizer == "char" else "tokens"
     bar = Progress(
         TextColumn("{task.fields[line]}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
         TextColumn("left {task.fields[left]}"), console=console, disable=not live,
@@ -125,7 +122,7 @@ def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, 
         elif kind == "begin":
             console.print(
                 f"{event['book']}: {event['steps'] - event['done']:,} updates; {event['parameters']:,} parameters, "
-                f"{event['vocabulary']} characters", highlight=False, soft_wrap=True,
+                f"{event['vocabulary']} {unit}", highlight=False, soft_wrap=True,
             )  # fmt: skip
         elif kind == "estimate":
             console.print(f"about {duration(event['seconds'])} to go", highlight=False)

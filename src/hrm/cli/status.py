@@ -39,8 +39,8 @@ def main(args: list[str]) -> int:
         raise UserError(f"{options.run} has learned nothing yet: give it a book with hrm learn")
     _, state = checkpoint.load(newest, ())
     if options.repair:
-        _repair(run.path, state["tokens"])
-    found = describe(state)
+        _repair(run.path, state)
+    found = {"tokenizer": run.config.tokenizer, **describe(state)}
     print(json.dumps(found)) if options.json else _show(options.run, found)
     return 0
 
@@ -67,6 +67,7 @@ def describe(state: dict[str, Any]) -> dict[str, Any]:
 
 
 _WHEN = ("before", "then", "now")
+_WHY = {"characters": "enough was read", "plateau": "it stood still", "command": "by command"}
 
 
 def _show(path: Path, found: dict[str, Any]) -> None:
@@ -84,29 +85,30 @@ def _show(path: Path, found: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     console.print("before, then, now: held-out bits a character", highlight=False)
-    layers = found["layers"]
+    layers, unit = found["layers"], "characters" if found["tokenizer"] == "char" else "tokens"
     console.print(
-        f"{found['vocabulary']} characters known; {found['parameters']:,} parameters in {layers['fast']} fast and "
+        f"{found['vocabulary']} {unit} known; {found['parameters']:,} parameters in {layers['fast']} fast and "
         f"{layers['slow']} slow layers; {found['updates']:,} updates", highlight=False,
     )  # fmt: skip
     for entry in found["growth"]:
-        what = (
-            f"{len(entry['added'])} new characters" if entry["kind"] == "vocabulary"
-            else f"{entry['fast_layers']} fast and {entry['slow_layers']} slow layers"
-        )  # fmt: skip
+        if entry["kind"] == "vocabulary":
+            what = f"{entry['vocabulary'][1] - entry['vocabulary'][0]} new {unit}"
+        else:
+            what = f"{entry['fast_layers']} fast and {entry['slow_layers']} slow layers"
+            what += f" ({_WHY[entry['why']]})" if "why" in entry else ""
         console.print(f"{entry['at'][:16]}  grown by {what} after {entry['characters']:,} characters", highlight=False)
 
 
-def _repair(path: Path, tokens: list[str]) -> None:
-    from hrm.data.text.growing import rebuild_tokenizer
+def _repair(path: Path, state: dict[str, Any]) -> None:
+    from hrm.runs.text import rebuild_of
 
     folder = path / "tokenizer"
     if folder.exists():
         kept = next(p for i in range(1, 1000) if not (p := path / f"tokenizer-old-{i}").exists())
         folder.rename(kept)
         print(f"the old tokenizer is kept as {kept}", file=sys.stderr)
-    rebuild_tokenizer(tokens).save_pretrained(folder)
-    print(f"{folder} written anew with {len(tokens)} tokens", file=sys.stderr)
+    rebuild_of(state).save_pretrained(folder)
+    print(f"{folder} written anew with {len(state['tokens'])} tokens", file=sys.stderr)
 
 
 def _list(options: Options) -> int:

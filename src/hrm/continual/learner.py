@@ -23,7 +23,7 @@ from hrm.config import LearnConfig, OptimConfig, TrainConfig, UserError, check
 from hrm.continual.memory import Dreams, Memory
 from hrm.data import text as corpus
 from hrm.data.text import Packed
-from hrm.data.text.growing import grow_tokenizer, new_characters
+from hrm.data.text.growing import grow_tokenizer, new_characters, tokenizer_files
 from hrm.evaluation.text import evaluate
 from hrm.models.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
 from hrm.models.recurrence import Schedule
@@ -84,10 +84,10 @@ class Learner:
 
     @classmethod
     def create(cls, path: Path | str, config: LearnConfig | None = None, memory: Memory | None = None) -> Learner:
-        """A new run with an empty character tokenizer and a model that knows nothing; UserError where one is there."""
+        """A new run with a model that knows nothing; UserError where one is there. Byte pairs come with a book."""
         config = config or LearnConfig()
         check(config)
-        tokenizer = corpus.make_tokenizer("char")
+        tokenizer = corpus.make_tokenizer("char" if config.tokenizer.startswith("bpe:") else config.tokenizer)
         length = f"max_position_embeddings={max(1024, config.length)}"
         shape = configure("text-char", (*SHAPE, length, *config.settings), tokenizer)
 
@@ -102,9 +102,14 @@ class Learner:
     def open(cls, path: Path | str, memory: Memory | None = None, **changes: Any) -> Learner:
         """A run as its newest intact checkpoint left it; `changes` of its settings hold from here on."""
         run = Run.open(path, LearnConfig)
-        if changes:
-            changed = replace(run.config, **changes)
+        changed = replace(run.config, **changes)
+        if changed != run.config:
             check(changed)
+            if changed.tokenizer != run.config.tokenizer:
+                raise UserError(
+                    f"--tokenizer {changed.tokenizer}: {path} has learned with {run.config.tokenizer}: begin another "
+                    "run, or start over with --fresh"
+                )
             run.set_config(changed)
         return cls(run, memory)
 
@@ -139,6 +144,7 @@ class Learner:
         started = beginning = time.perf_counter()
         first = book["step"]
         per_epoch = max(1, steps // book["epochs"])
+        scale = training.count / training.characters / math.log(2)  # nats a token to bits a character
         stopping = None
         while book["step"] < steps and stopping is None:
             window.append(self._step(book, training, updates, steps))
@@ -156,8 +162,8 @@ class Learner:
                     "step": self.step_number,
                     "book": book["name"],
                     "book_step": book["step"],
-                    "bits": float(means[0] / math.log(2)),
-                    "replayed_bits": float(means[1] / math.log(2)),
+                    "bits": float(means[0] * scale),
+                    "replayed_bits": float(means[1] * scale),
                     "steps_per_second": rate,
                     "seconds": self.seconds,
                     "lr": updates.lr,
@@ -189,7 +195,9 @@ class Learner:
         self._save(updates)
         return book
 
-    def grow(self, fast: int | None = None, slow: int | None = None, parameters: int | None = None) -> dict[str, Any]:
+    def grow(
+        self, fast: int | None = None, slow: int | None = None, parameters: int | None = None, why: str = "command"
+    ) -> dict[str, Any]:
         """Add layers now; what it says does not change. Returns the entry in the growth history."""
         config, parameters = self.config, parameters or self.config.grow_params
         if parameters:
@@ -200,7 +208,7 @@ class Learner:
         self.model.to(self.device).train()
         self.optimizer = carry_over(self.optimizer, self.model)
         entry = {
-            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "depth",
+            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "depth", "why": why,
             "fast_layers": fast, "slow_layers": slow, "parameters": [before, self.parameters],
         }  # fmt: skip
         self.growth.append(entry)
@@ -246,8 +254,9 @@ class Learner:
         for part in corpus.documents(str(source)):
             digest.update(part.encode("utf-8", "surrogatepass"))
             size += len(part)
-        if size < 4 * self.config.length:
-            raise UserError(f"{source} has {size} characters: a book of at least {4 * self.config.length} is needed")
+        least = self.config.length * (4 if self.config.tokenizer == "char" else 16)  # tokens of several characters
+        if size < least:
+            raise UserError(f"{source} has {size} characters: a book of at least {least} is needed")
         known = next((b for b in self.books if b["sha256"] == digest.hexdigest()), None)
         if known is None:
             unfinished = next((b for b in self.books if b["state"] != "finished"), None)
@@ -272,16 +281,21 @@ class Learner:
 
     def _learn_alphabet(self, source: str | Path) -> int:
         """New characters get the next ids; the model says what it said. Returns how many it has to learn to say."""
-        added = grow_tokenizer(self.tokenizer, new_characters(self.tokenizer, corpus.documents(str(source))))
-        if not added:
+        before, added = self.model.config.vocab_size, []
+        if self.config.tokenizer.startswith("bpe:") and not self.books:
+            self.tokenizer = corpus.train_bpe(corpus.documents(str(source)), int(self.config.tokenizer[4:]))
+        else:
+            added = grow_tokenizer(self.tokenizer, new_characters(self.tokenizer, corpus.documents(str(source))))
+        if len(self.tokenizer) == before:
             return 0
-        before = self.model.config.vocab_size
         if self.books:
             grow_vocabulary(self.model, len(self.tokenizer), seed=self.config.seed)
         else:  # it has learned nothing that could change
             torch.manual_seed(self.config.seed)
             dtype, config = self.model.model.compute_dtype, self.model.config
             config.vocab_size = len(self.tokenizer)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                setattr(config, name, getattr(self.tokenizer, name))
             self.model = HRMForCausalLM(config)
             self.model.model.compute_dtype = dtype
         self.model.to(self.device).train()
@@ -390,8 +404,8 @@ class Learner:
     def _sample(self, characters: int = 120) -> tuple[str, float]:
         """A piece of its writing, and characters a second."""
         self.model.eval()
-        first = self.tokenizer.convert_tokens_to_ids("\n")
-        start = torch.tensor([[first if isinstance(first, int) else 0]], device=self.device)
+        first = self.tokenizer("\n", add_special_tokens=False)["input_ids"] or [0]
+        start = torch.tensor([first], device=self.device)  # type: ignore[arg-type]
         began = time.perf_counter()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.step_number)
@@ -399,9 +413,11 @@ class Learner:
                 start, max_new_tokens=characters, do_sample=True, temperature=0.8, max_segments=1, halting="fixed",
                 attention_mask=torch.ones_like(start), pad_token_id=0,
             )  # fmt: skip
-        rate = (out.shape[1] - 1) / (time.perf_counter() - began)
+        seconds = time.perf_counter() - began
         self.model.train()
-        return str(self.tokenizer.decode(out[0, 1:].tolist())), rate
+        written = out[0, len(first) :].tolist()
+        text = str(self.tokenizer.decode(written))
+        return text, (len(written) if self.config.tokenizer == "char" else len(text)) / seconds
 
     def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
         """Remember the book, note how well it is known, and grow if enough was read."""
@@ -419,9 +435,18 @@ class Learner:
         groups, self.counters = updates.pack()
         self.optimizer = groups["optimizer"]
         every = self.config.grow_every
-        grown = sum(entry["kind"] == "depth" and not entry.get("asked", False) for entry in self.growth)
+        depth = [entry for entry in self.growth if entry["kind"] == "depth"]
+        grown = sum(entry.get("why", "characters") == "characters" for entry in depth)
         if every and self.characters // every > grown:
-            say({"event": "grown", **self.grow()})
+            say({"event": "grown", **self.grow(why="characters")})
+        elif self._stands_still(book, training):
+            say({"event": "grown", **self.grow(why="plateau")})
+
+    def _stands_still(self, book: dict[str, Any], training: Packed) -> bool:
+        """Whether the last epoch of a book that was read to its end brought less than `grow_plateau`."""
+        scores = [score["bits_per_character"][book["number"]] for score in book["scores"][-2:]]
+        read = len(scores) == 2 and book["step"] >= self._steps(book, training)
+        return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
 
     def _save(self, updates: Updates | None) -> None:
         if updates is not None and any(book["state"] != "finished" for book in self.books):
@@ -433,6 +458,8 @@ class Learner:
             "counters": self.counters, "parameters": self.parameters, "model": self.model.config.to_dict(),
             "tokens": self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))),
         }  # fmt: skip
+        if self.config.tokenizer != "char":
+            state["tokenizer"] = tokenizer_files(self.tokenizer)
         checkpoint.save(self.run.checkpoints, self.step_number, groups, state)
         checkpoint.prune(self.run.checkpoints, 2)
         self._mirror()

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest
-from hrm.data.text.growing import rebuild_tokenizer
+from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
@@ -92,7 +92,12 @@ def rebuild(
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
     model = HRMForCausalLM(HRMConfig.from_dict(state["model"]))
     fill(model, weights, where)
-    return model, rebuild_tokenizer(state["tokens"])
+    return model, rebuild_of(state)
+
+
+def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """The tokenizer of a learner's checkpoint: its tokens, or where they are no characters its files."""
+    return tokenizer_from(state["tokenizer"]) if "tokenizer" in state else rebuild_tokenizer(state["tokens"])
 
 
 def architecture(run: Run[TextConfig]) -> HRMForCausalLM:

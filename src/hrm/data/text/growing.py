@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrm.config import UserError
@@ -43,6 +45,21 @@ def grow_tokenizer(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) ->
     else:
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])  # type: ignore[arg-type]
     return added
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """The files of a tokenizer's folder, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_text("utf-8") for file in sorted(Path(folder).iterdir())}
+
+
+def tokenizer_from(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
+    """The tokenizer that `tokenizer_files` took down."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_text(content, "utf-8")
+        return make_tokenizer(folder)
 
 
 def rebuild_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
