@@ -40,7 +40,8 @@ def made(file: Path, *words: str) -> dict[str, Any]:
     if not file.is_file():
         took = hrm(*words, "--json", str(file))
         file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | took))
-    return json.loads(file.read_text("utf-8"))
+    found = json.loads(file.read_text("utf-8"))
+    return found | {"checkpoint": Path(found["checkpoint"]).name}
 
 
 def learn(preset: str, work: Path) -> dict[str, float]:
@@ -81,7 +82,7 @@ def table(found: dict[str, Any]) -> str:
     """Exact answers by depth, and by rank."""
     lines = [f"{'':<24}{'depth':<30}{'exact':>8}{'95 % interval':>18}{'at random':>11}"]
     for preset, one in found.items():
-        rows = [(f"{row['segments']} segments", row) for row in one["fresh"]["fixed"]]
+        rows = [(f"depth {row['segments']}", row) for row in one["fresh"]["fixed"]]
         rows += [(f"q {row['exit_threshold']:g}: {row['mean_segments']:.2f}", row) for row in one["fresh"]["adaptive"]]
         for name, row in rows:
             low, high = row["exact_match_interval"]
@@ -91,7 +92,7 @@ def table(found: dict[str, Any]) -> str:
         ranks = "  ".join(f"{name} {best[name]:.1%}" for name in ("one", "likelihood", "q", "q-drawn", "any"))
         lines.append(f"{preset:<24}best of {best['best_of']} on {best['n']}: {ranks}")
         took = one["training"]
-        lines.append(f"{preset:<24}{took['seconds'] / 60:.1f} min, {took['processor_seconds'] / 60:.1f} of a processor")
+        lines.append(f"{preset:<24}{took['seconds'] / 60:.1f} min, {took['processor_seconds']:.0f} s of processor time")
     return "\n".join(lines)
 
 
@@ -106,11 +107,11 @@ def draw(found: dict[str, Any], path: Path) -> None:
         steps = [point["step"] for point in one["curve"]]
         depths = list(zip(*(point["exact_match_by_depth"] for point in one["curve"]), strict=True))
         for depth, shares in enumerate(depths, 1):
-            axes.plot(steps, [100 * share for share in shares], "o-", ms=3, label=f"{depth} segments")
+            axes.plot(steps, [100 * share for share in shares], "o-", ms=3, label=f"depth {depth}")
         axes.axhline(90, color="gray", lw=0.8, ls="--")
         axes.set(title=preset, xlabel="updates", ylim=(0, 101))
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("exact answers of 500 held out, %")
+    figure.axes[0].set_ylabel("exact held-out answers, %")
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
 

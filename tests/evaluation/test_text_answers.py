@@ -72,7 +72,8 @@ def test_the_best_checkpoint_has_the_most_exact_answers(spells: Path):
     shares = {r["step"]: r["exact_match"] for r in records if r.get("event") == "eval"}
     assert len(shares) == 2 and shares[json.loads((spells / "best.json").read_text())["step"]] == max(shares.values())
     assert len(records[-1]["exact_match_by_depth"]) == 3
-    assert "answers exact" in (spells / "README.md").read_text()
+    card = (spells / "README.md").read_text()
+    assert "answers exact" in card and '"Spell ab backward.\\n\\n"' in card
 
 
 def test_a_prefix_model_is_measured_with_its_questions_as_prefixes(tmp_path: Path):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hrm.data.text import is_packed, open_text
+from hrm.data.text import Packed, is_packed, open_text
+from hrm.evaluation.text_fresh import prompts_of
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.runs.text import load_tokenizer
 
@@ -112,8 +113,11 @@ def _results(run: Run[TextConfig], result: dict[str, Any]) -> str:
 
 def _use(run: Run[TextConfig], name: str) -> str:
     begin = ""
-    if is_packed(run.data / "validation"):
-        batch = next(open_text(run.data / "validation").windows(run.config.text.length, None, 1))
+    held = open_text(run.data / "validation") if is_packed(run.data / "validation") else None
+    if isinstance(held, Packed) and (asked := next(prompts_of(held), None)):
+        begin = str(load_tokenizer(run.path).decode(asked))  # to its last blank line, as it was learned
+    elif held is not None:
+        batch = next(held.windows(run.config.text.length, None, 1))
         words = load_tokenizer(run.path).decode(batch.input_ids[0][:12].tolist(), skip_special_tokens=True)
         begin = (str(words).strip().splitlines() or [""])[0].replace('"', "")
     begin = begin or "Once"
