@@ -48,14 +48,14 @@ def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
     return HRMConfig(**common, hierarchy=False)
 
 
-def flops(config: HRMConfig, length: int) -> int:
-    """Of one row's training at full depth."""
+def flops(config: HRMConfig, length: int, **request: Any) -> int:
+    """Of one row's training, at full depth unless asked else."""
     with torch.device("meta"):
         model = HRMForCausalLM(config).train()
         ids = torch.zeros(1, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)
         with counter:
-            model(input_ids=ids, labels=ids, halting="fixed").loss.backward()
+            model(input_ids=ids, labels=ids, halting="fixed", **request).loss.backward()
     return counter.get_total_flops()
 
 

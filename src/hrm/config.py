@@ -314,8 +314,8 @@ class LearnConfig:
     """Rows of the memory for each row of the new book."""
     recall: float = 6.0
     """Each old book counts 1.5 times as much as the new one, all of them together so many times as much at most."""
-    grow_every: int = 3_000_000
-    """Characters, each book counted once, after which layers are added; 0 for never."""
+    grow_every: int = 0
+    """Characters, each book counted once, after which layers are added: 3_000_000; 0 for never."""
     grow_fast: int = 2
     """Blocks added to the fast module."""
     grow_slow: int = 1
