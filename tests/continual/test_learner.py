@@ -256,6 +256,8 @@ def test_the_command_line_learns_shows_repairs_and_starts_over(
     assert json.loads((run / "tokenizer/tokenizer.json").read_text())["model"] == json.loads(tokens)["model"]
     assert (run / "tokenizer-old-1/tokenizer.json").read_text() == "damaged"
     assert hrm(["status", "--folder", str(tmp_path)]) == 0 and "learner" in capsys.readouterr().out
+    assert hrm(["learn", str(run), str(second(tmp_path, 200))]) == 0  # with the run's own settings
+    assert len(Learner.open(run).books) == 3
     assert hrm(["learn", str(run), str(first(tmp_path)), "--fresh", *FLAGS]) == 0
     assert (tmp_path / "run-1/run.json").is_file() and len(Learner.open(run).books) == 1
     loaded = load_text(run, device="cpu")

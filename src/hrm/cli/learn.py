@@ -57,10 +57,8 @@ def main(args: list[str]) -> int:
         known = False
     from hrm.continual import Learner
 
-    if known:
-        learner = Learner.open(options.run, **vars(options.config))
-    else:
-        learner = Learner.create(options.run, options.config)
+    run, config = options.run, options.config
+    learner = Learner.open(run, config=config) if known else Learner.create(run, config)
     if options.grow:
         _say_grown(learner.grow())
     if options.stop:

@@ -99,10 +99,12 @@ class Learner:
         return cls(Run.create(path, config, {}, fill=save), memory)
 
     @classmethod
-    def open(cls, path: Path | str, memory: Memory | None = None, **changes: Any) -> Learner:
-        """A run as its newest intact checkpoint left it; `changes` of its settings hold from here on."""
+    def open(
+        cls, path: Path | str, memory: Memory | None = None, config: LearnConfig | None = None, **changes: Any
+    ) -> Learner:
+        """A run as its newest intact checkpoint left it; other settings, or `changes` of its own, hold from here on."""
         run = Run.open(path, LearnConfig)
-        changed = replace(run.config, **changes)
+        changed = replace(config or run.config, **changes)
         if changed != run.config:
             check(changed)
             if changed.tokenizer != run.config.tokenizer:
@@ -392,8 +394,9 @@ class Learner:
 
     def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
-        scores = {other["name"]: self.bits(other) for other in self.books}
-        book["scores"].append({"step": book["step"], "bits_per_character": list(scores.values())})
+        bits = [self.bits(other) for other in self.books]
+        book["scores"].append({"step": book["step"], "bits_per_character": bits})
+        scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
         sample, rate = self._sample()
         self.run.log(
             {"event": "eval", "step": self.step_number, "book": book["name"], "bits_per_character": scores}
