@@ -1,7 +1,7 @@
 """Learn five books in a row and see what is forgotten: the default memory against none, all at once, and other rivals.
 
     python benchmarks/continual.py --data HRM_DATA/text [--seeds 0 1 2] [--arms default naive joint ewc generated]
-        [--characters 200000] [--stride 20] [--epochs 1] [--settings hidden_size=128 ...] [--json FILE] [--plot FILE]
+        [--characters 200000] [--stride 20] [--epochs 1] [--settings hidden_size=128 ...] [--report] [--json FILE] [--plot FILE]
 
 Every arm learns the first so many characters of Alice and Looking-Glass, Shakespeare, speeches, Python code and
 Wikipedia in this order, with the same model, updates and rows of the new book. `matrix[i][j]` are held-out bits a
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--eval-characters", type=int, default=16000)
     parser.add_argument("--work", type=Path, default=Path("runs/continual"))
+    parser.add_argument("--report", action="store_true", help="run nothing, only tell what was run")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -255,6 +256,8 @@ def main() -> None:
     for seed in args.seeds:
         for arm in args.arms:
             done = args.work / f"{arm}-{seed}.json"
+            if not done.is_file() and args.report:
+                continue
             if not done.is_file():
                 config = LearnConfig(
                     settings=tuple(args.settings), epochs=args.epochs, stride=args.stride, memory=args.memory,
