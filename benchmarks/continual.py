@@ -1,7 +1,8 @@
 """Learn five books in a row and see what is forgotten: the default memory against none, all at once, and other rivals.
 
     python benchmarks/continual.py --data HRM_DATA/text [--seeds 0 1 2] [--arms default naive joint ewc generated]
-        [--characters 200000] [--stride 20] [--epochs 1] [--settings hidden_size=128 ...] [--report] [--json FILE] [--plot FILE]
+        [--characters 200000] [--stride 20] [--epochs 1] [--settings hidden_size=128 ...] [--report]
+        [--json FILE] [--plot FILE]
 
 Every arm learns the first so many characters of Alice and Looking-Glass, Shakespeare, speeches, Python code and
 Wikipedia in this order, with the same model, updates and rows of the new book. `matrix[i][j]` are held-out bits a
