@@ -172,7 +172,7 @@ def follow(
                 finished = reached()
                 if trainer.step_number % config.checkpoint_every == 0:
                     save()
-                stopped = _anyone(interrupt.asked, accelerator)
+                stopped = _anyone(bool(interrupt.asked), accelerator)
             finished = finished or trainer.progress >= 1
         except BadBatch as error:
             file = run.path / "bad_batch.safetensors"
