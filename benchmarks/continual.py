@@ -207,8 +207,8 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _mean(values: list[float]) -> list[float]:
-    error = 2 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+def _mean(values: list[float]) -> list[float | None]:
+    error = 2 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
     return [statistics.mean(values), error]
 
 
@@ -277,7 +277,7 @@ def main() -> None:
     found = summary(runs)
     for arm, row in found.items():
         parts = [
-            f"{key} {value[0]:.4g} +- {value[1]:.2g}"
+            f"{key} {value[0]:.4g}" + ("" if value[1] is None else f" +- {value[1]:.2g}")
             for key, value in row.items()
             if key not in ("seeds", "final_bits")
         ]
