@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: floa
     rows = memory.rows(8, length, np.random.default_rng(seed))
     if rows is not None:
         assert rows.ids.shape == (8, length) and (rows.labels == rows.ids + 1).all(), "rows are stretches of a book"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.2])
+def test_what_is_kept_of_a_book_fits_compressed_into_its_share_and_fills_it(share: float) -> None:
+    text = (" ".join(topics.values()))[:200_000]
+    memory = Reservoir(share)
+    memory.remember(0, np.frombuffer(text.encode("latin-1", "replace"), np.uint8), len(text), 80, 0, Any)  # type: ignore[arg-type]
+    assert 0.9 * share * len(text) <= memory.pack()["reservoir"].numel() <= share * len(text) + 100
+    assert memory.books[0].size > 1.8 * share * len(text), "compressed, more than the share of the text itself"
 
 
 @pytest.mark.parametrize(("old", "recall", "share"), [(1, 6.0, 1.5), (3, 6.0, 4.5), (9, 6.0, 6.0), (9, 2.0, 2.0)])

@@ -105,18 +105,23 @@ class Reservoir(Nothing):
         size, budget = min(PIECE * length + 1, len(tokens)), self.share * characters
         if self.share <= 0 or size < 2:
             return
-        pieces, count = tokens[:0], max(1, round(2 * self.share * len(tokens) / size))
+        count, most = max(1, round(2 * self.share * len(tokens) / size)), max(1, len(tokens) // size)
+        kept: tuple[np.ndarray, bytes] | None = None
         for _ in range(TRIES):
             edges = np.linspace(0, len(tokens) - size, count + 1)
             chance = np.random.default_rng([seed, book]).random(count)
             starts = (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
             pieces = np.stack([tokens[start : start + size] for start in starts]).astype(np.int32)
             stored = _compressed(pieces)
-            if count == 1 or 0.97 * budget <= len(stored) <= budget:
+            # One piece is kept however large; of more, the most that fit.
+            if (count == 1 or len(stored) <= budget) and (kept is None or count > len(kept[0])):
+                kept = pieces, stored
+            if 0.97 * budget <= len(stored) <= budget:
                 break
             # Whole books need no more than themselves, however well they can be compressed.
-            count = min(max(1, int(0.99 * count * budget / len(stored))), max(1, len(tokens) // size))
-        self.books[book], self._stored[book] = pieces, _compressed(pieces)
+            count = min(max(1, int(0.99 * count * budget / len(stored))), most)
+        if kept is not None:
+            self.books[book], self._stored[book] = kept
 
     def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
         """Each book as likely as another, then each piece of it, then each place; labels are what follows there."""
