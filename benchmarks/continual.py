@@ -131,18 +131,12 @@ def sequence(arm: str, path: Path, files: list[Path], config: LearnConfig, limit
     """Learn the books one after another with an arm's memory."""
     memories = {"default": None, "naive": Nothing(), "ewc": Elastic(), "generated": Generated(config.memory)}
     memory = (memories | {"reservoir": Reservoir(config.memory)})[arm]
-    learner = Learner.open(path, memory) if (path / "run.json").is_file() else Learner.create(path, config, memory)
+    begun = (path / "run.json").is_file()
+    learner = Learner.open(path, memory, config) if begun else Learner.create(path, config, memory)
     matrix = json.loads((path / "matrix.json").read_text()) if (path / "matrix.json").is_file() else []
-    worst: dict[str, float] = {}
-    start = time.perf_counter()
-
-    def watch(event: dict[str, Any]) -> None:
-        for name, bits in event.get("scores", {}).items():
-            worst[name] = max(worst.get(name, 0.0), bits)
-
     before = []
     for i, file in enumerate(files):
-        entry = learner.learn(file, say=watch)
+        entry = learner.learn(file)
         before.append(entry["bits_per_character_before"])
         if len(matrix) <= i:
             matrix.append([learner.bits(book, limit) for book in learner.books])
@@ -152,7 +146,7 @@ def sequence(arm: str, path: Path, files: list[Path], config: LearnConfig, limit
         "matrix": matrix,
         "before": before,
         "memory_bytes": sum(t.numel() for t in tensors.values()),
-        "seconds": time.perf_counter() - start,
+        "seconds": learner.seconds,
         "updates": learner.step_number,
     }
 

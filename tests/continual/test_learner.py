@@ -96,7 +96,7 @@ def test_what_is_kept_of_a_book_fits_compressed_into_its_share_and_fills_it(shar
     assert memory.books[0].size > 1.8 * share * len(text), "compressed, more than the share of the text itself"
 
 
-@pytest.mark.parametrize(("old", "recall", "share"), [(1, 6.0, 1.5), (3, 6.0, 4.5), (9, 6.0, 6.0), (9, 2.0, 2.0)])
+@pytest.mark.parametrize(("old", "recall", "share"), [(1, 5.0, 1.5), (3, 5.0, 4.5), (9, 5.0, 5.0), (9, 2.0, 2.0)])
 def test_old_books_count_half_as_much_again_each_up_to_a_limit(
     tmp_path: Path, old: int, recall: float, share: float
 ) -> None:
@@ -165,6 +165,19 @@ def test_layers_by_command_do_not_count_as_those_that_reading_brings(tmp_path: P
     learner.grow()
     learner.learn(first(tmp_path))  # more than 800 characters, less than 1,600
     assert [entry["why"] for entry in learner.growth if entry["kind"] == "depth"] == ["command", "characters"]
+
+
+def test_a_plain_transformer_learns_at_its_only_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, "hierarchy=False", "max_segments=1")))
+    begin, seen = learner.model.begin, set()
+
+    def watched(**tokens: Any) -> Any:
+        seen.add((*tokens["budget"].schedule, tokens["budget"].max_segments))
+        return begin(**tokens)
+
+    monkeypatch.setattr(learner.model, "begin", watched)
+    learner.learn(first(tmp_path))
+    assert seen == {(1, 0, 1)}
 
 
 def paused_at(path: Path, files: list[Path], when: Callable[[int], bool], **changes: Any) -> Learner:

@@ -366,6 +366,8 @@ class Learner:
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
         draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
         schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
+        if not self.model.config.hierarchy:  # a plain Transformer is visited once
+            schedule = self.model.config.schedule
         segments = self.model.config.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
         budget = self.model.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
         draws = uniforms(config.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
