@@ -168,15 +168,15 @@ def test_layers_by_command_do_not_count_as_those_that_reading_brings(tmp_path: P
 
 
 def test_a_plain_transformer_learns_at_its_only_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, "hierarchy=False", "max_segments=1")))
-    begin, seen = learner.model.begin, set()
+    begin, seen = HRMForCausalLM.begin, set()
 
-    def watched(**tokens: Any) -> Any:
+    def watched(model: HRMForCausalLM, **tokens: Any) -> Any:
         seen.add((*tokens["budget"].schedule, tokens["budget"].max_segments))
-        return begin(**tokens)
+        return begin(model, **tokens)
 
-    monkeypatch.setattr(learner.model, "begin", watched)
-    learner.learn(first(tmp_path))
+    monkeypatch.setattr(HRMForCausalLM, "begin", watched)
+    plain = config(settings=(*SETTINGS, "hierarchy=False", "max_segments=1"))
+    Learner.create(tmp_path / "run", plain).learn(first(tmp_path))
     assert seen == {(1, 0, 1)}
 
 
