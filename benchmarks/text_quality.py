@@ -1,13 +1,15 @@
 """Does thinking in segments pay in text? HRM against a Transformer of equal parameters, at equal tokens and FLOPs.
 
     python benchmarks/text_quality.py --data HRM_DATA/text/tinyshakespeare.txt [--tokenizer char] [--seeds 0 1 2]
-        [--tokens 2000000] [--dim 256] [--segments 4] [--json FILE] [--plot FILE] [--work FOLDER]
+        [--tokens 2000000] [--dim 256] [--segments 4] [--settings NAME=VALUE ...] [--arms hrm tokens flops thrifty]
+        [--json FILE] [--plot FILE] [--work FOLDER] [--times]
 
 Arms: `hrm`; `tokens`, a Transformer of the same width and as many blocks, on as many tokens; `flops`, the same with as
-many more steps as the HRM's training FLOPs pay for (torch's counter, both at full depth). All see the text in the same
-order and are measured on held-out text. Of the HRM also: every fixed depth, tokens that choose theirs (Q head, and the
-change of the prediction), the same depths dealt at random, and the time of each at batch 1 and 8. Finished parts are
-kept in --work, so that an interrupted run goes on.
+many more steps as the HRM's training FLOPs pay for (torch's counter, both at full depth); `thrifty`, the HRM with the
+keys of `text-80m`: grouped heads, shared by all cycles and depths. All see the text in the same order and are measured
+on held-out text. Of the HRMs also: every fixed depth, tokens that choose theirs (Q head, and the change of the
+prediction), the same depths dealt at random, and the time of each at batch 1 and 8. Finished parts are kept in --work,
+so that an interrupted run goes on; `--times` only takes the times of kept models again, if the machine was busy.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from hrm.data import text as corpus
 from hrm.data.text import Packed
 from hrm.evaluation.text import evaluate
 from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.runs.text import configure
 from hrm.training.text import TextTrainer
 
-ARMS = ("hrm", "tokens", "flops")
+ARMS = ("hrm", "tokens", "flops", "thrifty")
+PLAIN = ("tokens", "flops")
 
 
 def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
@@ -43,9 +47,12 @@ def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
         "fast_layers": args.layers, "slow_layers": args.layers, "norm": "pre", "gate": True,
         "max_position_embeddings": args.length, "tie_word_embeddings": vocabulary > 1000,
     }  # fmt: skip
-    if arm == "hrm":
-        return HRMConfig(**common, max_segments=args.segments, halting="q")
-    return HRMConfig(**common, hierarchy=False)
+    if arm in PLAIN:
+        return HRMConfig(**common, hierarchy=False)
+    if arm == "thrifty":
+        heads = max(1, common["num_attention_heads"] // 2)
+        common |= {"num_key_value_heads": heads, "share_cycles": True, "share_segments": True}
+    return configure(HRMConfig(**common, max_segments=args.segments, halting="q"), args.settings, None)
 
 
 def flops(config: HRMConfig, length: int, **request: Any) -> int:
@@ -78,7 +85,7 @@ def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: in
     return trainer.model.eval(), time.perf_counter() - start
 
 
-def times(model: HRMForCausalLM, tokenizer: Any, held: Packed, length: int, **request: Any) -> dict[str, float]:
+def times(model: HRMForCausalLM, held: Packed, **request: Any) -> dict[str, float]:
     """Milliseconds a token of generating, at batch 1 and 8."""
     ids = torch.from_numpy(next(held.windows(32, rows=8)).input_ids)
     found = {}
@@ -98,9 +105,8 @@ def times(model: HRMForCausalLM, tokenizer: Any, held: Packed, length: int, **re
 def measure(args: argparse.Namespace, model: HRMForCausalLM, tokenizer: Any, held: Packed, arm: str) -> dict[str, Any]:
     """Bits a byte at every depth, where tokens choose theirs, and what each costs."""
     limit = args.eval_tokens
-    if arm != "hrm":
-        found = evaluate(model, tokenizer, held, args.length, limit=limit)
-        return {"bits_per_byte": found["bits_per_byte"], **times(model, tokenizer, held, args.length)}
+    if arm in PLAIN:
+        return {"bits_per_byte": evaluate(model, tokenizer, held, args.length, limit=limit)["bits_per_byte"]}
     result: dict[str, Any] = {"adaptive": []}
     for halting, thresholds in (("q", (0.3, 0.5, 0.7, 0.9)), ("kl", (0.3, 0.1, 0.03, 0.01))):
         found = evaluate(
@@ -110,15 +116,23 @@ def measure(args: argparse.Namespace, model: HRMForCausalLM, tokenizer: Any, hel
         for row in found["adaptive"]:
             request = {"halting": halting, "exit_threshold": row["exit_threshold"]}
             kept = {name: row[name] for name in ("mean_segments", "bits_per_byte")}
-            speed = times(model, tokenizer, held, args.length, **request)
-            result["adaptive"].append({**request, **kept, "random": row["random"]["bits_per_byte"], **speed})
+            result["adaptive"].append({**request, **kept, "random": row["random"]["bits_per_byte"]})
         result["fixed"] = [
             {"segments": row["segments"], "bits_per_byte": row["bits_per_byte"]} for row in found["fixed"]
         ]
-    for row in result["fixed"]:
-        row |= times(model, tokenizer, held, args.length, halting="fixed", max_segments=row["segments"])
     result["bits_per_byte"] = min(row["bits_per_byte"] for row in result["fixed"])
     return result
+
+
+def clock(model: HRMForCausalLM, held: Packed, result: dict[str, Any]) -> None:
+    """Put the times into what `measure` found."""
+    if "fixed" not in result:
+        result |= times(model, held)
+        return
+    for row in result["fixed"]:
+        row |= times(model, held, halting="fixed", max_segments=row["segments"])
+    for row in result["adaptive"]:
+        row |= times(model, held, halting=row["halting"], exit_threshold=row["exit_threshold"])
 
 
 def mean(values: list[float]) -> list[float]:
@@ -157,7 +171,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
             axis.plot(*zip(*points, strict=True), style, color=colors[name], label=name)
         axis.set(xlabel=label, ylabel="held-out bits a byte")
     # Far away from the rest, a Transformer's level would leave no room to see it.
-    levels = {arm: statistics.mean(run["bits_per_byte"] for run in runs[arm]) for arm in runs if arm != "hrm"}
+    levels = {arm: statistics.mean(run["bits_per_byte"] for run in runs[arm]) for arm in runs if arm in PLAIN}
     words = ", ".join(f"equal {arm} {level:.3f}" for arm, level in levels.items())
     figure.suptitle(f"a plain Transformer of equal parameters: {words}", fontsize=10)
     axes[0].legend(fontsize=8)
@@ -169,17 +183,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tokenizer", default="char")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--layers", type=int, default=3, help="of each module; a Transformer has twice as many")
     parser.add_argument("--segments", type=int, default=4)
+    parser.add_argument("--settings", nargs="*", default=[], help="of the HRM: horizon=per_cycle([2]) ...")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--eval-tokens", type=int, default=50_000)
     parser.add_argument("--work", type=Path, default=Path("runs/text-quality"))
+    parser.add_argument("--times", action="store_true", help="take the times of kept models again")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -199,7 +215,7 @@ def main() -> None:
     shapes = {arm: shape(args, arm, len(tokenizer)) for arm in ARMS}
     cost = {arm: flops(config, args.length) for arm, config in shapes.items()}
     base = max(1, args.tokens // (args.batch_size * args.length))
-    steps = {"hrm": base, "tokens": base, "flops": round(base * cost["hrm"] / cost["flops"])}
+    steps = dict.fromkeys(ARMS, base) | {"flops": round(base * cost["hrm"] / cost["flops"])}
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in args.seeds:
         for arm in args.arms:
@@ -207,8 +223,14 @@ def main() -> None:
             if not done.is_file():
                 print(f"seed {seed} {arm}: {steps[arm]} steps of {cost[arm] * args.batch_size:.2e} FLOPs", flush=True)
                 model, seconds = train(args, shapes[arm], training, steps[arm], seed)
+                model.save_pretrained(args.work / f"{arm}-{seed}")
                 found = measure(args, model, tokenizer, held, arm)
+                clock(model, held, found)
                 found |= {"training_seconds": seconds, "parameters": sum(p.numel() for p in model.parameters())}
+                done.write_text(json.dumps(found))
+            elif args.times:
+                found = json.loads(done.read_text())
+                clock(HRMForCausalLM.from_pretrained(args.work / f"{arm}-{seed}").eval(), held, found)
                 done.write_text(json.dumps(found))
             runs.setdefault(arm, []).append(json.loads(done.read_text()))
             last = runs[arm][-1]

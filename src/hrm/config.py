@@ -312,7 +312,7 @@ class LearnConfig:
     """Share of each book that is kept to be repeated."""
     replay: float = 1.5
     """Rows of the memory for each row of the new book."""
-    recall: float = 5.0
+    recall: float = 4.5
     """Each old book counts 1.5 times as much as the new one, all of them together so many times as much at most."""
     grow_every: int = 0
     """Characters, each book counted once, after which layers are added: 3_000_000; 0 for never."""

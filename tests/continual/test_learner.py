@@ -96,7 +96,7 @@ def test_what_is_kept_of_a_book_fits_compressed_into_its_share_and_fills_it(shar
     assert memory.books[0].size > 1.8 * share * len(text), "compressed, more than the share of the text itself"
 
 
-@pytest.mark.parametrize(("old", "recall", "share"), [(1, 5.0, 1.5), (3, 5.0, 4.5), (9, 5.0, 5.0), (9, 2.0, 2.0)])
+@pytest.mark.parametrize(("old", "recall", "share"), [(1, 4.5, 1.5), (2, 4.5, 3.0), (9, 4.5, 4.5), (9, 2.0, 2.0)])
 def test_old_books_count_half_as_much_again_each_up_to_a_limit(
     tmp_path: Path, old: int, recall: float, share: float
 ) -> None:
