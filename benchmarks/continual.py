@@ -79,7 +79,7 @@ class Elastic(Nothing):
 class Generated(Dreams):
     """What the model itself writes from the first characters of kept pieces, and nothing of the books' own text."""
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
         """Dreams, and what follows in them."""
         if self.dreams is None:
             return None

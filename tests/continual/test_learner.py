@@ -82,9 +82,10 @@ def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: floa
     other.unpack(memory.pack(), model)  # type: ignore[arg-type]
     assert len(other.books) == len(memory.books)
     assert all(np.array_equal(memory.books[number], other.books[number]) for number in memory.books)
-    rows = memory.rows(8, length, np.random.default_rng(seed))
+    rows = memory.rows(8, length, np.random.default_rng(seed), 0)
     if rows is not None:
         assert rows.ids.shape == (8, length) and (rows.labels == rows.ids + 1).all(), "rows are stretches of a book"
+        assert (rows.ids >= 1000).all(), "a book is not repeated beside itself"
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.2])

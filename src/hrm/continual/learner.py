@@ -138,8 +138,7 @@ class Learner:
             book["bits_per_character_before"] = self.bits(book)
             self._save(updates)
         if not book["begun"]:
-            if len(self.books) > 1:  # there is something to forget
-                self.memory.begin(self.model, self.config.length, self.config.seed)
+            self.memory.begin(self.model, self.config.length, self.config.seed, book["number"])
             if book["step"] == 0:
                 self._expect(book, training)
             book["begun"] = True
@@ -357,7 +356,7 @@ class Learner:
         batch = training.batch(config.seed * 1000 + book["number"], book["step"], range(size), size, length)
         ids, labels, positions = (np.asarray(array) for array in batch)
         rng = np.random.default_rng([config.seed, _REPLAY, number])
-        old = self.memory.rows(round(config.replay * size), length, rng) if len(self.books) > 1 else None
+        old = self.memory.rows(round(config.replay * size), length, rng, book["number"])
         if old is not None:
             ids, labels = np.concatenate((ids, old.ids)), np.concatenate((labels, old.labels))
             own = np.broadcast_to(np.arange(length), old.ids.shape)

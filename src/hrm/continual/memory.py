@@ -36,8 +36,8 @@ class Old(NamedTuple):
 class Memory(Protocol):
     """How old books stay alive while a new one is learned."""
 
-    def begin(self, model: HRMForCausalLM, length: int, seed: int) -> None:
-        """A book is about to be learned by a model that knows nothing of it; `length` is that of a row."""
+    def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
+        """A book is about to be learned, or learned further; `length` is that of a row."""
         ...
 
     def remember(
@@ -46,8 +46,8 @@ class Memory(Protocol):
         """Take what is wanted of a book of so many characters that has just been learned."""
         ...
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
-        """`count` rows of `length` to learn beside the new book, or None while there is nothing."""
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
+        """`count` rows of `length`, of others, to learn beside a book, or None while there is nothing."""
         ...
 
     def pull(self, model: HRMForCausalLM) -> None:
@@ -66,7 +66,7 @@ class Memory(Protocol):
 class Nothing:
     """No memory: the naive learner."""
 
-    def begin(self, model: HRMForCausalLM, length: int, seed: int) -> None:
+    def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
         """Nothing to prepare."""
 
     def remember(
@@ -74,7 +74,7 @@ class Nothing:
     ) -> None:
         """Keep nothing."""
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
         """There is nothing."""
         return None
 
@@ -123,9 +123,9 @@ class Reservoir(Nothing):
         if kept is not None:
             self.books[book], self._stored[book] = kept
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
         """Each book as likely as another, then each piece of it, then each place; labels are what follows there."""
-        found = self._stretches(count, length + 1, rng)
+        found = self._stretches(count, length + 1, rng, book)
         return None if found is None else Old(found[:, :-1], found[:, 1:])
 
     def pack(self) -> dict[str, Tensor]:
@@ -149,9 +149,9 @@ class Reservoir(Nothing):
             )
             at += length
 
-    def _stretches(self, count: int, size: int, rng: np.random.Generator) -> np.ndarray | None:
-        """`size` tokens in a row from each of `count` random places."""
-        known = [pieces for pieces in self.books.values() if pieces.shape[1] >= size]
+    def _stretches(self, count: int, size: int, rng: np.random.Generator, without: int) -> np.ndarray | None:
+        """`size` tokens in a row from each of `count` random places, none of them in the book `without`."""
+        known = [pieces for book, pieces in self.books.items() if book != without and pieces.shape[1] >= size]
         if not known or not count:
             return None
         found = np.empty((count, size), np.int64)
@@ -176,10 +176,10 @@ class Dreams(Reservoir):
         self.teacher: HRMForCausalLM | None = None
         self.dreams: np.ndarray | None = None
 
-    def begin(self, model: HRMForCausalLM, length: int, seed: int) -> None:
+    def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
         """Keep a copy of the model, and let it dream on from kept pieces."""
         rng = np.random.default_rng([seed, len(self.books)])
-        prompts = self._stretches(DREAMS, min(PROMPT, length), rng)
+        prompts = self._stretches(DREAMS, min(PROMPT, length), rng, book)
         if prompts is None:
             return
         self.teacher = self._frozen(model)
@@ -192,9 +192,9 @@ class Dreams(Reservoir):
         super().remember(book, tokens, characters, length, seed, model)
         self.teacher = self.dreams = None
 
-    def rows(self, count: int, length: int, rng: np.random.Generator) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
         """Half from kept pieces, half dreamt, and what the old model says of them."""
-        real = self._stretches(count - count // 2, length + 1, rng)
+        real = self._stretches(count - count // 2, length + 1, rng, book)
         if real is None or self.teacher is None or self.dreams is None:
             return None
         found = np.concatenate((real, self.dreams[rng.integers(0, len(self.dreams), count // 2)]))
