@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,7 +267,8 @@ def test_arrow_keys_and_the_slider_step_too(show: Open):
 def test_play_shows_every_segment_once_and_stops(show: Open):
     item = solved()
     screen = show(item)
-    screen.page.clock.install()
+    screen.page.clock.install(time=datetime(2026, 1, 1))
+    screen.page.clock.pause_at(datetime(2026, 1, 2))  # else real time goes on beside it
     screen.page.click("#play")
     assert screen.grid() == written(item, item.segments[0].question)
     for segment in item.segments:
