@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from continual import BOOKS
-from text_quality import flops
 
 from hrm.chat.modes import SCHEDULES
 from hrm.config import LearnConfig
@@ -33,6 +32,7 @@ from hrm.continual import Learner, Nothing
 from hrm.continual.learner import DEEP, MODES, SHAPE
 from hrm.data.text import Packed, documents
 from hrm.runs.text import configure
+from hrm.training.text_plan import count
 
 SOURCES = ("shakespeare", "speeches", "python", "wikipedia")
 
@@ -59,9 +59,9 @@ def row_flops(work: Path, form: tuple[str, ...], length: int) -> float:
         config, whole = configure("text-char", (*SHAPE, *form, "vocab_size=100"), None), 0.0
         for schedule, share in MODES:
             deep = DEEP if schedule == (2, 2) else 0.0
-            whole += share * (1 - deep) * flops(config, length, schedule=schedule, max_segments=1)
+            whole += share * (1 - deep) * count(config, length, schedule=schedule, max_segments=1)[1]
             if deep:
-                whole += share * deep * flops(config, length, schedule=schedule, max_segments=config.max_segments)
+                whole += share * deep * count(config, length, schedule=schedule, max_segments=config.max_segments)[1]
         file.write_text(json.dumps(known | {name: whole}))
         return whole
     return known[name]

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.flop_counter import FlopCounterMode
 
 from hrm.config import TextConfig, load_preset
 from hrm.data import text as corpus
@@ -35,6 +34,7 @@ from hrm.evaluation.text import evaluate
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.runs.text import configure
 from hrm.training.text import TextTrainer
+from hrm.training.text_plan import count
 
 ARMS = ("hrm", "tokens", "flops", "thrifty")
 PLAIN = ("tokens", "flops")
@@ -53,17 +53,6 @@ def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
         heads = max(1, common["num_attention_heads"] // 2)
         common |= {"num_key_value_heads": heads, "share_cycles": True, "share_segments": True}
     return configure(HRMConfig(**common, max_segments=args.segments, halting="q"), args.settings, None)
-
-
-def flops(config: HRMConfig, length: int, **request: Any) -> int:
-    """Of one row's training, at full depth unless asked else."""
-    with torch.device("meta"):
-        model = HRMForCausalLM(config).train()
-        ids = torch.zeros(1, length, dtype=torch.long)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            model(input_ids=ids, labels=ids, halting="fixed", **request).loss.backward()
-    return counter.get_total_flops()
 
 
 def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: int, seed: int) -> tuple[Any, float]:
@@ -213,7 +202,7 @@ def main() -> None:
         )
     training, held = packs
     shapes = {arm: shape(args, arm, len(tokenizer)) for arm in ARMS}
-    cost = {arm: flops(config, args.length) for arm, config in shapes.items()}
+    cost = {arm: count(config, args.length)[1] for arm, config in shapes.items()}
     base = max(1, args.tokens // (args.batch_size * args.length))
     steps = dict.fromkeys(ARMS, base) | {"flops": round(base * cost["hrm"] / cost["flops"])}
     runs: dict[str, list[dict[str, Any]]] = {}

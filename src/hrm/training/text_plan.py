@@ -14,8 +14,19 @@ from hrm.models.text.cache import slots_of
 from hrm.runs.text import configure
 
 
+def count(shape: HRMConfig, length: int, **request: Any) -> tuple[int, int]:
+    """Parameters, and FLOPs of training on one row at full depth or as requested: 2 per multiply-add, torch's count."""
+    with torch.device("meta"):
+        model = HRMForCausalLM(shape).train()
+        ids = torch.zeros(1, length, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(input_ids=ids, labels=ids, halting="fixed", **request).loss.backward()
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
+
+
 def plan(config: TextConfig) -> dict[str, Any]:
-    """Parameters, FLOPs of an update at full depth (2 per multiply-add, counted by torch), bytes of keys per token."""
+    """Parameters, FLOPs of an update at full depth, bytes of keys per token."""
     folder = next(
         (p for p in (Path(config.model) / "model", Path(config.model)) if (p / "config.json").is_file()), None
     )
@@ -23,19 +34,14 @@ def plan(config: TextConfig) -> dict[str, Any]:
     length, batch = config.text.length, config.train.batch_size
     if length > shape.max_position_embeddings:
         raise UserError(f"--text.length {length} is longer than the model's {shape.max_position_embeddings} positions")
-    with torch.device("meta"):
-        model = HRMForCausalLM(shape).train()
-        ids = torch.zeros(1, length, dtype=torch.long)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            model(input_ids=ids, labels=ids, halting="fixed").loss.backward()
+    parameters, flops = count(shape, length)
     width = 2 if config.train.precision != "float32" else 4
     slots = slots_of(shape, shape.schedule).count(shape.max_segments)
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "steps": config.train.steps,
         "tokens_per_step": batch * length,
-        "flops_per_step": counter.get_total_flops() * batch,
+        "flops_per_step": flops * batch,
         "key_value_bytes_per_token": 2 * slots * (shape.num_key_value_heads or 1) * shape.head_dim * width,
     }
 
