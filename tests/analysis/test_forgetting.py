@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hrm.analysis.forgetting import draw, forgetting
+from hrm.analysis.forgetting import cost, draw, forgetting
 from hrm.cli.main import main as hrm
 
 SCORES = {"a": [[3.0], [2.0]], "b": [[2.5, 3.0], [2.2, 2.4]], "c": [[2.1, 2.4, 1.0]], "d": []}
-BOOKS = [{"name": name, "scores": [{"bits_per_character": bits} for bits in each]} for name, each in SCORES.items()]
+
+
+def read(scores: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
+    """Books read one after another, a score after every 10 updates and 30 seconds."""
+    books, update = [], 0
+    for name, each in scores.items():
+        book: dict[str, Any] = {"name": name, "scores": []}
+        for bits in each:
+            update += 10
+            at = {"update": update, "seconds": 3.0 * update, "memory_bytes": 50 * update}
+            book["scores"].append({**at, "bits_per_character": bits})
+        books.append(book)
+    return books
 
 
 def test_rises_count_from_right_after_a_book_to_the_end_and_to_the_worst_moment(tmp_path: Path) -> None:
-    found = forgetting(BOOKS)
+    found = forgetting(read(SCORES))
     assert found["books"] == ["a", "b", "c"] and found["matrix"] == [[2.0], [2.2, 2.4], [2.1, 2.4, 1.0]]
-    assert found["rise"] == pytest.approx([0.05, 0.0]) and found["worst"] == pytest.approx([0.25, 0.0])
+    assert found["rise"] == [pytest.approx(0.05), 0.0, None] and found["worst"] == [pytest.approx(0.25), 0.0, None]
     assert found["mean_rise"] == pytest.approx(0.025)
+    assert found["updates"] == [20, 20, 10] and found["seconds"] == [60, 60, 30]
+    assert cost(found, 1) == "20 updates, 1.0 min, 2.0 kB kept"
     draw(found, tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").stat().st_size > 1000
+
+
+def test_a_book_that_is_read_again_counts_from_then_on() -> None:
+    books = read(SCORES)
+    books[0]["scores"].append({"update": 60, "seconds": 180.0, "bits_per_character": [1.5, 3.0, 1.1]})
+    books[1]["scores"].append({"update": 70, "seconds": 210.0, "bits_per_character": [1.8, 2.0, 1.2]})
+    found = forgetting(books)
+    assert found["readings"] == ["a", "b", "c", "a", "b"] and found["books"] == ["a", "b", "c"]
+    assert found["matrix"][-1] == [1.8, 2.0, 1.2]
+    assert found["rise"] == [pytest.approx(0.2), None, pytest.approx(0.2)]
+    assert found["updates"] == [20, 20, 10, 10, 10]
 
 
 @pytest.mark.slow
@@ -34,4 +60,5 @@ def test_the_command_shows_a_learners_matrix(tmp_path: Path, capsys: pytest.Capt
     assert hrm(["analyze", "forgetting", run, "--json", "-", "--plot", str(tmp_path / "matrix.png")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [len(row) for row in found["matrix"]] == [1, 2] and (tmp_path / "matrix.png").is_file()
+    assert all(kept > 0 for kept in found["memory_bytes"]) and all(count > 0 for count in found["updates"])
     assert hrm(["analyze", "forgetting", run]) == 0 and "two.txt" in capsys.readouterr().out

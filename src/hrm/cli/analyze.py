@@ -75,7 +75,7 @@ def forgetting(args: list[str]) -> int:
         raise UserError("--plot needs matplotlib: pip install 'hrm[report]'")
     from rich.table import Table
 
-    from hrm.analysis.forgetting import draw
+    from hrm.analysis.forgetting import cost, draw
     from hrm.analysis.forgetting import forgetting as measure
     from hrm.config import LearnConfig
     from hrm.runs import Run, checkpoint
@@ -91,11 +91,12 @@ def forgetting(args: list[str]) -> int:
         text = json.dumps(found)
         print(text) if options.json == "-" else Path(options.json).write_text(text + "\n", "utf-8")
     if options.json != "-":
-        table = Table("after", *found["books"], title="held-out bits a character", title_justify="left")
-        for name, row in zip(found["books"], found["matrix"], strict=True):
-            table.add_row(name, *(f"{bits:.3f}" for bits in row))
+        table = Table("after", *found["books"], "cost", title="held-out bits a character", title_justify="left")
+        for i, (name, row) in enumerate(zip(found["readings"], found["matrix"], strict=True)):
+            bits = [f"{value:.3f}" for value in row] + [""] * (len(found["books"]) - len(row))
+            table.add_row(name, *bits, cost(found, i))
         for label in ("rise", "worst"):
-            table.add_row(label, *(f"{share:+.1%}" for share in found[label]))
+            table.add_row(label, *("" if share is None else f"{share:+.1%}" for share in found[label]))
         Console().print(table)
     return 0
 

@@ -397,7 +397,8 @@ class Learner:
     def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
         bits = [self.bits(other) for other in self.books]
-        book["scores"].append({"step": book["step"], "bits_per_character": bits})
+        at = {"step": book["step"], "update": self.step_number, "seconds": self.seconds}
+        book["scores"].append({**at, "bits_per_character": bits})
         scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
         sample, rate = self._sample()
         self.run.log(
@@ -437,6 +438,8 @@ class Learner:
         self.memory.remember(
             book["number"], tokens, book["characters"], self.config.length, self.config.seed, self.model
         )
+        kept = self.memory.pack().values()
+        book["scores"][-1]["memory_bytes"] = sum(t.numel() * t.element_size() for t in kept)
         groups, self.counters = updates.pack()
         self.optimizer = groups["optimizer"]
         every = self.config.grow_every
