@@ -57,7 +57,7 @@ def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[st
         "bits_per_character": learner.bits(book, WHOLE),
         "modes": {name: learner.bits(book, WHOLE, schedule=schedule) for name, schedule in modes.items()},
         "after_each_epoch": [score["bits_per_character"][0] for score in book["scores"]],
-        "sample": learner._sample(400)[0],
+        "sample": learner.sample(600)[0],
     }  # fmt: skip
 
 

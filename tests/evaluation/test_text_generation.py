@@ -81,6 +81,15 @@ def test_tokens_come_one_by_one_and_make_up_the_text():
     assert found.to_dict()["tokens"] == [token.text for token in seen]
 
 
+def test_of_text_longer_than_its_memory_the_last_half_is_read():
+    model, tokenizer = endless(torch.float64)
+    how = Sampling(max_new_tokens=20, seed=3)
+    found = complete(model, tokenizer, ["the cat sat"], how, memory=8)[0].text
+    assert found != complete(model, tokenizer, ["the cat sat"], how)[0].text
+    model.config.max_position_embeddings = 8
+    assert found == complete(model, tokenizer, [tokenizer("the cat sat")["input_ids"]], how)[0].text
+
+
 @pytest.mark.slow
 def test_a_stop_word_ends_the_text_before_it_and_none_of_it_is_handed_out():
     model, tokenizer = endless()

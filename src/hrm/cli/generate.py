@@ -56,6 +56,8 @@ class Options:
     """Where that criterion stops; default: the model's own."""
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
+    memory: int | None = None
+    """Tokens that it reads; of longer text the last half. Default: those of a training row, or all positions."""
     trace: bool = False
     """Colour each token by its depth, and mark how sure the Q head is of it."""
     top_k_table: int | None = None
@@ -99,17 +101,23 @@ def main(args: list[str]) -> int:
     sampling.check()
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
     model, tokenizer = loaded.model, loaded.tokenizer
-    encode(tokenizer, prompt, model.config.max_position_embeddings - 1)
+    positions = model.config.max_position_embeddings
+    if options.memory is not None and not 2 <= options.memory <= positions:
+        raise UserError(f"--memory {options.memory} must be between 2 and {positions:,}, the positions of the model")
+    memory = min(options.memory or loaded.length or positions, positions)
+    length = len(encode(tokenizer, prompt, positions - 1))
     if unknown := unknown_characters(tokenizer, prompt):
         print(f"read as {tokenizer.unk_token}, because the vocabulary lacks them: {shown(unknown)}", file=sys.stderr)
     if options.top_k_table is not None:
         found = candidates(model, tokenizer, prompt, options.top_k_table, **request)
         print(json.dumps(found) if options.json else table(found, _console().width))
         return 0
+    if length >= memory:
+        print(f"the prompt has {length:,} tokens: its last {memory // 2:,} are read (--memory)", file=sys.stderr)
     if options.best_of != 1:
-        return _best(loaded, options, prompt, sampling, request)
+        return _best(loaded, options, prompt, sampling, request, memory)
     writer = _Writer(options, prompt, model.model.budget(**request).limit)
-    completion = generate(model, tokenizer, prompt, sampling, writer, **request)
+    completion = generate(model, tokenizer, prompt, sampling, writer, memory=memory, **request)
     writer.end(completion)
     return 0
 
@@ -161,10 +169,14 @@ class _Writer:
             print(_summary(completion), file=sys.stderr)
 
 
-def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: dict[str, Any]) -> int:
+def _best(
+    loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: dict[str, Any], memory: int
+) -> int:
     from hrm.evaluation.text_best_of import RANKS, best_of
 
-    found = best_of(loaded.model, loaded.tokenizer, prompt, options.best_of, options.rank, sampling, **request)
+    found = best_of(
+        loaded.model, loaded.tokenizer, prompt, options.best_of, options.rank, sampling, memory=memory, **request
+    )
     if options.json:
         scored = [{"confidence": c.confidence, "log_likelihood": c.log_likelihood, "text": c.text} for c in found]
         best = found[0].to_dict()

@@ -25,6 +25,7 @@ from hrm.data import text as corpus
 from hrm.data.text import Packed
 from hrm.data.text.growing import grow_tokenizer, new_characters, tokenizer_files
 from hrm.evaluation.text import evaluate
+from hrm.evaluation.text_generation import Sampling, complete
 from hrm.models.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
 from hrm.models.recurrence import Schedule
 from hrm.models.text import HRMConfig, HRMForCausalLM
@@ -400,30 +401,22 @@ class Learner:
         at = {"step": book["step"], "update": self.step_number, "seconds": self.seconds}
         book["scores"].append({**at, "bits_per_character": bits})
         scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
-        sample, rate = self._sample()
+        sample, rate = self.sample()
         self.run.log(
             {"event": "eval", "step": self.step_number, "book": book["name"], "bits_per_character": scores}
             | {"sample": sample, "characters_per_second": rate}
         )
         say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
 
-    def _sample(self, characters: int = 120) -> tuple[str, float]:
-        """A piece of its writing, and characters a second."""
+    def sample(self, characters: int = 120) -> tuple[str, float]:
+        """A piece of its writing, in one segment, and characters a second."""
         self.model.eval()
         first = self.tokenizer("\n", add_special_tokens=False)["input_ids"] or [0]
-        start = torch.tensor([first], device=self.device)  # type: ignore[arg-type]
-        began = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.step_number)
-            out = self.model.generate(
-                start, max_new_tokens=characters, do_sample=True, temperature=0.8, max_segments=1, halting="fixed",
-                attention_mask=torch.ones_like(start), pad_token_id=0,
-            )  # fmt: skip
-        seconds = time.perf_counter() - began
+        sampling = Sampling(max_new_tokens=characters, temperature=0.8, seed=self.step_number)
+        request = {"memory": self.config.length, "max_segments": 1, "halting": "fixed"}
+        (found,) = complete(self.model, self.tokenizer, [first], sampling, **request)  # type: ignore[arg-type]
         self.model.train()
-        written = out[0, len(first) :].tolist()
-        text = str(self.tokenizer.decode(written))
-        return text, (len(written) if self.config.tokenizer == "char" else len(text)) / seconds
+        return found.text, len(found.text) / found.seconds
 
     def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
         """Remember the book, note how well it is known, and grow if enough was read."""

@@ -117,19 +117,22 @@ def complete(
     prompts: Sequence[str | list[int]],
     sampling: Sampling | None = None,
     on_token: Callable[[Token], None] | None = None,
+    memory: int | None = None,
     **request: Any,
 ) -> list[Completion]:
     """Continue prompts in one batch; `on_token` follows the first. `request` changes the model's budget.
 
-    Where a text outgrows the model's length, its last half is read anew. UserError for a prompt that is empty or too
+    Where a text outgrows `memory`, its last half is read anew; by default that is all positions of the model, and a
+    model that was trained on shorter rows writes worse behind their length. UserError for a prompt that is empty or too
     long, or has characters that the tokenizer can neither read nor replace. Prompts may be tokens, of which only the
     beginning is lost where they are too many.
     """
     sampling = sampling or Sampling()
     sampling.check()
     model.model.budget(**request)
-    most = model.config.max_position_embeddings
-    encoded = [encode(tokenizer, prompt, most - 1) if isinstance(prompt, str) else [*prompt] for prompt in prompts]
+    positions = model.config.max_position_embeddings
+    most = min(memory or positions, positions)
+    encoded = [encode(tokenizer, prompt, positions - 1) if isinstance(prompt, str) else [*prompt] for prompt in prompts]
     ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(sorted(ends)), 0)
     rows = [_Row(tokenizer, ids, ends, sampling.stop, None if i else on_token) for i, ids in enumerate(encoded)]
