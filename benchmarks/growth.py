@@ -1,7 +1,7 @@
 """Does growing pay? A learner that gets layers half way against one that never does and one that has them at once.
 
     python benchmarks/growth.py --data HRM_DATA/text [--seeds 0 1] [--arms grown small large] [--characters 1000000]
-        [--volumes 4] [--dim 64] [--settings NAME=VALUE ...] [--work FOLDER] [--json FILE]
+        [--volumes 4] [--passes 1] [--dim 64] [--settings NAME=VALUE ...] [--work FOLDER] [--json FILE]
 
 Shakespeare, speeches, Python code and Wikipedia in equal shares are cut into volumes of the same mixture, so that no
 memory is needed. `grown` gets two fast and one slow layer (the default of `hrm learn`) after half of the volumes;
@@ -95,7 +95,7 @@ def run(arm: str, seed: int, args: argparse.Namespace, files: list[Path]) -> dic
     config = replace(config, settings=forms[plan[0]])
     learner = Paced.open(path, Nothing()) if (path / "run.json").is_file() else Paced.create(path, config, Nothing())
     assert isinstance(learner, Paced)
-    learner.pace = args.length * sum(cost[name] for name in plan) / wanted
+    learner.pace = args.length / args.passes * sum(cost[name] for name in plan) / wanted
     moment: dict[str, float] = {}
     for i, file in enumerate(files):
         if arm == "grown" and i == half and not any(entry["kind"] == "depth" for entry in learner.growth):
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["grown", "small", "large"])
     parser.add_argument("--characters", type=int, default=1_000_000)
     parser.add_argument("--volumes", type=int, default=4)
+    parser.add_argument("--passes", type=float, default=1.0, help="how often the grown learner reads them")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=3, help="fast and slow ones each, before growing")
     parser.add_argument("--settings", nargs="*", default=[], help="more of the model's, as NAME=VALUE")
