@@ -15,20 +15,21 @@ SCORES = {"a": [[3.0], [2.0]], "b": [[2.5, 3.0], [2.2, 2.4]], "c": [[2.1, 2.4, 1
 
 
 def read(scores: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
-    """Books read one after another, a score after every 10 updates and 30 seconds."""
+    """Books read one after another, a score after every 10 updates."""
     books, update = [], 0
     for name, each in scores.items():
         book: dict[str, Any] = {"name": name, "scores": []}
         for bits in each:
             update += 10
-            at = {"update": update, "seconds": 3.0 * update, "memory_bytes": 50 * update}
+            at = {"update": update, "memory_bytes": 50 * update}
             book["scores"].append({**at, "bits_per_character": bits})
         books.append(book)
     return books
 
 
 def test_rises_count_from_right_after_a_book_to_the_end_and_to_the_worst_moment(tmp_path: Path) -> None:
-    found = forgetting(read(SCORES))
+    records = [{"step": step, "seconds": 3.0 * step} for step in range(5, 60, 5)] + [{"event": "eval", "step": 20}]
+    found = forgetting(read(SCORES), records)
     assert found["books"] == ["a", "b", "c"] and found["matrix"] == [[2.0], [2.2, 2.4], [2.1, 2.4, 1.0]]
     assert found["rise"] == [pytest.approx(0.05), 0.0, None] and found["worst"] == [pytest.approx(0.25), 0.0, None]
     assert found["mean_rise"] == pytest.approx(0.025)
@@ -40,8 +41,8 @@ def test_rises_count_from_right_after_a_book_to_the_end_and_to_the_worst_moment(
 
 def test_a_book_that_is_read_again_counts_from_then_on() -> None:
     books = read(SCORES)
-    books[0]["scores"].append({"update": 60, "seconds": 180.0, "bits_per_character": [1.5, 3.0, 1.1]})
-    books[1]["scores"].append({"update": 70, "seconds": 210.0, "bits_per_character": [1.8, 2.0, 1.2]})
+    books[0]["scores"].append({"update": 60, "bits_per_character": [1.5, 3.0, 1.1]})
+    books[1]["scores"].append({"update": 70, "bits_per_character": [1.8, 2.0, 1.2]})
     found = forgetting(books)
     assert found["readings"] == ["a", "b", "c", "a", "b"] and found["books"] == ["a", "b", "c"]
     assert found["matrix"][-1] == [1.8, 2.0, 1.2]

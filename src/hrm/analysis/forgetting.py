@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 
-def forgetting(books: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of a learner's books: `matrix[i][j]`, held-out bits a character on book j after reading i; rises and their mean.
+def forgetting(books: list[dict[str, Any]], records: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Of a learner's books, and the records of its run: `matrix[i][j]`, held-out bits a character on book j after
+    reading i; how much each rose, and what the readings cost.
 
     A book that is read again is another reading. `rise` is relative, from right after a book was last learned to the
     end; `worst` the same to the worst measurement in between (the stability gap). They are None for the book that was
@@ -33,6 +35,8 @@ def forgetting(books: list[dict[str, Any]]) -> dict[str, Any]:
         worst.append(max(rise for _, rise in curve) if curve else None)
     known = [rise for rise in rises if rise is not None]
     ends = [scores[-1] for _, scores in readings]
+    clock = [(record["step"], record["seconds"]) for record in records if "seconds" in record]
+    spent = [max((s for step, s in clock if step <= end.get("update", 0)), default=0.0) for end in ends]
     return {
         "books": [book["name"] for book in done],
         "readings": [done[number]["name"] for number, _ in readings],
@@ -42,7 +46,7 @@ def forgetting(books: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_rise": sum(known) / len(known) if known else None,
         "curves": curves,
         "updates": _steps([end.get("update", 0) for end in ends]),
-        "seconds": _steps([end.get("seconds", 0.0) for end in ends]),
+        "seconds": _steps(spent),
         "memory_bytes": [end.get("memory_bytes", 0) for end in ends],
     }
 

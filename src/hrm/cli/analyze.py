@@ -82,7 +82,7 @@ def forgetting(args: list[str]) -> int:
 
     run = Run.open(options.run, LearnConfig)
     newest = checkpoint.newest(run.checkpoints, lambda line: print(line, file=sys.stderr))
-    found = measure(checkpoint.load(newest, ())[1]["books"]) if newest else {"books": []}
+    found = measure(checkpoint.load(newest, ())[1]["books"], run.records()) if newest else {"books": []}
     if not found["books"]:
         raise UserError(f"{options.run} has finished no book yet: there is nothing to forget")
     if options.plot is not None:

@@ -56,8 +56,6 @@ class Options:
     """Where that criterion stops; default: the model's own."""
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
-    memory: int | None = None
-    """Tokens that it reads; of longer text the last half. Default: those of a training row, or all positions."""
     trace: bool = False
     """Colour each token by its depth, and mark how sure the Q head is of it."""
     top_k_table: int | None = None
@@ -102,9 +100,7 @@ def main(args: list[str]) -> int:
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
     model, tokenizer = loaded.model, loaded.tokenizer
     positions = model.config.max_position_embeddings
-    if options.memory is not None and not 2 <= options.memory <= positions:
-        raise UserError(f"--memory {options.memory} must be between 2 and {positions:,}, the positions of the model")
-    memory = min(options.memory or loaded.length or positions, positions)
+    memory = min(loaded.length or positions, positions)
     length = len(encode(tokenizer, prompt, positions - 1))
     if unknown := unknown_characters(tokenizer, prompt):
         print(f"read as {tokenizer.unk_token}, because the vocabulary lacks them: {shown(unknown)}", file=sys.stderr)
@@ -113,7 +109,7 @@ def main(args: list[str]) -> int:
         print(json.dumps(found) if options.json else table(found, _console().width))
         return 0
     if length >= memory:
-        print(f"the prompt has {length:,} tokens: its last {memory // 2:,} are read (--memory)", file=sys.stderr)
+        print(f"the prompt has {length:,} tokens: its last {memory // 2:,} are read", file=sys.stderr)
     if options.best_of != 1:
         return _best(loaded, options, prompt, sampling, request, memory)
     writer = _Writer(options, prompt, model.model.budget(**request).limit)

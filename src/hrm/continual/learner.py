@@ -398,7 +398,7 @@ class Learner:
     def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
         bits = [self.bits(other) for other in self.books]
-        at = {"step": book["step"], "update": self.step_number, "seconds": self.seconds}
+        at = {"step": book["step"], "update": self.step_number}
         book["scores"].append({**at, "bits_per_character": bits})
         scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
         sample, rate = self.sample()
