@@ -35,6 +35,6 @@ class Interrupt:
         if self.asked and number == signal.SIGINT:
             os.write(sys.stderr.fileno(), b"\nstopped at once; the last checkpoint stands\n")
             os._exit(130)
-        if not self.asked and self.says:
+        first, self.asked = not self.asked, self.asked or number  # before the message, for whoever answers at once
+        if first and self.says:
             os.write(sys.stderr.fileno(), f"\n{self.says}\n".encode())
-        self.asked = self.asked or number
