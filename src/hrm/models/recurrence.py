@@ -182,6 +182,7 @@ class Recurrence(nn.Module):
         context: Context,
         schedule: Schedule | None = None,
         first_slot: int = 0,
+        visit_with: Callable[[Stack, Tensor, Context, int], Tensor] = Stack.__call__,
     ) -> Carry:
         """One segment from `carry` with input `x`; the result is not detached."""
         schedule = schedule or self.schedule
@@ -193,7 +194,7 @@ class Recurrence(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.horizon(visit, schedule)):
                 if visit.role == "L":
                     injected = z_h if self.first_state else z_h + x
-                    z_l = fast(z_l + injected, context, visit.slot if kept else 0)
+                    z_l = visit_with(fast, z_l + injected, context, visit.slot if kept else 0)
                 else:
-                    z_h = slow(z_h + z_l, context, visit.slot if kept else 0)
+                    z_h = visit_with(slow, z_h + z_l, context, visit.slot if kept else 0)
         return Carry(z_h, z_l)

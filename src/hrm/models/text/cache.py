@@ -62,8 +62,18 @@ class Grown(CacheLayerMixin):
     is_croppable = True
 
     def __init__(self, room: int = 256) -> None:
-        super().__init__()
-        self.room, self.length = room, 0
+        # Not the base class's: it sets keys and values, which follow from the room and the length here.
+        self.room, self.length, self.is_initialized = room, 0, False
+
+    @property
+    def keys(self) -> Tensor | None:  # type: ignore[override]
+        """[b, heads, length, e]."""
+        return self._k[:, :, : self.length] if self.is_initialized else None
+
+    @property
+    def values(self) -> Tensor | None:  # type: ignore[override]
+        """[b, heads, length, e]."""
+        return self._v[:, :, : self.length] if self.is_initialized else None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate room like these keys and values [b, heads, p, e]."""
@@ -71,24 +81,26 @@ class Grown(CacheLayerMixin):
         self._k, self._v = (t.new_empty(*t.shape[:2], room, t.shape[3]) for t in (key_states, value_states))
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
 
+    def reserve(self, length: int) -> tuple[Tensor, Tensor]:
+        """The buffers of keys and values, with room for so many positions."""
+        if length > self._k.shape[2]:
+            self._map(lambda t: torch.cat((t, t.new_empty(*t.shape[:2], max(length, t.shape[2]), t.shape[3])), dim=2))
+        return self._k, self._v
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values [b, heads, p, e]; return all that there are."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, end = self.length, self.length + key_states.shape[2]
-        if end > self._k.shape[2]:
-            self._map(lambda t: torch.cat((t, t.new_empty(*t.shape[:2], max(end, t.shape[2]), t.shape[3])), dim=2))
-        self._k[:, :, start:end] = key_states
-        self._v[:, :, start:end] = value_states
+        keys, values = self.reserve(end)
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
         self.length = end
-        keys, values = self.keys, self.values = self._k[:, :, :end], self._v[:, :, :end]
-        return keys, values
+        return keys[:, :, :end], values[:, :, :end]
 
     def shorten(self, length: int) -> None:
         """Forget all but the first `length` positions."""
-        if self.is_initialized and self.length > length:
-            self.length = length
-            self.keys, self.values = self._k[:, :, :length], self._v[:, :, :length]
+        self.length = min(self.length, length)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last -`tokens_to_remove` positions."""
@@ -96,7 +108,6 @@ class Grown(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.keys = self.values = None
         self.length, self.is_initialized = 0, False
 
     def get_seq_length(self) -> int:
@@ -130,7 +141,6 @@ class Grown(CacheLayerMixin):
     def _map(self, function: Any) -> None:
         if self.is_initialized:
             self._k, self._v = function(self._k), function(self._v)
-            self.keys, self.values = self._k[:, :, : self.length], self._v[:, :, : self.length]
 
 
 class HRMCache(Cache):
@@ -240,10 +250,7 @@ class Kept:
 
     def update(self, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
         """Keep new keys and values [b, heads, p, e] in a slot; return all that this visit may look at."""
-        slots = self.slots
-        segment, visit = divmod(slot, len(slots.homes))
-        home = slots.homes[visit]
-        again = not slots.first[visit] or bool(segment and slots.share_segments)
+        home, where, again = self._place(slot)
         grad = torch.is_grad_enabled()
         # Recomputed activations come here a second time, when later segments have replaced what this one read.
         seen = self._seen.get(slot) if grad else None
@@ -258,8 +265,10 @@ class Kept:
             if seen is None:
                 self._own[home] = keys, values
         if self.cache is not None:
-            keys, values = self._store(self.cache, keys, values, segment * slots.size + home)
-        if slots.shared and seen is None:
+            if isinstance(self.cache, HRMCache):
+                self._catch_up(self.cache, where)
+            keys, values = self.cache.update(keys, values, where)
+        if self.slots.shared and seen is None:
             self._whole[home] = keys, values
         return self._rows(keys, values)
 
@@ -272,6 +281,34 @@ class Kept:
         """Drop what recomputation in a backward pass would need: that pass is over."""
         self._seen.clear()
 
+    def places(self, slot: int, layers: int) -> list[tuple[Tensor, Tensor, bool]]:
+        """Buffers with room for one new token and whether it is written there, for the layers of a visit.
+
+        For code that writes by itself, into a cache of ours that holds other tokens; `placed` has to follow.
+        """
+        assert isinstance(self.cache, HRMCache)
+        found = []
+        for at in range(slot, slot + layers):
+            _, where, again = self._place(at)
+            if not again:
+                self._catch_up(self.cache, where)
+            found.append((*self.cache.layer(where).reserve(self.past + 1), not again))
+        return found
+
+    def placed(self, slot: int, layers: int) -> None:
+        """Count the new token that was written where `places` said."""
+        assert isinstance(self.cache, HRMCache)
+        for at in range(slot, slot + layers):
+            home, where, again = self._place(at)
+            if again:
+                continue
+            layer = self.cache.layer(where)
+            layer.length = self.past + 1
+            if self.slots.shared:
+                self._whole[home] = layer.keys, layer.values  # type: ignore[assignment]
+            if self.last_exited:
+                self._own[home] = layer.keys[:, :, self.past :], layer.values[:, :, self.past :]  # type: ignore[index]
+
     def fill(self, done: int, segments: int) -> None:
         """Write the last keys and values into the slots of segments that no token of this pass has reached.
 
@@ -282,6 +319,24 @@ class Kept:
         for segment in range(done, segments):
             for home, (keys, values) in self._own.items():
                 self.cache.update(keys, values, segment * self.slots.size + home)
+
+    def _place(self, slot: int) -> tuple[int, int, bool]:
+        """Home in its segment and slot of the cache, and whether the slot is only read: an earlier one has written."""
+        slots = self.slots
+        segment, visit = divmod(slot, len(slots.homes))
+        home = slots.homes[visit]
+        again = not slots.first[visit] or bool(segment and slots.share_segments)
+        return home, home if slots.share_segments else segment * slots.size + home, again
+
+    def _catch_up(self, cache: HRMCache, slot: int) -> None:
+        """Give a slot the tokens that halted before its segment: their last keys and values are one segment below."""
+        layer = cache.layer(slot)
+        if layer.length < self.past:
+            below = cache.layer(slot - self.slots.size)
+            layer.update(
+                below.keys[:, :, layer.length : self.past],  # type: ignore[index]
+                below.values[:, :, layer.length : self.past],  # type: ignore[index]
+            )
 
     def _again(
         self, old: tuple[Tensor, Tensor], live: Tensor | None, keys: Tensor, values: Tensor
@@ -310,16 +365,3 @@ class Kept:
         assert live is not None
         share = live[:, None, :, None]
         return torch.where(share, keys, old[0]), torch.where(share, values, old[1])
-
-    def _store(self, cache: Cache, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
-        if isinstance(cache, HRMCache):
-            layer = cache.layer(slot)
-            if layer.length < self.past:
-                # Tokens that halted before this segment: their last keys and values are one segment below.
-                below = cache.layer(slot - self.slots.size)
-                layer.update(
-                    below.keys[:, :, layer.length : self.past],  # type: ignore[index]
-                    below.values[:, :, layer.length : self.past],  # type: ignore[index]
-                )
-            return layer.update(keys, values)
-        return cache.update(keys, values, slot)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from transformers import GenerationConfig, GenerationMixin
 from hrm.config import UserError
 from hrm.models.layers import at_least_float32, packed
 from hrm.models.text.cache import HRMCache
+from hrm.models.text.compiled import Decoder
 from hrm.models.text.halting import REQUEST, Budget
 
 
@@ -40,12 +44,15 @@ class Trace:
 class HRMGenerationMixin(GenerationMixin):
     """`generate` that takes the settings of a `Budget` as arguments or from the `GenerationConfig`."""
 
+    _decoder: Decoder | None = None
+
     def generate(  # type: ignore[override]
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
     ) -> Any:
         """As in transformers; `output_depth=True` adds `depth`, `confidence`, `entropy` and `retried`, each [b, new].
 
-        A prefix model takes the prompt as its prefix unless `token_type_ids` say otherwise.
+        A prefix model takes the prompt as its prefix unless `token_type_ids` say otherwise. `compile_config` compiles
+        the steps of single tokens: seconds at first, then a token takes about half the time (see `Decoder`).
         """
         output_depth = kwargs.pop("output_depth", False)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
@@ -64,15 +71,53 @@ class HRMGenerationMixin(GenerationMixin):
             if types is None or not bool(types.any()):
                 mask = kwargs.get("attention_mask")
                 kwargs["token_type_ids"] = torch.ones_like(prompt) if mask is None else mask.to(prompt.dtype)
+        compiles, generation_config = self._compiles(generation_config, kwargs)
         self.model._refresh()  # type: ignore[attr-defined]
-        with packed(self):  # type: ignore[arg-type]
+        with packed(self), self._decoding(compiles):  # type: ignore[arg-type]
             if not output_depth:
                 return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
             trace = Trace()
-            out = super().generate(inputs, generation_config, **kwargs, trace=trace, return_dict_in_generate=True)  # type: ignore[misc]
+            kwargs |= {"trace": trace, "return_dict_in_generate": True}
+            out = super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         for name, column in trace.columns(out.sequences.shape[1] - (0 if prompt is None else prompt.shape[1])).items():
             out[name] = column
         return out
+
+    def _compiles(
+        self, config: GenerationConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[bool, GenerationConfig | None]:
+        """Whether single tokens are compiled here, and the configuration without that wish.
+
+        With a cache of fixed size it stays one: transformers compiles the whole forward pass then.
+        """
+        used = config or self.generation_config
+        cache = kwargs.get("past_key_values")
+        ours = (
+            isinstance(cache, HRMCache) if cache is not None else kwargs.get("use_cache", used.use_cache) is not False
+        )
+        ours = ours and (kwargs.get("cache_implementation") or used.cache_implementation) is None
+        wish = kwargs.get("compile_config") or used.compile_config
+        off = kwargs.get("disable_compile", used.disable_compile)
+        if off or not ours or wish is None:
+            return False, config
+        kwargs.pop("compile_config", None)
+        if used.compile_config is not None:
+            config = copy(used)
+            config.compile_config = None
+        return True, config
+
+    @contextmanager
+    def _decoding(self, compiles: bool) -> Iterator[None]:
+        model: Any = self.model  # type: ignore[attr-defined]
+        if compiles:
+            # Made again only where the weights have changed.
+            if self._decoder is None or not self._decoder.current:
+                self._decoder = Decoder(model.recurrence)
+            model.decoder = self._decoder
+        try:
+            yield
+        finally:
+            model.decoder = None
 
     def _requested(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> Budget:
         request: dict[str, Any] = {}

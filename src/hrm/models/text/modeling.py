@@ -23,6 +23,7 @@ from hrm.models.halting import QHead
 from hrm.models.layers import Context, Embedding, Linear, truncated_normal_, weights
 from hrm.models.recurrence import Carry, Recurrence, Schedule
 from hrm.models.text.cache import HRMCache, Kept, Picked, slots_of
+from hrm.models.text.compiled import Decoder
 from hrm.models.text.configuration import HRMConfig
 from hrm.models.text.generation import HRMGenerationMixin
 from hrm.models.text.halting import REQUEST, Budget, stops
@@ -228,6 +229,8 @@ class HRMModel(HRMPreTrainedModel):
         self.compute_dtype: torch.dtype | None = None
         """Of states and activations where it is not the weights': set it to train float32 weights in bfloat16."""
         self.gradient_checkpointing = False
+        self.decoder: Decoder | None = None
+        """Runs single new tokens in compiled code, while `generate` was asked for that."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
         self.recurrence = Recurrence(config.arch, positions=0)
         for stack, count in ((self.recurrence.fast, config.grown_fast), (self.recurrence.slow, config.grown_slow)):
@@ -483,6 +486,8 @@ class HRMModel(HRMPreTrainedModel):
         if self.config._attn_implementation != "sdpa":
             attend = _Attend(self, mask, causal)
         context = Context(rope=rope, causal=causal, mask=mask, keys_values=kept, attend=attend, drop=drop)
+        if self.decoder is not None and self.decoder.can(context, x):
+            return self.recurrence(carry, x, context, schedule, first_slot, self.decoder)
         return self.recurrence(carry, x, context, schedule, first_slot)
 
     def _embed(self, inputs: dict[str, Tensor], drop: Dropout | None = None) -> Tensor:

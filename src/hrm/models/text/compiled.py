@@ -1,0 +1,126 @@
+"""One new token in compiled code: the operations of a stack's blocks fused, keys and values written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hrm.config import UserError
+from hrm.models.layers import Context, Weight
+from hrm.models.recurrence import Recurrence, Stack
+from hrm.models.text.cache import HRMCache, Kept
+
+
+class _Places(NamedTuple):
+    """What attention sees of the cache inside compiled code: plain buffers, written at one position."""
+
+    places: list[tuple[Tensor, Tensor, bool]]
+    position: Tensor
+    length: int
+
+    def update(self, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
+        """Write the new token's keys and values [b, heads, 1, e]; return all of them."""
+        all_keys, all_values, writes = self.places[slot]
+        if writes:
+            all_keys.index_copy_(2, self.position, keys)
+            all_values.index_copy_(2, self.position, values)
+        return all_keys[:, :, : self.length], all_values[:, :, : self.length]
+
+
+class Decoder:
+    """The stacks of a model for one new token a row, compiled at first use: seconds, then a new token is faster.
+
+    On a CPU the compiled code holds the weights in its own order, so that it serves the weights it was made from.
+    """
+
+    def __init__(self, recurrence: Recurrence) -> None:
+        """UserError where a CPU's code cannot be compiled."""
+        if next(recurrence.parameters()).device.type == "cpu":
+            from torch._inductor import cpp_builder, exc
+
+            try:
+                cpp_builder.get_cpp_compiler()
+            except exc.InvalidCxxCompiler:
+                raise UserError(
+                    "compile_config needs a C++ compiler and there is none: install g++ or clang, or leave it out"
+                ) from None
+        self.recurrence, self.state = recurrence, _bits(recurrence)
+        self._steps: dict[nn.Module, Callable[..., Tensor]] = {}
+        self._window = torch.empty(0)
+
+    @property
+    def current(self) -> bool:
+        """Whether the weights are still those that it was made from."""
+        return self.state == _bits(self.recurrence)
+
+    @staticmethod
+    def can(context: Context, z: Tensor) -> bool:
+        """Whether this is one new token a row behind others, all of them computed, without gradient."""
+        kept = context.keys_values
+        if torch.is_grad_enabled() or z.shape[1] != 1 or not isinstance(kept, Kept):
+            return False
+        plain = context.attend is None and context.drop is None and not context.causal
+        return plain and isinstance(kept.cache, HRMCache) and kept.past > 0 and kept.picked is None and not kept.fills
+
+    def __call__(self, stack: Stack, z: Tensor, context: Context, slot: int) -> Tensor:
+        """`Stack.forward` of a state [b, 1, d]."""
+        kept, (cos, sin) = context.keys_values, context.rope  # type: ignore[misc]
+        assert isinstance(kept, Kept)
+        length = kept.past + 1
+        if len(self._window) < length or self._window.device != z.device:
+            self._window = torch.arange(2 * length, device=z.device)
+        places = kept.places(slot, len(stack.layers))
+        window = self._window[:length]
+        first = stack not in self._steps
+        if first:
+            self._steps[stack] = _compiled(stack)
+            for tensor, axis in [(window, 0), *((t, 2) for place in places for t in place[:2])]:
+                torch._dynamo.mark_dynamic(tensor, axis)
+        with _frozen(z.device.type == "cpu"):
+            z = self._steps[stack](z, cos, sin, context.mask, window[-1:], window, places)
+        kept.placed(slot, len(stack.layers))
+        return z
+
+
+def _compiled(stack: Stack) -> Callable[..., Tensor]:
+    def step(
+        z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, position: Tensor, window: Tensor, places: list[Any]
+    ) -> Tensor:
+        keys_values = _Places(places, position, window.shape[0])
+        return stack(z, Context(rope=(cos, sin), mask=mask, keys_values=keys_values))
+
+    # Compiled code is kept with the code it came from, and only so many versions of one: each stack gets its own.
+    own = FunctionType(step.__code__.replace(), step.__globals__, "step", None, step.__closure__)
+    # Looking whether modules have changed takes a tenth of a token's time, and `current` has seen to it.
+    return torch.compile(own, options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe})
+
+
+@contextmanager
+def _frozen(cpu: bool) -> Iterator[None]:
+    """Weights become constants of what is compiled, which a CPU multiplies faster."""
+    import torch._inductor.config as inductor
+
+    before = inductor.freezing
+    inductor.freezing = cpu  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inductor.freezing = before  # type: ignore[assignment]
+
+
+def _bits(module: nn.Module) -> tuple[Any, ...]:
+    """Where the matrices lie and the sums of their bits: weights can change without a new version."""
+    found = []
+    for part in module.modules():
+        if isinstance(part, Weight):
+            weight = part.cast().detach().flatten()
+            whole = weight.numel() * weight.element_size() % 8 == 0
+            found.append(
+                (weight.data_ptr(), weight.dtype, int(weight.view(torch.int64 if whole else torch.uint8).sum()))
+            )
+    return tuple(found)
