@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
 
 SAME = """
-import sys, torch
+import copy, sys, torch
 from transformers import CompileConfig
 from hrm.models.growth import grow_depth
 from hrm.models.text import HRMCache
@@ -55,12 +55,21 @@ for form in sys.argv[1:]:
         first = model.generate(ids, **greedy, **more, past_key_values=cache, return_dict_in_generate=True).sequences
         again = model.generate(first, **greedy, **more, past_key_values=cache, return_dict_in_generate=True).sequences
     assert torch.equal(again, model.generate(first, **greedy))
+    check(copy.deepcopy(model), ids)
     # Other weights, changed without telling, and more layers.
     for weight in model.parameters():
         weight.data.mul_(1.5)
     check(model, ids)
     grow_depth(model, fast=1, slow=0 if form == "one stack" else 1)
     check(model, ids)
+model, ids = small.model(dtype=torch.float32), small.tokens(rows=1)
+model.model.compute_dtype = torch.bfloat16
+for scale in (1, 1.5):
+    for weight in model.parameters():
+        weight.data.mul_(scale)
+    plain = model.generate(ids, **greedy, output_depth=True, output_logits=True)
+    out = model.generate(ids, **greedy, **fast)
+    torch.testing.assert_close(torch.stack(out.logits)[0], torch.stack(plain.logits)[0], atol=0.05, rtol=0.05)
 print("the same")
 """
 

@@ -53,6 +53,10 @@ class Decoder:
         self._steps: dict[nn.Module, Callable[..., Tensor]] = {}
         self._window = torch.empty(0)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies of a model, and what is pickled of it, start without compiled code."""
+        return type(None), ()
+
     @property
     def current(self) -> bool:
         """Whether the weights are still those that it was made from."""
