@@ -2,7 +2,7 @@
 
     python benchmarks/text_quality.py --data HRM_DATA/text/tinyshakespeare.txt [--tokenizer char] [--seeds 0 1 2]
         [--tokens 2000000] [--dim 256] [--segments 4] [--settings NAME=VALUE ...] [--arms hrm tokens flops thrifty]
-        [--json FILE] [--plot FILE] [--work FOLDER] [--times]
+        [--json FILE] [--plot FILE] [--work FOLDER] [--times] [--compile]
 
 Arms: `hrm`; `tokens`, a Transformer of the same width and as many blocks, on as many tokens; `flops`, the same with as
 many more steps as the HRM's training FLOPs pay for (torch's counter, both at full depth); `thrifty`, the HRM with the
@@ -59,7 +59,7 @@ def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: in
     """A trained model and the seconds it took."""
     base = load_preset("text-char", TextConfig)
     course = replace(
-        base.train, steps=steps, batch_size=args.batch_size, precision=args.precision, device="cpu", compile=False
+        base.train, steps=steps, batch_size=args.batch_size, precision=args.precision, device="cpu", compile=args.compile
     )
     optim = replace(base.optim, lr=args.lr, warmup_steps=max(1, steps // 20))
     text = replace(base.text, length=args.length)
@@ -71,7 +71,14 @@ def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: in
         trainer.step()
         if (step + 1) % max(1, steps // 5) == 0:
             print(f"  step {step + 1}/{steps}  {trainer.describe(trainer.metrics())}", flush=True)
-    return trainer.model.eval(), time.perf_counter() - start
+    return trainer.model, time.perf_counter() - start
+
+
+def reopen(args: argparse.Namespace, name: str) -> HRMForCausalLM:
+    """A kept model, uncompiled, in the precision it was trained in."""
+    model = HRMForCausalLM.from_pretrained(args.work / name).eval()
+    model.model.compute_dtype = None if args.precision == "float32" else getattr(torch, args.precision)
+    return model
 
 
 def times(model: HRMForCausalLM, held: Packed, **request: Any) -> dict[str, float]:
@@ -182,6 +189,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--compile", action="store_true", help="compile the training of every arm")
     parser.add_argument("--eval-tokens", type=int, default=50_000)
     parser.add_argument("--work", type=Path, default=Path("runs/text-quality"))
     parser.add_argument("--times", action="store_true", help="take the times of kept models again")
@@ -213,13 +221,14 @@ def main() -> None:
                 print(f"seed {seed} {arm}: {steps[arm]} steps of {cost[arm] * args.batch_size:.2e} FLOPs", flush=True)
                 model, seconds = train(args, shapes[arm], training, steps[arm], seed)
                 model.save_pretrained(args.work / f"{arm}-{seed}")
+                model = reopen(args, f"{arm}-{seed}")
                 found = measure(args, model, tokenizer, held, arm)
                 clock(model, held, found)
                 found |= {"training_seconds": seconds, "parameters": sum(p.numel() for p in model.parameters())}
                 done.write_text(json.dumps(found))
             elif args.times:
                 found = json.loads(done.read_text())
-                clock(HRMForCausalLM.from_pretrained(args.work / f"{arm}-{seed}").eval(), held, found)
+                clock(reopen(args, f"{arm}-{seed}"), held, found)
                 done.write_text(json.dumps(found))
             runs.setdefault(arm, []).append(json.loads(done.read_text()))
             last = runs[arm][-1]

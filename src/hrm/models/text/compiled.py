@@ -40,7 +40,8 @@ class Decoder:
 
     def __init__(self, recurrence: Recurrence) -> None:
         """UserError where a CPU's code cannot be compiled."""
-        if next(recurrence.parameters()).device.type == "cpu":
+        self.on_cpu = next(recurrence.parameters()).device.type == "cpu"
+        if self.on_cpu:
             from torch._inductor import cpp_builder, exc
 
             try:
@@ -71,6 +72,18 @@ class Decoder:
         plain = context.attend is None and context.drop is None and not context.causal
         return plain and isinstance(kept.cache, HRMCache) and kept.past > 0 and kept.picked is None and not kept.fills
 
+    @contextmanager
+    def at_work(self) -> Iterator[Decoder]:
+        """Where it may be called. A CPU's weights become constants of what is compiled: they are multiplied faster."""
+        import torch._inductor.config as inductor
+
+        before = inductor.freezing
+        inductor.freezing = self.on_cpu  # type: ignore[assignment]
+        try:
+            yield self
+        finally:
+            inductor.freezing = before  # type: ignore[assignment]
+
     def __call__(self, stack: Stack, z: Tensor, context: Context, slot: int) -> Tensor:
         """`Stack.forward` of a state [b, 1, d]."""
         kept, (cos, sin) = context.keys_values, context.rope  # type: ignore[misc]
@@ -85,8 +98,7 @@ class Decoder:
             self._steps[stack] = _compiled(stack)
             for tensor, axis in [(window, 0), *((t, 2) for place in places for t in place[:2])]:
                 torch._dynamo.mark_dynamic(tensor, axis)
-        with _frozen(z.device.type == "cpu"):
-            z = self._steps[stack](z, cos, sin, context.mask, window[-1:], window, places)
+        z = self._steps[stack](z, cos, sin, context.mask, window[-1:], window, places)
         kept.placed(slot, len(stack.layers))
         return z
 
@@ -102,19 +114,6 @@ def _compiled(stack: Stack) -> Callable[..., Tensor]:
     own = FunctionType(step.__code__.replace(), step.__globals__, "step", None, step.__closure__)
     # Looking whether modules have changed takes a tenth of a token's time, and `current` has seen to it.
     return torch.compile(own, options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe})
-
-
-@contextmanager
-def _frozen(cpu: bool) -> Iterator[None]:
-    """Weights become constants of what is compiled, which a CPU multiplies faster."""
-    import torch._inductor.config as inductor
-
-    before = inductor.freezing
-    inductor.freezing = cpu  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        inductor.freezing = before  # type: ignore[assignment]
 
 
 def _bits(module: nn.Module) -> tuple[Any, ...]:

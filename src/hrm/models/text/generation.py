@@ -108,16 +108,18 @@ class HRMGenerationMixin(GenerationMixin):
 
     @contextmanager
     def _decoding(self, compiles: bool) -> Iterator[None]:
-        model: Any = self.model  # type: ignore[attr-defined]
-        if compiles:
-            # Made again only where the weights have changed.
-            if self._decoder is None or not self._decoder.current:
-                self._decoder = Decoder(model.recurrence)
-            model.decoder = self._decoder
-        try:
+        if not compiles:
             yield
-        finally:
-            model.decoder = None
+            return
+        model: Any = self.model  # type: ignore[attr-defined]
+        # Made again only where the weights have changed.
+        if self._decoder is None or not self._decoder.current:
+            self._decoder = Decoder(model.recurrence)
+        with self._decoder.at_work() as model.decoder:
+            try:
+                yield
+            finally:
+                model.decoder = None
 
     def _requested(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> Budget:
         request: dict[str, Any] = {}
