@@ -59,7 +59,12 @@ def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: in
     """A trained model and the seconds it took."""
     base = load_preset("text-char", TextConfig)
     course = replace(
-        base.train, steps=steps, batch_size=args.batch_size, precision=args.precision, device="cpu", compile=args.compile
+        base.train,
+        steps=steps,
+        batch_size=args.batch_size,
+        precision=args.precision,
+        device="cpu",
+        compile=args.compile,
     )
     optim = replace(base.optim, lr=args.lr, warmup_steps=max(1, steps // 20))
     text = replace(base.text, length=args.length)
