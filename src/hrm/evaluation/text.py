@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hrm.evaluation.calibration import BINS, interval
+from hrm.models.layers import at_least_float32
 from hrm.models.text.halting import Budget
-from hrm.models.text.loss import token_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows
     from hrm.models.text import HRMForCausalLM, Thought
 
-LOGITS = 1 << 24
-"""At most about so many logits are in memory at once."""
+LOGITS = 1 << 22
+"""At most about so many logits are in memory at once: they are read twice and should stay in a CPU's cache."""
 THRESHOLDS = {
     "q": (0.1, 0.3, 0.5, 0.7, 0.9),
     "kl": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
@@ -155,15 +155,18 @@ def evaluate(
                 thought = model.begin(**tokens, budget=each)
                 model.model.think(thought, each, model.lm_head)
                 depth = thought.depth[counted]
-                chosen[i].add(read(model, thought, labels, each), depth.cpu().numpy(), answers)
+                reading = read(model, thought, labels, each)
+                chosen[i].add(reading, depth.cpu().numpy(), answers)
                 histograms[i] += torch.bincount(depth, minlength=budget.limit + 1).cpu().numpy()
                 if not control:
                     continue
                 others = thought.depth.clone()
                 others[counted] = depth[torch.randperm(len(depth), generator=generator).to(depth.device)]
-                thought = model.begin(**tokens, budget=each)
-                halt_at(model, thought, others, each)
-                dealt[i].add(read(model, thought, labels, each), others[counted].cpu().numpy(), answers)
+                if not torch.equal(others, thought.depth):
+                    thought = model.begin(**tokens, budget=each)
+                    halt_at(model, thought, others, each)
+                    reading = read(model, thought, labels, each)
+                dealt[i].add(reading, others[counted].cpu().numpy(), answers)
             seen += len(which)
             if progress is not None:
                 progress(min(1.0, seen / max(1, min(limit or packed.count, packed.count))))
@@ -205,11 +208,10 @@ def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget
     z, targets = thought.exited.z_h[counted], labels[counted]
     parts = []
     for some, wanted in zip(*(t.split(max(1, LOGITS // model.config.vocab_size)) for t in (z, targets)), strict=True):
-        logits = model.lm_head(some)[None]
-        loss = token_loss(logits, wanted[None])[0]
-        best = logits[0].argmax(-1)
-        top = -token_loss(logits, best[None])[0]
-        parts.append((loss, best == wanted, top.exp(), budget.probability(model.model.q_head(some))))
+        logits = at_least_float32(model.lm_head(some))
+        scale, (top, best) = logits.logsumexp(-1), logits.max(-1)
+        loss = scale - logits.gather(1, wanted[:, None])[:, 0]
+        parts.append((loss, best == wanted, (top - scale).exp(), budget.probability(model.model.q_head(some))))
     return Reading(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
 
 
