@@ -75,6 +75,110 @@ def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(tar
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-7)
 
 
+def halting(**changes: Any) -> tuple[HRMForCausalLM, Any, Any, Any]:
+    """A model in float64 whose tokens halt at all depths, and its batch, budget and draws."""
+    model = trainer(exploration=0.3, max_segments=4, **changes).model.double()
+    torch.manual_seed(5)
+    torch.nn.init.normal_(model.model.q_head.weight, std=0.5)
+    torch.nn.init.zeros_(model.model.q_head.bias)
+    batch = [torch.from_numpy(array.copy()) for array in Same().batch(0, 0, range(4), 4, 12)]
+    batch[1][0, :5] = -100
+    return model, batch, model.model.budget(), torch.rand(2, 4, 12)
+
+
+def learn(model: HRMForCausalLM, batch: Any, budget: Any, draws: Any, **more: Any) -> tuple[float, dict[str, Tensor]]:
+    """The summed loss, and the gradients of a backward pass after each segment."""
+    model.zero_grad()
+    torch.manual_seed(6)
+    thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+    total = 0.0
+    for loss, _ in supervision(model, thought, budget, batch[1], 43, draws, **more):
+        loss.backward()
+        total += float(loss.detach())
+        if thought.kept is not None:
+            thought.kept.forget()
+    assert len(thought.depth.unique()) > 2
+    return total, gradients(model)
+
+
+def test_a_halted_token_counts_with_its_last_loss_and_is_no_evidence_of_what_more_would_bring() -> None:
+    model, batch, budget, draws = halting()
+    total, ours = learn(model, batch, budget, draws)
+    model.zero_grad()
+    model.model.gathers = False
+    config, q_head, counted = model.config, model.model.q_head, batch[1] != -100
+    explores, least = draws[0] < config.exploration, 2 + (draws[1] * (budget.max_segments - 1)).long()
+    thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+    losses, before, went_on = [], None, torch.ones_like(counted)
+    for depth in range(1, budget.max_segments + 1):
+        model.model.segment(thought, budget.schedule)
+        logits = model.lm_head(thought.exited.z_h).transpose(1, 2)
+        token = torch.nn.functional.cross_entropy(logits, batch[1], reduction="none")
+        losses.append(token.sum() / 43)
+        z = thought.exited.z_h.detach()
+
+        def q_loss(z: Tensor, halts: Tensor, which: Tensor) -> Tensor:
+            p = torch.sigmoid(q_head(z)[..., 0] - q_head(z)[..., 1] if budget.q_continue else q_head(z)[..., 0])
+            return -(torch.where(halts, p, 1 - p).log() * which).sum() * config.q_weight / 43
+
+        if before is not None:
+            gained = before[1] - token.detach()
+            losses.append(q_loss(before[0], gained < config.q_gamma, counted & went_on))
+        if depth == budget.max_segments:
+            losses.append(q_loss(z, torch.ones_like(counted), counted & went_on))
+        before = z, token.detach()
+        stop = budget.probability(q_head(z)) > budget.threshold
+        went_on = went_on & ~(stop & ~(explores & (depth < least)))
+        thought.halt(~went_on)
+        thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
+        thought.kept.detach()  # type: ignore[union-attr]
+    summed = torch.stack(losses).sum() / budget.max_segments
+    summed.backward()
+    assert total == pytest.approx(float(summed.detach()), rel=1e-9)
+    for name, theirs in gradients(model).items():
+        torch.testing.assert_close(ours[name], theirs, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_cycles": True, "share_segments": True, "num_key_value_heads": 1, "h_cycles": 2},
+        {"share_cycles": True, "h_cycles": 2, "l_cycles": 2, "norm": "pre", "gate": True, "join": "first_state"},
+        {"dropout": 0.2, "q_target": "right"},
+        {"horizon": "per_cycle([1])", "h_cycles": 2},
+    ],
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_to_compute_only_live_tokens_gives_the_gradients_of_computing_all(
+    changes: dict[str, Any], recompute: bool
+) -> None:
+    model, *rest = halting(**changes)
+    model.model.gradient_checkpointing = recompute
+    taught = torch.softmax(torch.randn(2, 12, 20, dtype=torch.float64), -1)
+    found = []
+    for gathers in (True, False):
+        model.model.gathers = gathers
+        found.append(learn(model, *rest, taught=taught, weights=torch.tensor([1.0, 0.5, 2.0, 1.0])))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    for name, theirs in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], theirs, rtol=1e-7, atol=1e-9)
+
+
+def test_the_summed_loss_recomputes_the_live_tokens_of_each_segment() -> None:
+    model, batch, budget, _ = halting()
+    found = []
+    for recompute in (False, True):
+        model.zero_grad()
+        model.model.gradient_checkpointing = recompute
+        torch.manual_seed(7)
+        thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+        supervised_loss(model, thought, budget, batch[1]).backward()
+        found.append(gradients(model))
+    for name, theirs in found[0].items():
+        torch.testing.assert_close(found[1][name], theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_parts_of_a_batch_give_the_same_gradient() -> None:
     whole, split = trainer(), trainer(train={"accumulate": 2})
     for made in (whole, split):

@@ -39,6 +39,7 @@ class TextTrainer(Paced):
         model.model.compute_dtype = None if dtype == torch.float32 else dtype
         model.model.gradient_checkpointing = config.train.checkpoint_activations
         if config.train.compile:
+            model.model.gathers = False
             for stack in (model.model.recurrence.fast, model.model.recurrence.slow):
                 if stack is not None:
                     stack.compile(dynamic=False)

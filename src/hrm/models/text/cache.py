@@ -219,16 +219,21 @@ class Picked(NamedTuple):
 
     rows: Tensor
     columns: Tensor
+    real: Tensor
+    """[n]: places in the rectangle, row after row, that are no repetitions."""
 
     def of(self, t: Tensor) -> Tensor:
         """The tokens of a tensor [b, p, ...]."""
-        return t[self.rows[:, None], self.columns]
+        return t.flatten(0, 1).index_select(0, self._places(t).flatten()).unflatten(0, self.columns.shape)
 
     def into(self, t: Tensor, new: Tensor) -> Tensor:
         """A copy of [b, p, ...] with new values [b', p', ...] for the tokens."""
-        t = t.clone()
-        t[self.rows[:, None], self.columns] = new.to(t.dtype)
-        return t
+        places = self._places(t).flatten()[self.real]
+        values = new.flatten(0, 1).index_select(0, self.real).to(t.dtype)
+        return t.flatten(0, 1).index_copy(0, places, values).view(t.shape)
+
+    def _places(self, t: Tensor) -> Tensor:
+        return self.rows[:, None] * t.shape[1] + self.columns
 
 
 class Kept:
@@ -246,7 +251,7 @@ class Kept:
         """The same, where only the live tokens are computed."""
         self._whole: dict[int, tuple[Tensor, Tensor]] = {}
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
-        self._seen: dict[int, tuple[tuple[Tensor, Tensor] | None, Tensor | None]] = {}
+        self._seen: dict[int, tuple[tuple[Tensor, Tensor] | None, Tensor | None, Picked | None]] = {}
 
     def update(self, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
         """Keep new keys and values [b, heads, p, e] in a slot; return all that this visit may look at."""
@@ -254,14 +259,14 @@ class Kept:
         grad = torch.is_grad_enabled()
         # Recomputed activations come here a second time, when later segments have replaced what this one read.
         seen = self._seen.get(slot) if grad else None
-        old, live = seen or ((self._whole if again else self._own).get(home), self.live)
+        old, live, picked = seen or ((self._whole if again else self._own).get(home), self.live, self.picked)
         if grad:
-            self._seen[slot] = old, live
+            self._seen[slot] = old, live, picked
         if again:
             assert old is not None
-            return self._again(old, live, keys, values)
+            return self._again(old, live, picked, keys, values)
         if self.last_exited:
-            keys, values = self._merge(old, live, keys, values)
+            keys, values = self._merge(old, live, picked, keys, values)
             if seen is None:
                 self._own[home] = keys, values
         if self.cache is not None:
@@ -270,7 +275,7 @@ class Kept:
             keys, values = self.cache.update(keys, values, where)
         if self.slots.shared and seen is None:
             self._whole[home] = keys, values
-        return self._rows(keys, values)
+        return _rows(picked, keys, values)
 
     def detach(self) -> None:
         """Cut the history of what later segments read."""
@@ -339,29 +344,43 @@ class Kept:
             )
 
     def _again(
-        self, old: tuple[Tensor, Tensor], live: Tensor | None, keys: Tensor, values: Tensor
+        self, old: tuple[Tensor, Tensor], live: Tensor | None, picked: Picked | None, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if keys.requires_grad and not old[0].requires_grad and keys.shape == old[0].shape:
+        if keys.requires_grad and not old[0].requires_grad and (picked is not None or keys.shape == old[0].shape):
             # The first visit ran without gradient. At the fixed point its keys are those of this visit, and so is
             # their gradient: the step that HRM's one-step gradient takes for the states.
-            share = 1 if live is None else live[:, None, :, None]
-            return old[0] + (keys - keys.detach()) * share, old[1] + (values - values.detach()) * share
-        return self._rows(*old)
-
-    def _rows(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.picked is None or len(self.picked.rows) == len(keys):
-            return keys, values
-        return keys[self.picked.rows], values[self.picked.rows]
+            steps = keys - keys.detach(), values - values.detach()
+            if picked is not None:
+                steps = tuple(_into(picked, torch.zeros_like(t), step) for t, step in zip(old, steps, strict=True))
+            elif live is not None:
+                steps = steps[0] * live[:, None, :, None], steps[1] * live[:, None, :, None]
+            old = old[0] + steps[0], old[1] + steps[1]
+        return _rows(picked, *old)
 
     def _merge(
-        self, old: tuple[Tensor, Tensor] | None, live: Tensor | None, keys: Tensor, values: Tensor
+        self,
+        old: tuple[Tensor, Tensor] | None,
+        live: Tensor | None,
+        picked: Picked | None,
+        keys: Tensor,
+        values: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        if old is None or (self.picked is None and live is None):
+        if old is None or (picked is None and live is None):
             return keys, values
-        if self.picked is not None:
-            picked, both = self.picked, zip(old, (keys, values), strict=True)
-            keys, values = (picked.into(t.transpose(1, 2), new.transpose(1, 2)).transpose(1, 2) for t, new in both)
-            return keys, values
+        if picked is not None:
+            return _into(picked, old[0], keys), _into(picked, old[1], values)
         assert live is not None
         share = live[:, None, :, None]
         return torch.where(share, keys, old[0]), torch.where(share, values, old[1])
+
+
+def _into(picked: Picked, t: Tensor, new: Tensor) -> Tensor:
+    """`Picked.into` of keys or values [b, heads, p, e]."""
+    return picked.into(t.transpose(1, 2), new.transpose(1, 2)).transpose(1, 2)
+
+
+def _rows(picked: Picked | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys and values [b, heads, p, e] of the rows that are computed."""
+    if picked is None or len(picked.rows) == len(keys):
+        return keys, values
+    return keys[picked.rows], values[picked.rows]

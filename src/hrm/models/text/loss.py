@@ -68,24 +68,10 @@ def token_loss(
     return losses.view(targets.shape)  # type: ignore[union-attr]
 
 
-def _taught_loss(logits: Float[Tensor, "n p v"], taught: Float[Tensor, "n p v"]) -> Float[Tensor, "n p"]:
+def _taught_loss(logits: Float[Tensor, "n v"], taught: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     """Cross-entropy against shares of all tokens in nats; its gradient is that of the Kullback-Leibler divergence."""
     wide = at_least_float32(logits)
     return torch.logsumexp(wide, dim=-1) - (taught * wide).sum(-1)
-
-
-def halt_targets(
-    kind: str,
-    losses: Float[Tensor, "b p"],
-    deeper: Float[Tensor, "b p"] | None,
-    logits: Float[Tensor, "b p v"],
-    targets: Int[Tensor, "b p"],
-    gamma: float,
-) -> Float[Tensor, "b p"]:
-    """What P(halt) is trained towards: deeper lowers this token's loss by less than `gamma`, or argmax is right."""
-    if kind == "right":
-        return (logits.argmax(-1) == targets).to(losses.dtype)
-    return torch.ones_like(losses) if deeper is None else (losses - deeper < gamma).to(losses.dtype)
 
 
 def supervision(
@@ -102,20 +88,23 @@ def supervision(
 
     States pass from segment to segment without gradient, so each loss can be back-propagated before the next one is
     asked for (memory of one segment), or all can be summed. Tokens halt as they would when asked, except that a share
-    of them, `exploration`, goes on to a random depth; a halted token counts with its last loss. `draws` are uniforms in
-    [0, 1). What one more segment brings is known a segment later, so that target teaches the Q head alone, not the
-    states it reads; the other one, `right`, teaches both. The last n rows learn the shares `taught` of all that may
-    follow, where they are given, instead of their targets; `weights` say how much each row counts.
+    of them, `exploration`, goes on to a random depth. A halted token counts with its last loss in all segments that are
+    left, which is taken at once; the states learn from it once, the output layer so many times. When all have halted
+    nothing follows. `draws` are uniforms in [0, 1). What one more segment brings is known a segment later and of the
+    tokens that went on, so that target teaches the Q head alone, not the states it reads; the other one, `right`,
+    teaches both. The last n rows learn the shares `taught` of all that may follow, where they are given, instead of
+    their targets; `weights` say how much each row counts.
     """
     config, labelled = model.config, targets != -100
     explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
     learns_q = config.q_weight > 0 and budget.max_segments > 1
-    before: tuple[Tensor, Tensor, Tensor] | None = None
+    told = len(targets) - (0 if taught is None else len(taught))
+    plain = torch.zeros(targets.shape, device=targets.device, dtype=at_least_float32(thought.x).dtype)
+    before: tuple[Tensor, Tensor] | None = None
 
-    def q_loss(z: Tensor, losses: Tensor, deeper: Tensor | None, logits: Tensor, counted: Tensor) -> Tensor:
+    def q_loss(z: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
         q = model.model.q_head(z)
         value = q[..., 0] - q[..., 1] if budget.q_continue else q[..., 0]
-        wanted = halt_targets(config.q_target, losses, deeper, logits, targets, config.q_gamma)
         each = F.binary_cross_entropy_with_logits(value, wanted, reduction="none")
         return config.q_weight * (each * counted).sum() / count
 
@@ -124,29 +113,51 @@ def supervision(
             thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
             if thought.kept is not None:
                 thought.kept.detach()
-        counted = (labelled & thought.live).to(torch.float32)
+        live = thought.live
+        if not (thought.all_live or bool(live.any())):
+            return
+        counted = (labelled & live).to(torch.float32)
         model.model.segment(thought, budget.schedule)
         z = thought.exited.z_h
-        logits = thought.logits = model.lm_head(z)
-        told = logits if taught is None else logits[: -len(taught)]
-        losses = token_loss(told, targets[: len(told)], config.label_smoothing, config.z_loss)
-        if taught is not None:
-            losses = torch.cat((losses, _taught_loss(logits[len(told) :], taught)))
-        plain = losses.detach()
-        loss = (losses if weights is None else losses * weights[:, None]).sum() / count
-        if learns_q and config.q_target == "right":
-            loss = loss + q_loss(z, plain, None, logits.detach(), counted)
-        elif learns_q:
-            if before is not None:
-                loss = loss + q_loss(before[0], before[1], plain, logits, before[2])
-            if segment + 1 == budget.max_segments:
-                loss = loss + q_loss(z.detach(), plain, None, logits, counted)
-            before = z.detach(), plain, counted
-        yield loss / budget.max_segments, plain
+        stop, times = None, torch.ones_like(counted)
         if budget.halting == "q":
             with torch.no_grad():
-                stop = budget.probability(model.model.q_head(z.detach())) > budget.threshold
-            thought.halt(stop & ~(explores & (thought.segment < least)))
+                stop = budget.probability(model.model.q_head(z)) > budget.threshold
+            stop = stop & ~(explores & (thought.segment < least))
+            times = times + stop * (budget.max_segments - thought.segment)
+        # With a large vocabulary the output layer is most of the work: only live tokens go through it.
+        chosen = None if thought.all_live else live
+        some, wanted, share = (_chosen(t, chosen) for t in (z, targets, times))
+        if stop is not None:
+            some = some.detach() + (some - some.detach()) / share[:, None].to(some.dtype)
+        logits = model.lm_head(some)
+        thought.logits = logits.view(*targets.shape, -1) if chosen is None else None
+        first = len(wanted) if taught is None else len(wanted) - int(live[told:].sum())
+        losses = token_loss(logits[None, :first], wanted[None, :first], config.label_smoothing, config.z_loss)[0]
+        if taught is not None:
+            losses = torch.cat((losses, _taught_loss(logits[first:], _chosen(taught, live[told:]))))
+        counts = share if weights is None else share * _chosen(weights[:, None].expand(targets.shape), chosen)
+        loss = (losses * counts).sum() / count
+        found = losses.detach()
+        plain = found.view(targets.shape) if chosen is None else plain.masked_scatter(live, found)
+        if learns_q and config.q_target == "right":
+            right = (logits.detach().argmax(-1) == wanted).to(found.dtype)
+            loss = loss + q_loss(_chosen(z, chosen), right, _chosen(counted, chosen))
+        elif learns_q:
+            now = z.detach()
+            if before is not None:
+                loss = loss + q_loss(before[0], (before[1] - plain < config.q_gamma).to(plain.dtype), counted)
+            if segment + 1 == budget.max_segments:
+                loss = loss + q_loss(now, torch.ones_like(counted), counted)
+            before = now, plain
+        yield loss / budget.max_segments, plain
+        if stop is not None:
+            thought.halt(stop)
+
+
+def _chosen(t: Tensor, chosen: Tensor | None) -> Tensor:
+    """The chosen tokens of [b, p, ...], row after row, or all."""
+    return t.flatten(0, 1) if chosen is None else t[chosen]
 
 
 def supervised_loss(

@@ -95,6 +95,10 @@ class Dropout:
             self._masks[part] = torch.empty_like(new).bernoulli_(1 - self.rate).div_(1 - self.rate)
         return new * self._masks[part]
 
+    def of(self, picked: Picked) -> Callable[[Tensor, nn.Module], Tensor]:
+        """The same for some of the tokens."""
+        return lambda new, part: new * picked.of(self._masks[part])
+
 
 @dataclass
 class Thought:
@@ -124,7 +128,7 @@ class Thought:
     """What the halting criterion compares with."""
     drop: Dropout | None = None
     logits: Tensor | None = None
-    """Of the last segment, where supervision has asked for them."""
+    """Of the last segment, where supervision has asked for all of them."""
 
     @property
     def length(self) -> int:
@@ -229,6 +233,8 @@ class HRMModel(HRMPreTrainedModel):
         self.compute_dtype: torch.dtype | None = None
         """Of states and activations where it is not the weights': set it to train float32 weights in bfloat16."""
         self.gradient_checkpointing = False
+        self.gathers = True
+        """Compute with gradient only the tokens that have not halted. Shapes vary: off for stacks compiled for one."""
         self.decoder: Decoder | None = None
         """Runs single new tokens in compiled code, while `generate` was asked for that."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
@@ -347,7 +353,7 @@ class HRMModel(HRMPreTrainedModel):
         return thought
 
     def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
-        """One segment of the live tokens. With gradient all are computed and the halted ones keep what they have."""
+        """One segment of the live tokens; the halted ones keep what they have."""
         schedule = schedule or self.config.schedule
         for stack in (self.recurrence.fast, self.recurrence.slow):
             if stack is not None:
@@ -361,7 +367,8 @@ class HRMModel(HRMPreTrainedModel):
         if kept is not None:
             first_slot = thought.segment * len(kept.slots.homes)
             kept.live, kept.picked = live, None
-        if live is None or torch.is_grad_enabled() or kept is None or not kept.last_exited:
+        gathers = self.gathers or not torch.is_grad_enabled()
+        if live is None or kept is None or not kept.last_exited or not gathers:
             carry = self._whole(thought, schedule, first_slot)
             if live is None:
                 thought.carry = thought.exited = carry
@@ -376,7 +383,8 @@ class HRMModel(HRMPreTrainedModel):
             rope = tuple(picked.of(t.expand(len(live), -1, -1)) for t in thought.rope)
             mask = _picked_mask(thought, picked)
             some = Carry(picked.of(thought.carry.z_h), picked.of(thought.carry.z_l))
-            some = self._run(some, picked.of(thought.x), rope, False, mask, kept, schedule, first_slot)  # type: ignore[arg-type]
+            drop = None if thought.drop is None else thought.drop.of(picked)
+            some = self._run(some, picked.of(thought.x), rope, False, mask, kept, schedule, first_slot, drop)  # type: ignore[arg-type]
             thought.carry = thought.exited = Carry(
                 picked.into(thought.carry.z_h, some.z_h), picked.into(thought.carry.z_l, some.z_l)
             )
@@ -480,7 +488,7 @@ class HRMModel(HRMPreTrainedModel):
         kept: Kept | None,
         schedule: Schedule,
         first_slot: int,
-        drop: Dropout | None = None,
+        drop: Callable[[Tensor, nn.Module], Tensor] | None = None,
     ) -> Carry:
         attend = None
         if self.config._attn_implementation != "sdpa":
@@ -590,8 +598,11 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
                 budget = budget.sampled(float(torch.rand(())))
             thought = self.begin(**tokens, budget=budget)
             loss = supervised_loss(self, thought, budget, labels, kwargs.get("num_items_in_batch"))
-            assert thought.logits is not None
-            logits = slice_logits_to_keep(thought.logits, logits_to_keep)
+            logits = thought.logits
+            if logits is None:
+                with torch.no_grad():
+                    logits = self.lm_head(thought.exited.z_h)
+            logits = slice_logits_to_keep(logits, logits_to_keep)
             result = HRMOutput(loss=loss, logits=logits, depth=thought.depth)  # type: ignore[arg-type]
             return result if return_dict is not False else result.to_tuple()
         if self.model.compute_dtype is not None and isinstance(self.lm_head, Linear):
@@ -688,8 +699,9 @@ def _pick(live: Bool[Tensor, "b p"]) -> Picked:
     width = int(counts.max())
     columns = torch.sort((~live[rows]).to(torch.uint8), dim=1, stable=True).indices[:, :width]
     last = (counts[rows] - 1)[:, None]
-    places = torch.arange(width, device=live.device)[None].minimum(last)
-    return Picked(rows, columns.gather(1, places))
+    places = torch.arange(width, device=live.device)[None]
+    real = (places <= last).flatten().nonzero()[:, 0]
+    return Picked(rows, columns.gather(1, places.minimum(last)), real)
 
 
 def _picked_mask(thought: Thought, picked: Picked) -> Tensor | None:
