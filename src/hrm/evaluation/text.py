@@ -93,6 +93,40 @@ class Tally:
         self.gaps[name] += np.bincount(which, confidence - right, minlength=BINS)
 
 
+class Adaptive:
+    """Tokens that choose their depth under one budget, and with `control` the same depths dealt out at random."""
+
+    def __init__(self, budget: Budget, control: bool, generator: torch.Generator) -> None:
+        self.budget, self.control, self.generator = budget, control, generator
+        self.chosen, self.dealt = Tally(), Tally()
+        self.histogram = np.zeros(budget.limit + 1, np.int64)
+
+    def add(self, model: HRMForCausalLM, tokens: dict[str, Tensor], labels: Tensor, answers: np.ndarray | None) -> None:
+        """Read a batch."""
+        budget, counted = self.budget, labels != -100
+        thought = model.begin(**tokens, budget=budget)
+        model.model.think(thought, budget, model.lm_head)
+        depth = thought.depth[counted]
+        reading = read(model, thought, labels, budget)
+        self.chosen.add(reading, depth.cpu().numpy(), answers)
+        self.histogram += torch.bincount(depth, minlength=len(self.histogram)).cpu().numpy()
+        if not self.control:
+            return
+        others = thought.depth.clone()
+        others[counted] = depth[torch.randperm(len(depth), generator=self.generator).to(depth.device)]
+        if not torch.equal(others, thought.depth):
+            thought = model.begin(**tokens, budget=budget)
+            halt_at(model, thought, others, budget)
+            reading = read(model, thought, labels, budget)
+        self.dealt.add(reading, others[counted].cpu().numpy(), answers)
+
+    def result(self, size: Size) -> dict[str, Any]:
+        """Means over the tokens, and how many stopped at each depth."""
+        found = {"exit_threshold": self.budget.threshold, **self.chosen.result(size)}
+        found["depths"] = self.histogram[1:].tolist()
+        return found | ({"random": self.dealt.result(size)} if self.control else {})
+
+
 class Size(NamedTuple):
     """What the counted tokens stand for."""
 
@@ -131,14 +165,13 @@ def evaluate(
         budgets.append(budget)
     fixed = budget._replace(halting="fixed", retry_confidence=0.0)
     depths = [Tally() for _ in range(fixed.max_segments)]
-    chosen, dealt = [Tally() for _ in budgets], [Tally() for _ in budgets]
-    histograms = np.zeros((len(budgets), budget.limit + 1), np.int64)
+    generator = torch.Generator().manual_seed(0)
+    curve = [Adaptive(each, control, generator) for each in budgets]
     table = byte_lengths(tokenizer)
     answering = stride is None and getattr(packed, "mask", None) is not None
     unknown, sizes, seen = tokenizer.unk_token_id, np.zeros(3, np.int64), 0
     was_training, start = model.training, time.perf_counter()
     model.eval()
-    generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for batch in packed.windows(length, stride, batch_size):
             columns = (*batch, batch.token_types)
@@ -151,22 +184,8 @@ def evaluate(
             answers = _numbered(positions, counted) if answering else None
             tokens = {"input_ids": ids, "position_ids": positions, "token_type_ids": types}
             _fixed(model, tokens, labels, fixed, depths, answers)
-            for i, each in enumerate(budgets):
-                thought = model.begin(**tokens, budget=each)
-                model.model.think(thought, each, model.lm_head)
-                depth = thought.depth[counted]
-                reading = read(model, thought, labels, each)
-                chosen[i].add(reading, depth.cpu().numpy(), answers)
-                histograms[i] += torch.bincount(depth, minlength=budget.limit + 1).cpu().numpy()
-                if not control:
-                    continue
-                others = thought.depth.clone()
-                others[counted] = depth[torch.randperm(len(depth), generator=generator).to(depth.device)]
-                if not torch.equal(others, thought.depth):
-                    thought = model.begin(**tokens, budget=each)
-                    halt_at(model, thought, others, each)
-                    reading = read(model, thought, labels, each)
-                dealt[i].add(reading, others[counted].cpu().numpy(), answers)
+            for each in curve:
+                each.add(model, tokens, labels, answers)
             seen += len(which)
             if progress is not None:
                 progress(min(1.0, seen / max(1, min(limit or packed.count, packed.count))))
@@ -175,11 +194,7 @@ def evaluate(
     model.train(was_training)
     seconds = time.perf_counter() - start
     size = Size(*sizes.tolist())
-    found = [
-        {"exit_threshold": each.threshold, **a.result(size), "depths": h[1:].tolist()}
-        | ({"random": b.result(size)} if control else {})
-        for each, a, b, h in zip(budgets, chosen, dealt, histograms, strict=True)
-    ]
+    found = [each.result(size) for each in curve]
     own = next((row for row in found if row["exit_threshold"] == budget.threshold), None)
     own = depths[-1].result(size) if own is None else own
     return {
