@@ -89,112 +89,122 @@ class Measures(Protocol):
         ...
 
 
-def follow(
-    run: Run,
-    trainer: Trains,
-    pack: Callable[[], tuple[dict[str, dict[str, Tensor]], dict[str, Any]]],
-    config: TrainConfig,
-    measures: Measures | None,
-    reporter: Reporter,
-    finish: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end.
+class Course:
+    """A training on its way: what is saved, what is measured, and when it ends."""
 
-    `pack()` gives what a checkpoint holds, on every process. `measures` is None where nothing is held out.
-    A kill may have prevented that the step of the start was measured.
-    """
-    accelerator = trainer.accelerator
-    measured: dict[str, Any] = {}
-    measurements = [record for record in run.records() if record.get("event") == "eval"]
-    was_measured = any(record["step"] == trainer.step_number for record in measurements)
-    accelerator.wait_for_everyone()
-    saved, measured_at = trainer.step_number, trainer.step_number if was_measured else -1
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trains,
+        pack: Callable[[], tuple[dict[str, dict[str, Tensor]], dict[str, Any]]],
+        config: TrainConfig,
+        measures: Measures | None,
+        reporter: Reporter,
+    ) -> None:
+        """`pack()` gives what a checkpoint holds, on every process; `measures` is None where nothing is held out."""
+        self.run, self.trainer, self.pack, self.config = run, trainer, pack, config
+        self.measures, self.reporter = measures, reporter
+        self.accelerator = trainer.accelerator
+        self.measured: dict[str, Any] = {}
+        self.measurements = [record for record in run.records() if record.get("event") == "eval"]
+        # A kill may have prevented that the step of the start was measured.
+        was_measured = any(record["step"] == trainer.step_number for record in self.measurements)
+        self.accelerator.wait_for_everyone()
+        self.saved, self.measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
-    def save() -> None:
-        nonlocal saved
-        if saved != trainer.step_number:
-            groups, state = pack()
-            if accelerator.is_main_process:
-                checkpoint.save(run.checkpoints, trainer.step_number, groups, state)
-                prune()
-            saved = trainer.step_number
+    def follow(self, finish: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end."""
+        run, trainer, reporter = self.run, self.trainer, self.reporter
+        with Interrupt() as interrupt, reporter.bar:
+            try:
+                finished = self._steps(interrupt)
+            except BadBatch as error:
+                file = run.path / "bad_batch.safetensors"
+                if self.accelerator.is_main_process:
+                    save_file({name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}, file)
+                raise BadBatch(f"{error}; its batch is in {file}", error.batch) from None
+            self._save()
+            if finished:
+                self._measure()
+        result = {
+            "state": "finished" if finished else "paused",
+            "step": trainer.step_number,
+            "training_seconds": trainer.seconds,
+            "measuring_share": _measuring(self.measurements, trainer),
+        }
+        reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
+        if not finished:
+            reporter.say(f"continue with: hrm train --resume {run.path}")
+        elif self.accelerator.is_main_process:
+            result |= finish()
+            run.set_result(result)
+        return result
 
-    def prune() -> None:
-        checkpoint.prune(run.checkpoints, config.keep, [p for p in [run.best_checkpoint] if p])
+    def _steps(self, interrupt: Interrupt) -> bool:
+        """Steps until the end, a target or a wish to stop; whether the training is finished."""
+        trainer, config = self.trainer, self.config
+        finished, stopped = self._reached(), False
+        while not finished and not stopped and trainer.progress < 1:
+            trainer.step()
+            if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
+                metrics = {**trainer.metrics(), "memory_gib": memory_gib(self.accelerator.device)}
+                if self.accelerator.is_main_process:
+                    self.run.log(metrics)
+                self.reporter.show(metrics, config.steps, trainer.progress, trainer.describe(metrics))
+            finished = self._reached()
+            if trainer.step_number % config.checkpoint_every == 0:
+                self._save()
+            stopped = _anyone(bool(interrupt.asked), self.accelerator)
+        return finished or trainer.progress >= 1
 
-    def measure() -> None:
-        nonlocal measured, measured_at
-        if measures is None or measured_at == trainer.step_number:
+    def _save(self) -> None:
+        if self.saved != self.trainer.step_number:
+            groups, state = self.pack()
+            if self.accelerator.is_main_process:
+                checkpoint.save(self.run.checkpoints, self.trainer.step_number, groups, state)
+                self._prune()
+            self.saved = self.trainer.step_number
+
+    def _prune(self) -> None:
+        checkpoint.prune(self.run.checkpoints, self.config.keep, [p for p in [self.run.best_checkpoint] if p])
+
+    def _measure(self) -> None:
+        measures, step = self.measures, self.trainer.step_number
+        if measures is None or self.measured_at == step:
             return
-        measured_at = trainer.step_number
-        save()
-        if accelerator.is_main_process:
-            started = time.perf_counter()
-            measured = measures()
-            measured["measuring_seconds"] = time.perf_counter() - started
-            measurements.append(measured)
-            reporter.say(f"step {trainer.step_number}: {measures.sentence(measured)}")
-            best = run.best
-            # Scores on other data do not compare.
-            comparable = best is not None and all(best[key] == measured[key] for key in measures.compared)
-            if best is None or not comparable or measures.score(measured) >= measures.score(best):
-                run.set_best(trainer.step_number, measured)
-                prune()
-            # Last, because a resumed run takes the line as a sign that all of this is done.
-            shares = {"seconds": trainer.seconds, "measuring_share": _measuring(measurements, trainer)}
-            run.log({**measured, "event": "eval", "step": trainer.step_number, **shares})
+        self.measured_at = step
+        self._save()
+        if not self.accelerator.is_main_process:
+            return
+        started = time.perf_counter()
+        measured = self.measured = measures()
+        measured["measuring_seconds"] = time.perf_counter() - started
+        self.measurements.append(measured)
+        self.reporter.say(f"step {step}: {measures.sentence(measured)}")
+        best = self.run.best
+        # Scores on other data do not compare.
+        comparable = best is not None and all(best[key] == measured[key] for key in measures.compared)
+        if best is None or not comparable or measures.score(measured) >= measures.score(best):
+            self.run.set_best(step, measured)
+            self._prune()
+        # Last, because a resumed run takes the line as a sign that all of this is done.
+        shares = {"seconds": self.trainer.seconds, "measuring_share": _measuring(self.measurements, self.trainer)}
+        self.run.log({**measured, "event": "eval", "step": step, **shares})
 
-    def reached() -> bool:
+    def _reached(self) -> bool:
         """Measure if it is time; whether that is enough, by the word of the main process: no other one measures."""
-        if trainer.step_number == 0 or trainer.step_number % config.eval_every:
+        if self.trainer.step_number == 0 or self.trainer.step_number % self.config.eval_every:
             return False
-        measure()
-        enough = False
-        if measures is not None and measurements:
-            reason = measures.target(measured) if measured else None
-            if reason is None and config.patience and _since_best(measurements, measures) >= config.patience:
-                reason = f"no better on held-out data in {config.patience} measurements: stopping"
+        self._measure()
+        reason = None
+        if self.measures is not None and self.measurements:
+            reason = self.measures.target(self.measured) if self.measured else None
+            patience = self.config.patience
+            if reason is None and patience and _since_best(self.measurements, self.measures) >= patience:
+                reason = f"no better on held-out data in {patience} measurements: stopping"
             if reason is not None:
-                enough = True
-                reporter.say(reason)
-        return _anyone(enough, accelerator)
-
-    with Interrupt() as interrupt, reporter.bar:
-        try:
-            finished, stopped = reached(), False
-            while not finished and not stopped and trainer.progress < 1:
-                trainer.step()
-                if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
-                    metrics = {**trainer.metrics(), "memory_gib": memory_gib(accelerator.device)}
-                    if accelerator.is_main_process:
-                        run.log(metrics)
-                    reporter.show(metrics, config.steps, trainer.progress, trainer.describe(metrics))
-                finished = reached()
-                if trainer.step_number % config.checkpoint_every == 0:
-                    save()
-                stopped = _anyone(bool(interrupt.asked), accelerator)
-            finished = finished or trainer.progress >= 1
-        except BadBatch as error:
-            file = run.path / "bad_batch.safetensors"
-            if accelerator.is_main_process:
-                save_file({name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}, file)
-            raise BadBatch(f"{error}; its batch is in {file}", error.batch) from None
-        save()
-        if finished:
-            measure()
-    result = {
-        "state": "finished" if finished else "paused",
-        "step": trainer.step_number,
-        "training_seconds": trainer.seconds,
-        "measuring_share": _measuring(measurements, trainer),
-    }
-    reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
-    if not finished:
-        reporter.say(f"continue with: hrm train --resume {run.path}")
-    elif accelerator.is_main_process:
-        result |= finish()
-        run.set_result(result)
-    return result
+                self.reporter.say(reason)
+        return _anyone(reason is not None, self.accelerator)
 
 
 def _since_best(measurements: list[dict[str, Any]], measures: Measures) -> int:

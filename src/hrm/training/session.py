@@ -24,7 +24,7 @@ from hrm.solving import Solver, load
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc
 from hrm.training.batches import Sampler
-from hrm.training.course import follow
+from hrm.training.course import Course
 from hrm.training.loop import Trainer
 from hrm.training.progress import Reporter
 from hrm.training.start import start_from
@@ -106,7 +106,7 @@ def train(
         final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out)
         return {"exact": final["exact_accuracy"], **final}
 
-    result = follow(run, trainer, partial(pack, trainer), config.train, measures, reporter, finish)
+    result = Course(run, trainer, partial(pack, trainer), config.train, measures, reporter).follow(finish)
     trainer.close()
     # Together: a process that leaves while another one still measures can be torn down in the middle of its exit.
     accelerator.wait_for_everyone()

@@ -21,7 +21,7 @@ from hrm.evaluation.text import evaluate
 from hrm.models.text import HRMForCausalLM
 from hrm.runs import Run, checkpoint, durable
 from hrm.runs.text import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
-from hrm.training.course import follow
+from hrm.training.course import Course
 from hrm.training.progress import Reporter
 from hrm.training.session import changes, make_accelerator
 from hrm.training.text import TextTrainer
@@ -80,7 +80,7 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
         durable.write(path / "README.md", model_card(run))
         return found
 
-    result = follow(run, trainer, trainer.pack, config.train, measures, reporter, finish)
+    result = Course(run, trainer, trainer.pack, config.train, measures, reporter).follow(finish)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
