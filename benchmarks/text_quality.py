@@ -31,13 +31,15 @@ from hrm.config import TextConfig, load_preset
 from hrm.data import text as corpus
 from hrm.data.text import Packed
 from hrm.evaluation.text import evaluate
-from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.models.layers import packed
+from hrm.models.text import HRMCache, HRMConfig, HRMForCausalLM
 from hrm.runs.text import configure
 from hrm.training.text import TextTrainer
 from hrm.training.text_plan import count
 
 ARMS = ("hrm", "tokens", "flops", "thrifty")
 PLAIN = ("tokens", "flops")
+PROMPT, STEPS = 32, 96
 
 
 def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
@@ -87,19 +89,23 @@ def reopen(args: argparse.Namespace, name: str) -> HRMForCausalLM:
 
 
 def times(model: HRMForCausalLM, held: Packed, **request: Any) -> dict[str, float]:
-    """Milliseconds a token of generating, at batch 1 and 8."""
-    ids = torch.from_numpy(next(held.windows(32, rows=8)).input_ids)
+    """Milliseconds a step of reading held-out text token by token, as decoding does, at batch 1 and 8."""
+    ids = torch.from_numpy(next(held.windows(PROMPT + STEPS, rows=8)).input_ids)
     found = {}
+    with torch.inference_mode():
+        model(ids[:1, :PROMPT])  # casts the weights, which are packed below
     for rows in (1, 8):
-        best = math.inf
+        best, depth = math.inf, 0.0
         for _ in range(3):
-            start = time.perf_counter()
-            model.generate(
-                ids[:rows], max_new_tokens=32, min_new_tokens=32, do_sample=False, pad_token_id=0,
-                attention_mask=torch.ones_like(ids[:rows]), **request,
-            )  # fmt: skip
-            best = min(best, (time.perf_counter() - start) / 32)
-        found[f"ms_per_token_batch_{rows}"] = 1000 * best
+            cache = HRMCache()
+            with torch.inference_mode(), packed(model):
+                model(ids[:rows, :PROMPT], past_key_values=cache, **request)
+                start = time.perf_counter()
+                steps = [model(ids[:rows, i : i + 1], past_key_values=cache, **request).depth
+                         for i in range(PROMPT, PROMPT + STEPS)]  # fmt: skip
+                best = min(best, (time.perf_counter() - start) / STEPS)
+            depth = float(torch.cat(steps).float().mean())
+        found |= {f"ms_per_token_batch_{rows}": 1000 * best, f"timed_segments_batch_{rows}": depth}
     return found
 
 
