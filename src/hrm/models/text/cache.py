@@ -219,21 +219,19 @@ class Picked(NamedTuple):
 
     rows: Tensor
     columns: Tensor
+    places: Tensor
+    """[b' * p']: where they are among all tokens, row after row."""
     real: Tensor
-    """[n]: places in the rectangle, row after row, that are no repetitions."""
+    """[n]: which of these are no repetitions."""
 
     def of(self, t: Tensor) -> Tensor:
         """The tokens of a tensor [b, p, ...]."""
-        return t.flatten(0, 1).index_select(0, self._places(t).flatten()).unflatten(0, self.columns.shape)
+        return t.flatten(0, 1).index_select(0, self.places).unflatten(0, self.columns.shape)
 
     def into(self, t: Tensor, new: Tensor) -> Tensor:
         """A copy of [b, p, ...] with new values [b', p', ...] for the tokens."""
-        places = self._places(t).flatten()[self.real]
         values = new.flatten(0, 1).index_select(0, self.real).to(t.dtype)
-        return t.flatten(0, 1).index_copy(0, places, values).view(t.shape)
-
-    def _places(self, t: Tensor) -> Tensor:
-        return self.rows[:, None] * t.shape[1] + self.columns
+        return t.flatten(0, 1).index_copy(0, self.places[self.real], values).view(t.shape)
 
 
 class Kept:

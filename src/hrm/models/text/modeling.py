@@ -699,9 +699,10 @@ def _pick(live: Bool[Tensor, "b p"]) -> Picked:
     width = int(counts.max())
     columns = torch.sort((~live[rows]).to(torch.uint8), dim=1, stable=True).indices[:, :width]
     last = (counts[rows] - 1)[:, None]
-    places = torch.arange(width, device=live.device)[None]
-    real = (places <= last).flatten().nonzero()[:, 0]
-    return Picked(rows, columns.gather(1, places.minimum(last)), real)
+    counter = torch.arange(width, device=live.device)[None]
+    real = (counter <= last).flatten().nonzero()[:, 0]
+    columns = columns.gather(1, counter.minimum(last))
+    return Picked(rows, columns, (rows[:, None] * live.shape[1] + columns).flatten(), real)
 
 
 def _picked_mask(thought: Thought, picked: Picked) -> Tensor | None:
