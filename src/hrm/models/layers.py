@@ -118,6 +118,8 @@ class Linear(Weight, nn.Linear):
 
     packed: Tensor | None = None
     """The matrix as `packed` puts it, only while that is in force: it cannot be copied or saved."""
+    panels: Tensor | None = None
+    """The matrix [outputs / PANEL, inputs, PANEL], filled up with zeros: how compiled code reads it for one row."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias)
@@ -130,7 +132,10 @@ class Linear(Weight, nn.Linear):
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if not torch.compiler.is_compiling() and self.packed is not None and not torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
+            if self.panels is not None and x.numel() == self.in_features:
+                return by_panels(self.panels, x, self.out_features, self.bias)
+        elif self.packed is not None and not torch.is_grad_enabled():
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
         return F.linear(x, self.cast(), bias)
 
@@ -148,7 +153,25 @@ class Linear(Weight, nn.Linear):
             known = _PACKED[self] = state, torch.ops.mkldnn._reorder_linear_weight(weight, 1)
         self.packed = known[1]
 
+    def in_panels(self) -> Tensor | None:
+        """What `panels` is to be; None for matrices of another class, such as quantised ones."""
+        weight = self.cast().detach()
+        if type(weight) not in (Tensor, nn.Parameter):
+            return None
+        filled = F.pad(weight, (0, 0, 0, -self.out_features % PANEL))
+        return filled.view(-1, PANEL, self.in_features).mT.contiguous()
 
+
+def by_panels(panels: Tensor, x: Tensor, outputs: int, bias: Tensor | None = None) -> Tensor:
+    """`Linear` of one row x [..., inputs], by `Linear.panels`; to be compiled."""
+    # A sum over the middle axis goes through memory in order, and what follows joins the same loop.
+    wide = (at_least_float32(panels) * at_least_float32(x).view(1, -1, 1)).sum(1).view(-1)
+    product = wide[:outputs].view(*x.shape[:-1], -1)
+    return (product if bias is None else product + bias).to(x.dtype)
+
+
+PANEL = 32
+"""Rows of a matrix side by side: 64 bytes of bfloat16, a line of the cache."""
 _PACKED: WeakKeyDictionary[Linear, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
 
 
@@ -265,12 +288,7 @@ class Attention(nn.Module):
         if context.attend is not None:
             mixed = context.attend(q, k, v)
         elif q.shape[2] == 1 and not context.causal and (context.mask is None or context.mask.shape[1] == 1):
-            # One query: the heads that share keys are as good as positions, and torch need not repeat the keys.
-            grouped = q.reshape(len(q), self.kv_heads, -1, self.head_dim)
-            if q.device.type == "cpu" and low_precision(q):
-                # Torch's attention in low precision takes up to five times as long as widening all keys.
-                grouped, k, v = grouped.float(), k.float(), v.float()
-            mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=context.mask).to(q.dtype).reshape(q.shape)
+            mixed = self._one(q, k, v, context.mask)
         elif (
             q.device.type == "cpu"
             and low_precision(q)
@@ -291,6 +309,19 @@ class Attention(nn.Module):
         if self.gated:
             mixed = mixed * torch.sigmoid(gate)
         return self.out(mixed.flatten(2))
+
+    def _one(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """One query a row. The heads that share keys are as good as positions, and torch need not repeat the keys."""
+        grouped = q.reshape(len(q), self.kv_heads, -1, self.head_dim)
+        if q.device.type == "cpu" and low_precision(q):
+            # Torch's attention in low precision takes up to five times as long as widening all keys.
+            grouped, k, v = grouped.float(), k.float(), v.float()
+            if torch.compiler.is_compiling():
+                # Sums, which compiled code makes while it reads the keys and values, in no wider copy.
+                scores = (grouped[..., None, :] * k[:, :, None]).sum(-1) * self.head_dim**-0.5
+                shares = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf), dim=-1)
+                return (shares[..., None] * v[:, :, None]).sum(-2).to(q.dtype).reshape(q.shape)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).to(q.dtype).reshape(q.shape)
 
     def _short(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Masked attention by plain products; the queries of heads that share keys follow one another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -42,18 +43,23 @@ def slots_of(config: HRMConfig, schedule: Schedule) -> Slots:
     """The slots of a segment under a schedule; without sharing, one per layer of every visit as in `hrm_text`."""
     n_fast = config.fast_layers + (0 if config.hierarchy else config.slow_layers)
     n_slow = n_fast if config.shared or not config.hierarchy else config.slow_layers
+    return _slots(n_fast, n_slow, schedule, config.share_cycles, config.share_segments)
+
+
+@lru_cache
+def _slots(n_fast: int, n_slow: int, schedule: Schedule, share_cycles: bool, share_segments: bool) -> Slots:
     homes: list[int] = []
     first: list[bool] = []
     known: dict[tuple[str, int], int] = {}
     size = 0
     for visit in schedule.visits(n_fast, n_slow):
         for layer in range(n_fast if visit.role == "L" else n_slow):
-            home = known.get((visit.role, layer)) if config.share_cycles else None
+            home = known.get((visit.role, layer)) if share_cycles else None
             first.append(home is None)
             homes.append(size if home is None else home)
             known[visit.role, layer] = homes[-1]
             size += home is None
-    return Slots(tuple(homes), tuple(first), config.share_segments)
+    return Slots(tuple(homes), tuple(first), share_segments)
 
 
 class Grown(CacheLayerMixin):

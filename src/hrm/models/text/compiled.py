@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hrm.config import UserError
-from hrm.models.layers import Context, Weight
+from hrm.models.layers import Context, Linear, Weight, by_panels
 from hrm.models.recurrence import Recurrence, Stack
 from hrm.models.text.cache import HRMCache, Kept
 
@@ -33,12 +33,13 @@ class _Places(NamedTuple):
 
 
 class Decoder:
-    """The stacks of a model for one new token a row, compiled at first use: seconds, then a new token is faster.
+    """The stacks and the head of a model for one new token a row, compiled at first use: seconds, then it is faster.
 
-    On a CPU the compiled code holds the weights in its own order, so that it serves the weights it was made from.
+    On a CPU the weights are copied in an order that is read faster: for one row in panels, for more as constants of
+    the compiled code. So it serves the weights it was made from.
     """
 
-    def __init__(self, recurrence: Recurrence) -> None:
+    def __init__(self, recurrence: Recurrence, head: nn.Module) -> None:
         """UserError where a CPU's code cannot be compiled."""
         self.on_cpu = next(recurrence.parameters()).device.type == "cpu"
         if self.on_cpu:
@@ -50,8 +51,12 @@ class Decoder:
                 raise UserError(
                     "compile_config needs a C++ compiler and there is none: install g++ or clang, or leave it out"
                 ) from None
-        self.recurrence, self.state = recurrence, _bits(recurrence)
-        self._steps: dict[nn.Module, Callable[..., Tensor]] = {}
+        self._modules = nn.ModuleList((recurrence, head))
+        self._state = _bits(self._modules)
+        self._panels: list[tuple[Linear, Tensor]] | None = None
+        self._frozen = False
+        self._steps: dict[tuple[nn.Module, bool], Callable[..., Tensor]] = {}
+        self._head, self._product = head, torch.compile(by_panels)
         self._window = torch.empty(0)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -61,7 +66,7 @@ class Decoder:
     @property
     def current(self) -> bool:
         """Whether the weights are still those that it was made from."""
-        return self.state == _bits(self.recurrence)
+        return self._state == _bits(self._modules)
 
     @staticmethod
     def can(context: Context, z: Tensor) -> bool:
@@ -74,15 +79,18 @@ class Decoder:
 
     @contextmanager
     def at_work(self) -> Iterator[Decoder]:
-        """Where it may be called. A CPU's weights become constants of what is compiled: they are multiplied faster."""
+        """Where it may be called."""
         import torch._inductor.config as inductor
 
         before = inductor.freezing
-        inductor.freezing = self.on_cpu  # type: ignore[assignment]
+        inductor.freezing = self._frozen = False  # type: ignore[assignment]
+        self._show_panels()
         try:
             yield self
         finally:
             inductor.freezing = before  # type: ignore[assignment]
+            for layer, _ in self._panels or ():
+                layer.panels = None
 
     def __call__(self, stack: Stack, z: Tensor, context: Context, slot: int) -> Tensor:
         """`Stack.forward` of a state [b, 1, d]."""
@@ -93,14 +101,39 @@ class Decoder:
             self._window = torch.arange(2 * length, device=z.device)
         places = kept.places(slot, len(stack.layers))
         window = self._window[:length]
-        first = stack not in self._steps
-        if first:
-            self._steps[stack] = _compiled(stack)
+        several = len(z) > 1
+        self._order(several)
+        if (stack, several) not in self._steps:
+            self._steps[stack, several] = _compiled(stack)
             for tensor, axis in [(window, 0), *((t, 2) for place in places for t in place[:2])]:
                 torch._dynamo.mark_dynamic(tensor, axis)
-        z = self._steps[stack](z, cos, sin, context.mask, window[-1:], window, places)
+        z = self._steps[stack, several](z, cos, sin, context.mask, window[-1:], window, places)
         kept.placed(slot, len(stack.layers))
         return z
+
+    def head(self, z: Tensor) -> Tensor:
+        """The logits of states [b, p, d]."""
+        head = self._head
+        if not isinstance(head, Linear) or head.panels is None or z.numel() != head.in_features:
+            return head(z)
+        return self._product(head.panels, z, head.out_features, head.bias)
+
+    def _order(self, several: bool) -> None:
+        """Make a CPU's weights constants of what is compiled for several rows, and panels for one."""
+        if not self.on_cpu:
+            return
+        if several != self._frozen:
+            import torch._inductor.config as inductor
+
+            inductor.freezing = self._frozen = several  # type: ignore[assignment]
+        if not several and self._panels is None:
+            layers = [part for part in self._modules.modules() if isinstance(part, Linear)]
+            self._panels = [(layer, panels) for layer in layers if (panels := layer.in_panels()) is not None]
+            self._show_panels()
+
+    def _show_panels(self) -> None:
+        for layer, panels in self._panels or ():
+            layer.panels = panels
 
 
 def _compiled(stack: Stack) -> Callable[..., Tensor]:

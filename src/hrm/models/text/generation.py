@@ -114,7 +114,7 @@ class HRMGenerationMixin(GenerationMixin):
         model: Any = self.model  # type: ignore[attr-defined]
         # Made again only where the weights have changed.
         if self._decoder is None or not self._decoder.current:
-            self._decoder = Decoder(model.recurrence)
+            self._decoder = Decoder(model.recurrence, self.lm_head)  # type: ignore[attr-defined]
         with self._decoder.at_work() as model.decoder:
             try:
                 yield

@@ -610,7 +610,8 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         out = self.model(**tokens, past_key_values=past_key_values, use_cache=use_cache, head=self.lm_head, **request)
         z = out.last_hidden_state
         kept = slice_logits_to_keep(z, logits_to_keep)
-        logits = self.lm_head(kept)
+        decoder = self.model.decoder
+        logits = self.lm_head(kept) if decoder is None else decoder.head(kept)
         loss = None
         if labels is not None:
             losses = token_loss(self.lm_head(z) if kept.shape != z.shape else logits, labels)
