@@ -162,7 +162,7 @@ class Linear(Weight, nn.Linear):
         return filled.view(-1, PANEL, self.in_features).mT.contiguous()
 
 
-def by_panels(panels: Tensor, x: Tensor, outputs: int, bias: Tensor | None = None) -> Tensor:
+def by_panels(panels: Tensor, x: Tensor, outputs: int, bias: Tensor | None) -> Tensor:
     """`Linear` of one row x [..., inputs], by `Linear.panels`; to be compiled."""
     # A sum over the middle axis goes through memory in order, and what follows joins the same loop.
     wide = (at_least_float32(panels) * at_least_float32(x).view(1, -1, 1)).sum(1).view(-1)

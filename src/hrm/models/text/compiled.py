@@ -56,7 +56,7 @@ class Decoder:
         self._panels: list[tuple[Linear, Tensor]] | None = None
         self._frozen = False
         self._steps: dict[tuple[nn.Module, bool], Callable[..., Tensor]] = {}
-        self._head, self._product = head, torch.compile(by_panels)
+        self._head, self._product = head, _compiled(by_panels)
         self._window = torch.empty(0)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,7 +104,7 @@ class Decoder:
         several = len(z) > 1
         self._order(several)
         if (stack, several) not in self._steps:
-            self._steps[stack, several] = _compiled(stack)
+            self._steps[stack, several] = _compiled(_step(stack))
             for tensor, axis in [(window, 0), *((t, 2) for place in places for t in place[:2])]:
                 torch._dynamo.mark_dynamic(tensor, axis)
         z = self._steps[stack, several](z, cos, sin, context.mask, window[-1:], window, places)
@@ -136,15 +136,19 @@ class Decoder:
             layer.panels = panels
 
 
-def _compiled(stack: Stack) -> Callable[..., Tensor]:
+def _step(stack: Stack) -> Callable[..., Tensor]:
     def step(
         z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, position: Tensor, window: Tensor, places: list[Any]
     ) -> Tensor:
         keys_values = _Places(places, position, window.shape[0])
         return stack(z, Context(rope=(cos, sin), mask=mask, keys_values=keys_values))
 
-    # Compiled code is kept with the code it came from, and only so many versions of one: each stack gets its own.
-    own = FunctionType(step.__code__.replace(), step.__globals__, "step", None, step.__closure__)
+    return step
+
+
+def _compiled(function: Any) -> Callable[..., Tensor]:
+    # Compiled code is kept with the code it came from, and only so many versions of one: each gets its own.
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
     # Looking whether modules have changed takes a tenth of a token's time, and `current` has seen to it.
     return torch.compile(own, options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe})
 
