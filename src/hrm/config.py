@@ -362,6 +362,26 @@ class Strategy:
     """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token of a text is drawn, and how many are at most."""
+
+    max_new_tokens: int = 200
+    """Tokens to write at most."""
+    temperature: float = 1.0
+    """Below 1 prefers likely tokens, above 1 unlikely ones."""
+    top_k: int = 0
+    """Draw among the so many likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    repetition_penalty: float = 1.0
+    """Above 1 avoids tokens that the text already has."""
+    greedy: bool = False
+    """Always take the likeliest token."""
+    seed: int = 0
+    """Another seed draws another text."""
+
+
 C = TypeVar("C", Config, TextConfig, LearnConfig)
 
 

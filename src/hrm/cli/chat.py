@@ -6,12 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hrm.cli.options import Positional, parse
-from hrm.config import UserError
+from hrm.cli.options import DRAWS, Draws, Positional, parse
+from hrm.config import Decoding, UserError
 
 if TYPE_CHECKING:
     from hrm.chat.session import Session
@@ -25,22 +25,9 @@ class Options:
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
     mode: Literal["fast", "normal", "deep", "extreme", "auto"] = "auto"
     """How long to think about each token; auto: as long as it needs."""
-    temperature: float = 0.8
-    """Below 1 prefers likely tokens, above 1 unlikely ones."""
-    top_k: int = 0
-    """Draw among the so many likeliest tokens; 0: all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Above 1 avoids tokens that the text already has."""
-    greedy: bool = False
-    """Always take the likeliest token."""
-    seed: int = 0
-    """Another seed draws other answers."""
+    decoding: Draws = field(default_factory=lambda: Decoding(max_new_tokens=300, temperature=0.8))
     stop: Literal["natural", "length", "unlimited"] | None = None
     """At a sentence end, after --max-new-tokens, or at Ctrl-C; default: natural, for questions and answers length."""
-    max_new_tokens: int = 300
-    """Tokens of an answer, at most."""
     min_characters: int = 80
     """The least that an answer has before it stops at a sentence end."""
     memory: int | None = None
@@ -62,7 +49,7 @@ class Options:
 
 
 def main(args: list[str]) -> int:
-    options = parse("chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7")
+    options = parse("chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7", main=DRAWS)
     if options.batch is None and options.json:
         raise UserError("--json prints the answers of a batch: give --batch FILE as well")
     if options.batch is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -88,15 +75,7 @@ def _session(options: Options) -> Session:
     from hrm.evaluation.text_generation import Sampling
     from hrm.runs.text import load_text
 
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        greedy=options.greedy,
-        seed=options.seed,
-    )
+    sampling = Sampling(**vars(options.decoding))
     sampling.check()
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
     session = Session(loaded, memory=options.memory, plain=options.plain)

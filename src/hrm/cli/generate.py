@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.color import Color
@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from hrm.cli.options import Positional, parse
-from hrm.config import UserError
+from hrm.cli.options import DRAWS, Draws, Positional, parse
+from hrm.config import Decoding, UserError
 
 if TYPE_CHECKING:
     from hrm.evaluation.text_generation import Completion, Sampling, Token
@@ -32,20 +32,7 @@ class Options:
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
     prompt: Positional[str]
     """The text to go on from, or - for standard input."""
-    max_new_tokens: int = 200
-    """Tokens to write at most."""
-    temperature: float = 0.8
-    """Below 1 prefers likely tokens, above 1 unlikely ones."""
-    top_k: int = 0
-    """Draw among the so many likeliest tokens; 0: all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Above 1 avoids tokens that the text already has."""
-    greedy: bool = False
-    """Always take the likeliest token."""
-    seed: int = 0
-    """Another seed draws another text."""
+    decoding: Draws = field(default_factory=lambda: Decoding(temperature=0.8))
     stop: tuple[str, ...] = ()
     """End before any of these words."""
     max_segments: int | None = None
@@ -75,7 +62,8 @@ class Options:
 
 
 def main(args: list[str]) -> int:
-    options = parse("generate", Options, args, example='hrm generate runs/shakespeare "ROMEO:" --max-new-tokens 100')
+    example = 'hrm generate runs/shakespeare "ROMEO:" --max-new-tokens 100'
+    options = parse("generate", Options, args, example=example, main=DRAWS)
     prompt = options.prompt
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
@@ -86,16 +74,7 @@ def main(args: list[str]) -> int:
     from hrm.evaluation.text_generation import Sampling, candidates, encode, generate, shown, unknown_characters
     from hrm.runs.text import load_text
 
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        greedy=options.greedy,
-        seed=options.seed,
-        stop=options.stop,
-    )
+    sampling = Sampling(**vars(options.decoding), stop=options.stop)
     sampling.check()
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
     model, tokenizer = loaded.model, loaded.tokenizer

@@ -42,7 +42,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
-from hrm.config import Config, LearnConfig, Strategy, TextConfig, UserError, check, describe, fit, nearest
+from hrm.config import Config, Decoding, LearnConfig, Strategy, TextConfig, UserError, check, describe, fit, nearest
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -51,6 +51,9 @@ TextSettings = Annotated[TextConfig, tyro.conf.arg(name="")]
 """The same of a text run."""
 Tries = Annotated[Strategy, tyro.conf.arg(name="")]
 """What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
+Draws = Annotated[Decoding, tyro.conf.arg(name="")]
+"""How text is drawn, as flags without a prefix; --help shows all of them with DRAWS."""
+DRAWS = tuple(item.name for item in dataclasses.fields(Decoding))
 TRIES = ("max_segments", "restarts", "views", "guesses", "budget", "stop")
 
 
@@ -110,18 +113,19 @@ def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: S
     return actions[args[0]](list(args[1:]))
 
 
-def options_of(options: type, prefix: str = "") -> Iterator[Option]:
-    """Every option of a dataclass in order, nested dataclasses included."""
+def options_of(options: type, prefix: str = "", values: Any = None) -> Iterator[Option]:
+    """Every option of a dataclass in order, nested dataclasses included; `values` has the defaults of a nested one."""
     kinds, docs = get_type_hints(options, include_extras=True), _docs(options)
     for item in dataclasses.fields(options):
         kind, marks = kinds[item.name], ()
         if get_origin(kind) is Annotated:
             kind, *marks = get_args(kind)
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        default = default if values is None else getattr(values, item.name)
         if dataclasses.is_dataclass(kind):
             # Settings carry no prefix of their own; their groups do.
-            yield from options_of(kind, prefix if marks else f"{prefix}{item.name}.")  # type: ignore[arg-type]
+            yield from options_of(kind, prefix if marks else f"{prefix}{item.name}.", default)  # type: ignore[arg-type]
         else:
-            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
             yield Option(prefix + item.name, kind, default, docs.get(item.name, ""), tyro.conf.Positional in marks)
 
 

@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from hrm.config import UserError
+from hrm.config import Decoding, UserError
 from hrm.models.layers import at_least_float32
 from hrm.models.text.halting import stops
 
@@ -23,23 +23,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Decoding):
     """How the next token is drawn, and when the text ends."""
 
-    max_new_tokens: int = 200
-    """Tokens to write at most."""
-    temperature: float = 1.0
-    """Below 1 prefers likely tokens, above 1 unlikely ones."""
-    top_k: int = 0
-    """Draw among the so many likeliest tokens; 0: all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Above 1 avoids tokens that the text already has."""
-    greedy: bool = False
-    """Always take the likeliest token."""
-    seed: int = 0
-    """Another seed draws another text."""
     stop: tuple[str, ...] = ()
     """End before any of these words."""
 
