@@ -296,26 +296,10 @@ class HRMModel(HRMPreTrainedModel):
             cache.key = budget.key
         whole = isinstance(attention_mask, dict) or (attention_mask is not None and attention_mask.ndim == 4)
         past = 0 if cache is None or (whole and position_ids is not None) else int(cache.get_seq_length())
-        given_positions = position_ids
+        sight = self._sight(attention_mask, token_type_ids, position_ids, length, past, cache, x.device)
+        causal, mask, blocks, padding = sight
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=x.device)[None]
-        causal, mask, blocks, padding = False, None, None, None
-        if whole:
-            mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask  # type: ignore[union-attr]
-            mask = mask if mask is None or mask.dtype == torch.bool else mask == 0
-        else:
-            blocks = self._blocks(token_type_ids, length)
-            padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()  # type: ignore[union-attr]
-            packed = None
-            if given_positions is not None and attention_mask is None and cache is None:
-                packed = documents(given_positions)
-            keys = past + length
-            if cache is not None and cache.is_compileable:
-                keys = cache.get_mask_sizes(length, 0)[0]
-            if blocks is None and padding is None and packed is None and keys == past + length:
-                causal = past == 0 and length > 1
-            if not causal and (length > 1 or padding is not None or keys > past + length):
-                mask = visible(length, past, keys, x.device, padding, blocks, packed)
         carry = self._first_carry(x, cache, budget)
         slots = slots_of(self.config, budget.schedule)
         # Where all depths read the keys of depth 1, the two rules are one.
@@ -351,6 +335,35 @@ class HRMModel(HRMPreTrainedModel):
             thought.mask = visible(past + length, 0, past + length, x.device, padding, thought.blocks)
             cache.thought = thought
         return thought
+
+    def _sight(
+        self,
+        attention_mask: Tensor | dict[str, Tensor] | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        length: int,
+        past: int,
+        cache: Cache | None,
+        device: torch.device,
+    ) -> tuple[bool, Tensor | None, Tensor | None, Tensor | None]:
+        """Who sees whom: whether plainly causal, else the mask, with the prefix blocks and the padding it came from."""
+        if isinstance(attention_mask, dict) or (attention_mask is not None and attention_mask.ndim == 4):
+            mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask
+            return False, mask if mask is None or mask.dtype == torch.bool else mask == 0, None, None
+        blocks = self._blocks(token_type_ids, length)
+        padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+        packed = None
+        if position_ids is not None and attention_mask is None and cache is None:
+            packed = documents(position_ids)
+        keys = past + length
+        if cache is not None and cache.is_compileable:
+            keys = cache.get_mask_sizes(length, 0)[0]
+        if blocks is None and padding is None and packed is None and keys == past + length and not past and length > 1:
+            return True, None, None, None
+        mask = None
+        if length > 1 or padding is not None or keys > past + length:
+            mask = visible(length, past, keys, device, padding, blocks, packed)
+        return False, mask, blocks, padding
 
     def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
         """One segment of the live tokens; the halted ones keep what they have."""
