@@ -134,7 +134,7 @@ class Linear(Weight, nn.Linear):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if torch.compiler.is_compiling():
             if self.panels is not None and x.numel() == self.in_features:
-                return by_panels(self.panels, x, self.out_features, self.bias)
+                return by_panels(self.panels, x, self.out_features, bias)
         elif self.packed is not None and not torch.is_grad_enabled():
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
         return F.linear(x, self.cast(), bias)
@@ -156,7 +156,7 @@ class Linear(Weight, nn.Linear):
     def in_panels(self) -> Tensor | None:
         """What `panels` is to be; None for matrices of another class, such as quantised ones."""
         weight = self.cast().detach()
-        if type(weight) not in (Tensor, nn.Parameter):
+        if type(weight) is not Tensor:
             return None
         filled = F.pad(weight, (0, 0, 0, -self.out_features % PANEL))
         return filled.view(-1, PANEL, self.in_features).mT.contiguous()
