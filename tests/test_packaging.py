@@ -29,7 +29,7 @@ def canonical(name: str) -> str:
 
 
 def required(group: str) -> set[str]:
-    """Names of the packages in a list of pyproject.toml (read by hand: tomllib is not in Python 3.10)."""
+    """Names of the packages in a list of pyproject.toml (read by hand)."""
     block = re.search(rf"^{group} = \[(.*?)\]$", PYPROJECT, re.S | re.M)
     assert block
     return {canonical(name) for name in re.findall(r'"([\w.-]+)', block[1])}
@@ -73,7 +73,7 @@ def test_no_tracker_and_no_test_tool_is_needed_at_run_time():
 @pytest.mark.slow
 def test_the_wheel_holds_presets_types_and_licence_and_no_tests(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert wheel.name == f"hrm-{hrm.__version__}-py3-none-any.whl"
+    assert wheel.name == f"hrm_toolkit-{hrm.__version__}-py3-none-any.whl"
     assert "hrm/py.typed" in names
     assert {f"hrm/presets/{path.name}" for path in (ROOT / "src/hrm/presets").glob("*.yaml")} <= names
     assert {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/hrm").rglob("*.py")} <= names

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -97,7 +97,7 @@ class Run(Generic[C]):
             "kind": next(name for name, kind in _KINDS.items() if isinstance(config, kind)),
             "board": dict(board),
             "version": _version(),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         durable.write_json(path / "run.json", facts)  # last: the folder is a run from here on
         durable.flush(path.parent)
@@ -221,6 +221,6 @@ def _no_run_at(path: Path) -> str:
 
 def _version() -> str:
     try:
-        return importlib.metadata.version("hrm")
+        return importlib.metadata.version("hrm-toolkit")
     except importlib.metadata.PackageNotFoundError:  # running from a source tree that is not installed
         return "unknown"
