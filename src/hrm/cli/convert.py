@@ -125,7 +125,7 @@ def _convert_text(options: Options) -> int:
         print(f"{options.out}: hrm_lm, {model.num_parameters():,} parameters, {model.config.max_segments} segments")
         return 0
     if options.to == "hrm_text" and kind == "hrm_lm":
-        model = HRMForCausalLM.from_pretrained(source)
+        model = HRMForCausalLM.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         for line in hrm_text.write(options.out, model, options.segments, source):
             print(line)
         segments = options.segments or model.config.max_segments

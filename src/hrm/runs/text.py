@@ -14,6 +14,7 @@ import yaml
 
 from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest
 from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
+from hrm.data.text.tokenizers import code_refused
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
@@ -111,7 +112,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+        with code_refused(path / "tokenizer"):
+            return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path / 'tokenizer'} cannot be read ({_first(error)}): restore it") from error
 
@@ -121,12 +123,15 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
+        with code_refused(path):
+            kind = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False).model_type
         if kind != HRMConfig.model_type:
             raise UserError(f"{path} holds a model of type {kind}: convert it with hrm convert, if it is hrm_text")
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        with code_refused(path):
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         with _no_bar():
-            return HRMForCausalLM.from_pretrained(path, local_files_only=True), tokenizer
+            model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return model, tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no model with its tokenizer ({_first(error)}): save both there") from error
 

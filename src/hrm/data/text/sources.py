@@ -97,7 +97,7 @@ def hub_rows(name: str) -> Iterator[Row]:
     path, *rest = name.split(":", 2)
     config, split = (rest[0] if len(rest) > 1 else None), (rest[-1] if rest else "train")
     try:
-        table: Any = datasets.load_dataset(path, config, split=split)
+        table: Any = datasets.load_dataset(path, config, split=split, trust_remote_code=False)
     except Exception as error:  # what it raises depends on the data set
         message = f"{name} is no file here and could not be loaded from the Hub: {_reason(error)}"
         raise UserError(message) from error

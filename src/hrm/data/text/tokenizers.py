@@ -6,7 +6,8 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +105,27 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
+        with code_refused(source):
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source} is no folder here and could not be loaded from the Hub: {reason}") from error
+
+
+@contextmanager
+def code_refused(source: str | Path) -> Iterator[None]:
+    """UserError for what transformers could only read by running Python code that lies beside it.
+
+    Every call of `from_pretrained` says `trust_remote_code=False`: transformers would ask on standard input otherwise.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"{source} brings Python code of its own, which is never run: save it again with a class of transformers"
+        ) from None
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -137,7 +155,8 @@ def _folder(path: Path) -> PreTrainedTokenizerFast:
     from transformers import AddedToken, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 
     if (path / "tokenizer.json").is_file() or (path / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        with code_refused(path):
+            return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
     if vocabulary.is_file() and merges.is_file():
         if "<mask>" not in json.loads(vocabulary.read_text("utf-8")):
