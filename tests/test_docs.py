@@ -126,7 +126,7 @@ def test_every_link_leads_somewhere(page: Path):
 @each_page
 def test_the_marked_blocks_run_in_order(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch):
     if page.name == "reasoning-gym.md":
-        pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
+        pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
     monkeypatch.chdir(place)
     names: dict[str, Any] = {}
     for info, text in blocks(page):

@@ -19,6 +19,12 @@ class UserError(Exception):
     """A mistake of the person at the keyboard: one sentence saying what, where and what to do; exit code 2."""
 
 
+def needs(what: str, package: str, extra: str, error: Exception | None = None) -> str:
+    """What cannot work without a package of an extra, and how to install that one; `error` is what the import said."""
+    said = "which is not installed" if error is None else f"which cannot be imported ({error})"
+    return f"{what} needs {package}, {said}: in your clone of this project, pip install '.[{extra}]'"
+
+
 @dataclass(frozen=True)
 class TaskConfig:
     """Which puzzles, and how many are made when no data is given."""

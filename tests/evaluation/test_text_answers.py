@@ -96,7 +96,7 @@ def test_a_prefix_model_is_measured_with_its_questions_as_prefixes(tmp_path: Pat
 
 @pytest.mark.slow
 def test_fresh_questions_are_new_to_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
+    pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
     options = ["min_terms=2", "max_terms=2", "min_digits=1", "max_digits=1"]
     flags = ["--text.kind", "gym", "--data", "chain_sum", "--text.options", *options, "--text.examples", "60"]
     run = trained(tmp_path / "run", *flags, "--train.steps", "6")

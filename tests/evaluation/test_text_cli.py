@@ -185,7 +185,7 @@ def test_measuring_writes_the_numbers_it_prints(folder: Path, tmp_path: Path, ca
 
 
 def test_the_picture_is_drawn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    pytest.importorskip("matplotlib", reason="needs hrm[report]")
+    pytest.importorskip("matplotlib", reason="needs the extra [report]")
     (tmp_path / "text.txt").write_text(TEXT[:100], "utf-8")
     shown, _ = said(
         capsys, "eval", str(folder), "--data", str(tmp_path / "text.txt"), "--plot", str(tmp_path / "p.png")

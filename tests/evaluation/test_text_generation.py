@@ -234,12 +234,22 @@ def test_answers_to_questions_are_compared_and_in_order(tmp_path: Path):
 
 
 def test_bleu_and_rouge_are_those_of_the_usual_packages():
-    pytest.importorskip("sacrebleu", reason="needs hrm[eval]")
-    pytest.importorskip("rouge_score", reason="needs hrm[eval]")
+    pytest.importorskip("sacrebleu", reason="needs the extra [eval]")
+    pytest.importorskip("rouge_score", reason="needs the extra [eval]")
     same = overlap(["the cat sat on the mat"], ["the cat sat on the mat"])
-    assert same == pytest.approx({"bleu": 100, "rouge_l": 100})
+    assert same == pytest.approx({"bleu": 100, "chrf": 100, "rouge_l": 100})
     # The longest common subsequence has 4 of 5 and 4 of 6 words: F1 is 2 * .8 * .667 / (.8 + .667).
     assert overlap(["the cat on the log"], ["the cat sat on the mat"])["rouge_l"] == pytest.approx(100 * 8 / 11)
+
+
+@pytest.mark.parametrize(
+    "answers", [["42", "7"], ["yes", "the cat sat on the mat"], ["да", "нет"], ["猫坐在垫子上"], ["?!"]]
+)
+def test_answers_that_are_all_right_score_100_however_short_and_in_any_script(answers: list[str]):
+    pytest.importorskip("sacrebleu", reason="needs the extra [eval]")
+    pytest.importorskip("rouge_score", reason="needs the extra [eval]")
+    assert overlap(answers, answers) == pytest.approx({"bleu": 100, "chrf": 100, "rouge_l": 100})
+    assert overlap(["wrong"] * len(answers), answers)["rouge_l"] == 0
 
 
 def test_held_out_conversations_give_back_their_last_question_and_answer(tmp_path: Path):

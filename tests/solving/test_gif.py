@@ -111,9 +111,9 @@ def test_without_pillow_one_sentence_says_what_to_install(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(UserError, match=r"pip install 'hrm\[report\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[report\]'"):
         gif(*solved())
     assert main(["solve", "no-run", questions(1)[0], "--gif", str(tmp_path / "out.gif")]) == 2
     error = capsys.readouterr().err
-    assert "pip install 'hrm[report]'" in error and error.count("\n") == 1
+    assert "pip install '.[report]'" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())

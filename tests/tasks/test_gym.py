@@ -45,7 +45,7 @@ ONE_SIZE = {
 
 
 def gym() -> Any:
-    return pytest.importorskip("reasoning_gym", reason="Reasoning Gym is not installed: pip install 'hrm[gym]'")
+    return pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
 
 
 def small(name: str) -> Any:
@@ -361,7 +361,7 @@ def test_what_reasoning_gym_refuses_and_that_it_is_missing_is_said_in_a_sentence
     with pytest.raises(UserError, match=r"refuses --task\.gym-options of n_queens: n must be between 4 and 12"):
         make("n_queens", ["n=3", "max_remove=2"]).generate(np.random.default_rng(0))
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(UserError, match=r"n_queens puzzles need Reasoning Gym .*: pip install 'hrm\[gym\]'"):
+    with pytest.raises(UserError, match=r"n_queens needs Reasoning Gym, which .*: .* pip install '\.\[gym\]'"):
         make("n_queens").generate(np.random.default_rng(0))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hrm.cli.options import Positional, choose, parse
-from hrm.config import UserError
+from hrm.config import UserError, needs
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def forgetting(args: list[str]) -> int:
     """Show what a learner has forgotten of its books."""
     options = parse("analyze forgetting", ForgettingOptions, args, example="hrm analyze forgetting runs/reader")
     if options.plot is not None and find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib: pip install 'hrm[report]'")
+        raise UserError(needs("--plot", "matplotlib", "report"))
     from rich.table import Table
 
     from hrm.analysis.forgetting import cost, draw
@@ -148,7 +148,7 @@ def _check(options: TextOptions) -> None:
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
     if options.plot is not None and find_spec("matplotlib") is None:
-        raise UserError("--plot draws with matplotlib, which is not installed: pip install 'hrm[report]'")
+        raise UserError(needs("--plot", "matplotlib", "report"))
 
 
 def _read(source: str) -> str:

@@ -19,7 +19,7 @@ from hrm.cli import arc
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
-from hrm.config import Strategy, UserError
+from hrm.config import Strategy, UserError, needs
 
 EVERY = 30
 """Seconds after which what is known so far is written again."""
@@ -87,7 +87,7 @@ def main(args: list[str]) -> int:
         if not options.sweep.absolute().parent.is_dir():
             raise UserError(f"--sweep {options.sweep} is in a folder that does not exist: make it first")
         if find_spec("matplotlib") is None:
-            raise UserError("--sweep draws with matplotlib, which is not installed: pip install 'hrm[report]'")
+            raise UserError(needs("--sweep", "matplotlib", "report"))
 
     import numpy as np
 

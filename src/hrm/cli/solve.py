@@ -47,7 +47,7 @@ class Options:
     html: str | None = None
     """File for a page on which to step through the segments of the puzzle."""
     gif: str | None = None
-    """File for the same as a moving picture; needs hrm[report]."""
+    """File for the same as a moving picture; needs Pillow, from the extra [report]."""
     json: bool = False
     """Print one JSON object per puzzle."""
     batch_size: int = 64

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
-from hrm.config import UserError
+from hrm.config import UserError, needs
 
 if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows
@@ -41,7 +41,7 @@ class TextOptions:
     fresh: int | None = None
     """Instead: so many new questions of the Reasoning Gym data set that the run learned, none of them seen by it."""
     task: Literal["text", "pairs"] = "text"
-    """text reads; pairs answers questions with known answers: exact match, BLEU, ROUGE-L."""
+    """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L."""
     tasks: tuple[str, ...] = ()
     """Instead: tasks of multiple choice, last words or minimal pairs by name, or all."""
     data_folder: Path | None = None
@@ -99,7 +99,7 @@ def main(args: list[str]) -> int:
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
     if options.plot is not None and find_spec("matplotlib") is None:
-        raise UserError("--plot draws with matplotlib, which is not installed: pip install 'hrm[report]'")
+        raise UserError(needs("--plot", "matplotlib", "report"))
     if options.plot is not None and (options.tasks or options.task == "pairs"):
         raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task pairs")
     threshold = options.exit_threshold[0] if options.exit_threshold else None

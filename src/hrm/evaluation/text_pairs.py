@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hrm.config import UserError
+from hrm.config import UserError, needs
 from hrm.evaluation.calibration import expected_calibration_error, interval
 from hrm.evaluation.text_generation import Completion, Sampling, complete
 
@@ -69,7 +70,7 @@ def evaluate_pairs(
     progress: Callable[[float], None] | None = None,
     **request: Any,
 ) -> dict[str, Any]:
-    """Exact match, and BLEU and ROUGE-L (0 to 100) where hrm[eval] is installed, of greedy answers.
+    """Exact match, and BLEU, chrF and ROUGE-L (0 to 100) where the extra [eval] is installed, of greedy answers.
 
     Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
     """
@@ -121,14 +122,32 @@ def is_exact(said: str, answer: str) -> bool:
 
 
 def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing where hrm[eval] is missing."""
-    if not said or find_spec("sacrebleu") is None or find_spec("rouge_score") is None:
+    """Corpus BLEU and chrF of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing without [eval].
+
+    BLEU counts runs of up to four words; where no answer has so many, up to as many as there are.
+    """
+    missing = next((name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None), None)
+    if not said or missing:
         if said:
-            print("BLEU and ROUGE are left out: pip install 'hrm[eval]'", file=sys.stderr)
+            print(needs("measuring BLEU, chrF and ROUGE", str(missing), "eval"), file=sys.stderr)
         return {}
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words())
     f1 = [scorer.score(right, text)["rougeL"].fmeasure for text, right in zip(said, wanted, strict=True)]
-    return {"bleu": BLEU().corpus_score(list(said), [list(wanted)]).score, "rouge_l": 100 * sum(f1) / len(f1)}
+    texts, references = list(said), [list(wanted)]
+    return {
+        "bleu": BLEU(effective_order=True).corpus_score(texts, references).score,
+        "chrf": CHRF().corpus_score(texts, references).score,
+        "rouge_l": 100 * sum(f1) / len(f1),
+    }
+
+
+class _Words:
+    """Words for ROUGE: rouge-score's own in English, but it drops every letter outside a to z."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Runs of letters and digits in lower case; of a text without any, what stands between spaces."""
+        return re.findall(r"[^\W_]+", text.lower()) or text.split()

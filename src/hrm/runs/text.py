@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import yaml
 
-from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest
+from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest, needs
 from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
 from hrm.data.text.tokenizers import code_refused
 from hrm.models.text import HRMConfig, HRMForCausalLM
@@ -170,8 +170,8 @@ def adapt(model: HRMForCausalLM, rank: int) -> HRMForCausalLM:
     """The model with low-rank adapters (LoRA, arXiv 2106.09685), which alone will learn; changed in place."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError("--lora needs peft: pip install 'hrm[lora]'") from None
+    except ImportError as error:
+        raise UserError(needs("--lora", "peft", "lora", error)) from None
     return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=ADAPTED), model)  # type: ignore[return-value, arg-type]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hrm.config import UserError
+from hrm.config import UserError, needs
 from hrm.solving.answer import Answer
 from hrm.solving.conflicts import conflicts, rule_of
 from hrm.solving.engine import Segment
@@ -41,7 +41,7 @@ def pillow() -> None:
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise UserError("a GIF is drawn with Pillow, which is not installed: pip install 'hrm[report]'") from error
+        raise UserError(needs("a GIF", "Pillow", "report")) from error
 
 
 def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:

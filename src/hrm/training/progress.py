@@ -11,7 +11,7 @@ from accelerate.tracking import GeneralTracker, filter_trackers, get_available_t
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hrm.config import TrainConfig, UserError
+from hrm.config import TrainConfig, UserError, needs
 
 CLOCKED = (
     "seconds",
@@ -56,7 +56,7 @@ class Reporter:
         self._tracked = config.track
         installed = [str(name) for name in get_available_trackers()]
         if missing := [name for name in config.track if name not in installed]:
-            raise UserError(f"--train.track {missing[0]} is not installed: pip install 'hrm[track]'")
+            raise UserError(needs(f"--train.track {missing[0]}", missing[0], "track"))
 
     def start(self, accelerator: Accelerator, run: str, folder: str, config: dict[str, Any]) -> None:
         """Open the trackers that the configuration asks for."""

@@ -17,7 +17,7 @@ TEXTS = [SUM.format(sum) + "\n\n" for sum in ("1 + 2", "21 + 3", "5 + 12")]
 
 @pytest.mark.slow
 def test_reasoning_gym_makes_the_same_questions_again_and_fresh_ones_that_differ():
-    pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
+    pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
     options = {"min_terms": 2, "max_terms": 3}
     train, fresh = gym.gym_sets("chain_sum", options, 200, 100, seed=3)
     assert (train, fresh) == gym.gym_sets("chain_sum", ["min_terms=2", "max_terms=3"], 200, 100, seed=3)
@@ -29,7 +29,7 @@ def test_reasoning_gym_makes_the_same_questions_again_and_fresh_ones_that_differ
 
 @pytest.mark.slow
 def test_questions_that_are_kept_apart_are_left_out_and_counted():
-    pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
+    pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
     small = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}  # 200 questions at most
     train, fresh = gym.gym_sets("chain_sum", small, 80, 60, seed=0)
     assert not {m[0]["content"] for m in train} & {m[0]["content"] for m in fresh.items}
@@ -40,7 +40,7 @@ def test_questions_that_are_kept_apart_are_left_out_and_counted():
 
 @pytest.mark.slow
 def test_reasoning_gym_says_what_it_cannot_make():
-    pytest.importorskip("reasoning_gym", reason="needs hrm[gym]")
+    pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
     with pytest.raises(UserError, match="chain_sum"):
         gym.gym_text("chain_sun", {}, 3, 0)
     with pytest.raises(UserError, match="refuses"):

@@ -83,8 +83,8 @@ def test_rows_are_documents(tmp_path: Path):
 
 
 def test_parquet_rows_are_documents(tmp_path: Path):
-    pyarrow = pytest.importorskip("pyarrow", reason="needs hrm[data]")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs hrm[data]")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra [data]")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra [data]")
     file = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": ["one", "two"], "n": [1, 2]}), file)
     assert list(documents(file)) == ["one", "two"]

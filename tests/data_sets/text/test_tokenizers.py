@@ -116,8 +116,8 @@ def test_gpt2_and_roberta_from_their_vocabularies(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_sentencepiece_model_gives_what_sentencepiece_gives(tmp_path: Path, kind: str):
-    sentencepiece = pytest.importorskip("sentencepiece", reason="needs hrm[data]")
-    pytest.importorskip("google.protobuf", reason="needs hrm[data]")
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra [data]")
+    pytest.importorskip("google.protobuf", reason="needs the extra [data]")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(VERSE.splitlines() * 20),
         model_prefix=str(tmp_path / "my"),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hrm.config import UserError, nearest
+from hrm.config import UserError, nearest, needs
 from hrm.data.text.chat import Messages
 
 
@@ -68,7 +68,7 @@ def _data_set(name: str, options: Mapping[str, Any] | Sequence[str]) -> Any:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise UserError(f"the questions of {name} need Reasoning Gym ({error}): pip install 'hrm[gym]'") from error
+        raise UserError(needs(f"--data {name}", "Reasoning Gym", "gym", error)) from error
     if name not in DATASETS:
         raise UserError(f"Reasoning Gym has no data set '{name}'{nearest(name, DATASETS)}")
     if not isinstance(options, Mapping):

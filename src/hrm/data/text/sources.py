@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from hrm.config import UserError
+from hrm.config import UserError, needs
 
 PIECE = 1 << 18
 """Characters of a text file that are handed on at once."""
@@ -92,8 +92,8 @@ def hub_rows(name: str) -> Iterator[Row]:
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        message = f"{name} is no file here, and reading it from the Hub needs: pip install 'hrm[data]'"
-        raise UserError(message) from error
+        what = f"{name} is no file here, and to read it from the Hub"
+        raise UserError(needs(what, "datasets", "data", error)) from error
     path, *rest = name.split(":", 2)
     config, split = (rest[0] if len(rest) > 1 else None), (rest[-1] if rest else "train")
     try:
@@ -205,7 +205,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"reading {path} needs pyarrow: pip install 'hrm[data]'") from error
+        raise UserError(needs(f"reading {path}", "pyarrow", "data", error)) from error
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

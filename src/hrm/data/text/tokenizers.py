@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hrm.config import UserError
+from hrm.config import UserError, needs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -190,7 +190,7 @@ def _sentencepiece(path: Path) -> PreTrainedTokenizerFast:
         import google.protobuf  # noqa: F401  # pyright: ignore[reportMissingModuleSource]
         import sentencepiece  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"reading {path} needs SentencePiece ({error}): pip install 'hrm[data]'") from error
+        raise UserError(needs(f"reading {path}", "SentencePiece", "data", error)) from error
     from tokenizers import Regex, decoders, normalizers
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import import_protobuf

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hrm.config import UserError, nearest
+from hrm.config import UserError, nearest, needs
 
 Number = int | float
 
@@ -29,7 +29,7 @@ class Source:
         try:
             import reasoning_gym
         except ImportError as error:
-            raise UserError(f"{self.name} puzzles need Reasoning Gym ({error}): pip install 'hrm[gym]'") from error
+            raise UserError(needs(f"the task {self.name}", "Reasoning Gym", "gym", error)) from error
         try:
             return reasoning_gym.create_dataset(self.name, seed=0, **self.options)
         except (AssertionError, ValueError) as error:
