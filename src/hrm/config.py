@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-
-class UserError(Exception):
-    """A mistake of the person at the keyboard: one sentence saying what, where and what to do; exit code 2."""
+from hrm.reading import FLOAT, SETTINGS, bytes_of, shown, text_of, yaml_of
+from hrm.reading import UserError as UserError
+from hrm.reading import quoted as quoted
 
 
 def needs(what: str, package: str, extra: str, error: Exception | None = None) -> str:
@@ -394,11 +397,12 @@ C = TypeVar("C", Config, TextConfig, LearnConfig)
 def parse_horizon(text: str) -> tuple[str, Any]:
     """A gradient horizon and its argument: ("last_step", None), ("trailing", 3), ("per_cycle", [1, 2])."""
     match = re.fullmatch(
-        r"(last_step|last_cycle)|(trailing)\((\d+)\)|(per_cycle)\(\[(\d+(?:\s*,\s*\d+)*)\]\)", text.strip()
+        r"(last_step|last_cycle)|(trailing)\((\d{1,6})\)|(per_cycle)\(\[(\d{1,6}(?:\s*,\s*\d{1,6})*)\]\)",
+        text.strip()[:10_000],
     )
     if match is None:
         known = "use last_step, last_cycle, trailing(k) or per_cycle([1, 2])"
-        raise UserError(f"unknown gradient horizon '{text}' (--arch.horizon): {known}")
+        raise UserError(f"unknown gradient horizon {quoted(text)} (--arch.horizon): {known}")
     plain, trailing, passes, per_cycle, steps = match.groups()
     if trailing:
         return trailing, int(passes)
@@ -410,21 +414,23 @@ def presets(kind: type = Config) -> list[str]:
     return sorted(entry.name[:-5] for entry in _folder(kind).iterdir() if entry.name.endswith(".yaml"))
 
 
-def kind_of(name_or_path: str | Path) -> type[Config] | type[TextConfig] | type[LearnConfig]:
+def kind_of(
+    name_or_path: str | Path, children: tuple[str, ...] = ()
+) -> type[Config] | type[TextConfig] | type[LearnConfig]:
     """Which kind of configuration a preset, YAML file or run folder holds; Config where that cannot be told."""
     name, path = str(name_or_path), Path(name_or_path)
     if name in presets(TextConfig):
         return TextConfig
-    file = path / "config.yaml" if path.is_dir() else path
-    if name in presets() or not file.is_file():
+    file = path / "config.yaml" if os.path.isdir(path) else path
+    if name in presets() or not os.path.isfile(file):
         return Config
-    text = file.read_text("utf-8", errors="replace")
+    text = bytes_of(file, SETTINGS).decode("utf-8", "replace")
     keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
     for kind in (LearnConfig, TextConfig):
         if keys & (set(vars(kind())) - set(vars(Config())) - ({"settings"} if kind is LearnConfig else set())):
             return kind
     parent = re.search(r"^parent:\s*(\S+)", text, re.MULTILINE)
-    return kind_of(parent[1]) if parent and parent[1] != name else Config
+    return kind_of(parent[1], (*children, name)) if parent and parent[1] not in (*children, name) else Config
 
 
 def load_preset(name_or_path: str | Path, kind: type[C] = Config) -> C:  # type: ignore[assignment]
@@ -453,7 +459,8 @@ def settings(config: Config | TextConfig | LearnConfig) -> dict[str, Any]:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The suffix "; did you mean 'x'?" for the closest of dotted names or flags, or "" when none is close."""
-    names = list(names)
+    # Comparing takes long for many names and long ones, and nobody mistypes those.
+    names = [other for other in islice(names, 2000) if len(other) <= 100] if len(name) <= 100 else []
     same_ending = [other for other in names if re.split(r"\.|--", other)[-1] == re.split(r"\.|--", name)[-1]]
     close = difflib.get_close_matches(name, same_ending or names, n=1, cutoff=0.0 if same_ending else 0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
@@ -484,11 +491,11 @@ def fit(kind: Any, value: Any) -> Any:
             return tuple(fit(*pair) for pair in zip(kinds, value, strict=True))
     elif origin is Literal and any(value == known and type(value) is type(known) for known in arguments):
         return value
-    elif kind is float and isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
+    elif kind is float and isinstance(value, int | float) and type(value) is not bool and abs(value) <= _LARGEST:
         return float(value)
     elif kind in (int, bool, str) and type(value) is kind:
         return value
-    raise ValueError(f"must be {describe(kind)}, not {value!r}")
+    raise ValueError(f"must be {describe(kind)}, not {quoted(value)}")
 
 
 def check(config: Config | TextConfig | LearnConfig) -> None:
@@ -500,13 +507,14 @@ def check(config: Config | TextConfig | LearnConfig) -> None:
             if name in _RANGES and not least <= number <= most:
                 allowed = {_MANY: f"at least {least}", _BELOW_ONE: f"at least {least} and below 1"}.get(most)
                 flag = "--" + name.removeprefix("learn.").replace("_", "-")
-                raise UserError(f"{flag} must be {allowed or f'from {least} to {most}'}, not {number}")
+                raise UserError(f"{flag} must be {allowed or f'from {least} to {most}'}, not {quoted(number)}")
     problems = {Config: _problems, TextConfig: _text_problems, LearnConfig: _learn_problems}[type(config)]
     for problem in problems(config):  # type: ignore[operator]
         raise UserError(problem)
 
 
 _MANY = 2**63 - 1
+_LARGEST = sys.float_info.max
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _RANGES: dict[str, tuple[float, float]] = {
     "task.box": (2, 8),
@@ -717,17 +725,6 @@ def _arc_problems(config: Config) -> Iterator[str]:
         yield "--arch.task-positions 0 leaves no task embedding, without which ARC cannot be answered: use 1"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number (PyYAML asks for 1.0e-4) and no key may come twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' appears twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 class _Dumper(yaml.SafeDumper):
     """Tuples as [1, 2]."""
 
@@ -735,10 +732,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     tuple, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 )
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 
 def _folder(kind: type) -> Any:
@@ -751,26 +745,28 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
     known = presets(kind)
     if name_or_path in known:
         text, where = _folder(kind).joinpath(f"{name_or_path}.yaml").read_text("utf-8"), f"preset {name_or_path}"
-    elif path.is_file() or (path / "config.yaml").is_file():
+    elif os.path.isfile(path) or os.path.isfile(path / "config.yaml"):
         path = path / "config.yaml" if path.is_dir() else path
-        text, where = path.read_text("utf-8"), str(path)
+        text, where = text_of(path, SETTINGS), str(path)
     else:
         hint = nearest(name_or_path, known) or f": presets are {', '.join(known)}"
-        raise UserError(f"no preset, file or run folder is named '{name_or_path}'{hint}")
+        raise UserError(f"no preset, file or run folder is named {quoted(name_or_path)}{hint}")
     if where in children:
-        raise UserError(f"{where} has itself as parent: change one of the parent: lines of {', '.join(children)}")
+        raise UserError(f"{where} has itself as parent: change one of the parent: lines of {shown(children)}")
+    if len(children) > 20:
+        raise UserError(f"{children[0]} has more than 20 parents, one above the other: write some of them together")
     return _parse(text, where, (*children, where), kind)
 
 
 def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C:
-    try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    tree = yaml_of(text, where)
     tree = {} if tree is None else tree
     if not isinstance(tree, Mapping):
         raise UserError(f"{where} must consist of `key: value` lines")
-    parent = _load(str(tree["parent"]), children, kind) if tree.get("parent") is not None else kind()
+    named = tree.get("parent")
+    if not isinstance(named, str | None):
+        raise UserError(f"{where}: 'parent' must be the name of a preset or file, not {quoted(named)}")
+    parent = kind() if named is None else _load(named, children, kind)
     return _overlay(parent, {key: value for key, value in tree.items() if key != "parent"}, where, "", kind())
 
 
@@ -780,14 +776,14 @@ def _overlay(
     changes: dict[str, Any] = {}
     kinds = get_type_hints(type(base))
     for key, value in tree.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key if isinstance(key, str) else quoted(key)}"
         if key not in kinds:
             hint = nearest(name, [*settings(root), *vars(root)]) or "; `hrm config show` lists all keys"
-            raise UserError(f"{where}: unknown key '{name}'{hint}")
+            raise UserError(f"{where}: unknown key {quoted(name)}{hint}")
         if is_dataclass(kinds[key]):
             if not isinstance(value, Mapping):
                 inner = next(iter(vars(getattr(base, key))))
-                raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {value!r}")
+                raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {quoted(value)}")
             changes[key] = _overlay(getattr(base, key), value, where, f"{name}.", root)
         else:
             try:

@@ -1,0 +1,238 @@
+"""Files from outside, read so that whatever is wrong with them ends in one sentence, within bounds of time and memory.
+
+    with reading(path):                  # all that damaged content can raise becomes a UserError that names the file
+        facts = json_of(path)            # or lines_of, bytes_of, yaml_of: unpacked by the name, with a bound
+
+What a message quotes goes through `quoted`, what a library says through `reason`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import re
+import reprlib
+import zlib
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+LINE = 64 << 20
+"""Bytes of the longest line that is held in memory."""
+WHOLE = 512 << 20
+"""Bytes of the largest file, unpacked, that is held in memory whole."""
+SETTINGS = 1 << 20
+"""Bytes of the largest file of settings."""
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: one sentence saying what, where and what to do; exit code 2."""
+
+
+class TooLarge(UserError):
+    """A file that holds more than there is room for."""
+
+
+# What messages say
+
+
+class _Short(reprlib.Repr):
+    """Looks only at what it shows: a few members, three levels deep."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
+        self.maxstring = self.maxlong = self.maxother = limit
+
+    def repr_int(self, x: int, level: int) -> str:
+        return f"a number of about {int(x.bit_length() * 0.30103) + 1:,} digits" if abs(x) >= 10**40 else repr(x)
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return self.repr_str(x, level)  # type: ignore[arg-type]
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """A value as Python writes it, cut in the middle to at most `limit` characters; only what is shown is looked at."""
+    text = _Short(limit).repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 10]}...{text[-7:]}"
+
+
+def shown(names: Iterable[object], most: int = 12) -> str:
+    """Names from a file or folder in a row, of many and long ones the first."""
+    listed = [text if len(text := str(name)) <= 200 else f"{text[:197]}..." for name in names]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
+
+
+_UNSAFE = re.compile(r"weights_only|allow_pickle|trust_remote_code|unpickl|pickle|arbitrary code", re.IGNORECASE)
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line; no advice of a library to load a stranger's file unsafely is passed on."""
+    text = " ".join(str(error).split())
+    if _UNSAFE.search(text):
+        return "it holds objects, which could run code and are never loaded"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not text in {error.encoding.upper()}: byte {error.start + 1:,} does not fit"
+    if isinstance(error, gzip.BadGzipFile | zlib.error | lzma.LZMAError):
+        return "it is not packed as its name says, or damaged"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it is too large for the memory"
+    if isinstance(error, KeyError):
+        return f"{quoted(error.args[0] if error.args else '')} is missing"
+    if isinstance(error, OverflowError) or "integer string conversion" in text:
+        return "a number in it is too large"
+    if isinstance(error, EOFError):
+        return "it ends too early"
+    if isinstance(error, TypeError | AttributeError | IndexError | AssertionError):
+        return "a value in it is of the wrong kind"
+    return (text if len(text) <= 200 else f"{text[:197]}...") or "it is damaged"
+
+
+@contextmanager
+def reading(where: object, hint: str = "restore it") -> Iterator[None]:
+    """Whatever goes wrong while a file is read becomes a UserError with its place and what to do.
+
+    For blocks that read and judge content from outside and do nothing else: damaged files raise errors of every kind.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where} cannot be read ({reason(error)}): {hint}") from error
+
+
+# What files hold
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where its name ends in .gz or .xz; read them with `lines_in` or under `reading`."""
+    unpack: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix.lower(), open)
+    with reading(path):
+        stream = unpack(path, "rb")
+    with stream:
+        yield stream
+
+
+def lines_in(stream: IO[bytes], where: object, most: int = LINE) -> Iterator[bytes]:
+    """The lines of a stream, ends included; UserError where it is damaged, or a line is longer than `most`."""
+    number = 0
+    while True:
+        with reading(where, f"restore it; line {number:,} was the last" if number else "restore it"):
+            line = stream.readline(most + 1)
+        if not line:
+            return
+        number += 1
+        if len(line) > most:
+            raise TooLarge(f"{where}, line {number:,} is longer than {_size(most)}, the most that is read: cut it")
+        yield line
+
+
+def lines_of(path: Path, most: int = LINE) -> Iterator[bytes]:
+    """The lines of a file, unpacked, ends included; UserError where it is damaged or a line is too long."""
+    with opened(path) as stream:
+        yield from lines_in(stream, path, most)
+
+
+def bytes_of(path: Path, most: int = WHOLE, hint: str = "restore it") -> bytes:
+    """All of a file, unpacked; UserError where it is damaged or holds more than `most`."""
+    content = bytearray()
+    with reading(path, hint), opened(path) as stream:
+        while part := stream.read(1 << 20):
+            content += part
+            if len(content) > most:
+                raise TooLarge(f"{path} holds more than {_size(most)}, the most that is read whole: split it")
+    return bytes(content)
+
+
+def text_of(path: Path, most: int = WHOLE, hint: str = "restore it") -> str:
+    """A whole file as UTF-8."""
+    content = bytes_of(path, most, hint)
+    with reading(path, hint):
+        return content.decode("utf-8-sig")
+
+
+def json_of(path: Path, most: int = WHOLE, hint: str = "restore it") -> Any:
+    """What a JSON file holds."""
+    return parsed(bytes_of(path, most, hint), path, hint)
+
+
+def parsed(content: str | bytes, where: object, hint: str = "restore it") -> Any:
+    """What JSON says; UserError with the place where it is none."""
+    try:
+        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{where} is not valid JSON ({reason(error)}): {hint}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number (PyYAML asks for 1.0e-4), no key comes twice, and nothing multiplies."""
+
+    DEEPEST, MOST = 50, 200_000
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._nodes = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node, counted as often as aliases repeat it."""
+        alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        before, self._depth = self._nodes, self._depth + 1
+        if self._depth > self.DEEPEST:
+            raise ComposerError(None, None, "nested too deeply", mark)
+        node: Any = super().compose_node(parent, index)
+        if alias and id(node) not in self._sizes:
+            raise ComposerError(None, None, "an alias of what it stands in", mark)
+        self._nodes += self._sizes[id(node)] if alias else 1
+        self._sizes.setdefault(id(node), self._nodes - before)
+        self._depth -= 1
+        if self._nodes > self.MOST:
+            raise ComposerError(None, None, f"more than {self.MOST:,} values, aliases included", mark)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; an error for a key that comes twice."""
+        seen: set[Hashable] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    said = f"the key {quoted(key.value)} appears twice"
+                    raise ConstructorError(None, None, said, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+
+
+def yaml_of(text: str, where: object) -> Any:
+    """What a YAML text holds; UserError with the place where it is none, or far too much."""
+    if len(text) > SETTINGS:
+        raise TooLarge(f"{where} holds more than {_size(SETTINGS)}, too much for settings: is it the right file?")
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        said = reason(ValueError(error.problem or error.context))
+        raise UserError(f"{where} is not valid YAML{place}: {said}") from error
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError, MemoryError, TypeError, KeyError) as error:
+        raise UserError(f"{where} is not valid YAML: {reason(error)}") from error
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20:,} MB"
