@@ -17,7 +17,7 @@ import torch
 from hrm.config import LearnConfig, UserError, kind_of
 from hrm.data.text import Packed
 from hrm.evaluation.text import read
-from hrm.runs import durable
+from hrm.runs import durable, lock
 
 if TYPE_CHECKING:
     from hrm.runs.text import TextModel
@@ -86,7 +86,8 @@ def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = 
         best = min(better, key=lambda other: float(losses[other].mean()), default=None)
         modes[name] = {"bits_per_character": float(loss.mean()) * per_character, "worse_than": best}
     found = {"checkpoint": _checkpoint(loaded), "tokens": len(losses["auto"]), "modes": modes}
-    with suppress(OSError):  # a folder that cannot be written to is measured again next time
+    # A folder that cannot be written into, or is another process's just now, is measured again next time.
+    with suppress(OSError, UserError), lock.own(folder, "chat"):
         durable.write_json(folder / "modes.json", found)
     return modes
 

@@ -71,15 +71,17 @@ def _read(options: Options) -> Imported:
 
 def _write_run(path: Path, model: Imported, options: Options) -> None:
     """A run folder with one checkpoint of weights alone: to solve and measure with, not to resume."""
-    from hrm.runs import Run, checkpoint
+    from hrm.runs import Run, checkpoint, lock
 
     # It may be given away: where the puzzles lay is nobody's business, and nothing here is trained on.
     config = replace(model.config, data=None, validation=None)
-    run = Run.create(path, config, {"cells": model.cells, "vocabulary": model.vocabulary, "task_ids": model.task_ids})
-    checkpoint.save(run.checkpoints, model.step, {"weights": model.weights}, {"step_number": model.step})
-    best = Run.open(options.source).best if (options.source / "run.json").is_file() else None
-    if best and best["step"] == model.step:
-        run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})
+    board = {"cells": model.cells, "vocabulary": model.vocabulary, "task_ids": model.task_ids}
+    with lock.own(path, "convert", new=True):
+        run = Run.create(path, config, board)
+        checkpoint.save(run.checkpoints, model.step, {"weights": model.weights}, {"step_number": model.step})
+        best = Run.open(options.source).best if (options.source / "run.json").is_file() else None
+        if best and best["step"] == model.step:
+            run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})
 
 
 def _export(options: Options) -> int:

@@ -30,11 +30,18 @@ class Options:
 def main(args: list[str]) -> int:
     """Run the verb."""
     options = parse("demo", Options, args, example="hrm demo --size 6")
+    from hrm.runs import lock
+
+    path = options.out or Path("runs") / f"demo-{options.size}x{options.size}"
+    with lock.own(path, "demo", new=True):  # to the end, so that what it solves with is what it trained
+        return _demo(options, path)
+
+
+def _demo(options: Options, path: Path) -> int:
     name = f"{options.size}x{options.size}"
     config = replace(load_preset(f"sudoku-{name}"), seed=options.seed)
     if options.steps is not None:
         config = replace(config, train=replace(config.train, steps=options.steps))
-    path = options.out or Path("runs") / f"demo-{name}"
 
     import numpy as np
     from rich.console import Console

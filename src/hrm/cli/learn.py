@@ -6,7 +6,9 @@ import json
 import shlex
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +44,14 @@ class Options:
 
 def main(args: list[str]) -> int:
     """Run the verb."""
-    options = parse("learn", Options, args, example="hrm learn runs/reader alice.txt", main=MAIN, base=_base)  # type: ignore[arg-type]
+    # A run is held from before its settings are read: they may be another process's to change.
+    with ExitStack() as held:
+        return _main(args, held)
+
+
+def _main(args: list[str], held: ExitStack) -> int:
+    base = partial(_base, held)
+    options = parse("learn", Options, args, example="hrm learn runs/reader alice.txt", main=MAIN, base=base)  # type: ignore[arg-type]
     known = (options.run / "run.json").is_file()
     if not options.books and not (known and (options.grow or options.stop)):
         raise UserError("learn needs a book: hrm learn RUN FILE [FILE ...]")
@@ -50,15 +59,17 @@ def main(args: list[str]) -> int:
     for book in books:
         if not book.is_file():
             raise UserError(f"there is no file {book}: give the text files to learn")
-    if known and options.fresh:
-        kept = next(p for i in range(1, 1000) if not (p := options.run.with_name(f"{options.run.name}-{i}")).exists())
-        options.run.rename(kept)
-        print(f"the old run is kept as {kept}", file=sys.stderr)
-        known = False
+    from hrm.runs import lock
+
+    if options.fresh:
+        _set_aside(options.run)
+    held.enter_context(lock.own(options.run, "learn", new=True))
+    if (options.run / "run.json").is_file() and (options.fresh or not known):
+        raise lock.InUse(f"{options.run} has just been begun by another process: go on with that one, or use another")
     from hrm.continual import Learner
 
     run, config = options.run, options.config
-    learner = Learner.open(run, config=config) if known else Learner.create(run, config)
+    learner = Learner.open(run, config=config) if known and not options.fresh else Learner.create(run, config)
     if options.grow:
         _say_grown(learner.grow())
     if options.stop:
@@ -80,8 +91,23 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _base(options: Options) -> LearnConfig:
+def _set_aside(run: Path) -> None:
+    """Give a run that is there another name."""
+    from hrm.runs import lock
+
+    with lock.own(run, "learn --fresh") as old:
+        if (run / "run.json").is_file():
+            names = (run.with_name(f"{run.name}-{i}") for i in range(1, 1000))
+            kept = next(path for path in names if not path.exists())
+            old.rename(kept)
+            print(f"the old run is kept as {kept}", file=sys.stderr)
+
+
+def _base(held: ExitStack, options: Options) -> LearnConfig:
     if (options.run / "run.json").is_file() and not options.fresh:
+        from hrm.runs import lock
+
+        held.enter_context(lock.own(options.run, "learn"))
         from hrm.runs import Run
 
         return Run.open(options.run, LearnConfig).config

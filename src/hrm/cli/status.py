@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,16 @@ def main(args: list[str]) -> int:
     options = parse("status", Options, args, example="hrm status runs/reader")
     if options.run is None:
         return _list(options)
-    from hrm.runs import Run, checkpoint
+    from hrm.runs import Run, checkpoint, lock
 
-    run = Run.open(options.run, LearnConfig)
-    newest = checkpoint.newest(run.checkpoints, lambda text: print(text, file=sys.stderr))
-    if newest is None:
-        raise UserError(f"{options.run} has learned nothing yet: give it a book with hrm learn")
-    _, state = checkpoint.load(newest, ())
-    if options.repair:
-        _repair(run.path, state)
+    with lock.own(options.run, "status --repair") if options.repair else nullcontext():
+        run = Run.open(options.run, LearnConfig)
+        newest = checkpoint.newest(run.checkpoints, lambda text: print(text, file=sys.stderr))
+        if newest is None:
+            raise UserError(f"{options.run} has learned nothing yet: give it a book with hrm learn")
+        _, state = checkpoint.load(newest, ())
+        if options.repair:
+            _repair(run.path, state)
     found = {"tokenizer": run.config.tokenizer, **describe(state)}
     print(json.dumps(found)) if options.json else _show(options.run, found)
     return 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +70,14 @@ class TextOptions:
 
 def main(args: list[str]) -> int:
     """Run the verb."""
-    if _is_text(args):
-        return _text(args)
-    options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=_base)
+    # A run that is gone on with is held from before its settings are read: they may be another process's to change.
+    with ExitStack() as held:
+        return _text(args, held) if _is_text(args) else _puzzles(args, held)
+
+
+def _puzzles(args: list[str], held: ExitStack) -> int:
+    base = partial(_base, held)
+    options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=base)
     if options.dry_run:
         return _dry_run(options)
     from hrm.training.course import BadBatch
@@ -105,9 +112,10 @@ def _is_text(args: list[str]) -> bool:
     return bool(named) and kind_of(named[0]) is TextConfig
 
 
-def _text(args: list[str]) -> int:
+def _text(args: list[str], held: ExitStack) -> int:
+    base = partial(_text_base, held)
     options = parse(
-        "train", TextOptions, args, example="hrm train text-char --data alice.txt", main=TEXT_MAIN, base=_text_base
+        "train", TextOptions, args, example="hrm train text-char --data alice.txt", main=TEXT_MAIN, base=base
     )
     if options.dry_run:
         from hrm.training.text_plan import describe, plan
@@ -126,19 +134,28 @@ def _text(args: list[str]) -> int:
     return _end(result, path, options.json)
 
 
-def _text_base(options: TextOptions) -> TextConfig:
+def _text_base(held: ExitStack, options: TextOptions) -> TextConfig:
     if options.resume is not None:
         if options.preset is not None:
             raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
         if options.out is not None or options.overwrite:
             raise UserError(f"--resume {options.resume} writes into that run: leave out --out and --overwrite")
+        _own(held, options)
         from hrm.runs import Run
 
         return Run.open(options.resume, TextConfig).config
     return load_preset(str(options.preset), TextConfig)
 
 
-def _base(options: Options) -> Config:
+def _own(held: ExitStack, options: Options | TextOptions) -> None:
+    """Keep other processes out of a run before its settings are read, for as long as `held` is open."""
+    from hrm.runs import lock
+
+    if options.resume is not None and not options.dry_run and int(os.environ.get("RANK", "0")) == 0:
+        held.enter_context(lock.own(options.resume, "train --resume"))
+
+
+def _base(held: ExitStack, options: Options) -> Config:
     if options.resume is not None:
         if options.preset is not None:
             raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
@@ -146,6 +163,7 @@ def _base(options: Options) -> Config:
             raise UserError("--resume goes on with a run and --init begins one: use one of them")
         if options.out is not None or options.overwrite:
             raise UserError(f"--resume {options.resume} writes into that run: leave out --out and --overwrite")
+        _own(held, options)
         from hrm.runs import Run
 
         return Run.open(options.resume).config

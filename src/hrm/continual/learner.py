@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from hrm.models.growth import admit, carry_over, grow_depth, grow_vocabulary, la
 from hrm.models.recurrence import Schedule
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.models.text.loss import supervision
-from hrm.runs import Run, checkpoint, durable
+from hrm.runs import Run, checkpoint, durable, lock
 from hrm.runs.text import configure, load_tokenizer, rebuild
 from hrm.training.batches import uniforms
 from hrm.training.course import BadBatch
@@ -57,9 +58,11 @@ Event = dict[str, Any]
 
 
 class Learner:
-    """A run that learns books. Use `Learner.create` or `Learner.open`, then `learn`."""
+    """A run that learns books, and is this process's until `close`. Use `Learner.create` or `open`, then `learn`."""
 
     def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
+        self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
+        """Let other processes write into the run; at the latest this happens when nobody has the learner any more."""
         self.run, self.config = run, run.config
         self.memory: Memory = memory or Dreams(run.config.memory)
         self.accelerator = make_accelerator(_train_config(run.config, 1))
@@ -97,24 +100,26 @@ class Learner:
             shape.save_pretrained(folder / "model")
             (folder / "books").mkdir(exist_ok=True)
 
-        return cls(Run.create(path, config, {}, fill=save), memory)
+        with lock.own(path, "learn", new=True):
+            return cls(Run.create(path, config, {}, fill=save), memory)
 
     @classmethod
     def open(
         cls, path: Path | str, memory: Memory | None = None, config: LearnConfig | None = None, **changes: Any
     ) -> Learner:
         """A run as its newest intact checkpoint left it; other settings, or `changes` of its own, hold from here on."""
-        run = Run.open(path, LearnConfig)
-        changed = replace(config or run.config, **changes)
-        if changed != run.config:
-            check(changed)
-            if changed.tokenizer != run.config.tokenizer:
-                raise UserError(
-                    f"--tokenizer {changed.tokenizer}: {path} has learned with {run.config.tokenizer}: begin another "
-                    "run, or start over with --fresh"
-                )
-            run.set_config(changed)
-        return cls(run, memory)
+        with lock.own(path, "learn"):
+            run = Run.open(path, LearnConfig)
+            changed = replace(config or run.config, **changes)
+            if changed != run.config:
+                check(changed)
+                if changed.tokenizer != run.config.tokenizer:
+                    raise UserError(
+                        f"--tokenizer {changed.tokenizer}: {path} has learned with {run.config.tokenizer}: begin "
+                        "another run, or start over with --fresh"
+                    )
+                run.set_config(changed)
+            return cls(run, memory)
 
     def learn(
         self,

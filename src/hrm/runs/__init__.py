@@ -1,5 +1,19 @@
 """The run folder that a training writes and every other verb reads."""
 
-from hrm.runs.folder import Run
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hrm.runs.folder import Run
 
 __all__ = ["Run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, since it imports torch, and who is refused a folder in use need not wait for that.
+    if name == "Run":
+        from hrm.runs.folder import Run
+
+        return Run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

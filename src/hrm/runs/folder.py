@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, to_yaml
-from hrm.runs import checkpoint, durable
+from hrm.runs import checkpoint, durable, lock
 
 FORMAT = 1
 _CONTENTS = (
@@ -73,7 +73,9 @@ class Run(Generic[C]):
             raise UserError(f"{path} is a file: choose another folder for the run")
         if path.is_dir():
             foreign = sorted(
-                p.name for p in path.iterdir() if p.name not in _CONTENTS and not p.name.startswith(".tmp-")
+                p.name
+                for p in path.iterdir()
+                if p.name not in (*_CONTENTS, *lock.FILES) and not p.name.startswith(".tmp-")
             )
             if foreign and not (path / "run.json").is_file():
                 raise UserError(f"{path} is not empty ('{foreign[0]}') and not a run: choose another folder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hrm.config import Config, TextConfig, TrainConfig, UserError, check, settin
 from hrm.data import PuzzleSet, arc, arc_sets
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
-from hrm.runs import Run, checkpoint
+from hrm.runs import Run, checkpoint, lock
 from hrm.solving import Solver, load
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc
@@ -50,6 +50,19 @@ def train(
     """
     check(config)
     accelerator = make_accelerator(config.train)
+    with owner(path, resume, accelerator):
+        return _train(config, path, resume, overwrite, task, init, accelerator)
+
+
+def _train(
+    config: Config,
+    path: Path,
+    resume: bool,
+    overwrite: bool,
+    task: Task | None,
+    init: Path | None,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
     reporter = Reporter(config.train, accelerator)
     task = task or tasks.build(config.task)
     start = None if init is None else Run.open(init)
@@ -112,6 +125,12 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
+
+
+def owner(path: Path, resume: bool, accelerator: Accelerator) -> AbstractContextManager[object]:
+    """Keeps other processes out of a run; of several of one training the main process holds it for all."""
+    verb = "train --resume" if resume else "train"
+    return lock.own(path, verb, new=not resume) if accelerator.is_main_process else nullcontext()
 
 
 def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:

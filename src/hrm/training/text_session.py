@@ -23,7 +23,7 @@ from hrm.runs import Run, checkpoint, durable
 from hrm.runs.text import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.training.course import Course
 from hrm.training.progress import Reporter
-from hrm.training.session import changes, make_accelerator
+from hrm.training.session import changes, make_accelerator, owner
 from hrm.training.text import TextTrainer
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
     """
     check(config)
     accelerator = make_accelerator(config.train)
+    with owner(path, resume, accelerator):
+        return _train(config, path, resume, overwrite, accelerator)
+
+
+def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accelerator: Accelerator) -> dict[str, Any]:
     reporter = Reporter(config.train, accelerator)
     if not resume and accelerator.is_main_process:
         _create(config, path, overwrite, reporter)

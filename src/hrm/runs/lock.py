@@ -1,0 +1,235 @@
+"""One owner of a folder: who writes into a run holds a lock of the operating system, which vanishes with its process.
+
+The lock lies inside the folder (`.lock`), so that it is the same one by whatever name the folder is reached, and goes
+with it when it is renamed. It is never deleted from a run. `.owner.json` beside it tells who holds it; it means nothing
+while nobody does. Readers take no lock and never wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from hrm.config import UserError
+from hrm.runs import durable
+
+_LOCK, _OWNER = ".lock", ".owner.json"
+FILES = (_LOCK, _OWNER)
+"""What an owner keeps in the folder."""
+_TRIES = 20
+"""How often a folder may vanish, or get another name, just while it is being locked."""
+
+
+class InUse(UserError):
+    """Another process writes into a folder."""
+
+
+class Owned:
+    """A folder that is this process's until `release`, or until the end of a `with`; see `own`."""
+
+    def __init__(self, folder: Path, lock: _Lock | None, made: list[Path]) -> None:
+        self.folder, self._lock, self._made = folder, lock, made
+
+    def __enter__(self) -> Owned:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def rename(self, path: Path) -> None:
+        """Give the folder another name, in one step; it stays this process's under that name."""
+        if self._lock is not None and os.name == "nt":
+            # Windows renames no folder in which a file is open. For that reason nobody can come in between either:
+            # the rename fails while another process has the lock, or anything else in there, open.
+            self._lock.file.release()
+        try:
+            self.folder.rename(path)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be renamed to {path} ({error.strerror})") from error
+        self.folder = path
+
+    def release(self) -> None:
+        """Give it up; a second time does nothing. A folder that did not become a run is left without a trace."""
+        lock, self._lock = self._lock, None
+        if lock is None:
+            return
+        lock.holds -= 1
+        if lock.holds or lock.process != os.getpid():
+            return
+        _held.pop(lock.key, None)
+        file, is_run = self.folder / _LOCK, (self.folder / "run.json").is_file()
+        with suppress(OSError):
+            (self.folder / _OWNER).unlink()
+        if not is_run and os.name != "nt":
+            with suppress(OSError):
+                file.unlink()  # before the release, so that nobody else can hold what vanishes
+        lock.file.release()
+        if not is_run:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+            for made in reversed(self._made):
+                with suppress(OSError):
+                    made.rmdir()
+
+
+class _Lock:
+    """A lock file that this process holds, so many times."""
+
+    def __init__(self, file: BaseFileLock, key: tuple[int, int]) -> None:
+        self.file, self.key, self.process, self.holds = file, key, os.getpid(), 0
+
+
+_held: dict[tuple[int, int], _Lock] = {}
+
+
+def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = None) -> Owned:
+    """Become the owner of a run folder, or InUse with a sentence that says who is; within a process as often as wanted.
+
+    `new` makes the folder; without it, one that holds no run has nothing to own. `verb` and `named` are what others
+    are told: who holds it, and what.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{named or folder} is a file: choose another folder for the run")
+    if not new and not (folder / "run.json").is_file():
+        return Owned(folder, None, [])
+    made: list[Path] = []
+    for _ in range(_TRIES):
+        try:
+            made += _make(folder) if new else []
+            key = _identity(folder / _LOCK, make=True)
+            lock = _held.get(key)
+            if lock is None or lock.process != os.getpid():
+                lock = _Lock(_locked(folder, named or folder), key)
+                if _identity(folder / _LOCK) != key:  # the folder got another name in between
+                    lock.file.release()
+                    continue
+                _held[key] = lock
+                _sign(folder, verb)
+        except FileNotFoundError as error:
+            if not new:
+                raise UserError(f"{folder} has vanished: another process has renamed or removed it") from error
+            continue  # the folder vanished with an owner that made nothing of it
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"{named or folder} cannot be written into ({reason}): choose another folder") from error
+        lock.holds += 1
+        return Owned(folder, lock, made)
+    raise UserError(f"{named or folder} changes its name again and again: stop the other process that writes there")
+
+
+@contextmanager
+def place(out: Path, verb: str) -> Iterator[Path]:
+    """An empty folder in which to build what will be `out`, kept from other processes, and removed at the end.
+
+    What a killed process left there is swept. UserError where `out` is being built by another.
+    """
+    temporary = out.with_name(f".tmp-{out.name}")
+    if temporary.is_symlink():
+        temporary.unlink()
+    with own(temporary, verb, new=True, named=out):
+        _sweep(temporary)
+        try:
+            yield temporary
+        finally:
+            _sweep(temporary)
+    with suppress(OSError):
+        temporary.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns the ones that were missing, outermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()][::-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _identity(file: Path, make: bool = False) -> tuple[int, int]:
+    """What a file is, whatever its name: device and number."""
+    if make:
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+    found = file.lstat()
+    return found.st_dev, found.st_ino
+
+
+def _locked(folder: Path, named: Path) -> BaseFileLock:
+    lock, free = FileLock(folder / _LOCK, thread_local=False), True
+    with warnings.catch_warnings(), suppress(NotImplementedError):
+        warnings.simplefilter("ignore")  # of the fallback, which is refused here
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            free = False
+    if isinstance(lock, SoftFileLock) or (free and not lock.is_locked):
+        # A file that only stands there would outlive a killed process, and lock the folder for good.
+        lock.release()
+        with suppress(OSError):
+            (folder / _LOCK).unlink()
+        raise UserError(
+            f"{named} lies on a file system without locks, so that two processes could spoil each other's work there: "
+            "use a folder on another one"
+        )
+    if not free:
+        raise InUse(f"{named} is in use: {_who(folder)}; wait until it has ended, or stop it")
+    return lock
+
+
+def _sign(folder: Path, verb: str) -> None:
+    """Leave word of who holds the folder."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    durable.write_json(folder / _OWNER, {"process": os.getpid(), "host": platform.node(), "verb": verb, "since": since})
+
+
+def _who(folder: Path) -> str:
+    """Who holds a folder, as far as it has left word; waits a moment for one that is just about to."""
+    for _ in range(10):
+        found = _owner(folder / _OWNER)
+        if found is not None:
+            return found
+        time.sleep(0.05)
+    return "another process writes into it"
+
+
+def _owner(file: Path) -> str | None:
+    """The word of an owner, or None where there is none, or one of a process that no longer lives."""
+    import psutil
+
+    try:
+        facts = file.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > 4096:
+            return None
+        found = json.loads(file.read_bytes())
+        process, since = int(found["process"]), datetime.fromisoformat(found["since"]).astimezone()
+        verb, host = (_plain(found[name]) for name in ("verb", "host"))
+        if host == _plain(platform.node()) and not psutil.pid_exists(process):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return f"hrm {verb} (process {process} on {host}) has been writing into it since {since:%Y-%m-%d %H:%M:%S}"
+
+
+def _plain(word: object) -> str:
+    return "".join(c for c in str(word) if c.isprintable())[:80]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove all that a folder holds but its lock."""
+    for path in list(folder.iterdir()):
+        if path.name in FILES:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
