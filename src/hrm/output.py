@@ -1,0 +1,116 @@
+"""Writing files: what the program keeps is replaced in one step, and what a person named is written whatever it is.
+
+`replacing` is for a run's own files and never follows a link. `opened`, `write`, `write_json` and `write_figure` are for
+files that a flag names: a link is followed, a pipe or device is written into, and only a regular file is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hrm.config import UserError
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk; folders are skipped where the system cannot flush them."""
+    if path.is_dir():
+        if os.name == "nt":
+            return
+        handle = os.open(path, os.O_RDONLY)
+    else:
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems refuse to flush a folder; anything else is a disk that lost data.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to fill, which then takes the place of `path`: a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".tmp-{path.name[:200]}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        flush(temporary)
+        if path.is_file() and not path.is_symlink():
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def check(flag: str, path: str | Path | None) -> None:
+    """UserError for a flag's file that could not be written for its place; asked before anything is computed."""
+    if path is None:
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UserError(f"{flag} {path} is a folder: name a file in it")
+    if not target.parent.is_dir():
+        raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
+
+
+def is_regular(path: str | Path) -> bool:
+    """Whether a path, links followed, is a regular file or free to become one; no pipe, device or open stream."""
+    # /dev/stdout may lead to a regular file, but replacing that would tear it from the stream.
+    return _regular(path) and not os.path.abspath(path).startswith(("/dev/", "/proc/"))
+
+
+def _regular(path: str | Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that a person named, to be filled."""
+    if is_regular(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        with replacing(target) as file:
+            yield file
+        return
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)), "wb") as file:
+            yield file
+    except BrokenPipeError as error:
+        raise UserError(f"{path} was closed by its reader before everything was written") from error
+
+
+def write(path: str | Path, content: str | bytes) -> None:
+    """Write a file that a person named."""
+    with opened(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`write` a value as indented JSON."""
+    write(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_figure(path: str | Path, figure: Any, dpi: int) -> None:
+    """`write` a picture of matplotlib in the form that the name ends in; PNG without one."""
+    form = Path(path).suffix[1:].lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if form not in known:
+        raise UserError(f"{path}: pictures cannot be drawn as .{form}: use .png, .svg or .pdf")
+    content = io.BytesIO()
+    figure.savefig(content, format=form, dpi=dpi)
+    write(path, content.getvalue())
