@@ -40,7 +40,14 @@ def measure(source: str, work: Path, flags: list[str]) -> dict[str, Any]:
     again = (run / "run.json").is_file()
     build = ["--data", source, "--largest", str(LARGEST), "--count", str(COUNT), "--out", str(tasks), "--overwrite"]
     start = ["--resume", str(run)] if again else ["arc-small", "--validation", str(tasks), "--out", str(run)]
-    answer = ["--submission", str(submission), "--pictures", str(work / "pictures"), "--json", str(work / "eval.json")]
+    answer = [
+        "--submission",
+        str(submission),
+        "--pictures",
+        str(work / "pictures"),
+        "--json-file",
+        str(work / "eval.json"),
+    ]
     stages = {
         "data set": stage("arc", "build", *build),
         "training": stage("train", *start, *flags),

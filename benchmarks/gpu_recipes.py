@@ -85,7 +85,7 @@ def measured(sitting: Sitting, args: argparse.Namespace, run: Path, name: str) -
     if not file.is_file():
         limit = ("--limit", str(args.limit)) if args.limit else ()
         batch = ("--batch-size", str(args.batch_size))
-        sitting.run("eval", str(run), "--data", args.test, *EVALUATIONS[name], *batch, *limit, "--json", str(file))
+        sitting.run("eval", str(run), "--data", args.test, *EVALUATIONS[name], *batch, *limit, "--json-file", str(file))
     return json.loads(file.read_text())
 
 

@@ -38,7 +38,7 @@ def hrm(*words: str) -> dict[str, float]:
 def made(file: Path, *words: str) -> dict[str, Any]:
     """The JSON that a command writes to `file`, unless it lies there already."""
     if not file.is_file():
-        took = hrm(*words, "--json", str(file))
+        took = hrm(*words, "--json-file", str(file))
         file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | took))
     found = json.loads(file.read_text("utf-8"))
     return found | {"checkpoint": Path(found["checkpoint"]).name}

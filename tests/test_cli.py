@@ -144,6 +144,40 @@ def test_a_wrong_flag_gets_one_sentence(args: str, words: str):
     assert "\n" not in message and "─" not in message
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Measure something."""
+
+    run: Positional[str]
+    """Run folder."""
+    json: bool = False
+    """Print the result as JSON."""
+    json_file: Path | None = None
+    """File to write the result to as JSON."""
+
+
+@pytest.mark.parametrize(
+    ("args", "json", "file", "hint"),
+    [
+        ("r --json", True, None, ""),
+        ("--json r", True, None, ""),
+        ("r --json --json-file x", True, "x", ""),
+        ("r --json x.json", False, "x.json", "read as --json-file x.json"),
+        ("--json x.json r", False, "x.json", "read as --json-file x.json"),
+        ("r --json pipe", False, "pipe", "read as --json-file pipe"),
+        ("r --json=x", False, "x", "read as --json-file x"),
+        ("r --json -", True, None, "read as --json\n"),
+    ],
+)
+def test_json_with_a_file_is_read_as_it_was(
+    args: str, json: bool, file: str | None, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = parse("try", Measured, args.split(), example="hrm try r")
+    assert options == Measured("r", json, None if file is None else Path(file))
+    said = capsys.readouterr().err
+    assert hint in said and bool(hint) == ("is a switch now" in said)
+
+
 def test_what_is_missing_is_named_with_its_meaning():
     for args, words in [
         ((), "RUN is missing: run folder"),

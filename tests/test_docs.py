@@ -204,7 +204,7 @@ def test_the_formats_page_names_every_file_of_a_run_and_every_key_of_a_result(pl
     files = [path.name for path in (*run.iterdir(), *next((run / "checkpoints").iterdir()).iterdir())]
     arrays = [path.name for path in (run / "data/train").iterdir()]
     data.write_csv(place / "test.csv", hrm.load(run).task, data.read(run / "data", hrm.load(run).task, "test"))
-    assert main(["eval", str(run), "--data", str(place / "test.csv"), "--json", str(place / "result.json")]) == 0
+    assert main(["eval", str(run), "--data", str(place / "test.csv"), "--json-file", str(place / "result.json")]) == 0
     keys = json.loads((place / "result.json").read_text("utf-8"))
     for name in (*files, *arrays, *keys):
         assert re.search(rf"\b{re.escape(name)}\b", page), name

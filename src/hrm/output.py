@@ -1,7 +1,7 @@
 """Writing files: what the program keeps is replaced in one step, and what a person named is written whatever it is.
 
-`replacing` is for a run's own files and never follows a link. `opened`, `write`, `write_json` and `write_figure` are for
-files that a flag names: a link is followed, a pipe or device is written into, and only a regular file is replaced.
+`replacing` is for a run's own files and never follows a link. `opened`, `write`, `write_json` and `write_figure` are
+for files that a flag names: a link is followed, a pipe or device is written into, only a regular file is replaced.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hrm.config import UserError
+from hrm.config import UserError, needs
 
 
 def flush(path: Path) -> None:
@@ -64,6 +65,17 @@ def check(flag: str, path: str | Path | None) -> None:
         raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
 
 
+def check_picture(flag: str, path: str | Path | None) -> None:
+    """`check`, and UserError where matplotlib is missing or knows no such form."""
+    if path is None:
+        return
+    check(flag, path)
+    if find_spec("matplotlib") is None:
+        raise UserError(needs(flag, "matplotlib", "report"))
+    if _form(path) not in _PICTURES:
+        raise UserError(f"{flag} {path} must end in .png, .svg, .pdf, .jpg or .webp")
+
+
 def is_regular(path: str | Path) -> bool:
     """Whether a path, links followed, is a regular file or free to become one; no pipe, device or open stream."""
     # /dev/stdout may lead to a regular file, but replacing that would tear it from the stream.
@@ -106,11 +118,14 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_figure(path: str | Path, figure: Any, dpi: int) -> None:
-    """`write` a picture of matplotlib in the form that the name ends in; PNG without one."""
-    form = Path(path).suffix[1:].lower() or "png"
-    known = figure.canvas.get_supported_filetypes()
-    if form not in known:
-        raise UserError(f"{path}: pictures cannot be drawn as .{form}: use .png, .svg or .pdf")
+    """`write` a figure of matplotlib in the form that the name says."""
     content = io.BytesIO()
-    figure.savefig(content, format=form, dpi=dpi)
+    figure.savefig(content, format=_form(path), dpi=dpi)
     write(path, content.getvalue())
+
+
+_PICTURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
+
+
+def _form(path: str | Path) -> str:
+    return Path(path).suffix[1:].lower() or "png"

@@ -58,7 +58,7 @@ def test_the_command_shows_a_learners_matrix(tmp_path: Path, capsys: pytest.Capt
     run, books = str(tmp_path / "run"), [str(tmp_path / name) for name in ("one.txt", "two.txt")]
     assert hrm(["learn", run, *books, "--epochs", "1", "--length", "24", "--settings", *settings]) == 0
     capsys.readouterr()
-    assert hrm(["analyze", "forgetting", run, "--json", "-", "--plot", str(tmp_path / "matrix.png")]) == 0
+    assert hrm(["analyze", "forgetting", run, "--json", "--plot", str(tmp_path / "matrix.png")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [len(row) for row in found["matrix"]] == [1, 2] and (tmp_path / "matrix.png").is_file()
     assert all(kept > 0 for kept in found["memory_bytes"]) and all(count > 0 for count in found["updates"])

@@ -57,7 +57,7 @@ def test_a_single_text_shows_every_measure_beside_the_ends(capsys: pytest.Captur
 @pytest.mark.slow
 def test_json_and_picture_hold_the_comparison(place: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("matplotlib")
-    assert analyze("good.txt", "loop.txt", "--json", "result.json", "--plot", "result.png") == 0
+    assert analyze("good.txt", "loop.txt", "--json-file", "result.json", "--plot", "result.png") == 0
     capsys.readouterr()
     result = json.loads((place / "result.json").read_text("utf-8"))
     good, loop = result["texts"]
@@ -65,7 +65,7 @@ def test_json_and_picture_hold_the_comparison(place: Path, capsys: pytest.Captur
     assert set(good["measures"]["trigrams"]) == {"definition", "value", "natural", "shuffled", "score", "low", "high"}
     assert loop["flags"] == ["repeats"] and good["copied"] < 0.1
     assert (place / "result.png").read_bytes().startswith(b"\x89PNG")
-    assert analyze("good.txt", "loop.txt", "--json", "-") == 0
+    assert analyze("good.txt", "loop.txt", "--json") == 0
     assert json.loads(capsys.readouterr().out) == result
 
 
@@ -74,7 +74,7 @@ def test_a_model_writes_at_every_depth_the_same_again(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("hrm.analysis.text_writing._ROW", 50)
-    flags = ["--characters", "800", "--block", "200", "--max-segments", "1", "2", "--json", "-"]
+    flags = ["--characters", "800", "--block", "200", "--max-segments", "1", "2", "--json"]
     assert analyze("model", "good.txt", *flags, "--save", "written") == 0
     first = capsys.readouterr().out
     one, two, good = json.loads(first)["texts"]

@@ -171,7 +171,10 @@ def test_the_digest_is_that_of_the_file_or_of_the_files_of_the_folder(tmp_path: 
 def test_eval_prints_a_table_and_writes_the_same_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run, data, target = run_folder(tmp_path / "run"), tmp_path / "x.csv", tmp_path / "result.json"
     write_csv(data, SUDOKU, puzzle_set(20))
-    assert main(["eval", str(run), "--data", str(data), "--json", str(target), "--restarts", "1", "--limit", "10"]) == 0
+    assert (
+        main(["eval", str(run), "--data", str(data), "--json-file", str(target), "--restarts", "1", "--limit", "10"])
+        == 0
+    )
     out, err = capsys.readouterr()
     result = json.loads(target.read_text())
     assert list(result) == ["skipped", *KEYS] and err == ""
@@ -179,7 +182,7 @@ def test_eval_prints_a_table_and_writes_the_same_as_json(tmp_path: Path, capsys:
     assert f"{result['exact_accuracy']:.2%}" in out and "puzzles per second" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "run", "x.csv"]
 
-    assert main(["eval", str(run), "--data", str(data), "--json", "-"]) == 0
+    assert main(["eval", str(run), "--data", str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 20
 
 
@@ -203,7 +206,7 @@ def test_ctrl_c_leaves_what_is_done_and_skip_measures_the_rest(
 ):
     run, data, target = run_folder(tmp_path / "run"), tmp_path / "x.csv", tmp_path / "result.json"
     write_csv(data, SUDOKU, puzzle_set(30))
-    flags = ["eval", str(run), "--data", str(data), "--json", str(target), "--batch-size", "4"]
+    flags = ["eval", str(run), "--data", str(data), "--json-file", str(target), "--batch-size", "4"]
     assert main(flags) == 0
     whole = json.loads(target.read_text())
     capsys.readouterr()
@@ -242,7 +245,7 @@ def test_ctrl_c_leaves_what_is_done_and_skip_measures_the_rest(
 def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = run_folder(tmp_path / "run")
     write_folder(tmp_path / "x", SUDOKU, puzzle_set(5), puzzle_set(7))
-    assert main(["eval", str(run), "--data", str(tmp_path / "x"), "--json", "-"]) == 0
+    assert main(["eval", str(run), "--data", str(tmp_path / "x"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 7
 
 
@@ -252,7 +255,7 @@ def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--data none.csv", "no file or folder none.csv"),
         ("--data x.csv --limit 0", "--limit 0"),
         ("--data x.csv --skip -1", "--skip -1"),
-        ("--data x.csv --json no/where.json", "make it first"),
+        ("--data x.csv --json-file no/where.json", "make it first"),
         ("", "--data is missing"),
     ],
 )

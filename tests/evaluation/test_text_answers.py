@@ -106,9 +106,9 @@ def test_fresh_questions_are_new_to_the_run(tmp_path: Path, capsys: pytest.Captu
     known = Seen(loaded, [run / "data" / "train", run / "data" / "validation"])
     assert made.left_out > 0 and not any(messages[0]["content"] in known for messages in made.items)
     assert made == fresh_questions(loaded, 50, seed=3) != fresh_questions(loaded, 50, seed=4)
-    out, err = said(capsys, "eval", str(run), "--fresh", "50", "--seed", "3", "--json", "-")
+    out, err = said(capsys, "eval", str(run), "--fresh", "50", "--seed", "3", "--json")
     assert json.loads(out)["answers"] == 50 and f"{made.left_out} more were made" in err
-    out, _ = said(capsys, "eval", str(run), "--fresh", "9", "--task", "pairs", "--max-new-tokens", "4", "--json", "-")
+    out, _ = said(capsys, "eval", str(run), "--fresh", "9", "--task", "pairs", "--max-new-tokens", "4", "--json")
     assert json.loads(out)["n"] == 9 and json.loads(out)["trained_on"] == 0
     assert "use one of them" in refused(capsys, "eval", str(run), "--fresh", "9", "--data", "x.jsonl")
 

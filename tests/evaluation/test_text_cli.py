@@ -175,13 +175,13 @@ def test_mistakes_get_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str
 def test_measuring_writes_the_numbers_it_prints(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "text.txt").write_text(TEXT, "utf-8")
     call = ["eval", str(folder), "--data", str(tmp_path / "text.txt"), "--exit-threshold", "0.5", "0.4"]
-    shown = said(capsys, *call, "--json", str(tmp_path / "out.json"))[0]
+    shown = said(capsys, *call, "--json-file", str(tmp_path / "out.json"))[0]
     result = json.loads((tmp_path / "out.json").read_text())
     assert {*COMMON, "data_sha256", "loss", "bits_per_byte", "mean_segments", "max_segments"} <= result.keys()
     assert [row["exit_threshold"] for row in result["adaptive"]] == [0.5, 0.4] and len(result["fixed"]) == 3
     assert shown.splitlines()[:-1] == measured(result).splitlines()[:-1]
     assert f"{result['fixed'][2]['loss']:.4f}" in shown and "the same at random" in shown
-    assert json.loads(said(capsys, *call, "--json", "-")[0])["loss"] == result["loss"]
+    assert json.loads(said(capsys, *call, "--json")[0])["loss"] == result["loss"]
 
 
 def test_the_picture_is_drawn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -194,7 +194,7 @@ def test_the_picture_is_drawn(folder: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_run_is_measured_on_what_it_held_out(run: Path, capsys: pytest.CaptureFixture[str]):
-    result = json.loads(said(capsys, "eval", str(run), "--json", "-")[0])
+    result = json.loads(said(capsys, "eval", str(run), "--json")[0])
     kept = json.loads((run / "result.json").read_text())
     assert result["loss"] == pytest.approx(kept["loss"]) and result["length"] == 24
     assert result["data"].endswith("validation") and len(result["fixed"]) == 2
@@ -233,16 +233,16 @@ def test_a_card_of_a_run_that_measured_nothing_says_so(run: Path):
 def test_questions_are_answered_in_the_order_of_the_file(folder: Path, tmp_path: Path, capsys: Any):
     (tmp_path / "q.jsonl").write_text('{"question": "the", "answer": "cat"}\n{"question": "a", "answer": "la mer"}\n')
     call = ["eval", str(folder), "--data", str(tmp_path / "q.jsonl"), "--task", "pairs", "--max-new-tokens", "4"]
-    result = json.loads(said(capsys, *call, "--json", "-")[0])
+    result = json.loads(said(capsys, *call, "--json")[0])
     assert {*COMMON, "data_sha256", "exact_match", "mean_segments", "ece_q"} <= result.keys() and result["n"] == 2
     assert [row["answer"] for row in result["answers"]] == ["cat", "la mer"]
-    ranked = json.loads(said(capsys, *call, "--best-of", "3", "--json", "-")[0])
+    ranked = json.loads(said(capsys, *call, "--best-of", "3", "--json")[0])
     assert {"q", "likelihood", "one", "any"} <= ranked.keys() and ranked["best_of"] == 3
 
 
 def test_of_conversations_only_the_answers_are_measured(folder: Path, tmp_path: Path, capsys: Any):
     (tmp_path / "q.jsonl").write_text('{"question": "the dog", "answer": "cat"}\n')
-    result = json.loads(said(capsys, "eval", str(folder), "--data", str(tmp_path / "q.jsonl"), "--json", "-")[0])
+    result = json.loads(said(capsys, "eval", str(folder), "--data", str(tmp_path / "q.jsonl"), "--json")[0])
     assert (result["n"], result["characters"]) == (4, 3)  # and the end
 
 
@@ -251,7 +251,7 @@ def test_tasks_are_measured_from_local_files(folder: Path, tmp_path: Path, capsy
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "words.jsonl").write_text('{"context": "the", "continuation": "cat"}\n')
     call = ["eval", str(folder), "--tasks", "all", "--data-folder", str(tmp_path)]
-    result = json.loads(said(capsys, *call, "--json", "-")[0])
+    result = json.loads(said(capsys, *call, "--json")[0])
     assert result.keys() >= COMMON and set(result["tasks"]) == {"mine", "words"}
     assert result["tasks"]["mine"]["guessing"] == 0.5 and len(result["tasks"]["words"]["data_sha256"]) == 64
     lines = said(capsys, *call)[0].splitlines()
@@ -267,7 +267,7 @@ def test_tasks_are_measured_from_local_files(folder: Path, tmp_path: Path, capsy
         (["--tasks", "mine", "--plot", "x.png"], "--plot shows loss against depth"),
         (["--restarts", "3"], "unknown flag '--restarts'"),
         (["--limit", "0"], "--limit 0"),
-        (["--json", "no/where/x.json"], "--json no/where/x.json is in a folder that does not exist"),
+        (["--json-file", "no/where/x.json"], "--json-file no/where/x.json is in a folder that does not exist"),
         (["--data", "text.txt", "--length", "1000"], "--length 1000 is more than the 24 tokens"),
         (["--data", "text.txt", "--stride", "30"], "--stride must be from 1 to 24"),
         (["--task", "pairs"], "holds no text"),

@@ -402,7 +402,7 @@ def test_the_command_line_builds_checks_shows_trains_solves_and_measures(
     assert answer["status"] in statuses
     assert main(["solve", "run", question.replace(".", "x").replace("1", "x"), "--json"]) == 2
     assert "cannot stand" in (reason := json.loads(capsys.readouterr().out)["reason"]) or "is none of" in reason
-    assert main(["eval", "run", "--data", "p_test.csv", "--json", "-"]) == 0
+    assert main(["eval", "run", "--data", "p_test.csv", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["n"] == 6 and (name != "kakurasu" or result["wrong"] == 0)
     assert main(["data", "check", "p.csv"]) == 2

@@ -74,7 +74,7 @@ def test_what_is_shown_depends_on_seed_step_and_row_alone(place: Path):
 def test_the_way_from_the_files_to_the_score(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = [str(tmp_path / name) for name in ("submission.json", "pictures", "result.json")]
     data = ["--data", str(place / "answer.jsonl")]
-    where = ["--submission", files[0], "--pictures", files[1], "--json", files[2]]
+    where = ["--submission", files[0], "--pictures", files[1], "--json-file", files[2]]
     assert main(["arc", "eval", str(place / "run"), *data, *where]) == 0
     result = json.loads(Path(files[2]).read_text())
     assert (result["status"], result["tasks"], result["test_inputs"], result["copies"]) == ("answered", 2, 3, 3)
@@ -89,7 +89,7 @@ def test_the_way_from_the_files_to_the_score(place: Path, tmp_path: Path, capsys
 def test_each_checkpoint_has_its_own_score(place: Path, capsys: pytest.CaptureFixture[str]):
     run = Run.open(place / "run")
     steps = [checkpoint.step_of(path) for path in checkpoint.complete(run.checkpoints)]
-    args = ["arc", "eval", str(run.path), "--data", str(place / "answer.jsonl"), "--checkpoint", "all", "--json", "-"]
+    args = ["arc", "eval", str(run.path), "--data", str(place / "answer.jsonl"), "--checkpoint", "all", "--json"]
     capsys.readouterr()
     assert main(args) == 0
     results = json.loads(capsys.readouterr().out)
@@ -166,7 +166,7 @@ def test_mistakes_get_one_sentence_and_leave_nothing(
 
 
 def test_what_a_run_remembers_can_be_measured_on_request(place: Path, capsys: pytest.CaptureFixture[str]):
-    args = ["arc", "eval", str(place / "run"), "--data", str(place / "learn.jsonl"), "--leaks", "--json", "-"]
+    args = ["arc", "eval", str(place / "run"), "--data", str(place / "learn.jsonl"), "--leaks", "--json"]
     capsys.readouterr()
     assert main(args) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == 2

@@ -7,6 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from hrm import output
+
 
 def forgetting(books: list[dict[str, Any]], records: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
     """Of a learner's books, and the records of its run: `matrix[i][j]`, held-out bits a character on book j after
@@ -85,7 +87,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     right.axhline(0, color="0.7", lw=0.8, zorder=0)
     right.set(xlabel="updates", ylabel="rise since it was learned, %")
     right.legend(fontsize=8)
-    figure.savefig(file, dpi=110)
+    output.write_figure(file, figure, 110)
     plt.close(figure)
 
 

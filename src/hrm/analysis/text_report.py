@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from hrm import output
 from hrm.analysis.text_scale import COUNTED, GROUPS, Scale
 
 _HEADS = {
@@ -100,7 +101,7 @@ def draw(judged: Sequence[dict[str, Any]], scale: Scale, path: Path) -> None:
     all_axes[0].set_yticks(range(len(judged)), labels)
     all_axes[0].set_ylim(len(judged) - 0.5, -0.5)
     figure.supxlabel(f"0: shuffled, 100: held-out half of {scale.name}; red: copies or repeats itself", fontsize=9)
-    figure.savefig(path, dpi=150)
+    output.write_figure(path, figure, 150)
 
 
 def _excerpt(text: str, most: int = 60) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hrm import output
 from hrm.config import UserError
 from hrm.data.text.chat import prompt
 from hrm.evaluation.text_generation import encode
-from hrm.runs import durable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -99,7 +99,7 @@ class Conversation:
         said = [{"role": message.role, "content": message.content} for message in self.messages]
         facts = {"format": FORMAT, "talks": self.talks, "forgotten": self.forgotten, "answers": self.answers}
         try:
-            durable.write(file, json.dumps({**facts, "messages": said}, indent=2, ensure_ascii=False) + "\n")
+            output.write(file, json.dumps({**facts, "messages": said}, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UserError(f"{file} cannot be written ({error.strerror}): choose another file") from error
 

@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hrm import output
 from hrm.cli.options import Positional, choose, parse
-from hrm.config import UserError, needs
+from hrm.config import UserError
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,10 @@ class TextOptions:
     """File of words, divided by white space, that are real besides those of the reference."""
     block: int = 1000
     """Characters of the blocks in which texts are measured."""
-    json: str | None = None
-    """File to write the result to as JSON; - prints it instead of the table."""
+    json: bool = False
+    """Print the result as JSON instead of the table."""
+    json_file: Path | None = None
+    """File to write the result to as JSON."""
     plot: Path | None = None
     """File for a picture of the comparison."""
     save: Path | None = None
@@ -58,8 +60,10 @@ class ForgettingOptions:
 
     run: Positional[Path]
     """Run folder of hrm learn."""
-    json: str | None = None
-    """File to write the result to as JSON; - prints it instead of the table."""
+    json: bool = False
+    """Print the result as JSON instead of the table."""
+    json_file: Path | None = None
+    """File to write the result to as JSON."""
     plot: Path | None = None
     """File for a picture of the matrix."""
 
@@ -71,8 +75,8 @@ def main(args: list[str]) -> int:
 def forgetting(args: list[str]) -> int:
     """Show what a learner has forgotten of its books."""
     options = parse("analyze forgetting", ForgettingOptions, args, example="hrm analyze forgetting runs/reader")
-    if options.plot is not None and find_spec("matplotlib") is None:
-        raise UserError(needs("--plot", "matplotlib", "report"))
+    output.check("--json-file", options.json_file)
+    output.check_picture("--plot", options.plot)
     from rich.table import Table
 
     from hrm.analysis.forgetting import cost, draw
@@ -87,10 +91,11 @@ def forgetting(args: list[str]) -> int:
         raise UserError(f"{options.run} has finished no book yet: there is nothing to forget")
     if options.plot is not None:
         draw(found, options.plot)
-    if options.json is not None:
-        text = json.dumps(found)
-        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n", "utf-8")
-    if options.json != "-":
+    if options.json_file is not None:
+        output.write_json(options.json_file, found)
+    if options.json:
+        print(json.dumps(found))
+    else:
         table = Table("after", *found["books"], "cost", title="held-out bits a character", title_justify="left")
         for i, (name, row) in enumerate(zip(found["readings"], found["matrix"], strict=True)):
             bits = [f"{value:.3f}" for value in row] + [""] * (len(found["books"]) - len(row))
@@ -111,7 +116,6 @@ def text(args: list[str]) -> int:
     from hrm.analysis.text_copying import Training
     from hrm.analysis.text_report import details, draw, ends, table, warnings_of
     from hrm.analysis.text_scale import Scale
-    from hrm.runs import durable
 
     reference = _read(options.reference)
     words = frozenset(words_of(_read(str(options.words)))) if options.words else frozenset()
@@ -119,11 +123,11 @@ def text(args: list[str]) -> int:
     training = Training(_read(options.training) if options.training else reference)
     judged = [scale.judge(name, body, training) for name, body in _texts(options, reference)]
     result = {"reference": options.reference, "block": options.block, "seed": options.seed, "texts": judged}
-    if options.json not in (None, "-"):
-        durable.write_json(Path(options.json), result)
+    if options.json_file is not None:
+        output.write_json(options.json_file, result)
     if options.plot is not None:
         draw(judged, scale, options.plot)
-    if options.json == "-":
+    if options.json:
         print(json.dumps(result, indent=2))
         return 0
     console = Console(highlight=False)
@@ -144,11 +148,8 @@ def _check(options: TextOptions) -> None:
         raise UserError(f"--block {options.block} holds too little to measure: use 200 or more")
     if options.characters < 1 or options.temperature <= 0 or any(depth < 1 for depth in options.max_segments):
         raise UserError("--characters and --max-segments must be at least 1, --temperature more than 0")
-    for flag, path in (("--plot", options.plot), ("--json", None if options.json in (None, "-") else options.json)):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
-    if options.plot is not None and find_spec("matplotlib") is None:
-        raise UserError(needs("--plot", "matplotlib", "report"))
+    output.check("--json-file", options.json_file)
+    output.check_picture("--plot", options.plot)
 
 
 def _read(source: str) -> str:
@@ -177,7 +178,7 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
     from hrm.analysis.text_scale import LEAST_BLOCKS
     from hrm.analysis.text_writing import write
     from hrm.evaluation.text_generation import Sampling
-    from hrm.runs import checkpoint, durable
+    from hrm.runs import checkpoint
     from hrm.runs.text import load_text
 
     least = LEAST_BLOCKS * options.block
@@ -205,7 +206,7 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
                 body = write(model, tokenizer, reference, options.characters, length, sampling, tell, **request)
             if options.save is not None:
                 options.save.mkdir(parents=True, exist_ok=True)
-                durable.write(options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt", body)
+                output.write(options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt", body)
             yield name, body
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from hrm import output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
 
@@ -77,8 +78,10 @@ class EvalOptions:
     """File for the guesses in the official form."""
     pictures: Path | None = None
     """Folder for a picture of each task with its guesses."""
-    json: str | None = None
-    """File to write the result to as JSON; - prints it instead of the table."""
+    json: bool = False
+    """Print the result as JSON instead of the table."""
+    json_file: Path | None = None
+    """File to write the result to as JSON."""
     leaks: bool = False
     """Also measure tasks whose answers the run was trained on."""
     checkpoint: str = "best"
@@ -162,9 +165,8 @@ def show(args: list[str]) -> int:
     task = tasks[name]
     if options.svg is not None:
         from hrm.evaluation.arc_picture import picture
-        from hrm.runs import durable
 
-        durable.write(options.svg, picture(task))
+        output.write(options.svg, picture(task))
         print(options.svg)
         return 0
     from rich.columns import Columns
@@ -197,14 +199,13 @@ def is_run(path: str) -> bool:
 
 def measure(options: EvalOptions) -> int:
     """Answer, score, and write what is asked for."""
-    for path in (options.submission, None if options.json in (None, "-") else Path(options.json)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f"{path} is in a folder that does not exist: make it first")
+    output.check("--submission", options.submission)
+    output.check("--json-file", options.json_file)
     from hrm.data import arc
     from hrm.data.arc_sets import Record
     from hrm.evaluation.arc import submission_of, write_submission
     from hrm.evaluation.arc_picture import picture
-    from hrm.runs import Run, checkpoint, durable
+    from hrm.runs import Run, checkpoint
 
     run = Run.open(options.run)
     record = Record.load(run.data)
@@ -228,14 +229,14 @@ def measure(options: EvalOptions) -> int:
         if options.pictures is not None:
             options.pictures.mkdir(parents=True, exist_ok=True)
             for answered in answers:
-                durable.write(options.pictures / f"{answered.task.id}.svg", picture(answered.task, answered.guesses))
-        if options.json != "-":
+                output.write(options.pictures / f"{answered.task.id}.svg", picture(answered.task, answered.guesses))
+        if not options.json:
             print(_table(result) + ("\n" if step != steps[-1] else ""))
     everything: Any = results if options.checkpoint == "all" else results[0]
-    if options.json == "-":
+    if options.json:
         print(json.dumps(everything, indent=2))
-    elif options.json is not None:
-        durable.write_json(Path(options.json), everything)
+    if options.json_file is not None:
+        output.write_json(options.json_file, everything)
     return 0
 
 

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from hrm import output
 from hrm.cli import arc
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
-from hrm.config import Strategy, UserError, needs
+from hrm.config import Strategy, UserError
 
 EVERY = 30
 """Seconds after which what is known so far is written again."""
@@ -44,8 +44,10 @@ class Options:
     strategy: Tries = field(default_factory=Strategy)
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
-    json: str | None = None
-    """File to write the result to as JSON, also while it is measured; - prints it instead of the table."""
+    json: bool = False
+    """Print the result as JSON instead of the table."""
+    json_file: Path | None = None
+    """File to write the result to as JSON, also while it is measured."""
     sweep: Path | None = None
     """Instead: accuracy against compute, up to the given segments, views and restarts, as PATH.json and PATH.png."""
     limit: int | None = None
@@ -72,29 +74,23 @@ def main(args: list[str]) -> int:
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=TRIES)
     if arc.is_run(options.run):
-        same = ("data", "json", "checkpoint", "batch_size", "device", "precision")
+        same = ("data", "json", "json_file", "checkpoint", "batch_size", "device", "precision")
         shared = {name: getattr(options, name) for name in same}
         return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit} leaves nothing to measure: use 1 or more")
     if options.skip < 0:
         raise UserError(f"--skip {options.skip} is not possible: use 0 or more")
-    target = None if options.json in (None, "-") else Path(options.json)
-    if target is not None and not target.absolute().parent.is_dir():
-        raise UserError(f"--json {target} is in a folder that does not exist: make it first")
+    output.check("--json-file", options.json_file)
 
     if options.sweep is not None:
-        if not options.sweep.absolute().parent.is_dir():
-            raise UserError(f"--sweep {options.sweep} is in a folder that does not exist: make it first")
-        if find_spec("matplotlib") is None:
-            raise UserError(needs("--sweep", "matplotlib", "report"))
+        output.check_picture("--sweep", _picture(options.sweep))
 
     import numpy as np
 
     from hrm import data
     from hrm.data import Located
     from hrm.evaluation import Measurement
-    from hrm.runs import durable
     from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
@@ -111,18 +107,20 @@ def main(args: list[str]) -> int:
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
     measurement = Measurement(solver, puzzles, options.batch_size, **vars(options.strategy))
+    # A pipe gets the end alone.
+    known = options.json_file if options.json_file and output.is_regular(options.json_file) else None
     total, written, done = len(puzzles.inputs), time.monotonic(), 0
     with _progress(_Rate()) as bar, contextlib.suppress(KeyboardInterrupt):
         shown = bar.add_task("", total=total)
         for done in measurement:
             bar.update(shown, completed=done)
-            if target is not None and time.monotonic() - written > EVERY:
-                durable.write_json(target, {"skipped": options.skip} | measurement.result())
+            if known is not None and time.monotonic() - written > EVERY:
+                output.write_json(known, {"skipped": options.skip} | measurement.result())
                 written = time.monotonic()
     result = {"skipped": options.skip} | measurement.result()
-    if target is not None:
-        durable.write_json(target, result)
-    print(json.dumps(result, indent=2) if options.json == "-" else _table(result))
+    if options.json_file is not None:
+        output.write_json(options.json_file, result)
+    print(json.dumps(result, indent=2) if options.json else _table(result))
     if done == total:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
@@ -159,7 +157,6 @@ def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:
 
 def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
     from hrm.evaluation.sweep import draw, sweep, table
-    from hrm.runs import durable
 
     assert options.sweep is not None
     with _progress() as bar:
@@ -172,11 +169,17 @@ def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
             options.batch_size,
             lambda share: bar.update(shown, completed=int(share * step)),
         )
-    stem = options.sweep.with_suffix("") if options.sweep.suffix in (".json", ".png") else options.sweep
-    durable.write_json(stem.with_name(stem.name + ".json"), result)
-    draw(result, stem.with_name(stem.name + ".png"))
-    print(json.dumps(result, indent=2) if options.json == "-" else table(result))
+    draw(result, _picture(options.sweep))
+    for file in (_picture(options.sweep).with_suffix(".json"), options.json_file):
+        if file is not None:
+            output.write_json(file, result)
+    print(json.dumps(result, indent=2) if options.json else table(result))
     return 0
+
+
+def _picture(path: Path) -> Path:
+    """The picture of a sweep; its numbers go into a file of the same name that ends in .json."""
+    return path.with_suffix(".png") if path.suffix in (".json", ".png") else path.with_name(path.name + ".png")
 
 
 def _progress(*columns: ProgressColumn) -> Progress:

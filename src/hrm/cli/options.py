@@ -33,6 +33,7 @@ import io
 import itertools
 import re
 import shutil
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -93,6 +94,7 @@ def parse(
     if {"-h", "--help", "--help-all"} & set(args):
         print(help_text(verb, options, example, main, everything="--help-all" in args))
         raise SystemExit(0)
+    args = _json_file(list(options_of(options)), args)
     values = _read(verb, options, args, None)
     if base is not None:
         values = _read(verb, options, args, dataclasses.replace(values, config=base(values)))  # type: ignore[type-var]
@@ -178,6 +180,29 @@ def _read(verb: str, options: type[T], args: Sequence[str], default: T | None) -
             raise
         # tyro draws a box; the person gets one sentence.
         raise UserError(_complaint(list(options_of(options)), args) or " ".join(messages.getvalue().split())) from None
+
+
+def _json_file(known: Sequence[Option], args: Sequence[str]) -> list[str]:
+    """`--json FILE`, as it was written once where there is a --json-file now, in today's words."""
+    args = list(args)
+    if "--json-file" not in {option.flag for option in known}:
+        return args
+    for i, arg in enumerate(args):
+        flag, equals, file = arg.partition("=")
+        after = args[i + 1 : i + 2]
+        if flag != "--json" or not (equals or after):
+            continue
+        if not equals:
+            file = after[0]
+            rest = args[:i] + args[i + 2 :]
+            # Not a word that the verb itself still needs: hrm eval --json RUN.
+            taken = file.startswith("--") or (_complaint(known, rest) or "").partition(" ")[0].isupper()
+            if file != "-" and not file.endswith(".json") and taken:
+                continue
+        new = ["--json"] if file == "-" else ["--json-file", file]
+        print(f"--json is a switch now: read as {' '.join(new)}", file=sys.stderr)
+        return args[:i] + new + args[i + (1 if equals else 2) :]
+    return args
 
 
 def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
 
@@ -83,8 +83,7 @@ def main(args: list[str]) -> int:
 def _check_pictures(options: Options) -> None:
     """Before anything is computed: whether what --html and --gif ask for can be made."""
     for flag, name in (("--html", options.html), ("--gif", options.gif)):
-        if name is not None and not Path(name).absolute().parent.is_dir():
-            raise UserError(f"{flag} {name} is in a folder that does not exist: make it first")
+        output.check(flag, name)
     if options.gif is not None:
         from hrm.solving.gif import pillow
 
@@ -220,13 +219,12 @@ def _observed(solver: Solver, options: Options, text: str, console: Console) -> 
 
 
 def _save_pictures(solver: Solver, options: Options, answer: Answer, segments: Sequence[Segment]) -> None:
-    from hrm.runs import durable
     from hrm.solving.gif import gif
     from hrm.solving.page import page
 
     for name, drawn in ((options.html, page), (options.gif, gif)):
         if name is not None:
-            durable.write(Path(name), drawn(solver, answer, segments))
+            output.write(name, drawn(solver, answer, segments))
 
 
 def _sentence(answer: Answer, more: str) -> str:

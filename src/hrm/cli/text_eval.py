@@ -10,16 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from hrm import output
 from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
-from hrm.config import UserError, needs
+from hrm.config import UserError
 
 if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows
@@ -46,8 +46,10 @@ class TextOptions:
     """Instead: tasks of multiple choice, last words or minimal pairs by name, or all."""
     data_folder: Path | None = None
     """Folder with a .jsonl, .jsonl.gz or .jsonl.xz per task; default: eval_tasks in the folder HRM_DATA names."""
-    json: str | None = None
-    """File to write the result to as JSON; - prints it instead of the table."""
+    json: bool = False
+    """Print the result as JSON instead of the table."""
+    json_file: Path | None = None
+    """File to write the result to as JSON."""
     plot: Path | None = None
     """File for a picture of loss against mean depth: fixed, adaptive at several thresholds, and at random."""
     limit: int | None = None
@@ -95,25 +97,21 @@ def main(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
-    for flag, path in (("--json", options.json if options.json != "-" else None), ("--plot", options.plot)):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
-    if options.plot is not None and find_spec("matplotlib") is None:
-        raise UserError(needs("--plot", "matplotlib", "report"))
+    output.check("--json-file", options.json_file)
+    output.check_picture("--plot", options.plot)
     if options.plot is not None and (options.tasks or options.task == "pairs"):
         raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task pairs")
     threshold = options.exit_threshold[0] if options.exit_threshold else None
     request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
 
-    from hrm.runs import durable
     from hrm.runs.text import load_text
 
     loaded = load_text(options.run, options.checkpoint, options.device, options.precision)
     measure = _tasks if options.tasks else _pairs if options.task == "pairs" else _text
     result, table = measure(loaded, options, request)
-    if options.json not in (None, "-"):
-        durable.write_json(Path(str(options.json)), result)
-    print(json.dumps(result, indent=2) if options.json == "-" else table)
+    if options.json_file is not None:
+        output.write_json(options.json_file, result)
+    print(json.dumps(result, indent=2) if options.json else table)
     return 0
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hrm import output
 from hrm.config import UserError
 from hrm.tasks.arc import canonical, grid_of
 
@@ -70,9 +70,7 @@ def write(path: Path, tasks: Sequence[ArcTask]) -> None:
         for task in tasks
     ]
     text = ("\n".join(lines) + "\n").encode()
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_bytes(gzip.compress(text, mtime=0) if path.name.endswith(".gz") else text)
-    os.replace(temporary, path)
+    output.write(path, gzip.compress(text, mtime=0) if path.name.endswith(".gz") else text)
 
 
 def _values(path: Path) -> Iterator[tuple[str, str, Any]]:

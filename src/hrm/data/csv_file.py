@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hrm import output
 from hrm.config import UserError
 from hrm.data.puzzle_set import Located, PuzzleSet
 from hrm.tasks import PuzzleError, Task
@@ -93,18 +93,18 @@ def load(path: Path, task: Task, report: Callable[[str], None]) -> Located:
 def save(path: Path, task: Task, puzzles: PuzzleSet) -> None:
     """Write a CSV file, gzipped if the name ends in .gz; equal puzzles give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
     source = Path(puzzles.source).name
     ratings = [""] * len(puzzles.inputs) if puzzles.ratings is None else puzzles.ratings.tolist()
-    with temporary.open("wb") as raw:
+    with output.opened(path) as raw:
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
         text = io.TextIOWrapper(packed, "utf-8", newline="")  # type: ignore[arg-type]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["source", "question", "answer", "rating"])
         for question, answer, rating in zip(puzzles.inputs, puzzles.labels, ratings, strict=True):
             writer.writerow([source, task.format(question), task.format(np.maximum(answer, 0)), rating])
-        text.close()
-    os.replace(temporary, path)
+        text.detach()  # writes what it still holds; the file itself is closed where it was opened
+        if packed is not raw:
+            packed.close()
 
 
 def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray]:

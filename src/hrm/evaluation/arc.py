@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from hrm import output
 from hrm.config import UserError
 from hrm.data.arc import ArcTask, checked_grid, read_json
 from hrm.data.arc_sets import Record
 from hrm.models.halting import wants_to_halt
-from hrm.runs import durable
 from hrm.solving import engine
 from hrm.solving.engine import Job, Rules
 from hrm.solving.solver import Solver
@@ -145,7 +145,7 @@ def write_submission(path: Path, submission: Submission) -> None:
         task_id: [{f"attempt_{i}": grid.tolist() for i, grid in enumerate(guesses, 1)} for guesses in inputs]
         for task_id, inputs in submission.items()
     }
-    durable.write(path, json.dumps(tree, separators=(",", ":")) + "\n")
+    output.write(path, json.dumps(tree, separators=(",", ":")) + "\n")
 
 
 def read_submission(path: Path, tasks: Sequence[ArcTask]) -> Submission:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hrm import output
 from hrm.config import Strategy
 from hrm.data.puzzle_set import PuzzleSet
 from hrm.evaluation import is_right, jobs_of
@@ -178,4 +179,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="mean segments a puzzle", ylabel="right, %", title=f"{result['n']:,} puzzles")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    output.write_figure(path, figure, 150)

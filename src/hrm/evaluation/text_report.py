@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hrm import output
+
 COLUMNS = (
     ("loss", "loss, nats", "{:.4f}"),
     ("perplexity", "perplexity", "{:.2f}"),
@@ -69,4 +71,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="mean segments a token", ylabel="loss, nats a token", title=f"{result['n']:,} tokens")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    output.write_figure(path, figure, 150)

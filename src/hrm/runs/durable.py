@@ -11,7 +11,7 @@ from hrm.output import replacing
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step: a reader sees the old content or the new one, never a part; links are not followed."""
+    """Replace a file in one step: a reader sees the old content or the new, never a part; a link is not followed."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
