@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 import hrm
 
 ROOT = Path(__file__).parents[1]
-PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +31,9 @@ def canonical(name: str) -> str:
 
 
 def required(group: str) -> set[str]:
-    """Names of the packages in a list of pyproject.toml (read by hand)."""
-    block = re.search(rf"^{group} = \[(.*?)\]$", PYPROJECT, re.S | re.M)
-    assert block
-    return {canonical(name) for name in re.findall(r'"([\w.-]+)', block[1])}
+    """Names of the packages of an extra, or of the install itself."""
+    listed = PROJECT["dependencies"] if group == "dependencies" else EXTRAS[group]
+    return {canonical(re.match(r"[\w.-]+", name)[0]) for name in listed}  # type: ignore[index]
 
 
 def pinned() -> set[str]:
@@ -55,15 +56,57 @@ def test_every_public_name_exists():
 
 
 def test_every_required_package_is_pinned():
-    assert required("dependencies") | required("dev") <= pinned()
+    assert required("dependencies").union(*map(required, EXTRAS)) <= pinned()
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text("utf-8").split()
 
 
-def test_pins_are_exact_and_one_per_python():
-    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
-        assert line.startswith("#") or re.fullmatch(r'[a-z0-9-]+==[0-9.]+( ; python_version (>=|<) "3\.11")?', line), (
-            line
-        )
+def test_pins_are_exact_and_one_a_package():
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    assert len(lines) == len(pinned())
+
+
+def lines_that_install() -> list[tuple[str, str]]:
+    """Each `pip install ...` of pages, messages and scripts, and where it stands."""
+    folders = [ROOT / name for name in ("src/hrm", "docs", "examples", "benchmarks")]
+    files = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(f for folder in folders for f in sorted(folder.rglob("*"))),
+    ]
+    files = [f for f in files if f.suffix in (".md", ".py", ".yaml", ".html") and f.name != "log.md"]
+    found = [(f, line) for f in files for line in f.read_text("utf-8").splitlines()]
+    pattern = re.compile(r"pip install ((?:-\S+ )*(?:constraints\.txt )?(?:-e )?('[^']+'|\"[^\"]+\"|[^\s`;,)]+))")
+    return [
+        (f"{f.relative_to(ROOT)}: {line.strip()}", match[2].strip("'\""))
+        for f, line in found
+        for match in pattern.finditer(line)
+    ]
+
+
+def test_nothing_tells_to_install_this_project_from_an_index_or_with_an_extra_that_it_lacks():
+    # The name hrm on the index belongs to another project: its files would take the place of these.
+    installs = lines_that_install()
+    assert len(installs) > 5
+    for where, target in installs:
+        assert not re.match(r"hrm\b", target), where
+        if asked := re.fullmatch(r"\.\[([\w,{}]+)\]", target):
+            assert "{" in asked[1] or set(asked[1].split(",")) <= set(EXTRAS), where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pins", [["-c", "constraints.txt"], []], ids=["pinned", "free"])
+def test_all_extras_resolve_together(pins: list[str]):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    result = subprocess.run(
+        [*pip, "install", "--dry-run", "--quiet", *pins, f".[{','.join(EXTRAS)}]"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if result.returncode and "No matching distribution" in result.stderr and "from versions: none" in result.stderr:
+        pytest.skip("no package index is at hand")
+    assert result.returncode == 0, result.stderr
 
 
 def test_no_tracker_and_no_test_tool_is_needed_at_run_time():
