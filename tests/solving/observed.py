@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -44,6 +45,18 @@ def unsolved() -> Solving:
     """One that was given up twice."""
     found = (watched(solver(), text, restarts=1) for text in questions(60))
     return next(item for item in found if item.answer.status == "unsolved")
+
+
+@cache
+def long(attempts: int, segments: int = 16) -> Solving:
+    """A 9x9 Sudoku that was tried as often as that, all in doubt."""
+    item = untrained("9x9")
+    begun = [(attempt, segment) for attempt in range(1, attempts + 1) for segment in range(1, segments + 1)]
+    seen = [
+        item.segments[i % 3]._replace(attempt=attempt, segment=segment, residual=1 / segment)
+        for i, (attempt, segment) in enumerate(begun)
+    ]
+    return item._replace(segments=seen, answer=replace(item.answer, attempts=attempts, segments=len(seen)))
 
 
 @cache

@@ -31,7 +31,7 @@ def jobs(count: int = 60) -> list[Job]:
 
 
 def comparable(outcomes: Iterable[tuple[int, Outcome | None]]) -> dict[int, Any]:
-    return {i: o and (o.readout.tolist(), o.accepted, o.segments, o.restarts) for i, o in outcomes}
+    return {i: o and (o.readout.tolist(), o.accepted, o.segments, o.attempts) for i, o in outcomes}
 
 
 def recorded(net: PuzzleModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -53,7 +53,7 @@ def test_outcomes_depend_neither_on_the_batch_size_nor_on_the_order():
     net.dtype = torch.float64
     todo = jobs()
     expected = comparable(engine.solve(net, todo, RULES, slots=1))
-    assert len({(accepted, restarts) for _, accepted, _, restarts in expected.values()}) > 2  # a mixture
+    assert len({(accepted, attempts) for _, accepted, _, attempts in expected.values()}) > 2  # a mixture
     for slots, ordered in itertools.product((7, 64), (True, False)):
         assert comparable(engine.solve(net, todo, RULES, slots, ordered)) == expected
     order = random.Random(0).sample(range(len(todo)), len(todo))
@@ -143,12 +143,12 @@ def test_a_restart_begins_from_another_state_that_seed_and_puzzle_alone_decide()
     def readings(seed: int) -> list[list[tuple[int, int, float]]]:
         seen: list[list[tuple[int, int, float]]] = [[], []]
         rules = Rules(max_segments=2, attempts=starts(3), seed=seed, verify=lambda q, a: False)
-        observe = lambda i, s: seen[i].append((s.restart, s.segment, round(s.residual, 5)))  # noqa: E731
+        observe = lambda i, s: seen[i].append((s.attempt, s.segment, round(s.residual, 5)))  # noqa: E731
         list(engine.solve(model(), [jobs(1)[0], jobs(2)[1]], rules, observe=observe))
         return seen
 
     first = readings(0)
-    assert [step[:2] for step in first[0]] == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert [step[:2] for step in first[0]] == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
     assert len({residual for _, _, residual in first[0]}) == 6
     assert readings(0) == first
     assert readings(1)[0][:2] == first[0][:2] and readings(1)[0][2:] != first[0][2:]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Segment
 from hrm.solving.page import _shares, page
 from hrm.tasks.grid import Grid
-from tests.solving.observed import Solving, guessed, solved, unsolved, untrained, watched
+from tests.solving.observed import Solving, guessed, long, solved, unsolved, untrained, watched
 from tests.solving.small import questions, run_folder
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
-PHONE, DESKTOP = 390, 1280
+SMALL, PHONE, DESKTOP = 320, 390, 1280
 
 
 def data(text: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ KINDS = "6x6", "9x9", "16x16", "grid", "numbers", "maze"
 @given(arrays(np.float32, (5, 7), elements=st.floats(0, 1, width=32)))
 def test_rounded_probabilities_begin_with_the_readout_and_are_off_by_less_than_a_thousandth(weights: np.ndarray):
     exact = (weights + 1e-3) / (weights + 1e-3).sum(axis=1, keepdims=True)
-    segment = Segment(np.zeros(5, int), exact.argmax(1), 1, 0, (0.0, 0.0), 0.0, exact)
+    segment = Segment(np.zeros(5, int), exact.argmax(1), 1, 1, (0.0, 0.0), 0.0, exact)
     for cell, known in enumerate(_shares(segment)):
         tokens, parts = ([known], [1000]) if isinstance(known, int) else (known[::2], known[1::2])
         assert tokens[0] == segment.readout[cell] and parts == sorted(parts, reverse=True)
@@ -63,7 +64,7 @@ def test_rounded_probabilities_begin_with_the_readout_and_are_off_by_less_than_a
 
 def test_a_readout_that_ties_with_another_token_comes_first():
     shares = np.full((1, 3), 1 / 3, np.float32)
-    segment = Segment(np.zeros(1, int), np.array([2]), 1, 0, (0.0, 0.0), 0.0, shares)
+    segment = Segment(np.zeros(1, int), np.array([2]), 1, 1, (0.0, 0.0), 0.0, shares)
     assert _shares(segment) == [[2, 333, 0, 333, 1, 333]]
 
 
@@ -78,7 +79,7 @@ def test_of_many_tokens_the_most_probable_are_kept():
 def test_the_verdict_says_whether_the_answer_was_verified():
     several = len(solved().segments)
     assert f"<h1>Solved after {several} segments, verified</h1>" in page(*solved())
-    assert "<h1>Unsolved after 12 segments and 1 restart</h1>" in page(*unsolved())
+    assert "<h1>Unsolved after 12 segments in 2 attempts</h1>" in page(*unsolved())
     assert "<h1>Answered after 3 segments, not verified</h1>" in page(*untrained("grid"))
 
 
@@ -264,6 +265,50 @@ def test_arrow_keys_and_the_slider_step_too(show: Open):
     assert screen.page.get_attribute("#slider", "aria-valuetext") == f"segment 1 of {len(item.segments)}"
 
 
+def test_home_end_and_space_work_before_anything_has_the_focus(show: Open):
+    item = solved()
+    screen = show(item)
+    screen.page.keyboard.press("Home")
+    assert screen.grid() == written(item, item.segments[0].question)
+    screen.page.keyboard.press("End")
+    assert screen.grid() == written(item, item.segments[-1].readout)
+    assert screen.page.get_attribute("#play", "aria-label") == "Play"
+    screen.page.keyboard.press("Space")
+    assert screen.page.get_attribute("#play", "aria-label") == "Pause"
+    screen.page.keyboard.press("Space")
+    assert screen.page.get_attribute("#play", "aria-label") == "Play"
+    screen.page.click("#next")  # has the focus now: Space presses it, Home goes on to work
+    screen.page.keyboard.press("Home")
+    screen.page.keyboard.press("Space")
+    assert screen.page.input_value("#slider") == "1"
+
+
+LABELS = """
+() => [...document.querySelectorAll('figure svg')].map(svg => {
+  const bottom = svg.getBoundingClientRect().bottom - 24;
+  const boxes = [...svg.querySelectorAll('text')].map(t => t.getBoundingClientRect());
+  return boxes.filter(b => b.top > bottom).map(b => [b.left, b.right]);
+})
+"""
+
+
+@pytest.mark.parametrize("width", [SMALL, PHONE, DESKTOP])
+@pytest.mark.parametrize("attempts, segments", [(1, 3), (1, 400), (27, 16), (61, 16)])
+def test_numbers_below_the_curves_never_touch_and_the_controls_fit(
+    show: Open, width: int, attempts: int, segments: int
+):
+    screen = show(long(attempts, segments), width)
+    assert screen.page.evaluate("document.documentElement.scrollWidth") == width
+    for labels in screen.page.evaluate(LABELS):
+        assert len(labels) >= 2
+        assert all(right + 3 < left for (_, right), (left, _) in pairwise(labels))
+    card = screen.page.locator(".player").bounding_box()
+    for control in screen.page.locator(".player button, .player input, .player output").all():
+        box = control.bounding_box()
+        assert box["x"] >= card["x"] - 1 and box["x"] + box["width"] <= card["x"] + card["width"] + 1
+        assert box["width"] >= 40
+
+
 def test_play_shows_every_segment_once_and_stops(show: Open):
     item = solved()
     screen = show(item)
@@ -321,17 +366,17 @@ def test_a_tap_shows_the_probabilities_without_scrolling(show: Open):
     assert screen.page.evaluate("document.getElementById('bars').getBoundingClientRect().bottom <= innerHeight")
 
 
-def test_restarts_are_separated_in_the_curves_and_named(show: Open):
+def test_attempts_are_separated_in_the_curves_and_named(show: Open):
     item = unsolved()
     screen = show(item)
     for name in ("residual", "q"):
         assert screen.page.locator(f"#{name} .cut").count() == 1
         assert screen.page.locator(f"#{name} .dot").count() == len(item.segments) == 12
         assert screen.page.locator(f"#{name} .halt").get_attribute("d").count("M") == 2
-    assert "restart 1" in screen.page.locator("#residual").inner_html()
-    assert screen.page.locator("#place").inner_text().split("\n") == ["restart 1", "segment 6 of 6"]
+    assert "attempt 2" in screen.page.locator("#residual").inner_html()
+    assert screen.page.locator("#place").inner_text().split("\n") == ["attempt 2", "segment 6 of 6"]
     screen.page.evaluate("go(3)")
-    assert screen.page.locator("#place").inner_text().split("\n") == ["start", "segment 3 of 6"]
+    assert screen.page.locator("#place").inner_text().split("\n") == ["attempt 1", "segment 3 of 6"]
     assert f"{100 * item.segments[2].residual:.1f} %" in screen.page.locator("#residual .value").inner_html()
 
 

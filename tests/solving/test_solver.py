@@ -129,9 +129,9 @@ def test_the_answer_has_the_form_of_the_question():
 
 def test_the_trace_tells_every_segment():
     unsolved = next(a for a in solver().solve_many(questions(60), restarts=1, trace=True) if a.status == "unsolved")
-    assert unsolved.trace is not None and unsolved.segments == len(unsolved.trace) == 12 and unsolved.restarts == 1
-    assert [(step["restart"], step["segment"]) for step in unsolved.trace] == [
-        (r, s) for r in range(2) for s in range(1, 7)
+    assert unsolved.trace is not None and unsolved.segments == len(unsolved.trace) == 12 and unsolved.attempts == 2
+    assert [(step["attempt"], step["segment"]) for step in unsolved.trace] == [
+        (r, s) for r in (1, 2) for s in range(1, 7)
     ]
     for step in unsolved.trace:
         assert step["grid"].shape == (4, 4) and len(step["q"]) == 2 and step["residual"] > 0

@@ -57,8 +57,8 @@ def test_views_are_tried_in_turn_and_named_in_the_answer():
     plain = build(CONFIG_OF_GRID, board_of(SUDOKU))
     run = Solver(plain, SUDOKU, max_segments=1)
     answer = run.solve(questions(1)[0], views=3, restarts=1, trace=True)
-    assert answer.status == "unsolved" and answer.trace is not None and answer.restarts == 5
-    assert [step["restart"] for step in answer.trace] == list(range(6))
+    assert answer.status == "unsolved" and answer.trace is not None and answer.restarts == 5 == answer.attempts - 1
+    assert [step["attempt"] for step in answer.trace] == list(range(1, 7))
     # This model has no symmetry, so each view and each start reads something else.
     assert len({step["grid"].tobytes() for step in answer.trace}) > 3
     assert 0 <= answer.view < 3
@@ -136,7 +136,7 @@ def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_befo
     rules = Rules(2, attempts, verify=lambda q, a: False, guess=guess, view=view)
     seen: list[Segment] = []
     ((_, outcome),) = run_engine(model(), [Job(question)], rules, observe=lambda _, segment: seen.append(segment))
-    assert outcome is not None and (outcome.restarts, outcome.segments) == (5, 12)
+    assert outcome is not None and (outcome.attempts, outcome.segments) == (6, 12)
     assert all(np.array_equal(segment.question, question) for segment in seen)  # what is shown is the puzzle as asked
     assert [number for number, *_ in calls] == [1, 2, 3, 4]
     (_, *first), (_, *second), (_, *third), (_, *fourth) = calls

@@ -229,6 +229,6 @@ def _save_pictures(solver: Solver, options: Options, answer: Answer, segments: S
 
 def _sentence(answer: Answer, more: str) -> str:
     many = "s" if answer.segments != 1 else ""
-    again = f" and {answer.restarts} restart{'s' if answer.restarts > 1 else ''}" if answer.restarts else ""
+    again = f" in {answer.attempts} attempts" if answer.attempts > 1 else ""
     after = f"{answer.status} after {answer.segments} segment{many}{again}, confidence {answer.confidence:.0%}"
     return after + (f"; more --max-segments or {more} may help" if answer.status == "unsolved" else "")

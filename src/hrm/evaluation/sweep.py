@@ -132,7 +132,7 @@ def _attempts(
     outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, ordered=False)
     for done, (row, outcome) in enumerate(outcomes, 1):
         assert outcome is not None
-        segments[row], begun[row], solved[row] = outcome.segments, outcome.restarts, outcome.accepted
+        segments[row], begun[row], solved[row] = outcome.segments, outcome.attempts - 1, outcome.accepted
         progress(0.5 + 0.5 * done / n)
     efforts = list(range(1, len(rules.attempts) + 1))
     # An attempt that fails takes all its segments.

@@ -25,9 +25,9 @@ class Answer:
     reason: str | None = None
     """Why the question is invalid."""
     segments: int = 0
-    """Segments computed, over all starts."""
-    restarts: int = 0
-    """How many times it began again: with another model, view or initial state."""
+    """Segments computed, over all attempts."""
+    attempts: int = 1
+    """How often it was begun: the first time, and again with another model, view, initial state or guess."""
     view: int = 0
     """Through which symmetric view the readout was found; 0 is the puzzle as it was asked."""
     model: int = 0
@@ -39,7 +39,12 @@ class Answer:
     grid: np.ndarray | None = field(default=None, compare=False)
     """The last readout [rows, columns], also if unsolved: numbers, or characters where the symbols are not digits."""
     trace: list[dict[str, Any]] | None = field(default=None, compare=False)
-    """On request, per segment: segment, restart, grid, confidence, q (halt, continue), residual, wrong (cells)."""
+    """On request, per segment: segment, attempt, grid, confidence, q (halt, continue), residual, wrong (cells)."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it began again: `attempts` without the first."""
+        return self.attempts - 1
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, ready for JSON."""

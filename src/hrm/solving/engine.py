@@ -60,9 +60,9 @@ class Segment(NamedTuple):
     question: np.ndarray
     readout: np.ndarray
     segment: int
-    """Counted from 1 at each start."""
-    restart: int
-    """How often the puzzle has begun again, in whatever way."""
+    """Counted from 1 in each attempt."""
+    attempt: int
+    """Counted from 1: the puzzle begins again with another model, view, initial state or guess."""
     q: tuple[float, ...]
     """Values of halting and of going on."""
     residual: float
@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
     readout: np.ndarray
     accepted: bool
     segments: int
-    restarts: int
+    attempts: int
     q: tuple[float, ...]
     attempt: Attempt = Attempt()
     votes: float = 1.0
@@ -251,7 +251,7 @@ def _outcome(row: _Row, accepted: bool, rules: Rules) -> Outcome:
         best.readout,
         accepted or rules.verify is None,
         row.spent,
-        len(ballots) - 1,
+        len(ballots),
         best.q,
         best.attempt,
         kinds.count(kinds[chosen]) / len(kinds),
@@ -301,7 +301,7 @@ class _Batch:
         if observe is not None:
             shares = readout.logits.float().softmax(-1).cpu().numpy()
             for i, row in enumerate(rows):
-                seen = row.turned_back(tokens[i]), row.segments + 1, len(row.ballots), tuple(q[i]), change[i]
+                seen = row.turned_back(tokens[i]), row.segments + 1, len(row.ballots) + 1, tuple(q[i]), change[i]
                 observe(row.index, Segment(row.job.question, *seen, row.turned_back(shares[i])))
 
         left, stay = [], []

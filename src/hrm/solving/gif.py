@@ -26,6 +26,8 @@ MARGIN, CAPTION = 16, 66
 PAUSES = 1500, 700, 4000
 """Milliseconds for which the question, a segment and the end are shown."""
 COLOURS = 128
+LARGEST = 900_000
+"""Bytes, about: of a longer story fewer segments are shown."""
 LONGEST = 20_000
 """Milliseconds that all segments together take at most: many go by faster."""
 
@@ -45,17 +47,39 @@ def pillow() -> None:
 
 
 def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
-    """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever."""
+    """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever.
+
+    Of hundreds of segments so few are shown that it stays below 1 MB.
+    """
     pillow()
+    drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
+    frames = len(segments)
+    while True:
+        content = _content(drawing, _steps(segments, end, frames))
+        if len(content) <= LARGEST or frames <= 8:
+            return content
+        # A little fewer than would fit if all frames were of one size.
+        frames = max(8, min(frames - 1, int(0.9 * frames * LARGEST / len(content))))
+
+
+def _steps(segments: Sequence[Segment], end: int, frames: int) -> list[int]:
+    """Which segments, counted from 1, are shown after the question: all, or about `frames`, evenly, and the first and
+    the last of the attempt that ends it."""
+    last = len(segments)
+    begins = 1 + next(i for i, segment in enumerate(segments) if segment.attempt == segments[end - 1].attempt)
+    kept = range(1, last + 1) if frames >= last else {round(1 + i * (last - 1) / (frames - 1)) for i in range(frames)}
+    return [0, *sorted({*kept, begins, end, last}), *([end] if end < last else [])]
+
+
+def _content(drawing: _Drawing, steps: Sequence[int]) -> bytes:
+    """The bytes of the picture that shows these steps."""
     from PIL import Image
 
-    drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
-    steps = list(range(len(segments) + 1)) + ([end] if end < len(segments) else [])
     pages = [(step, number == len(steps) - 1) for number, step in enumerate(steps)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(_palette([drawing.frame(*page) for page in [*pages[:: 1 + len(pages) // 8], pages[-1]]]))
     first, *others = (drawing.frame(*page).quantize(palette=palette, dither=Image.Dither.NONE) for page in pages)
-    each = max(100, min(PAUSES[1], LONGEST // len(segments)))
+    each = max(100, min(PAUSES[1], LONGEST // len(steps)))
     pauses = [PAUSES[0], *[each] * (len(steps) - 2), PAUSES[2]]
     content = io.BytesIO()
     first.save(content, "GIF", save_all=True, append_images=others, duration=pauses, loop=0, optimize=True)
@@ -118,7 +142,7 @@ class _Drawing:
 
     def _continues(self, step: int) -> bool:
         """Whether a segment of the same attempt went before."""
-        return step > 1 and self.segments[step - 1].restart == self.segments[step - 2].restart
+        return step > 1 and self.segments[step - 1].attempt == self.segments[step - 2].attempt
 
     def _corner(self, cell: int) -> tuple[int, int]:
         row, column = divmod(cell, self.columns)
@@ -146,7 +170,7 @@ class _Drawing:
         first, second, colour = "Question", "", INK
         if step:
             segment = self.segments[step - 1]
-            again = f"restart {segment.restart}, " if segment.restart else ""
+            again = f"attempt {segment.attempt}, " if self.segments[-1].attempt > 1 else ""
             first = f"{again}segment {segment.segment}".capitalize()
             second = f"confidence {100 * self.solver.confidence(segment.q):.0f} %"
             if rule_of(self.solver.task) is not None:

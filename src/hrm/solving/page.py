@@ -45,7 +45,7 @@ def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
 def verdict(answer: Answer) -> str:
     """The outcome in a few words."""
     many = "s" if answer.segments != 1 else ""
-    again = f" and {answer.restarts} restart{'s' if answer.restarts > 1 else ''}" if answer.restarts else ""
+    again = f" in {answer.attempts} attempts" if answer.attempts > 1 else ""
     checked = {"solved": ", verified", "answered": ", not verified"}.get(answer.status, "")
     return f"{answer.status} after {answer.segments} segment{many}{again}{checked}".capitalize()
 
@@ -95,7 +95,7 @@ def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> dict[s
         "steps": [
             {
                 "segment": segment.segment,
-                "restart": segment.restart,
+                "attempt": segment.attempt,
                 "confidence": _number(solver.confidence(segment.q)),
                 "q": [_number(value) for value in segment.q],
                 "residual": _number(segment.residual),

@@ -213,7 +213,7 @@ class Solver:
             question=text,
             answer=in_form_of(text, task, outcome.readout) if outcome.accepted else None,
             segments=outcome.segments,
-            restarts=outcome.restarts,
+            attempts=outcome.attempts,
             view=outcome.attempt.view,
             model=outcome.attempt.model,
             guess=outcome.attempt.guess,
@@ -225,7 +225,7 @@ class Solver:
     def _describe(self, segment: Segment) -> dict[str, Any]:
         return {
             "segment": segment.segment,
-            "restart": segment.restart,
+            "attempt": segment.attempt,
             "grid": as_grid(self.task, segment.readout),
             "confidence": self.confidence(segment.q),
             "q": segment.q,

@@ -35,7 +35,7 @@ class Watch:
             self.console.print(frame(self.solver, segment))
         else:
             pictures = [frame(self.solver, segment)]
-            if (segment.restart, segment.segment) == (0, 1):
+            if (segment.attempt, segment.segment) == (1, 1):
                 pictures.insert(0, self.solver.task.draw(segment.question))
             for picture in pictures:
                 self.live.update(picture, refresh=True)
@@ -58,7 +58,7 @@ def frame(solver: Solver, segment: Segment) -> RenderableType:
     task, believed = solver.task, solver.confidence(segment.q)
     facts = Table.grid(padding=(0, 1))
     facts.add_row("segment", str(segment.segment))
-    facts.add_row("restart", str(segment.restart))
+    facts.add_row("attempt", str(segment.attempt))
     facts.add_row("confidence", f"{believed:.0%}")
     facts.add_row("", ProgressBar(total=1, completed=believed, width=20))
     facts.add_row("wrong cells", str(len(conflicts(task, segment.question, segment.readout))))
