@@ -1,7 +1,5 @@
 """Each measure is what its docstring says, on texts whose value is known."""
 
-# ruff: noqa: RUF001 (the marks of several scripts, as they are)
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -3,8 +3,6 @@
 The docstring of a measure is its definition. All look at the text alone: no model judges another.
 """
 
-# ruff: noqa: RUF001 (the marks of several scripts, as they are)
-
 from __future__ import annotations
 
 import re

@@ -32,13 +32,33 @@ def no_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "latin-1"])
-def test_the_encoding_is_found_and_reported_where_it_is_a_guess(tmp_path: Path, encoding: str):
-    text = VERSE + "naïve café £5" + ("\x81" if encoding == "latin-1" else "")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "gb18030"])
+def test_the_encoding_is_found_and_said_once_where_it_is_not_utf_8(tmp_path: Path, encoding: str):
+    text = "学而时习之，不亦说乎？\n" * 20 if encoding == "gb18030" else VERSE + "naïve café £5"
     (tmp_path / "a.txt").write_bytes(text.encode(encoding))
     reports: list[str] = []
-    assert list(documents(tmp_path / "a.txt", report=reports.append)) == [text]
-    assert [encoding in report for report in reports] == [True] * (encoding in ("cp1252", "latin-1"))
+    found = documents(tmp_path / "a.txt", report=reports.append)
+    assert list(found) == list(found) == [text]
+    assert ["not UTF-8" in report and encoding in report for report in reports] == [True] * (encoding[:5] != "utf-8")
+
+
+def test_an_encoding_that_is_given_is_believed_for_texts_and_rows(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes("жук".encode("koi8-r"))
+    (tmp_path / "b.jsonl").write_bytes('{"text": "жук"}\n'.encode("koi8-r"))
+    reports: list[str] = []
+    assert list(documents(tmp_path, "text", reports.append, "koi8-r")) == ["жук", "жук"]
+    assert not reports
+
+
+def test_rows_are_read_in_any_encoding_and_one_bad_byte_costs_one_character(tmp_path: Path):
+    row = json.dumps({"text": "Все счастливые семьи похожи друг на друга."}, ensure_ascii=False) + "\n"
+    (tmp_path / "a.jsonl").write_bytes((row * 9).encode("cp1251"))
+    assert set(documents(tmp_path / "a.jsonl")) == {json.loads(row)["text"]}
+    broken = (row * 9).encode().replace("друга".encode(), b"\xff" + "руга".encode(), 1)
+    (tmp_path / "a.jsonl").write_bytes(broken)
+    reports: list[str] = []
+    assert [text.count("\ufffd") for text in documents(tmp_path / "a.jsonl", report=reports.append)] == [1] + 8 * [0]
+    assert len(reports) == 1 and "1 bad byte became U+FFFD" in reports[0]
 
 
 @pytest.mark.parametrize(("ending", "opener"), [(".gz", gzip.open), (".xz", lzma.open)])
@@ -112,13 +132,14 @@ def test_a_folder_gives_its_files_in_order_without_hidden_and_empty_ones(tmp_pat
         ("a.jsonl", b'{"text": "a"}\n[1]\n', "line 2 is not an object"),
         ("a.jsonl", b'{"text": "a"}\n{"story": "b"}\n', "line 2 has no text in a field 'text': say which of story"),
         ("a.jsonl", b'{"text": 7}\n', "line 1 has no text"),
-        ("a.jsonl", b'{"text": "\xff"}\n', "line 1 is not JSON"),
         ("a.jsonl", b"", "holds no text"),
         ("a.json", b"{}", "is not a list"),
         ("a.json", b'["a"]', "entry 1 is not an object"),
         ("a.txt", b"", "is empty"),
-        ("a.txt", b"\x00\x01\x02", "is not a text in a known encoding"),
-        ("a.txt", b"\xff\xfea\x00b", "begins as utf-16"),
+        ("a.txt", b"\x00\x01\x02", "is not a text, but binary data"),
+        ("a.txt", b"\xff\xfea\x00b", "cannot be read as utf-16"),
+        ("a.txt", b"%PDF-1.7\nwords", "is a PDF"),
+        ("a.jsonl", b"PK\x03\x04" + bytes(26) + b"word/document.xml", "is a Word document"),
         ("a.txt.gz", b"plain", "cannot be read"),
     ],
 )

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import io
 import json
 import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from hrm.config import UserError, needs
+from hrm.data.encoding import Encoding, find, reader
 
 PIECE = 1 << 18
 """Characters of a text file that are handed on at once."""
 Report = Callable[[str], object]
-_BOMS = {  # longest first: the mark of UTF-16 begins that of UTF-32
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(:[\w.%\[\]:+-]+)?")
 _CUT = re.compile(r".*\w(?=\s)", re.DOTALL)
 
@@ -43,6 +36,27 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
 
+class Way:
+    """How files are read: in which encoding, and who hears, once for each, of those that are not proper UTF-8."""
+
+    def __init__(self, report: Report | None = None, encoding: str | None = None):
+        self._report, self.encoding = report, encoding
+        self._said: set[str] = set()
+
+    def find(self, path: Path) -> Encoding:
+        """The encoding of a file, which is told of if there is something to tell."""
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({_reason(error)}); restore it") from error
+        found = _found(path, self.encoding, state.st_size, state.st_mtime_ns)
+        sentence = found.sentence(path)
+        if sentence and self._report and sentence not in self._said:
+            self._said.add(sentence)
+            self._report(sentence)
+        return found
+
+
 class Documents(Iterable[str]):
     """Documents that can be read any number of times, each time from the start."""
 
@@ -53,17 +67,20 @@ class Documents(Iterable[str]):
         return self._read()
 
 
-def documents(source: str | Path, field: str = "text", report: Report | None = None) -> Documents:
+def documents(
+    source: str | Path, field: str = "text", report: Report | None = None, encoding: str | None = None
+) -> Documents:
     """The documents of a local file or folder, or else of a data set of the Hub (NAME, NAME:SPLIT, NAME:CONFIG:SPLIT).
 
     A text file is one document, handed on in Parts where it is big; .jsonl, .json and .parquet hold one per row, in
-    `field`; .gz and .xz are unpacked on the way; line ends become \\n. `report` hears of text that is not UTF-8.
-    UserError names file and line.
+    `field`; .gz and .xz are unpacked on the way; line ends become \n. `report` hears once of each file that is not
+    proper UTF-8; `encoding` is that of all of them. UserError names file and line.
     """
     path = local(source)
     if path is None:
         return Documents(lambda: _texts(str(source), hub_rows(str(source)), field))
-    return Documents(lambda: _local(path, field, report))
+    way = Way(report, encoding)
+    return Documents(lambda: _local(path, field, way))
 
 
 def local(source: str | Path) -> Path | None:
@@ -77,14 +94,14 @@ def local(source: str | Path) -> Path | None:
     return None
 
 
-def rows(source: str | Path) -> Iterator[Row]:
+def rows(source: str | Path, way: Way | None = None) -> Iterator[Row]:
     """The rows of a .jsonl, .json or .parquet file, or of a data set of the Hub."""
     path = local(source)
     if path is None:
         return hub_rows(str(source))
     if path.is_dir() or _suffix(path) not in _READERS:
         raise UserError(f"{path} is not a .jsonl, .json or .parquet file")
-    return _READERS[_suffix(path)](path)
+    return _READERS[_suffix(path)](path, way or Way())
 
 
 def hub_rows(name: str) -> Iterator[Row]:
@@ -105,17 +122,17 @@ def hub_rows(name: str) -> Iterator[Row]:
         yield Row(f"{name} row {number}", fields)
 
 
-def _local(path: Path, field: str, report: Report | None) -> Iterator[str]:
+def _local(path: Path, field: str, way: Way) -> Iterator[str]:
     """The documents below a path; hidden and empty files of a folder are left out."""
     if path.is_file():
-        yield from _texts(str(path), rows(path), field) if _suffix(path) in _READERS else _pieces(path, report)
+        yield from _texts(str(path), rows(path, way), field) if _suffix(path) in _READERS else _pieces(path, way)
         return
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size]
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not files:
         raise UserError(f"{path} is a folder without documents")
     for file in files:
-        yield from _local(file, field, report)
+        yield from _local(file, field, way)
 
 
 def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
@@ -131,58 +148,42 @@ def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
         raise UserError(f"{source} holds no text")
 
 
-def _pieces(path: Path, report: Report | None) -> Iterator[str]:
+def _pieces(path: Path, way: Way) -> Iterator[str]:
     """A text file as one document."""
-    encoding = _encoding(path)
-    if encoding in ("cp1252", "latin-1") and report:
-        report(f"{path} is not UTF-8: read as {encoding}")
-    with _unpacked(path) as raw:
-        text = io.TextIOWrapper(raw, encoding)
-        piece = text.read(PIECE)
+    found = way.find(path)
+    with _unpacked(path) as raw, reader(raw, found) as text:
+        piece = text.read(PIECE).removeprefix("\ufeff")
         if not piece:
             raise UserError(f"{path} is empty")
         while following := text.read(PIECE):
             # Every common tokenizer begins a new token at a space after a letter, so a cut there changes none.
-            found = _CUT.match(piece, max(0, len(piece) - 4096))
-            cut = found.end() if found else len(piece)
+            space = _CUT.match(piece, max(0, len(piece) - 4096))
+            cut = space.end() if space else len(piece)
             yield Part(piece[:cut])
             piece = piece[cut:] + following
         yield piece
 
 
-def _encoding(path: Path) -> str:
-    """The encoding in which a whole file can be read: what its first bytes say, UTF-8, cp1252 or latin-1."""
-    with _unpacked(path) as raw:
-        head = raw.read(4)
-    marked = next((name for mark, name in _BOMS.items() if head.startswith(mark)), None)
-    for encoding in [marked] if marked else ["utf-8", "cp1252"]:
-        decoder = codecs.getincrementaldecoder(encoding)()
-        try:
-            with _unpacked(path) as raw:
-                while chunk := raw.read(1 << 20):
-                    if not marked and b"\0" in chunk:
-                        raise UserError(f"{path} is not a text in a known encoding: convert it to UTF-8")
-                    decoder.decode(chunk)
-                decoder.decode(b"", final=True)
-            return encoding
-        except UnicodeDecodeError as error:
-            if marked:
-                raise UserError(f"{path} begins as {encoding}, but cannot be read as such ({error})") from error
-    return "latin-1"
+@lru_cache(maxsize=1024)
+def _found(path: Path, asked: str | None, size: int, changed: int) -> Encoding:
+    """The encoding of a file as it was at a time, so that reading it again does not look again."""
+    return find(lambda: _unpacked(path), str(path), asked)
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    with _unpacked(path) as raw:
-        for number, line in enumerate(raw, 1):
-            if line.strip():
-                yield _row(f"{path} line {number}", lambda line=line: json.loads(line.decode("utf-8-sig")))
+def _json_lines(path: Path, way: Way) -> Iterator[Row]:
+    found = way.find(path)
+    with _unpacked(path) as raw, reader(raw, found, newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if (text := line.removeprefix("\ufeff")).strip():
+                yield _row(f"{path} line {number}", lambda text=text: json.loads(text))
 
 
-def _json_list(path: Path) -> Iterator[Row]:
-    with _unpacked(path) as raw:
-        content = raw.read()
+def _json_list(path: Path, way: Way) -> Iterator[Row]:
+    found = way.find(path)
+    with _unpacked(path) as raw, reader(raw, found) as text:
+        content = text.read().removeprefix("\ufeff")
     try:
-        entries = json.loads(content.decode("utf-8-sig"))
+        entries = json.loads(content)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error})") from error
     if not isinstance(entries, list):
@@ -201,7 +202,7 @@ def _row(place: str, read: Callable[[], Any]) -> Row:
     return Row(place, fields)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, way: Way) -> Iterator[Row]:
     try:
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
