@@ -159,7 +159,7 @@ def is_right(encoding: str, data: bytes, byte: int | None = None) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--characters", type=int, nargs="+", default=[30, 60, 120, 1000])
     parser.add_argument("--json-file", type=Path)
     args = parser.parse_args()

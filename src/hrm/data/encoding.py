@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 
 from hrm.config import UserError, nearest
 from hrm.data.binary import HEAD, kind_of
+from hrm.reading import bytes_of
 
 LEAST = 1000
 """Bytes of a text from which on a single bad byte says nothing about its encoding."""
@@ -95,7 +96,7 @@ def _is_text(name: str) -> bool:
 
 def read_text(source: bytes | Path, name: str | None = None, asked: str | None = None) -> tuple[str, Encoding]:
     """A whole text and how it was read; `name` is for messages. UserError for what is no text."""
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = source if isinstance(source, bytes) else bytes_of(source)
     found = find(lambda: io.BytesIO(data), name or ("it" if isinstance(source, bytes) else str(source)), asked)
     return data.decode(found.name, "replace").removeprefix("\ufeff"), found
 

@@ -79,7 +79,7 @@ def test_rows_of_a_fixed_length_are_written(tmp_path: Path, verse: str):
         (["talk.jsonl", "--kind", "text", "--out", "x"], "talk.jsonl line 1 has no text in a field 'text'"),
         (["verse.txt", "--out", "verse.txt"], "exists"),
         (["verse.txt", "--out", "x", "--holdout", "1"], "--holdout"),
-        (["broken.jsonl", "--out", "x"], "broken.jsonl line 2 is not JSON"),
+        (["broken.jsonl", "--out", "x"], "broken.jsonl line 2 is not valid JSON"),
     ],
 )
 def test_mistakes_end_in_a_sentence_and_leave_nothing(

@@ -128,7 +128,7 @@ def test_a_folder_gives_its_files_in_order_without_hidden_and_empty_ones(tmp_pat
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not valid JSON"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', "line 2 is not an object"),
         ("a.jsonl", b'{"text": "a"}\n{"story": "b"}\n', "line 2 has no text in a field 'text': say which of story"),
         ("a.jsonl", b'{"text": 7}\n', "line 1 has no text"),

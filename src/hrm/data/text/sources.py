@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from hrm.config import UserError, needs
 from hrm.data.encoding import Encoding, find, reader
+from hrm.reading import LINE, WHOLE, TooLarge, opened, parsed, quoted, reading, reason, shown
 
 PIECE = 1 << 18
 """Characters of a text file that are handed on at once."""
@@ -45,10 +41,8 @@ class Way:
 
     def find(self, path: Path) -> Encoding:
         """The encoding of a file, which is told of if there is something to tell."""
-        try:
+        with reading(path):
             state = path.stat()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({_reason(error)}); restore it") from error
         found = _found(path, self.encoding, state.st_size, state.st_mtime_ns)
         sentence = found.sentence(path)
         if sentence and self._report and sentence not in self._said:
@@ -116,7 +110,7 @@ def hub_rows(name: str) -> Iterator[Row]:
     try:
         table: Any = datasets.load_dataset(path, config, split=split, trust_remote_code=False)
     except Exception as error:  # what it raises depends on the data set
-        message = f"{name} is no file here and could not be loaded from the Hub: {_reason(error)}"
+        message = f"{name} is no file here and could not be loaded from the Hub: {reason(error)}"
         raise UserError(message) from error
     for number, fields in enumerate(table, 1):
         yield Row(f"{name} row {number}", fields)
@@ -139,8 +133,9 @@ def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
     empty = True
     for place, fields in table:
         if not isinstance(text := fields.get(field), str):
-            known = ", ".join(map(str, fields))
-            raise UserError(f"{place} has no text in a field '{field}': say which of {known} with --field")
+            raise UserError(
+                f"{place} has no text in a field {quoted(field)}: say which of {shown(fields)} with --field"
+            )
         if text:
             empty = False
             yield text
@@ -151,11 +146,11 @@ def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
 def _pieces(path: Path, way: Way) -> Iterator[str]:
     """A text file as one document."""
     found = way.find(path)
-    with _unpacked(path) as raw, reader(raw, found) as text:
-        piece = text.read(PIECE).removeprefix("\ufeff")
+    with opened(path) as raw, reader(raw, found) as text:
+        piece = _read(text, path, PIECE).removeprefix("\ufeff")
         if not piece:
             raise UserError(f"{path} is empty")
-        while following := text.read(PIECE):
+        while following := _read(text, path, PIECE):
             # Every common tokenizer begins a new token at a space after a letter, so a cut there changes none.
             space = _CUT.match(piece, max(0, len(piece) - 4096))
             cut = space.end() if space else len(piece)
@@ -164,39 +159,47 @@ def _pieces(path: Path, way: Way) -> Iterator[str]:
         yield piece
 
 
+def _read(text: TextIO, path: Path, size: int) -> str:
+    with reading(path):
+        return text.read(size)
+
+
 @lru_cache(maxsize=1024)
 def _found(path: Path, asked: str | None, size: int, changed: int) -> Encoding:
     """The encoding of a file as it was at a time, so that reading it again does not look again."""
-    return find(lambda: _unpacked(path), str(path), asked)
+    with reading(path):
+        return find(lambda: opened(path), str(path), asked)
 
 
 def _json_lines(path: Path, way: Way) -> Iterator[Row]:
-    found = way.find(path)
-    with _unpacked(path) as raw, reader(raw, found, newline="\n") as lines:
-        for number, line in enumerate(lines, 1):
+    found, number = way.find(path), 0
+    with opened(path) as raw, reader(raw, found, newline="\n") as lines:
+        while True:
+            with reading(path, f"restore it; line {number:,} was the last" if number else "restore it"):
+                line = lines.readline(LINE)
+            if not line:
+                return
+            number += 1
+            if len(line) == LINE and not line.endswith("\n"):
+                raise TooLarge(f"{path}, line {number:,} is longer than {LINE >> 20} MB, the most that is read: cut it")
             if (text := line.removeprefix("\ufeff")).strip():
-                yield _row(f"{path} line {number}", lambda text=text: json.loads(text))
+                yield _row(f"{path} line {number}", parsed(text, f"{path} line {number}", "correct or remove it"))
 
 
 def _json_list(path: Path, way: Way) -> Iterator[Row]:
     found = way.find(path)
-    with _unpacked(path) as raw, reader(raw, found) as text:
-        content = text.read().removeprefix("\ufeff")
-    try:
-        entries = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
+    with opened(path) as raw, reader(raw, found) as text:
+        content = _read(text, path, WHOLE).removeprefix("\ufeff")
+        if _read(text, path, 1):
+            raise TooLarge(f"{path} holds more than {WHOLE >> 20} MB, the most that is read whole: write JSON lines")
+    entries = parsed(content, path)
     if not isinstance(entries, list):
         raise UserError(f"{path} is not a list of objects; one object per line is a .jsonl file")
     for number, entry in enumerate(entries, 1):
-        yield _row(f"{path} entry {number}", lambda entry=entry: entry)
+        yield _row(f"{path} entry {number}", entry)
 
 
-def _row(place: str, read: Callable[[], Any]) -> Row:
-    try:
-        fields = read()
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON ({error}); correct or remove it") from error
+def _row(place: str, fields: Any) -> Row:
     if not isinstance(fields, dict):
         raise UserError(f"{place} is not an object with fields; correct or remove it")
     return Row(place, fields)
@@ -215,27 +218,12 @@ def _parquet(path: Path, way: Way) -> Iterator[Row]:
                     number += 1
                     yield Row(f"{path} row {number}", fields)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read after row {number} ({_reason(error)}); restore it") from error
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked; UserError where it is damaged."""
-    opened: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    try:
-        with opened(path, "rb") as raw:
-            yield raw
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} cannot be read ({_reason(error)}); restore it") from error
+        raise UserError(f"{path} cannot be read after row {number} ({reason(error)}); restore it") from error
 
 
 def _suffix(path: Path) -> str:
     """The ending that tells the form: .jsonl of x.jsonl.gz."""
-    return (path.with_suffix("") if path.suffix in (".gz", ".xz") else path).suffix.lower()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".xz") else path).suffix.lower()
 
 
 _READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_list, ".parquet": _parquet}
