@@ -42,8 +42,9 @@ def flush(path: Path) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to fill, which then takes the place of `path`: a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".tmp-{path.name[:200]}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # never through a link that somebody put there
             yield file
         flush(temporary)
         if path.is_file() and not path.is_symlink():

@@ -1,5 +1,6 @@
 """A checkpoint comes back exactly, shows every damage, and survives a kill at any moment."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -198,6 +199,98 @@ def test_complete_lists_by_step_and_ignores_what_is_not_a_checkpoint(tmp_path: P
     (tmp_path / "step_00000099").mkdir()
     (tmp_path / "notes").mkdir()
     assert [checkpoint.step_of(p) for p in checkpoint.complete(tmp_path)] == [3, 20, 100_000_000]
+
+
+def signed(path: Path, files: Any) -> None:
+    """Write a manifest of these files that fits the format, as somebody with bad intentions can."""
+    (path / "manifest.json").write_bytes(checkpoint._manifest(checkpoint.step_of(path), files))
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../secret", "a\\b", "C:x", "", "..", "a\0b", "nul.safetensors", "x.py"]
+)
+def test_a_manifest_that_names_what_it_cannot_is_damaged_and_nothing_is_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"x" * 12345)
+    older, path = (checkpoint.save(tmp_path / "checkpoints", step, small(), {}) for step in (1, 2))
+    files = json.loads((path / "manifest.json").read_text())["files"]
+    signed(path, files | {name: {"bytes": 1, "sha256": "0"}})
+    said: list[str] = []
+    assert checkpoint.newest(path.parent, said.append) == older
+    assert len(said) == 1 and str(path) in said[0] and "12345" not in said[0] and "using step_00000001" in said[0]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        None, 5, [], ["state.json"], {}, {"state.json": None}, {"state.json": {"bytes": "9", "sha256": ""}},
+        {"state.json": {"bytes": 2, "sha256": 5}}, {"weights.safetensors": {"bytes": 2, "sha256": "0"}},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_other_types_is_damaged(tmp_path: Path, files: Any) -> None:
+    path = checkpoint.save(tmp_path, 1, small(), {})
+    signed(path, files)
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", "[" * 100_000])
+def test_a_state_that_holds_no_facts_is_damaged(tmp_path: Path, content: str) -> None:
+    path = checkpoint.save(tmp_path, 1, {}, {})
+    (path / "state.json").write_text(content)
+    signed(path, {"state.json": checkpoint._fingerprint(path / "state.json")})
+    with pytest.raises(DamagedCheckpoint, match=r"state\.json"):
+        checkpoint.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights, and there are no pipes in folders")
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "weights.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link out", "folder"])
+def test_only_regular_files_of_a_checkpoint_are_opened(tmp_path: Path, name: str, kind: str) -> None:
+    path = checkpoint.save(tmp_path / "checkpoints", 1, small(), {})
+    (path / name).rename(tmp_path / "outside")
+    if kind == "pipe":
+        os.mkfifo(path / name)
+    elif kind == "folder":
+        (path / name).mkdir()
+    else:
+        (path / name).symlink_to("/dev/zero" if kind == "device" else tmp_path / "outside")
+    with pytest.raises(DamagedCheckpoint, match=name):
+        checkpoint.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_inside_a_checkpoint_is_followed_and_one_under_its_name_is_not(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path / "a", 1, small(), {"v": 1})
+    (path / "state.json").rename(path / "other.json")
+    (path / "state.json").symlink_to("other.json")
+    assert checkpoint.load(path)[1] == {"v": 1}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / path.name).symlink_to(path)
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path / "b", said.append) is None and "link" in said[0]
+    checkpoint.save(tmp_path / "b", 1, small(), {"v": 2})
+    assert states(tmp_path / "b") == {1: {"v": 2}} and checkpoint.load(path)[1] == {"v": 1}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "checkpoints").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="outside"):
+        checkpoint.save(tmp_path / "c" / "checkpoints", 2, small(), {})
+
+
+def test_whatever_has_a_checkpoints_name_and_cannot_be_used_is_named(tmp_path: Path) -> None:
+    paths = [checkpoint.save(tmp_path, step, small(), {}) for step in (1, 2, 3)]
+    (paths[2] / "manifest.json").unlink()
+    (paths[0] / "manifest.json").write_text("{")
+    (tmp_path / "step_00000004").write_text("a file")
+    (tmp_path / "step_00000005").mkdir()
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path, said.append) == paths[1]
+    assert len(said) == 4
+    for step, sentence in zip((5, 4, 3, 1), said, strict=True):
+        assert f"step_0000000{step} is damaged" in sentence and "using step_00000002 instead" in sentence
+    said.clear()
+    assert checkpoint.complete(tmp_path, said.append) == [paths[1]] and len(said) == 4
+    checkpoint.prune(tmp_path, 1)
+    assert (tmp_path / "step_00000005").is_dir(), "what cannot be used is not deleted either"
 
 
 def test_prune_keeps_the_newest_and_the_protected(tmp_path: Path) -> None:

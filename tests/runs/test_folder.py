@@ -1,6 +1,10 @@
 """A run folder is found, never overwritten by accident, and its logs survive a crash."""
 
 import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,11 +82,85 @@ def test_creating_never_touches_a_folder_of_other_things(tmp_path: Path, overwri
         Run.create(tmp_path / "thesis.tex", Config(), BOARD, overwrite)
 
 
-def test_a_creation_that_was_interrupted_can_be_repeated(run: Run) -> None:
-    (run.path / "run.json").unlink()
-    (run.path / ".tmp-run.json-1").write_text("{")
-    Run.create(run.path, Config(seed=9), BOARD)
-    assert Run.open(run.path).config.seed == 9
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["data", "model", "books", "README.md", "run.json", "checkpoints"])
+def test_what_only_has_the_names_of_a_run_is_never_deleted(tmp_path: Path, name: str, overwrite: bool) -> None:
+    mine = tmp_path / name if "." in name else tmp_path / name / "mine.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text('{"name": "my own"}')
+    with pytest.raises(UserError, match=name):
+        Run.create(tmp_path, Config(), BOARD, overwrite)
+    assert mine.read_text() == '{"name": "my own"}' and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def kills(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch, run: Path, into: Path) -> list[Path]:
+    """Copies of a run's folder as a kill before each change of the disk that `action` makes would leave it."""
+    real, copies = os.rename, list[Path]()
+
+    def rename(a: Path, b: Path) -> None:
+        copies.append(Path(shutil.copytree(run, into / f"{len(copies):03}", symlinks=True)))
+        real(a, b)
+
+    monkeypatch.setattr(os, "rename", rename)
+    action()
+    monkeypatch.setattr(os, "rename", real)
+    return copies
+
+
+def test_a_creation_that_was_killed_can_be_repeated_at_any_moment(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.path / "notes.txt").write_text("mine")
+    again = partial(Run.create, run.path, Config(seed=8), BOARD, True)
+    copies = kills(again, monkeypatch, run.path, tmp_path / "killed")
+    assert len(copies) > 5
+    for copy in copies:
+        Run.create(copy, Config(seed=9), BOARD, overwrite=True)
+        assert Run.open(copy).config.seed == 9 and (copy / "notes.txt").read_text() == "mine"
+        assert not [p for p in copy.iterdir() if p.name.startswith(".tmp-")]
+
+
+def test_an_old_run_stays_when_a_new_one_cannot_be_made(run: Run) -> None:
+    def fill(folder: Path) -> None:
+        raise UserError("line 7 is no text")
+
+    with pytest.raises(UserError, match="line 7"):
+        Run.create(run.path, Config(seed=9), BOARD, overwrite=True, fill=fill)
+    assert Run.open(run.path).config.seed == 5
+    assert Run.create(run.path, Config(seed=9), BOARD, overwrite=True).config.seed == 9
+    assert not (run.path / ".tmp-run-new").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_overwriting_removes_links_as_links(run: Run, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "train").mkdir(parents=True)
+    (elsewhere / "train" / "mine.txt").write_text("mine")
+    (run.path / "data").symlink_to(elsewhere)
+    (run.path / "README.md").symlink_to(elsewhere / "train" / "mine.txt")
+    (run.path / "best.json").symlink_to(tmp_path / "nowhere")
+    Run.create(run.path, Config(), BOARD, overwrite=True)
+    assert (elsewhere / "train" / "mine.txt").read_text() == "mine"
+    assert sorted(p.name for p in run.path.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl", "run.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders there")
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.jsonl"])
+def test_a_pipe_in_a_run_is_not_waited_for(run: Run, name: str) -> None:
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    with pytest.raises(UserError, match=f"{name}|run.json is missing"):
+        Run.open(run.path).records()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_log_is_never_written_through_a_link(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    run.metrics.unlink()
+    run.metrics.symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(UserError, match="link to a place outside"):
+        run.log({"step": 1})
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

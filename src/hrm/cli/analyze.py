@@ -186,7 +186,8 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
         raise UserError(f"--characters {options.characters} is too little to judge: use at least {least}")
     steps = options.checkpoint
     if "all" in steps:
-        steps = tuple(str(checkpoint.step_of(path)) for path in checkpoint.complete(Path(source) / "checkpoints"))
+        known = checkpoint.complete(Path(source) / "checkpoints", lambda line: print(line, file=sys.stderr))
+        steps = tuple(str(checkpoint.step_of(path)) for path in known)
     sampling = Sampling(temperature=options.temperature, seed=options.seed)
     for step in steps:
         loaded = load_text(source, step, options.device, options.precision)

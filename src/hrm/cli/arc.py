@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from hrm import output
+from hrm import names, output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
 
@@ -215,11 +216,15 @@ def measure(options: EvalOptions) -> int:
         record.check_unseen(tasks, "--leaks")
     steps: list[str] = [options.checkpoint]
     if options.checkpoint == "all":
-        steps = [str(checkpoint.step_of(path)) for path in checkpoint.complete(run.checkpoints)]
+        known = checkpoint.complete(run.checkpoints, lambda line: print(line, file=sys.stderr))
+        steps = [str(checkpoint.step_of(path)) for path in known]
         if not steps:
             raise UserError(f"{run.path} has no checkpoint yet: train it further")
         if options.submission or options.pictures:
             raise UserError("--submission and --pictures show one checkpoint: choose it with --checkpoint STEP")
+    if options.pictures is not None:
+        for task in tasks:
+            names.file_in(options.pictures, f"{task.id}.svg")  # the name of a task is what its file says
     results = []
     for step in steps:
         answers, result = _measure(options, step, tasks, record)

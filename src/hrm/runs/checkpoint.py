@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hrm import names
 from hrm.config import UserError
 from hrm.runs import durable
 
@@ -30,6 +31,7 @@ _STATE = "state.json"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".tmp-"
 _OLD = ".old"  # a checkpoint moved aside while another takes its name
+_LONGEST = 1 << 20  # bytes of a manifest
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -47,7 +49,7 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
 
     An existing checkpoint of the same step is replaced only once the new one is on the disk.
     """
-    if not directory.is_dir():
+    if not names.place_in(directory.parent, directory.name).is_dir():
         directory.mkdir(parents=True)
         durable.flush(directory.parent)
     _sweep(directory)
@@ -69,7 +71,7 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
         durable.flush(temporary / _MANIFEST)
         durable.flush(temporary)
         old = final.with_name(final.name + _OLD)
-        if final.exists():
+        if os.path.lexists(final):
             os.rename(final, old)
         os.rename(temporary, final)
     except BaseException:
@@ -77,7 +79,7 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
         _sweep(directory)
         raise
     durable.flush(directory)
-    if old.exists():
+    if os.path.lexists(old):
         _remove(old)
     return final
 
@@ -88,14 +90,16 @@ def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, d
     Only the wanted groups are read; one that the checkpoint lacks is absent from the result.
     Raises DamagedCheckpoint unless the files read are exactly those that were written.
     """
-    names = verify(path, groups)
     tensors: dict[str, dict[str, Tensor]] = {}
-    for name in names:
+    for name in verify(path, groups):
         if name.endswith(_SUFFIX):
             with safe_open(path / name, framework="pt") as file:
                 # Clones: the tensors of safe_open live in the mapped file, which pruning may delete.
                 tensors[name.removesuffix(_SUFFIX)] = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    return tensors, json.loads((path / _STATE).read_text(encoding="utf-8"))
+    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise DamagedCheckpoint(path, f"{_STATE} holds no facts by name")
+    return tensors, state
 
 
 def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
@@ -108,12 +112,16 @@ def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
         files = {name: facts for name, facts in files.items() if name == _STATE or name.removesuffix(_SUFFIX) in groups}
     for name, facts in files.items():
         try:
-            found = _fingerprint(path / name)
+            file = names.regular(path / name)
+            size = file.stat().st_size
+            if size != facts["bytes"]:
+                raise DamagedCheckpoint(path, f"{name} has {size} bytes instead of {facts['bytes']}")
+            found = _fingerprint(file)
+        except names.BadName as error:
+            raise DamagedCheckpoint(path, f"{name}: {error.reason}") from error
         except OSError as error:
             raise DamagedCheckpoint(path, f"{name} cannot be read ({error.strerror})") from error
-        if found["bytes"] != facts["bytes"]:
-            raise DamagedCheckpoint(path, f"{name} has {found['bytes']} bytes instead of {facts['bytes']}")
-        if found["sha256"] != facts["sha256"]:
+        if found != facts:
             raise DamagedCheckpoint(path, f"the content of {name} has changed (SHA-256 differs)")
         try:
             if name.endswith(_SUFFIX):
@@ -121,7 +129,7 @@ def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
                     pass
             else:
                 json.loads((path / name).read_text(encoding="utf-8"))
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, RecursionError) as error:
             raise DamagedCheckpoint(path, f"{name} is not readable ({error})") from error
     return list(files)
 
@@ -134,28 +142,46 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def complete(directory: Path) -> list[Path]:
-    """All checkpoints that have a manifest, by step, oldest first; their content is not verified."""
+def named(directory: Path) -> list[Path]:
+    """All that stands under a checkpoint's name, by step, oldest first, whatever it is."""
     if not directory.is_dir():
         return []
     found = {p.name: p for p in directory.iterdir() if _NAME.fullmatch(p.name.removesuffix(_OLD))}
     # A kill between the two renames of an overwrite leaves the old one under its other name.
     paths = [p for name, p in found.items() if not (name.endswith(_OLD) and name.removesuffix(_OLD) in found)]
-    return sorted((p for p in paths if (p / _MANIFEST).is_file()), key=step_of)
+    return sorted(paths, key=step_of)
+
+
+def complete(directory: Path, report: Callable[[str], None] = lambda sentence: None) -> list[Path]:
+    """Those of them that have a readable manifest; their content is not verified. `report` hears of the others."""
+    found = []
+    for path in named(directory):
+        try:
+            _read_manifest(path)
+            found.append(path)
+        except DamagedCheckpoint as error:
+            if os.path.lexists(path):  # or else a training has just pruned it
+                report(str(error))
+    return found
 
 
 def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; `report` gets a sentence for each damaged one that was passed over."""
+    """The newest checkpoint that verifies; `report` gets a sentence for each other one that cannot be used.
+
+    Of those older than the one that is used only the manifest is looked at.
+    """
     damaged: list[DamagedCheckpoint] = []
     chosen = None
-    for path in reversed(complete(directory)):
+    for path in reversed(named(directory)):
         try:
-            verify(path)
+            if chosen is None:
+                verify(path)
+                chosen = path
+            else:
+                _read_manifest(path)
         except DamagedCheckpoint as error:
-            damaged.append(error)
-        else:
-            chosen = path
-            break
+            if os.path.lexists(path):  # or else a training has just pruned it
+                damaged.append(error)
     instead = f"using {chosen.name} instead" if chosen else "no older one is intact"
     for error in damaged:
         report(f"checkpoint {error.path} is damaged: {error.reason}; {instead}")
@@ -174,17 +200,25 @@ def _remove(path: Path) -> None:
     # Renamed first, so that a kill halfway leaves rubbish for `_sweep`, not a checkpoint with missing files.
     rubbish = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
     os.rename(path, rubbish)
-    shutil.rmtree(rubbish, ignore_errors=True)
+    discard(rubbish)
+
+
+def discard(path: Path) -> None:
+    """Delete what is there: of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sweep(directory: Path) -> None:
     """Finish what killed processes left behind."""
     for path in list(directory.iterdir()):
-        if path.name.startswith(_TEMPORARY):
-            shutil.rmtree(path, ignore_errors=True)
+        if path.name.startswith(_TEMPORARY + "step_"):
+            discard(path)
         elif path.name.endswith(_OLD) and _NAME.fullmatch(path.name.removesuffix(_OLD)):
             final = path.with_name(path.name.removesuffix(_OLD))
-            if final.exists():
+            if os.path.lexists(final):
                 _remove(path)
             else:
                 os.rename(path, final)
@@ -207,16 +241,38 @@ def _manifest(step: int, files: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        raw = (path / _MANIFEST).read_bytes()
+        # The checkpoint itself is no link out either: what is written beside it is pruned.
+        names.place_in(path.parent, path.name)
+        raw = names.read_bytes(path / _MANIFEST, _LONGEST)
         manifest = json.loads(raw)
         written, files = manifest["format"], manifest["files"]
+    except names.BadName as error:
+        raise DamagedCheckpoint(path, f"{_MANIFEST}: {error.reason}") from error
+    except UserError as error:
+        raise DamagedCheckpoint(path, "it is a link to a place outside") from error
     except OSError as error:
         raise DamagedCheckpoint(path, f"{_MANIFEST} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(path, f"{_MANIFEST} is not readable ({error})") from error
     # Written anew and compared, so that a change anywhere shows, even where JSON would read the same.
     if raw == _manifest(step_of(path), files):
+        _check_names(path, files)
         return files
     if written != FORMAT:
         raise DamagedCheckpoint(path, f"{_MANIFEST} has format {written!r}, this version of hrm reads {FORMAT}")
     raise DamagedCheckpoint(path, f"{_MANIFEST} has changed since it was written")
+
+
+def _check_names(path: Path, files: Any) -> None:
+    """DamagedCheckpoint unless a manifest lists bare names of what a checkpoint consists of, each with its facts."""
+    if not isinstance(files, dict) or _STATE not in files:
+        raise DamagedCheckpoint(path, f"{_MANIFEST} lists no {_STATE}")
+    for name, facts in files.items():
+        why = names.fault(name)
+        if why is None and name != _STATE and not name.endswith(_SUFFIX):
+            why = f"{name!a} is no file of a checkpoint"
+        if why is not None:
+            raise DamagedCheckpoint(path, f"{_MANIFEST} lists what it cannot: {why}")
+        known = isinstance(facts, dict) and facts.keys() == {"bytes", "sha256"} and type(facts["bytes"]) is int
+        if not known or not isinstance(facts["sha256"], str):
+            raise DamagedCheckpoint(path, f"{_MANIFEST} says of {name} not how many bytes it has and which")

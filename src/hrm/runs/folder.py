@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import json
+import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from hrm import names
 from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, to_yaml
 from hrm.runs import checkpoint, durable, lock
 
@@ -30,6 +31,9 @@ _CONTENTS = (
     "modes.json",
     "README.md",
 )
+"""What belongs to a run, and goes when another takes its place; what else lies in the folder stays."""
+_NEW, _OLD = ".tmp-run-new", ".tmp-run-old"
+"""Inside the folder: a run that is being made, and one that was moved aside for it."""
 
 
 C = TypeVar("C", Config, TextConfig, LearnConfig)
@@ -69,31 +73,16 @@ class Run(Generic[C]):
         UserError for a folder that holds a run (unless `overwrite`) or anything else.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file: choose another folder for the run")
-        if path.is_dir():
-            foreign = sorted(
-                p.name
-                for p in path.iterdir()
-                if p.name not in (*_CONTENTS, *lock.FILES) and not p.name.startswith(".tmp-")
-            )
-            if foreign and not (path / "run.json").is_file():
-                raise UserError(f"{path} is not empty ('{foreign[0]}') and not a run: choose another folder")
-            if (path / "run.json").is_file() and not overwrite:
-                raise UserError(f"{path} already holds a run: choose another folder, resume it, or allow overwriting")
-            # run.json first: without it the rest is no run, should this be interrupted.
-            for name in _CONTENTS:
-                old = path / name
-                if old.is_dir():
-                    shutil.rmtree(old)
-                else:
-                    old.unlink(missing_ok=True)
+        refuse_in_use(path, overwrite)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "checkpoints").mkdir()
-        durable.write(path / "config.yaml", to_yaml(config))
-        durable.write(path / "metrics.jsonl", "")
+        checkpoint.discard(path / _NEW)
+        # Made where it does not count yet, so that an old run stays until there is a new one.
+        new = path / _NEW
+        (new / "checkpoints").mkdir(parents=True)
+        durable.write(new / "config.yaml", to_yaml(config))
+        durable.write(new / "metrics.jsonl", "")
         if fill is not None:
-            fill(path)
+            fill(new)
         facts = {
             "format": FORMAT,
             "kind": next(name for name, kind in _KINDS.items() if isinstance(config, kind)),
@@ -101,7 +90,8 @@ class Run(Generic[C]):
             "version": _version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        durable.write_json(path / "run.json", facts)  # last: the folder is a run from here on
+        durable.write_json(new / "run.json", facts)
+        _take_place(path)
         durable.flush(path.parent)
         return cls(path, config, facts)
 
@@ -112,7 +102,7 @@ class Run(Generic[C]):
         if not (path / "run.json").is_file():
             raise UserError(_no_run_at(path))
         facts = _read_json(path / "run.json")
-        if not isinstance(facts, dict) or not {"format", "board", "version", "created"} <= facts.keys():
+        if not _are_facts(facts):
             raise UserError(f"{path / 'run.json'} lacks what a run has: restore it or start a new run")
         if facts["format"] != FORMAT:
             raise UserError(f"{path} has run format {facts['format']!r}, this hrm reads {FORMAT}: use another version")
@@ -122,7 +112,7 @@ class Run(Generic[C]):
             raise UserError(f"{path} is a run of kind {found}, and this wants one of {wanted}: {_USE.get(found, '')}")
         where = path / "config.yaml"
         try:
-            text = where.read_text(encoding="utf-8")
+            text = names.read_text(where)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{where} cannot be read ({error}): restore it or start a new run") from error
         return cls(path, from_yaml(text, str(where), kind), facts)
@@ -135,7 +125,7 @@ class Run(Generic[C]):
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         line = json.dumps(dict(record)).encode() + b"\n"
-        with self.metrics.open("ab+") as file:
+        with names.regular(self.metrics).open("ab+") as file:
             # A line that a killed process left half-written would swallow this one.
             if size := file.seek(0, os.SEEK_END):
                 file.seek(size - 1)
@@ -147,7 +137,7 @@ class Run(Generic[C]):
     def records(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, without those that a crash left unreadable."""
         records = []
-        for line in self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.is_file() else []:
+        for line in names.regular(self.metrics).read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []:
             try:
                 records.append(json.loads(line))
             except ValueError:
@@ -163,7 +153,13 @@ class Run(Generic[C]):
     def best(self) -> dict[str, Any] | None:
         """The step and metrics of the best checkpoint so far, if any was measured."""
         path = self.path / "best.json"
-        return _read_json(path) if path.is_file() else None
+        if not os.path.lexists(path):
+            return None
+        best = _read_json(path)
+        curve = best.get("calibration", [1.0, 0.0]) if isinstance(best, dict) else None
+        if not isinstance(best, dict) or type(best.get("step")) is not int or not _are_numbers(curve, 2):
+            raise UserError(f"{path} does not say which checkpoint is the best: restore it, or remove it")
+        return best
 
     def set_best(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Name the best checkpoint; call it after the checkpoint is saved."""
@@ -173,7 +169,7 @@ class Run(Generic[C]):
     def best_checkpoint(self) -> Path | None:
         """Where the best checkpoint lies, if one is named and still there."""
         step = (self.best or {}).get("step")
-        return next((p for p in checkpoint.complete(self.checkpoints) if checkpoint.step_of(p) == step), None)
+        return next((p for p in checkpoint.named(self.checkpoints) if checkpoint.step_of(p) == step), None)
 
     def set_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`."""
@@ -185,15 +181,18 @@ class Run(Generic[C]):
         Without a best one the latest counts. Damaged ones are reported and passed over, unless asked for by step.
         """
         if which not in ("best", "latest"):
-            by_step = {str(checkpoint.step_of(p)): p for p in checkpoint.complete(self.checkpoints)}
+            by_step = {str(checkpoint.step_of(p)): p for p in checkpoint.named(self.checkpoints)}
             if str(which) not in by_step:
                 known = ", ".join(by_step) or "none so far"
                 raise UserError(f"{self.path} has no checkpoint '{which}': use best, latest or a step ({known})")
             return by_step[str(which)]
-        if which == "best" and (path := self.best_checkpoint):
+        if which == "best" and (best := self.best):
+            path = self.best_checkpoint
             try:
-                checkpoint.verify(path)
-                return path
+                if path is not None:
+                    checkpoint.verify(path)
+                    return path
+                report(f"the best checkpoint, of step {best['step']}, is not in {self.path}; using the latest instead")
             except checkpoint.DamagedCheckpoint as error:
                 report(f"the best checkpoint {path} is damaged: {error.reason}; using the latest instead")
         path = checkpoint.newest(self.checkpoints, report)
@@ -202,10 +201,61 @@ class Run(Generic[C]):
         return path
 
 
+def refuse_in_use(path: Path, overwrite: bool = False) -> None:
+    """UserError for a folder where no run may be made: one that holds a run (unless `overwrite`) or anything else.
+
+    Nothing is deleted here: what a killed start left behind is known by its name, and goes when the new run is there.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"{path} is a file: choose another folder for the run")
+    if not path.is_dir():
+        return
+    if os.path.lexists(path / "run.json"):
+        if not _are_facts(_read_json(path / "run.json")):
+            raise UserError(f"{path} has a run.json that is none of hrm's: choose another folder")
+        if not overwrite:
+            raise UserError(f"{path} already holds a run: choose another folder, resume it, or allow overwriting")
+        return
+    if (path / _OLD).is_dir():
+        return  # a kill came while one run took the place of another: what belongs to a run is of the one or the other
+    foreign = sorted((name in _CONTENTS, name) for name in os.listdir(path) if name not in (_NEW, *lock.FILES))
+    if foreign:
+        raise UserError(f"{path} is not empty ('{foreign[0][1]}') and not a run: choose another folder")
+
+
+def _take_place(path: Path) -> None:
+    """Put the run that was made inside a folder in the place of what is there; links are moved and deleted as links."""
+    new, old = path / _NEW, path / _OLD
+    checkpoint.discard(old)
+    old.mkdir()
+    # run.json first and last: without it the rest is no run, should this be interrupted.
+    for name in _CONTENTS:
+        if os.path.lexists(path / name):
+            os.rename(path / name, old / name)
+    for name in reversed(_CONTENTS):
+        if os.path.lexists(new / name):
+            os.rename(new / name, path / name)
+    durable.flush(path)
+    checkpoint.discard(new)
+    checkpoint.discard(old)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    """Whether a value from a file is a list of so many finite numbers."""
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    return all(type(number) in (int, float) and math.isfinite(number) for number in value)
+
+
+def _are_facts(facts: Any) -> bool:
+    """Whether a run.json is one that `Run.create` wrote, of whatever format."""
+    return isinstance(facts, dict) and {"format", "board", "version", "created"} <= facts.keys()
+
+
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(names.read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): restore it or start a new run") from error
 
 

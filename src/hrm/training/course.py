@@ -183,7 +183,7 @@ class Course:
         self.reporter.say(f"step {step}: {measures.sentence(measured)}")
         best = self.run.best
         # Scores on other data do not compare.
-        comparable = best is not None and all(best[key] == measured[key] for key in measures.compared)
+        comparable = best is not None and all(best.get(key) == measured[key] for key in measures.compared)
         if best is None or not comparable or measures.score(measured) >= measures.score(best):
             self.run.set_best(step, measured)
             self._prune()
