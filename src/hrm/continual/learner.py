@@ -66,6 +66,8 @@ class Learner:
         self.run, self.config = run, run.config
         self.memory: Memory = memory or Dreams(run.config.memory)
         self.accelerator = make_accelerator(_train_config(run.config, 1))
+        if self.accelerator.num_processes > 1:
+            raise UserError("hrm learn works in one process: start it without torchrun")
         self.device = self.accelerator.device
         self.books: list[dict[str, Any]] = []
         """What was learned, in order; the last one may be unfinished."""
@@ -390,7 +392,7 @@ class Learner:
         self.memory.pull(self.model)
         if not updates.step(book["step"], lambda done: min(1.0, done / steps)) and updates.hopeless:
             raise BadBatch(updates.complaint(number), {"inputs": tensors[0], "labels": tensors[1]})
-        sums, counts = losses.double().sum(1), counted.sum(1).clamp(min=1)
+        sums, counts = losses.cpu().double().sum(1), counted.sum(1).clamp(min=1).cpu()
         per_row = (sums / counts).tolist()
         return float(np.mean(per_row[:size])), float(np.mean(per_row[size:])) if old is not None else math.nan
 

@@ -119,7 +119,7 @@ class Scorer:
         counts = [count for _, count in cut]
         columns = (torch.cat(losses), torch.cat(greedy), thought.depth[where].float())
         for loss, right, depth in zip(*(column.cpu().split(counts) for column in columns), strict=True):
-            yield Score(-float(loss.double().sum()), bool(right.all()), len(loss), float(depth.mean()))
+            yield Score(-float(loss.cpu().double().sum()), bool(right.all()), len(loss), float(depth.mean()))
 
 
 def _joined(scores: Sequence[Score]) -> Score:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 
 from hrm import data, tasks
 from hrm.config import Config, TextConfig, TrainConfig, UserError, check, settings
@@ -205,13 +208,26 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
 
 
 def make_accelerator(train: TrainConfig) -> Accelerator:
-    """Devices and processes; one process outside `torchrun` or `accelerate launch`."""
-    device = train.device
-    if device == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    accelerator = Accelerator(cpu=device == "cpu")
+    """Devices and processes; one process outside `torchrun` or `accelerate launch`. A training makes it once: what it
+    finds is the state of the whole process, and a second one of another kind is refused by accelerate."""
+    device, count = train.device, torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    # accelerate joins processes on CPUs only where it is told so; else each would take itself for the only one.
+    cpu = device == "cpu" or (device == "auto" and not count)
+    if launched > max(1, count) and not cpu:
+        raise UserError(
+            f"{launched} processes and {count} accelerators: start {max(1, count)}, or use --train.device cpu"
+        )
+    found = PartialState._shared_state
+    if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
+        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
+    # The main process prepares data and measures while the others wait; one that fails is noticed by the launcher.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
     if device not in ("auto", accelerator.device.type):
         raise UserError(f"--train.device {device} is not available here: use {accelerator.device.type} or auto")
+    if launched > accelerator.num_processes:
+        raise UserError(f"processes cannot train together on {accelerator.device.type}: use --train.device cpu")
     if train.batch_size % accelerator.num_processes:
         raise UserError(
             f"--train.batch-size {train.batch_size} must be a multiple of the number of processes, "

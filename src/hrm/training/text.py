@@ -46,6 +46,7 @@ class TextTrainer(Paced):
         self.updates = Updates(model, config.optim, config.train, accelerator)
         share = config.train.batch_size // accelerator.num_processes
         self.rows = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        self.wide = torch.float32 if accelerator.device.type == "mps" else torch.float64  # all that Metal has
         self.window = torch.zeros(len(_WINDOW), dtype=torch.float64)
         self.window_steps, self.window_start = 0, time.perf_counter()
 
@@ -92,7 +93,7 @@ class TextTrainer(Paced):
             (loss * self.updates.loss_scale).backward()
             if thought.kept is not None:
                 thought.kept.forget()
-            total = total + loss.detach().double()
+            total = total + loss.detach().to(self.wide)
             first, last = (each if first is None else first), each
         assert first is not None and last is not None
         sums = (total * count, first.sum(), last.sum(), thought.depth[counted].sum(), counted.sum())
@@ -100,8 +101,7 @@ class TextTrainer(Paced):
 
     def metrics(self) -> dict[str, Any]:
         """Means over the tokens since the last call, over all processes."""
-        window: Tensor = self.accelerator.reduce(self.window.to(self.accelerator.device), "sum")  # type: ignore[assignment]
-        sums = dict(zip(_WINDOW, window.tolist(), strict=True))
+        sums = dict(zip(_WINDOW, self._window_of_all(), strict=True))
         now, tokens = time.perf_counter(), max(1.0, sums["tokens"])
         rate = max(1, self.window_steps) / max(1e-9, now - self.window_start)
         per_step = sums["tokens"] / max(1, self.window_steps)
@@ -122,6 +122,11 @@ class TextTrainer(Paced):
             "seconds": self.seconds,
         }
 
+    def _window_of_all(self) -> list[float]:
+        if self.accelerator.num_processes == 1:
+            return self.window.tolist()
+        return self.accelerator.reduce(self.window.to(self.accelerator.device), "sum").tolist()  # type: ignore[union-attr]
+
     def describe(self, metrics: dict[str, Any]) -> str:
         """What is worth seeing while it runs; losses in nats per token, after the first and the last segment."""
         return (
@@ -133,8 +138,7 @@ class TextTrainer(Paced):
         """What a checkpoint holds; a call on every process. Randomness and data are functions of the step."""
         groups, counters = self.updates.pack()
         state = {"step_number": self.step_number, "seconds": self.seconds, "window_steps": self.window_steps}
-        window: Tensor = self.accelerator.reduce(self.window.to(self.accelerator.device), "sum")  # type: ignore[assignment]
-        state |= counters | {"seed": self.config.seed, "window": window.tolist()}
+        state |= counters | {"seed": self.config.seed, "window": self._window_of_all()}
         return {"weights": dict(self.model.state_dict()), **groups}, state
 
     def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from hrm.config import TextConfig, UserError, check, settings
 from hrm.data import text as corpus
@@ -43,8 +42,9 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
 
 def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accelerator: Accelerator) -> dict[str, Any]:
     reporter = Reporter(config.train, accelerator)
+    first: dict[str, torch.Tensor] | None = None
     if not resume and accelerator.is_main_process:
-        _create(config, path, overwrite, reporter)
+        first = _create(config, path, overwrite, reporter)
     accelerator.wait_for_everyone()
     run = Run.open(path, TextConfig)
     changed = changes(run.config, config)
@@ -52,7 +52,15 @@ def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accele
     tokenizer = load_tokenizer(run.path)
     training, held_out = data_of(run, tokenizer)
     model = architecture(run)
+    if first is not None:
+        fill(model, first, path)
     trainer = TextTrainer(config, model, training, accelerator)
+    if not resume:
+        # The start is a checkpoint like any other: what a new run and a resumed one do is the same.
+        groups, state = trainer.pack()
+        if accelerator.is_main_process:
+            checkpoint.save(run.checkpoints, 0, groups, state)
+        accelerator.wait_for_everyone()
     newest = checkpoint.newest(run.checkpoints, reporter.say)
     assert newest is not None or resume
     if newest is None:
@@ -158,8 +166,8 @@ def _brief(found: dict[str, Any]) -> dict[str, Any]:
     return kept | by_depth
 
 
-def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter) -> None:
-    """A run folder with tokenizer, packed text, the model's form and a checkpoint of its start."""
+def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter) -> dict[str, torch.Tensor]:
+    """A run folder with tokenizer, packed text and the model's form; returns the weights to begin with."""
     if config.data is None:
         raise UserError("a text model needs text: give --data FILE[,FILE ...]")
     start = Path(config.model)
@@ -193,10 +201,8 @@ def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter)
         if source is not None:
             source.pack(tokenizer, folder / "data", reporter)
 
-    run = Run.create(path, config, {}, overwrite, fill_folder)
-    # The start is a checkpoint like any other: what a new run and a resumed one do is the same.
-    trainer = TextTrainer(config, model, data_of(run, tokenizer)[0], Accelerator(cpu=True))
-    checkpoint.save(run.checkpoints, 0, *trainer.pack())
+    Run.create(path, config, {}, overwrite, fill_folder)
+    return dict(model.state_dict())
 
 
 class _Texts(Iterable[str]):
