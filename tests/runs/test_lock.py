@@ -149,7 +149,7 @@ def test_a_planted_owner_file_is_neither_waited_for_nor_shown_raw(tmp_path: Path
 
 def test_a_place_is_built_by_one_process_and_swept_of_what_a_killed_one_left(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (tmp_path / ".tmp-out/half").mkdir(parents=True)
+    (tmp_path / ".tmp-out-building/half").mkdir(parents=True)
     with lock.place(out, "data pack") as folder:
         assert not (folder / "half").exists()
         (folder / "x").write_text("x")
@@ -157,5 +157,5 @@ def test_a_place_is_built_by_one_process_and_swept_of_what_a_killed_one_left(tmp
             filelock.FileLock(folder / ".lock").acquire(blocking=False)
     assert not list(tmp_path.iterdir())
     refused = pytest.raises(lock.InUse, match="/out is in use")
-    with held_elsewhere(tmp_path / ".tmp-out"), refused, lock.place(out, "data pack"):
+    with held_elsewhere(tmp_path / ".tmp-out-building"), refused, lock.place(out, "data pack"):
         pass

@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM save and end cleanly; a second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP save and end cleanly; a second Ctrl-C stops at once and says what stands."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from hrm.runs import Run, checkpoint
-from hrm.training.interrupt import Interrupt
+from hrm.training import interrupt as interrupts
+from hrm.training.course import Course
+from hrm.training.interrupt import Ended, Interrupt, ending
 from tests.training import small
 from tests.training.small import config
-
-pytestmark = pytest.mark.slow
 
 SETTINGS = config(train={"steps": 150, "checkpoint_every": 150}, optim={"ema": 0.9})
 
@@ -37,15 +40,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return small.train(tmp_path_factory.mktemp("signals") / "straight", SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_had_been(
-    straight: Run, tmp_path: Path, number: signal.Signals
+    straight: Run, tmp_path: Path, name: str
 ) -> None:
     run = tmp_path / "run"
     process = small.start(*small.command(run, SETTINGS), "--json")
     until(process, 20, run / "metrics.jsonl")
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     output, shown = process.communicate(timeout=60)
     assert process.returncode == 0, shown
     assert "saving; press Ctrl-C again to stop at once" in shown
@@ -57,6 +61,7 @@ def test_a_signal_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_h
     small.assert_same(straight, small.resume(run), 150, {"weights", "ema", "optimizer", "slots"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_a_second_ctrl_c_stops_at_once_and_loses_no_checkpoint(tmp_path: Path) -> None:
     # A step takes a second and nothing is saved after it, so that both signals arrive before the first can be obeyed.
@@ -76,16 +81,20 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_no_checkpoint(tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped at once; the last checkpoint stands" in shown and "Traceback" not in shown
+    assert (
+        f"stopped at once; the checkpoint of step 1 stands: hrm train --resume {run}" in shown
+        and "Traceback" not in shown
+    )
     [path] = checkpoint.complete(run / "checkpoints")
     checkpoint.verify(path)
 
 
 def test_the_handlers_of_before_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, *interrupts._asking())
+    before = [signal.getsignal(number) for number in numbers]
     with Interrupt() as interrupt:
         assert signal.getsignal(signal.SIGINT) not in before and not interrupt.asked
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_training_in_another_thread_leaves_the_signals_alone() -> None:
@@ -100,3 +109,74 @@ def test_a_training_in_another_thread_leaves_the_signals_alone() -> None:
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def test_a_training_without_a_checkpoint_says_so_when_it_is_stopped_at_once(tmp_path: Path) -> None:
+    course = Course.__new__(Course)
+    course.run = Run(tmp_path, SETTINGS, {"board": {}, "version": "", "created": ""})
+    assert course._stands() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
+    (tmp_path / "checkpoints/step_00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints/step_00000001/manifest.json").write_text("{}")
+    assert course._stands() == f"the checkpoint of step 1 stands: hrm train --resume {tmp_path}"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_whatever_else_runs_cleans_up_when_it_is_asked_to_end(name: str) -> None:
+    number = getattr(signal, name, None)
+    if number is None or os.name == "nt":
+        pytest.skip("there is no such signal here")
+    before, cleaned = signal.signal(number, signal.SIG_DFL), []
+    try:
+        with pytest.raises(Ended) as ended, ending():
+            try:
+                os.kill(os.getpid(), number)
+            finally:
+                cleaned.append(True)
+        assert cleaned and ended.value.code == 128 + number and ended.value.name == name
+        assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as under nohup
+        with ending(), Interrupt() as interrupt:
+            assert name == "SIGTERM" or signal.getsignal(number) == signal.SIG_IGN
+        assert not interrupt.asked
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_system_without_some_of_the_signals_has_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SIGHUP", "SIGBREAK"):
+        monkeypatch.delattr(signal, name, raising=False)
+    assert interrupts._asking() == [signal.SIGTERM]
+    with ending(), Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupt.asked == signal.SIGTERM
+
+
+def test_nothing_is_lost_when_nobody_can_read_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    for nobody in (None, io.StringIO()):
+        monkeypatch.setattr("sys.stderr", nobody)
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupt.asked == signal.SIGTERM
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal that can be closed")
+def test_a_training_whose_terminal_is_closed_saves(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    keyboard, terminal = os.openpty()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hrm", *small.command(run, SETTINGS)], stdin=terminal, stdout=terminal, stderr=terminal,
+        start_new_session=True, env=env,
+    )  # fmt: skip
+    os.close(terminal)
+    while not (run / "metrics.jsonl").is_file() or b"\n" not in (run / "metrics.jsonl").read_bytes():
+        assert process.poll() is None
+        time.sleep(0.01)
+        with contextlib.suppress(BlockingIOError):
+            os.set_blocking(keyboard, False)
+            os.read(keyboard, 65536)
+    os.close(keyboard)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert checkpoint.complete(run / "checkpoints")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from hrm.cli.options import Positional, choose, parse
 from hrm.cli.text_data import PackOptions as PackOptions
 from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
 from hrm.config import TaskConfig, UserError
+from hrm.runs import lock
 
 Kind = Literal["sudoku", "maze", "grid", "gym"]
 _SHOWN = 20  # problems printed one by one
@@ -118,6 +120,13 @@ def build(args: list[str]) -> int:
     """Make puzzles, convert between CSV and dataset folder, or join several."""
     example = "hrm data build --task sudoku --box 3 3 --puzzles 1000 --test 500 --out data/sudoku"
     options = parse("data build", BuildOptions, args, example=example)
+    with lock.place(
+        Path(options.out), "data build"
+    ):  # for the time it takes: the files have temporary names of their own
+        return _build(options)
+
+
+def _build(options: BuildOptions) -> int:
     if options.puzzles < 1 or options.test < 0:
         raise UserError("--puzzles must be at least 1 and --test at least 0")
     for path in data.targets(options.out):

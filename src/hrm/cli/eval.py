@@ -20,6 +20,7 @@ from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.config import Strategy, UserError
+from hrm.training.interrupt import Ended
 
 EVERY = 30
 """Seconds after which what is known so far is written again."""
@@ -110,7 +111,7 @@ def main(args: list[str]) -> int:
     # A pipe gets the end alone.
     known = options.json_file if options.json_file and output.is_regular(options.json_file) else None
     total, written, done = len(puzzles.inputs), time.monotonic(), 0
-    with _progress(_Rate()) as bar, contextlib.suppress(KeyboardInterrupt):
+    with _progress(_Rate()) as bar, contextlib.suppress(KeyboardInterrupt, Ended):
         shown = bar.add_task("", total=total)
         for done in measurement:
             bar.update(shown, completed=done)

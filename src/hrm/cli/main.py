@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+
+from hrm.training.interrupt import Ended, ending
 
 VERBS = {
     "demo": "train a tiny solver on this machine and watch it solve",
@@ -36,12 +39,17 @@ def main(args: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        code = _run(args)
+        with ending():
+            code = _run(args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    except Ended as stop:
+        with contextlib.suppress(OSError):
+            print(f"{name}: ended by {stop.name}", file=sys.stderr)
+        return int(str(stop.code))
     except BrokenPipeError:
         # The reader (`| head`) has left; the interpreter's last flush must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,6 +86,8 @@ def _run(args: list[str]) -> int:
         )
     try:
         return import_module(f"hrm.cli.{args[0]}").main(args[1:])
+    except Ended:
+        raise
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from hrm.config import UserError
 from hrm.data import text as corpus
 from hrm.data.progress import bar
 from hrm.data.text import chat
+from hrm.runs import lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -92,6 +92,11 @@ def tokenizer(args: list[str]) -> int:
     """Train a tokenizer on texts."""
     example = "hrm data tokenizer stories.txt --vocabulary 4096 --out tokenizer"
     options = parse("data tokenizer", TokenizerOptions, args, example=example)
+    with lock.place(options.out, "data tokenizer") as folder:
+        return _tokenizer(options, folder)
+
+
+def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
     _free(options.out)
     console = Console(stderr=True)
     texts = _Texts(options.files, options.field, console)
@@ -105,7 +110,7 @@ def tokenizer(args: list[str]) -> int:
         if characters >= _SAMPLE:
             break
     facts = {"written": str(options.out), "vocabulary": len(made), "characters_per_token": characters / max(1, tokens)}
-    _complete(options.out, made.save_pretrained)
+    _complete(folder, options.out, made.save_pretrained)
     print(
         json.dumps(facts)
         if options.json
@@ -118,6 +123,11 @@ def pack(args: list[str]) -> int:
     """Turn texts or conversations into token files to train on."""
     example = "hrm data pack stories.txt --tokenizer tokenizer --out stories"
     options = parse("data pack", PackOptions, args, example=example)
+    with lock.place(options.out, "data pack") as folder:
+        return _pack(options, folder)
+
+
+def _pack(options: PackOptions, place: Path) -> int:
     _free(options.out)
     if not 0 <= options.holdout < 1:
         raise UserError("--holdout must be at least 0 and below 1")
@@ -128,9 +138,10 @@ def pack(args: list[str]) -> int:
     items: Any = _Dialogues(options.files) if talk else _Texts(options.files, options.field, console)
     made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
     parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
-    packed: list[corpus.Packed] = []
+    facts: dict[str, dict[str, Any]] = {}
 
     def fill(folder: Path) -> None:
+        packed: list[corpus.Packed] = []  # mapped files, which must be let go before their folder is moved
         for name, part in zip(_PARTS, parts, strict=False):
             with bar(f"packing {name}", _size(part) if console.is_terminal else 0, console) as advance:
                 examples = chat.examples(made, part, options.template) if talk else corpus.encode(made, part)
@@ -153,8 +164,9 @@ def pack(args: list[str]) -> int:
                 path.replace(folder / path.name)
             (folder / "rows").rmdir()
 
-    _complete(options.out, fill)
-    facts: dict[str, dict[str, Any]] = {name: part.facts for name, part in zip(_PARTS, packed, strict=False)}
+        facts.update((name, part.facts) for name, part in zip(_PARTS, packed, strict=False))
+
+    _complete(place, options.out, fill)
     if options.json:
         kept = ("count", "documents", "characters", "bytes", "unknown", "vocabulary")
         print(json.dumps({"written": str(options.out)} | {n: {k: f[k] for k in kept} for n, f in facts.items()}))
@@ -261,12 +273,7 @@ def _free(out: Path) -> None:
         raise UserError(f"{out} exists: choose another --out or remove it")
 
 
-def _complete(out: Path, fill: Any) -> None:
+def _complete(place: Path, out: Path, fill: Any) -> None:
     """Have a folder filled elsewhere and put in place when it is complete."""
-    temporary = out.with_name(f".tmp-{out.name}-{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        fill(temporary)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    fill(place / out.name)
+    (place / out.name).replace(out)

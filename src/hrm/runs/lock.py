@@ -135,17 +135,18 @@ def place(out: Path, verb: str) -> Iterator[Path]:
 
     What a killed process left there is swept. UserError where `out` is being built by another.
     """
-    temporary = out.with_name(f".tmp-{out.name}")
+    temporary = out.with_name(f".tmp-{out.name}-building")  # the same for everyone who builds there
     if temporary.is_symlink():
         temporary.unlink()
-    with own(temporary, verb, new=True, named=out):
+    owned = own(temporary, verb, new=True, named=out)
+    try:
         _sweep(temporary)
-        try:
-            yield temporary
-        finally:
-            _sweep(temporary)
-    with suppress(OSError):
-        temporary.rmdir()
+        yield temporary
+    finally:
+        _sweep(temporary)
+        owned.release()
+        with suppress(OSError):
+            temporary.rmdir()
 
 
 def _make(folder: Path) -> list[Path]:

@@ -115,7 +115,7 @@ class Course:
     def follow(self, finish: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
-        with Interrupt() as interrupt, reporter.bar:
+        with Interrupt(stands=self._stands) as interrupt, reporter.bar:
             try:
                 finished = self._steps(interrupt)
             except BadBatch as error:
@@ -164,6 +164,13 @@ class Course:
                 checkpoint.save(self.run.checkpoints, self.trainer.step_number, groups, state)
                 self._prune()
             self.saved = self.trainer.step_number
+
+    def _stands(self) -> str:
+        """What is left of the training, should it end now."""
+        saved = checkpoint.complete(self.run.checkpoints)
+        if not saved:
+            return f"there is no checkpoint yet: hrm train --resume {self.run.path} begins from the start"
+        return f"the checkpoint of step {checkpoint.step_of(saved[-1])} stands: hrm train --resume {self.run.path}"
 
     def _prune(self) -> None:
         checkpoint.prune(self.run.checkpoints, self.config.keep, [p for p in [self.run.best_checkpoint] if p])

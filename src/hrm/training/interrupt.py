@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask for a save; a second Ctrl-C stops at once."""
+"""Ctrl-C, and every signal by which a system asks a program to end, ask for a save; a second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -6,35 +6,104 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
+"""A request to end, a closed terminal, and Ctrl-Break or a closed window of Windows: no system has all of them."""
+
+
+class Ended(SystemExit):
+    """The system asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Within it a request to end raises Ended, so that what is half-written is removed and what is measured is kept.
+
+    Signals that are ignored (as by nohup) or handled by somebody else stay so.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _leave_dead_terminals()
+        raise Ended(number)
+
+    before = {n: signal.getsignal(n) for n in _asking()} if _in_main_thread() else {}
+    taken = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Interrupt:
     """A context in which the first signal sets `asked`; it must be entered in the main thread to have an effect."""
 
-    def __init__(self, says: str = "saving; press Ctrl-C again to stop at once") -> None:
-        self.says = says
+    def __init__(
+        self,
+        says: str = "saving; press Ctrl-C again to stop at once",
+        stands: Callable[[], str] = lambda: "what was saved before stands",
+    ) -> None:
+        """`says` is shown at the first signal, and what `stands()` gives at the second Ctrl-C."""
+        self.says, self.stands = says, stands
         self.asked = 0
         """Number of the first signal; 0: none came."""
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        if _in_main_thread():
+            # Who starts it under nohup wants it to outlive its terminal.
+            numbers = [n for n in _asking() if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, *numbers)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, previous in self._previous.items():
-            signal.signal(number, previous)  # type: ignore[arg-type]
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        _leave_dead_terminals()
         if self.asked and number == signal.SIGINT:
-            os.write(sys.stderr.fileno(), b"\nstopped at once; the last checkpoint stands\n")
+            _tell(f"stopped at once; {self.stands()}")
             os._exit(130)
         first, self.asked = not self.asked, self.asked or number  # before the message, for whoever answers at once
         if first and self.says:
-            os.write(sys.stderr.fileno(), f"\n{self.says}\n".encode())
+            _tell(self.says)
+
+
+def _asking() -> list[int]:
+    """The signals of this system by which it asks a program to end."""
+    return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _tell(text: str) -> None:
+    """Write past all buffers, which a signal may have interrupted; nothing where nobody can read it."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.write(sys.stderr.fileno(), f"\n{text}\n".encode(errors="replace"))
+
+
+_terminals = {number for number in (1, 2) if os.isatty(number)}
+
+
+def _leave_dead_terminals() -> None:
+    """Let what is written to a terminal that was closed go nowhere: the failure of a message must not cost the save."""
+    for number in [number for number in _terminals if not os.isatty(number)]:
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+        _terminals.discard(number)

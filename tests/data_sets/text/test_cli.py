@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import filelock
 import pytest
 
 from hrm.cli.main import main
@@ -96,3 +97,34 @@ def test_mistakes_end_in_a_sentence_and_leave_nothing(
     before = sorted(tmp_path.iterdir())
     assert main(["data", "pack", *args]) == 2
     assert what in capsys.readouterr().err and sorted(tmp_path.iterdir()) == before
+
+
+def test_a_pack_into_a_place_where_another_is_at_work_is_refused_at_once(
+    tmp_path: Path, verse: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / ".tmp-packed-building").mkdir()
+    with filelock.FileLock(tmp_path / ".tmp-packed-building/.lock"):
+        for verb in ("pack", "tokenizer"):
+            assert main(["data", verb, verse, "--out", str(tmp_path / "packed")]) == 2
+            assert f"{tmp_path / 'packed'} is in use" in capsys.readouterr().err
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_pack_sweeps_what_a_killed_one_left_and_leaves_nothing_when_it_is_stopped(
+    tmp_path: Path, verse: str, monkeypatch: pytest.MonkeyPatch
+):
+    left, out = tmp_path / ".tmp-packed-building", tmp_path / "packed"
+    (left / "packed/train").mkdir(parents=True)
+    (left / "packed/train/tokens.bin").write_bytes(b"half")
+
+    def stopped(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packed, "write", stopped)
+        assert main(["data", "pack", verse, "--out", str(out)]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["verse.txt"]
+    (left / "packed/train").mkdir(parents=True)
+    assert main(["data", "pack", verse, "--out", str(out)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "verse.txt"]
+    assert sorted(path.name for path in out.iterdir()) == ["tokenizer", "train", "validation"]
