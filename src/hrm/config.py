@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from hrm.reading import FLOAT, SETTINGS, bytes_of, shown, text_of, yaml_of
+from hrm.reading import FLOAT, SMALL, bytes_of, shown, text_of, yaml_of
 from hrm.reading import UserError as UserError
 from hrm.reading import quoted as quoted
 
@@ -424,7 +424,7 @@ def kind_of(
     file = path / "config.yaml" if os.path.isdir(path) else path
     if name in presets() or not os.path.isfile(file):
         return Config
-    text = bytes_of(file, SETTINGS).decode("utf-8", "replace")
+    text = bytes_of(file, SMALL).decode("utf-8", "replace")
     keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
     for kind in (LearnConfig, TextConfig):
         if keys & (set(vars(kind())) - set(vars(Config())) - ({"settings"} if kind is LearnConfig else set())):
@@ -747,7 +747,7 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
         text, where = _folder(kind).joinpath(f"{name_or_path}.yaml").read_text("utf-8"), f"preset {name_or_path}"
     elif os.path.isfile(path) or os.path.isfile(path / "config.yaml"):
         path = path / "config.yaml" if path.is_dir() else path
-        text, where = text_of(path, SETTINGS), str(path)
+        text, where = text_of(path, SMALL), str(path)
     else:
         hint = nearest(name_or_path, known) or f": presets are {', '.join(known)}"
         raise UserError(f"no preset, file or run folder is named {quoted(name_or_path)}{hint}")

@@ -27,7 +27,7 @@ LINE = 64 << 20
 """Bytes of the longest line that is held in memory."""
 WHOLE = 512 << 20
 """Bytes of the largest file, unpacked, that is held in memory whole."""
-SETTINGS = 1 << 20
+SMALL = 1 << 20
 """Bytes of the largest file of settings."""
 
 
@@ -174,7 +174,7 @@ def parsed(content: str | bytes, where: object, hint: str = "restore it") -> Any
     try:
         return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where} is not valid JSON ({reason(error)}): {hint}") from error
+        raise UserError(f"{where} is not JSON ({reason(error)}): {hint}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -221,8 +221,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456
 
 def yaml_of(text: str, where: object) -> Any:
     """What a YAML text holds; UserError with the place where it is none, or far too much."""
-    if len(text) > SETTINGS:
-        raise TooLarge(f"{where} holds more than {_size(SETTINGS)}, too much for settings: is it the right file?")
+    if len(text) > SMALL:
+        raise TooLarge(f"{where} holds more than {_size(SMALL)}, too much for settings: is it the right file?")
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

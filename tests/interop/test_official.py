@@ -292,7 +292,7 @@ class Bomb:
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     files.write(tmp_path, files.settings(), {})
     torch.save({"lm_head.weight": Bomb(tmp_path / "gone off")}, tmp_path / "step_26041")
-    with pytest.raises(UserError, match="not a plain state dict"):
+    with pytest.raises(UserError, match=r"objects, which could run code.*plain state dict"):
         read(tmp_path)
     assert not (tmp_path / "gone off").exists()
 
@@ -316,7 +316,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     tree = files.settings()
     files.write(tmp_path, tree, files.state(tree))
     (tmp_path / "all_config.yaml").write_text("arch: [")
-    with pytest.raises(UserError, match=r"all_config\.yaml cannot be read"):
+    with pytest.raises(UserError, match=r"all_config\.yaml is not valid YAML"):
         read(tmp_path)
     (tmp_path / "all_config.yaml").unlink()
     with pytest.raises(UserError, match=r"all_config\.yaml is missing"):

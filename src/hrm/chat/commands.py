@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hrm.chat import modes
 from hrm.chat.session import STOPS, Session
 from hrm.config import UserError, fit, nearest
+from hrm.reading import yaml_of
 
 SWITCH = ("on", "off")
 
@@ -189,8 +188,10 @@ def _number(name: str, of_sampling: bool = True) -> Callable[[Talk, str], str]:
         if argument:
             kind = type(getattr(holder, name))
             try:
-                value = fit(kind, {"on": True, "off": False}[argument] if kind is bool else yaml.safe_load(argument))
-            except (ValueError, KeyError, yaml.YAMLError):
+                value = fit(
+                    kind, {"on": True, "off": False}[argument] if kind is bool else yaml_of(argument, "/" + word)
+                )
+            except (ValueError, KeyError, UserError):
                 wanted = {int: "a whole number", float: "a number", bool: "on or off"}[kind]
                 raise UserError(f"/{word} must be {wanted}, not '{argument}'") from None
             holder = replace(holder, **{name: value})

@@ -11,6 +11,7 @@ from hrm import output
 from hrm.config import UserError
 from hrm.data.text.chat import prompt
 from hrm.evaluation.text_generation import encode
+from hrm.reading import json_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -105,10 +106,7 @@ class Conversation:
 
     def load(self, file: Path) -> None:
         """Go on with a saved conversation in place of this one; UserError, and nothing changed, for another file."""
-        try:
-            found: Any = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}): name a file that /save wrote") from error
+        found = json_of(file, hint="name a file that /save wrote")
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UserError(f"{file} is no conversation that this version of /save wrote: name another file")
         numbers = [found.get("forgotten"), found.get("answers")]
@@ -116,7 +114,7 @@ class Conversation:
         if not isinstance(said, list) or not all(type(n) is int and n >= 0 for n in numbers):
             raise UserError(f"{file} is damaged: messages, forgotten and answers are not what /save writes")
         for number, message in enumerate(said, 1):
-            good = isinstance(message, dict) and message.get("role") in ROLES
+            good = isinstance(message, dict) and str(message.get("role")) in ROLES
             if not good or not isinstance(message.get("content"), str):
                 raise UserError(f"{file} is damaged: message {number} has no role and content")
         if found.get("talks") != self.talks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import itertools
 import json
 import os
@@ -12,10 +11,10 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
+from hrm.reading import lines_in
 
 if TYPE_CHECKING:
     from hrm.solving import Answer, Solver
@@ -72,9 +72,9 @@ def main(args: list[str]) -> int:
     if options.puzzle == "-":
         return _solve_lines(solver, options, read_questions(sys.stdin, "standard input"))
     if os.path.isfile(options.puzzle):
-        with open(options.puzzle, "rb") as file, ExitStack() as stack:
-            plain = stack.enter_context(gzip.open(file)) if options.puzzle.endswith(".gz") else file
-            lines = stack.enter_context(io.TextIOWrapper(plain, "utf-8-sig", errors="replace", newline=""))  # type: ignore[arg-type]
+        with open(options.puzzle, "rb") as file:
+            plain: Any = gzip.GzipFile(fileobj=file) if options.puzzle.endswith(".gz") else file
+            lines = (line.decode("utf-8-sig", "replace") for line in lines_in(plain, options.puzzle))
             read = partial(_share_read, file)
             return _solve_lines(solver, options, read_questions(lines, options.puzzle), read)
     return _solve_one(solver, options, options.puzzle)

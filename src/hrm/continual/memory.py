@@ -143,7 +143,7 @@ class Reservoir(Nothing):
         self.books, self._stored = {}, {}
         for book, count, size, length in shapes:
             self._stored[book] = content[at : at + length]
-            raw = bz2.decompress(self._stored[book])
+            raw = bz2.BZ2Decompressor().decompress(self._stored[book], 4 * count * size)
             self.books[book] = (
                 np.frombuffer(raw, f"<u{len(raw) // (count * size)}").reshape(count, size).astype(np.int32)
             )

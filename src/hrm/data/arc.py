@@ -12,6 +12,7 @@ import numpy as np
 
 from hrm import output
 from hrm.config import UserError
+from hrm.reading import json_of, lines_of, parsed
 from hrm.tasks.arc import canonical, grid_of
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -86,10 +87,10 @@ def _values(path: Path) -> Iterator[tuple[str, str, Any]]:
     elif not path.name.endswith(SUFFIXES):
         raise UserError(f"{path} is not a file of ARC tasks: its name must end in {', '.join(SUFFIXES)}")
     elif ".jsonl" in path.name:
-        for number, line in enumerate(_text(path).splitlines(), 1):
+        for number, line in enumerate(lines_of(path), 1):
             where = f"{path}, line {number}"
             if line.strip():
-                value = _json(where, line)
+                value = parsed(line, where)
                 if not isinstance(value, dict) or not isinstance(value.get("id"), str):
                     raise UserError(f'{where} has no task with an id: write {{"id": ..., "train": ..., "test": ...}}')
                 yield where, value["id"], value
@@ -148,21 +149,6 @@ def _plain(pair: Pair) -> dict[str, Any]:
     return {name: grid.tolist() for name, grid in pair._asdict().items() if grid is not None}
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it") from None
-
-
 def read_json(path: Path) -> Any:
     """What a JSON file holds, gzipped if its name ends in .gz; UserError if it cannot be read."""
-    return _json(path, _text(path))
-
-
-def _json(where: Path | str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}): restore it") from None
+    return json_of(path)

@@ -7,17 +7,20 @@ group g: an original with its augmentations. A label equal to `ignore_label_id` 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hrm.config import UserError
+from hrm.config import UserError, quoted
 from hrm.data.puzzle_set import IGNORE, Located, PuzzleSet
+from hrm.reading import SMALL, json_of, reading
 from hrm.tasks import Task
 
 _SPLITS = ("train", "test")
+_RESTORE = "restore it or build the data set anew"
 
 
 def splits(path: Path) -> list[str]:
@@ -28,16 +31,18 @@ def splits(path: Path) -> list[str]:
 def metadata(folder: Path) -> dict[str, Any]:
     """The facts in a split's `dataset.json`; UserError where one is missing or of the wrong type."""
     where = folder / "dataset.json"
-    try:
-        facts = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where} cannot be read ({error}): restore it or build the data set anew") from error
+    facts = json_of(where, SMALL, _RESTORE)
     numbers = ("pad_id", "vocab_size", "seq_len", "num_puzzle_identifiers", "blank_identifier_id")
     for name in numbers:
-        if not isinstance(facts, dict) or not isinstance(facts.get(name), int):
-            raise UserError(f"{where} has no whole number '{name}': restore it or build the data set anew")
-    if not isinstance(facts.get("sets"), list) or not facts["sets"]:
-        raise UserError(f"{where} has no list of 'sets': restore it or build the data set anew")
+        if not isinstance(facts, dict) or type(facts.get(name)) is not int or not 0 <= facts[name] < 2**31:
+            raise UserError(f"{where} has no whole number '{name}' below 2 to the power of 31: {_RESTORE}")
+    sets, ignored = facts.get("sets"), facts.get("ignore_label_id")
+    if not isinstance(sets, list) or not sets or not all(isinstance(name, str) for name in sets):
+        raise UserError(f"{where} has no list of 'sets', each a name: {_RESTORE}")
+    if len(set(sets)) < len(sets):
+        raise UserError(f"{where} lists the set {quoted(Counter(sets).most_common(1)[0][0])} twice: {_RESTORE}")
+    if ignored is not None and (type(ignored) is not int or abs(ignored) >= 2**31):
+        raise UserError(f"{where}: 'ignore_label_id' must be a whole number, not {quoted(ignored)}: {_RESTORE}")
     return facts
 
 
@@ -182,12 +187,16 @@ def _load_set(
 
 def read_array(folder: Path, name: str, field: str, mapped: bool = False) -> np.ndarray:
     path = folder / f"{name}__{field}.npy"
-    try:
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it or build the data set anew") from error
+    array = array_of(path, _RESTORE)
+    return array if mapped else np.array(array)
+
+
+def array_of(path: Path, hint: str) -> np.ndarray:
+    """The whole numbers of an .npy file, mapped from the disk, so that its header promises no more than it has."""
+    with reading(path, hint):
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
-        raise UserError(f"{path} does not hold whole numbers: restore it or build the data set anew")
+        raise UserError(f"{path} does not hold whole numbers: {hint}")
     return array
 
 

@@ -11,6 +11,7 @@ import torch
 from hrm.data.text import Packed, is_packed, open_text
 from hrm.evaluation.text_fresh import prompts_of
 from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.reading import SMALL, json_of
 from hrm.runs.text import load_tokenizer
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def model_card(run: Run[TextConfig]) -> str:
     name, model = run.path.resolve().name, HRMConfig.from_pretrained(run.path / "model")
     with torch.device("meta"):
         parameters = sum(p.numel() for p in HRMForCausalLM(model).parameters())
-    result = json.loads(run.result.read_text("utf-8")) if run.result.is_file() else {}
+    result = json_of(run.result, SMALL) if run.result.is_file() else {}
     depth = "one segment" if model.max_segments == 1 else f"up to {model.max_segments} segments"
     kind = f"of {depth} a token" if model.hierarchy else "without hierarchy, a plain Transformer"
     version = "" if run.version == "unknown" else f"with hrm {run.version} "

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
 import math
 import re
 import time
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hrm.config import UserError, nearest
 from hrm.evaluation.text_generation import Sampling, complete
 from hrm.evaluation.text_scoring import Scorer
+from hrm.reading import lines_of, parsed, reading, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,25 +70,20 @@ def load(name: str, folder: Path, limit: int | None = None) -> list[Item]:
             f"no task '{name}' in {folder}{nearest(name, known) or ': it has ' + (', '.join(known) or 'none')}"
         )
     path = known[name]
-    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     items: list[Item] = []
-    try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if limit is not None and len(items) >= limit:
-                    break
-                if line.strip():
-                    items.append(_item(name, line, f"{path}, line {number}"))
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch it again") from error
+    for number, line in enumerate(lines_of(path), 1):
+        if limit is not None and len(items) >= limit:
+            break
+        if line.strip():
+            items.append(_item(name, line, f"{path}, line {number}"))
     if not items:
         raise UserError(f"{path} holds no items")
     return items
 
 
-def _item(name: str, line: str, where: str) -> Item:
-    try:
-        row = json.loads(line)
+def _item(name: str, line: bytes, where: str) -> Item:
+    row = parsed(line, where, "fetch the file again")
+    with reading(where, "fetch the file again"):
         asked = "\nAnswer:" if name in ANSWER else ""
         if "sentence_good" in row:
             return Choice((("", row["sentence_good"]), ("", row["sentence_bad"])), 0, str(row.get("UID", "")))
@@ -105,9 +98,7 @@ def _item(name: str, line: str, where: str) -> Item:
             return Word(row["context"] + asked, " " + row["continuation"])
         if "answer" in row:
             return Sum(row.get("context") or row["question"], float(row["answer"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: not a task's row ({type(error).__name__}: {error})") from error
-    raise UserError(f"{where}: a row with {', '.join(row)} is of no known form: see docs/text-measuring.md")
+    raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
 
 
 def evaluate_task(

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hrm.config import UserError, parse_horizon
+from hrm.config import UserError, parse_horizon, quoted
 from hrm.models.text.configuration import HRMConfig
 from hrm.models.text.modeling import HRMForCausalLM
+from hrm.reading import SMALL, json_of, reading
 
 _SAME = (
     "vocab_size",
@@ -45,10 +46,10 @@ _TOKENIZER = (
 
 def model_type(path: Path) -> str | None:
     """The `model_type` of a folder's config.json; None where there is none."""
-    try:
-        return json.loads((path / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
+    file = path / "config.json"
+    tree = json_of(file, SMALL) if file.is_file() else None
+    kind = tree.get("model_type") if isinstance(tree, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def read(path: Path) -> HRMForCausalLM:
@@ -57,11 +58,9 @@ def read(path: Path) -> HRMForCausalLM:
     UserError names the file and the setting or tensor that does not fit.
     """
     where = path / "config.json"
-    try:
-        tree = json.loads(where.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
-    config = _config(tree, str(where))
+    tree = json_of(where, SMALL)
+    with reading(where):
+        config = _config(tree, str(where))
     tensors = _tensors(path)
     dtype = tensors["model.embed_tokens.weight"].dtype if "model.embed_tokens.weight" in tensors else torch.float32
     model = HRMForCausalLM(config).to(dtype=dtype)
@@ -153,7 +152,7 @@ def warnings(config: HRMConfig, segments: int) -> list[str]:
 
 def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
     if tree.get("model_type") != "hrm_text":
-        raise UserError(f"{where}: model_type is '{tree.get('model_type')}', not hrm_text")
+        raise UserError(f"{where}: model_type is {quoted(tree.get('model_type'))}, not hrm_text")
     from transformers import HrmTextConfig
 
     theirs = HrmTextConfig(**{key: value for key, value in tree.items() if key not in ("model_type", "architectures")})
@@ -267,9 +266,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no .safetensors file")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except Exception as error:
-            raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+        with reading(file), safe_open(file, "pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     return tensors

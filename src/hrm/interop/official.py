@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +18,7 @@ from hrm.config import ArchConfig, Config, TaskConfig, UserError
 from hrm.interop import names
 from hrm.interop.settings import Layout, config_of, layout_of, settings_of
 from hrm.models.puzzle import Board, PuzzleModel
+from hrm.reading import SMALL, reading, text_of, yaml_of
 
 SETTINGS = "all_config.yaml"
 _INITIAL_STATES = ("z_h_init", "z_l_init")
@@ -113,12 +113,9 @@ def write(path: Path, layout: Layout, config: Config, cells: int, weights: Mappi
 
 
 def _settings(where: Path) -> Mapping[str, Any]:
-    try:
-        tree = yaml.safe_load(where.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{where} is missing: the settings must lie beside the checkpoint") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
+    if not where.is_file():
+        raise UserError(f"{where} is missing: the settings must lie beside the checkpoint")
+    tree = yaml_of(text_of(where, SMALL), where)
     if not isinstance(tree, Mapping):
         raise UserError(f"{where} must consist of `key: value` lines")
     layout_of(tree, str(where))
@@ -126,15 +123,8 @@ def _settings(where: Path) -> Mapping[str, Any]:
 
 
 def _state_dict(file: Path) -> dict[str, Tensor]:
-    try:
+    with reading(file, "get it from its publisher as a plain state dict or as safetensors"):
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} is not a plain state dict, and anything else is not loaded because it could run code"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read as a state dict: {reason}") from None
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
-from hrm.config import ArchConfig, Config, UserError, check, fit, settings
+from hrm.config import ArchConfig, Config, UserError, check, fit, quoted, settings
 
 Layout = Literal["sapient-hrm", "trm"]
 
@@ -51,8 +51,10 @@ _TRAINING_ONLY = {"arch.horizon"}
 def layout_of(tree: Mapping[str, Any], where: str) -> Layout:
     """Which published model the settings describe; UserError for one that this package cannot run."""
     name = _section(tree, "arch", where).get("name")
-    if name not in _NAMES:
-        raise UserError(f"{where}: arch.name '{name}' is none of the models that can be read, {', '.join(_NAMES)}")
+    if not isinstance(name, str) or name not in _NAMES:
+        raise UserError(
+            f"{where}: arch.name {quoted(name)} is none of the models that can be read, {', '.join(_NAMES)}"
+        )
     return _NAMES[name]
 
 

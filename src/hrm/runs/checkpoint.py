@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hrm import names
-from hrm.config import UserError
+from hrm.config import UserError, quoted
+from hrm.reading import reason
 from hrm.runs import durable
 
 FORMAT = 1
@@ -130,7 +131,7 @@ def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
             else:
                 json.loads((path / name).read_text(encoding="utf-8"))
         except (SafetensorError, ValueError, RecursionError) as error:
-            raise DamagedCheckpoint(path, f"{name} is not readable ({error})") from error
+            raise DamagedCheckpoint(path, f"{name} is not readable ({reason(error)})") from error
     return list(files)
 
 
@@ -253,13 +254,13 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise DamagedCheckpoint(path, f"{_MANIFEST} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedCheckpoint(path, f"{_MANIFEST} is not readable ({error})") from error
+        raise DamagedCheckpoint(path, f"{_MANIFEST} is not readable ({reason(error)})") from error
     # Written anew and compared, so that a change anywhere shows, even where JSON would read the same.
     if raw == _manifest(step_of(path), files):
         _check_names(path, files)
         return files
     if written != FORMAT:
-        raise DamagedCheckpoint(path, f"{_MANIFEST} has format {written!r}, this version of hrm reads {FORMAT}")
+        raise DamagedCheckpoint(path, f"{_MANIFEST} has format {quoted(written)}, this version of hrm reads {FORMAT}")
     raise DamagedCheckpoint(path, f"{_MANIFEST} has changed since it was written")
 
 

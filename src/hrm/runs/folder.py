@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hrm import names
-from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, to_yaml
+from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, quoted, to_yaml
+from hrm.reading import parsed, reading, shown
 from hrm.runs import checkpoint, durable, lock
 
 FORMAT = 1
@@ -37,6 +38,7 @@ _NEW, _OLD = ".tmp-run-new", ".tmp-run-old"
 
 
 C = TypeVar("C", Config, TextConfig, LearnConfig)
+_RESTORE = "restore it or start a new run"
 _KINDS: dict[str, type] = {"puzzle": Config, "text": TextConfig, "learner": LearnConfig}
 _USE = {
     "puzzle": "solve it with hrm solve, measure it with hrm eval",
@@ -105,16 +107,18 @@ class Run(Generic[C]):
         if not _are_facts(facts):
             raise UserError(f"{path / 'run.json'} lacks what a run has: restore it or start a new run")
         if facts["format"] != FORMAT:
-            raise UserError(f"{path} has run format {facts['format']!r}, this hrm reads {FORMAT}: use another version")
+            found = quoted(facts["format"])
+            raise UserError(f"{path} has run format {found}, this hrm reads {FORMAT}: use another version")
         found = facts.get("kind", "puzzle")
-        if _KINDS.get(found) is not kind:
+        if not isinstance(found, str) or _KINDS.get(found) is not kind:
             wanted = next(name for name, known in _KINDS.items() if known is kind)
-            raise UserError(f"{path} is a run of kind {found}, and this wants one of {wanted}: {_USE.get(found, '')}")
+            use = _USE.get(str(found), "see hrm status")
+            raise UserError(f"{path} is a run of kind {quoted(found)}, and this wants one of {wanted}: {use}")
+        if not _has_sizes(facts):
+            raise UserError(f"{path / 'run.json'} does not say how large its board is: {_RESTORE}")
         where = path / "config.yaml"
-        try:
+        with reading(where, _RESTORE):
             text = names.read_text(where)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{where} cannot be read ({error}): restore it or start a new run") from error
         return cls(path, from_yaml(text, str(where), kind), facts)
 
     def set_config(self, config: C) -> None:
@@ -140,7 +144,7 @@ class Run(Generic[C]):
         for line in names.regular(self.metrics).read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []:
             try:
                 records.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         return [record for record in records if isinstance(record, dict)]
 
@@ -249,25 +253,33 @@ def _are_numbers(value: Any, count: int) -> bool:
 
 def _are_facts(facts: Any) -> bool:
     """Whether a run.json is one that `Run.create` wrote, of whatever format."""
-    return isinstance(facts, dict) and {"format", "board", "version", "created"} <= facts.keys()
+    if not isinstance(facts, dict) or "format" not in facts or not isinstance(facts.get("board"), dict):
+        return False
+    return all(isinstance(facts.get(name), str) for name in ("version", "created"))
+
+
+def _has_sizes(facts: dict[str, Any]) -> bool:
+    """Whether the run.json of a run on puzzles tells the size of its board."""
+    sizes = [facts["board"].get(name) for name in ("cells", "vocabulary", "task_ids")]
+    right = all(type(size) is int and 0 <= size < 2**31 for size in sizes)
+    return right or facts.get("kind", "puzzle") != "puzzle"
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(names.read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it or start a new run") from error
+    with reading(path, _RESTORE):
+        text = names.read_text(path)
+    return parsed(text, path, _RESTORE)
 
 
 def _no_run_at(path: Path) -> str:
     what = f"{path} is not a run folder (run.json is missing)" if path.exists() else f"there is no run at {path}"
     parent = path.absolute().parent
     names = sorted(p.parent.name for p in parent.glob("*/run.json")) if parent.is_dir() else []
-    near = difflib.get_close_matches(path.absolute().name, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(path.absolute().name, names[:2000], n=1, cutoff=0.4)
     if near:
         return f"{what}: did you mean {path.parent / near[0]}?"
     if names:
-        return f"{what}: the runs in {path.parent} are {', '.join(names)}"
+        return f"{what}: the runs in {path.parent} are {shown(names)}"
     return f"{what}: give the folder that 'hrm train' wrote"
 
 

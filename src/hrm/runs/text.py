@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import yaml
 
-from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest, needs
+from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest, needs, quoted
 from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
 from hrm.data.text.tokenizers import code_refused
 from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.reading import SMALL, json_of, reading, reason, yaml_of
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
 
@@ -91,9 +91,10 @@ def rebuild(
     state: dict[str, Any], weights: dict[str, torch.Tensor], where: Path
 ) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
-    model = HRMForCausalLM(HRMConfig.from_dict(state["model"]))
-    fill(model, weights, where)
-    return model, rebuild_of(state)
+    with reading(where):
+        model = HRMForCausalLM(HRMConfig.from_dict(state["model"]))
+        fill(model, weights, where)
+        return model, rebuild_of(state)
 
 
 def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
@@ -103,7 +104,8 @@ def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
 
 def architecture(run: Run[TextConfig]) -> HRMForCausalLM:
     """A model of a run's form, adapters included, with fresh weights."""
-    model = HRMForCausalLM(HRMConfig.from_pretrained(run.path / "model"))
+    with reading(run.path / "model"):
+        model = HRMForCausalLM(HRMConfig.from_pretrained(run.path / "model"))
     return adapt(model, run.config.lora) if run.config.lora else model
 
 
@@ -111,29 +113,24 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that lies beside a run's weights."""
     from transformers import AutoTokenizer
 
-    try:
-        with code_refused(path / "tokenizer"):
-            return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path / 'tokenizer'} cannot be read ({_first(error)}): restore it") from error
+    with reading(path / "tokenizer"), code_refused(path / "tokenizer"):
+        return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False)
 
 
 def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer of a folder that `save_pretrained` wrote; UserError for one of another kind."""
     from transformers import AutoConfig, AutoTokenizer
 
-    try:
-        with code_refused(path):
-            kind = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False).model_type
+    json_of(path / "config.json", SMALL)  # says best what is wrong with it
+    with reading(path, "save a model and its tokenizer there"), code_refused(path):
+        kind = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False).model_type
         if kind != HRMConfig.model_type:
-            raise UserError(f"{path} holds a model of type {kind}: convert it with hrm convert, if it is hrm_text")
-        with code_refused(path):
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            raise UserError(
+                f"{path} holds a model of type {quoted(kind)}: convert it with hrm convert, if it is hrm_text"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         with _no_bar():
-            model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        return model, tokenizer
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} holds no model with its tokenizer ({_first(error)}): save both there") from error
+            return HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False), tokenizer
 
 
 def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrainedTokenizerFast | None) -> HRMConfig:
@@ -152,8 +149,8 @@ def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrai
     for change in changes:
         name, _, text = change.partition("=")
         if name not in known:
-            raise UserError(f"--settings {change}: the model has no setting '{name}'{nearest(name, known)}")
-        given[name] = yaml.safe_load(text)
+            raise UserError(f"--settings {quoted(change)}: the model has no setting '{name}'{nearest(name, known)}")
+        given[name] = yaml_of(text, f"--settings {quoted(change)}")
         if type(known[name]) in (int, float, bool, str):
             try:
                 given[name] = fit(type(known[name]), given[name])
@@ -191,7 +188,7 @@ def fill(model: HRMForCausalLM, weights: dict[str, torch.Tensor], where: Path) -
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{where} does not hold the weights that its run describes: {_first(error)}") from error
+        raise UserError(f"{where} does not hold the weights that its run describes: {reason(error)}") from error
 
 
 @contextmanager
@@ -215,14 +212,10 @@ def _device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except RuntimeError as error:
-        raise UserError(f"device '{name}' (--device) cannot be used here: {_first(error)}") from error
+        raise UserError(f"device '{name}' (--device) cannot be used here: {reason(error)}") from error
 
 
 def _dtype(name: str) -> torch.dtype:
     if name not in ("float32", "bfloat16", "float16", "float64"):
         raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
     return getattr(torch, name)
-
-
-def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hrm.config import UserError
+from hrm.config import UserError, quoted
 from hrm.tasks import Puzzle, PuzzleError, Symmetry
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def grid_of(value: object) -> np.ndarray:
             raise ValueError(f"row {i} has {len(row)} cells, row 1 has {len(value[0])}")
         for cell in row:
             if type(cell) is not int or not 0 <= cell < COLOURS:
-                raise ValueError(f"row {i} holds {cell!r}, which is not a colour from 0 to {COLOURS - 1}")
+                raise ValueError(f"row {i} holds {quoted(cell)}, which is not a colour from 0 to {COLOURS - 1}")
     if max(len(value), len(value[0])) > LARGEST:
         raise ValueError(f"{len(value)}x{len(value[0])} is larger than {LARGEST}x{LARGEST}")
     return np.array(value, np.uint8)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hrm.config import UserError
+from hrm.config import UserError, quoted
 from hrm.tasks import Puzzle, PuzzleError, Symmetry
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Grid:
         cells = self.groups.shape[1]
         fields = text.split()
         if len(fields) == cells and all(field.isdecimal() for field in fields):
-            tokens = [int(field) for field in fields]
+            tokens = [int(field[:20]) for field in fields]  # more digits are no token either
         else:
             fields = list("".join(fields))
             tokens = [self.vocabulary.find(field) for field in fields]
@@ -54,7 +54,7 @@ class Grid:
             if not 0 <= token < len(self.vocabulary):
                 row, column = divmod(at, self.shape[1])
                 place = f"row {row + 1}, column {column + 1}"
-                raise PuzzleError(f"'{fields[at]}' at {place} is not a token below {len(self.vocabulary)}")
+                raise PuzzleError(f"{quoted(fields[at])} at {place} is not a token below {len(self.vocabulary)}")
         return np.array(tokens, self._dtype)
 
     def format(self, tokens: np.ndarray) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from hrm.config import UserError
 from hrm.data.text.packed import Example
 from hrm.data.text.sources import Row, rows
+from hrm.reading import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -119,7 +120,7 @@ def _messages(row: Row) -> Messages:
         kind = "question" if question is None else "answer"
         raise UserError(
             f"{row.place} has no {kind}: it needs a field {', '.join(missing[:-1])} or {missing[-1]}, or messages; "
-            f"it has {', '.join(map(str, row.fields))}"
+            f"it has {shown(row.fields)}"
         )
     texts = [row.fields[question], row.fields[answer], row.fields.get("input") or ""]
     for name, text in zip((question, answer, "input"), texts, strict=True):

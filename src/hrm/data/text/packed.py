@@ -24,6 +24,7 @@ from hrm.config import UserError
 from hrm.data.puzzle_set import IGNORE
 from hrm.data.text.sources import Part
 from hrm.data.text.tokenizers import characters_of, tokenizer_hash
+from hrm.reading import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -135,10 +136,8 @@ class Packed:
             found = (folder / name).stat().st_size if (folder / name).is_file() else 0
             if found != size:
                 raise UserError(f"{folder / name} has {found:,} of {size:,} bytes: restore it or pack the text anew")
-        try:
+        with reading(folder, "restore it or pack the text anew"):
             packed = cls(folder, facts)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{folder} cannot be read ({error}): restore it or pack the text anew") from error
         starts = packed.documents
         if starts.ndim != 1 or len(starts) != facts["documents"] + 1 or starts[0] or starts[-1] != packed.count:
             raise UserError(f"{folder / 'documents.npy'} does not fit tokens.bin: restore it or pack the text anew")
@@ -335,15 +334,16 @@ def _write(
 
 def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
-    try:
+    with reading(path, "restore it or pack the text anew"):
         facts = json.loads(path.read_text("utf-8"))
         numbers = [facts[name] for name in ("count", "documents", "characters", "bytes", "eos", "vocabulary")]
-        right = all(type(number) is int for number in numbers) and facts["dtype"] in ("<u2", "<u4")
+        right = all(type(number) is int and 0 <= number < 2**60 for number in numbers) and facts["dtype"] in (
+            "<u2",
+            "<u4",
+        )
         right &= all(type(facts[name]) is bool for name in ("mask", "whole"))
         if not right or facts["format"] != FORMAT:
             raise ValueError("not of this version")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it or pack the text anew") from error
     return facts
 
 

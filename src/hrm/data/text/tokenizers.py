@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hrm.config import UserError, needs
+from hrm.reading import reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -99,7 +100,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     except UserError:
         raise
     except Exception as error:  # damaged files end in exceptions of every kind
-        raise UserError(f"{path} cannot be read as a tokenizer ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path} cannot be read as a tokenizer ({reason(error)})") from error
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or path.suffix in (*_FILES, ".txt"):
         raise UserError(f"there is no tokenizer {source}")
     from transformers import AutoTokenizer
@@ -108,8 +109,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         with code_refused(source):
             return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source} is no folder here and could not be loaded from the Hub: {reason}") from error
+        said = reason(error)
+        raise UserError(f"{source} is no folder here and could not be loaded from the Hub: {said}") from error
 
 
 @contextmanager
