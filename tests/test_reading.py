@@ -86,7 +86,7 @@ def test_lines_end_where_they_end(tmp_path: Path):
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "9" * 5000, "{", "nul", b"\xff\xfe", "[1,]", ""])
 def test_what_is_no_json_is_one_sentence(content: str | bytes):
-    with pytest.raises(UserError, match=r"^here is not JSON \(.*\): restore it$"):
+    with pytest.raises(UserError, match=r"^here is not valid JSON \(.*\): restore it$"):
         parsed(content, "here")
 
 

@@ -174,7 +174,7 @@ def parsed(content: str | bytes, where: object, hint: str = "restore it") -> Any
     try:
         return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where} is not JSON ({reason(error)}): {hint}") from error
+        raise UserError(f"{where} is not valid JSON ({reason(error)}): {hint}") from error
 
 
 class _Loader(yaml.SafeLoader):

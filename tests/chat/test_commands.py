@@ -109,7 +109,7 @@ def test_save_and_load(talk: commands.Talk, tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "is no conversation"),
         ('{"format": 1}', "is damaged"),
         ('{"format": 1, "talks": false, "forgotten": -1, "answers": 0, "messages": []}', "is damaged"),

@@ -116,7 +116,7 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, tree: Any, words:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("t.jsonl", '{"id": "a"', "line 1 is not JSON"),
+        ("t.jsonl", '{"id": "a"', "line 1 is not valid JSON"),
         ("t.jsonl", '{"train": []}', "line 1 has no task with an id"),
         ("t.jsonl", "", "holds no tasks"),
         ("t.json", "[1]", "neither a task nor a file of challenges"),

@@ -228,7 +228,7 @@ def test_missing_splits_and_unfinished_folders_are_named(tmp_path: Path) -> None
         read(tmp_path, FOUR, "test")
     assert read_both(tmp_path, FOUR)[1] is None
     (tmp_path / "train" / "dataset.json").write_text("{")
-    with pytest.raises(UserError, match=r"dataset\.json is not JSON"):
+    with pytest.raises(UserError, match=r"dataset\.json is not valid JSON"):
         read(tmp_path, FOUR)
     (tmp_path / "train" / "dataset.json").unlink()
     with pytest.raises(UserError, match="no split 'train'"):
