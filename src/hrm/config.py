@@ -220,6 +220,9 @@ class TrainConfig:
     """Non-finite updates in a row that stop the training."""
     device: str = "auto"
     """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free at the start, which then stays the run's
+    number. OMP_NUM_THREADS overrides it."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers beside metrics.jsonl."""
 
@@ -337,6 +340,9 @@ class LearnConfig:
     """Of states and activations; weights stay float32."""
     device: str = "auto"
     """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free at the start, which then stays the run's
+    number. OMP_NUM_THREADS overrides it."""
     log_every: int = 50
     """Updates between lines of metrics."""
     checkpoint_every: int = 200
@@ -567,6 +573,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.checkpoint_every": (1, _MANY),
     "train.keep": (1, _MANY),
     "train.max_bad_steps": (1, _MANY),
+    "train.threads": (0, 1024),
     "seed": (0, _MANY),
     "lora": (0, _MANY),
     "text.length": (2, _MANY),
@@ -589,6 +596,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "learn.grow_slow": (0, _MANY),
     "learn.grow_params": (0, _MANY),
     "learn.grow_plateau": (0, 1),
+    "learn.threads": (0, 1024),
     "learn.log_every": (1, _MANY),
     "learn.checkpoint_every": (1, _MANY),
     "learn.eval_characters": (1, _MANY),

@@ -14,7 +14,7 @@ import torch
 
 from hrm import data
 from hrm.cli.main import main as hrm
-from hrm.runs import Run, checkpoint
+from hrm.runs import Run, checkpoint, threads
 from hrm.training import session
 from tests.training import small
 from tests.training.small import config, train
@@ -235,3 +235,26 @@ def test_training_refuses_to_measure_on_what_it_trains_on(tmp_path: Path, capsys
     resumed = ["train", "--resume", str(tmp_path / "run"), "--train.steps", "6"]
     assert hrm([*resumed, "--no-allow-overlap"]) == 2
     assert hrm(resumed) == 0
+
+
+def test_a_run_keeps_its_number_of_threads_and_a_flag_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sums depend on the number of threads to the bit, so that a resumed run takes the same."""
+    asked: list[int] = []
+
+    def settle(work: int, wanted: int = 0) -> tuple[int, str]:
+        asked.append(wanted)
+        return wanted or 3, "3 threads"
+
+    monkeypatch.setattr(threads, "settle", settle)
+    run = small.train(tmp_path / "run", small.config(train={"steps": 2}))
+    assert run.config.train.threads == 3 and "cpu with 3 threads" in capsys.readouterr().err
+    small.resume(run.path, "--train.steps", "3")
+    assert small.resume(run.path, "--train.steps", "4", "--train.threads", "2").config.train.threads == 2
+    assert asked == [0, 3, 2]
+    old = (run.path / "config.yaml").read_text().replace("threads: 2", "threads: 0")
+    (run.path / "config.yaml").write_text(old)
+    capsys.readouterr()
+    assert small.resume(run.path, "--train.steps", "5").config.train.threads == 3
+    assert "threads 0" not in capsys.readouterr().err

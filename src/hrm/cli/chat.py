@@ -73,11 +73,13 @@ def main(args: list[str]) -> int:
 def _session(options: Options) -> Session:
     from hrm.chat.session import Session, Settings
     from hrm.evaluation.text_generation import Sampling
+    from hrm.runs import threads
     from hrm.runs.text import load_text
 
     sampling = Sampling(**vars(options.decoding))
     sampling.check()
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
+    threads.settle_for(loaded.model, 1)
     session = Session(loaded, memory=options.memory, plain=options.plain)
     session.change(Settings(options.mode, options.stop or session.settings.stop, options.min_characters, sampling))
     if options.load is not None:

@@ -65,6 +65,8 @@ class Options:
     """best, latest or a step."""
     device: str | None = None
     """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
     precision: str | None = None
     """float32, bfloat16 or float16; default: as in training."""
 
@@ -92,9 +94,11 @@ def main(args: list[str]) -> int:
     from hrm import data
     from hrm.data import Located
     from hrm.evaluation import Measurement
+    from hrm.runs import threads
     from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
+    threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
     located = data.locate(options.data, solver.task, options.split)
     puzzles = located.puzzles
     n = len(puzzles.inputs)

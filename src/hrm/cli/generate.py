@@ -72,12 +72,14 @@ def main(args: list[str]) -> int:
         raise UserError(f"--top-k-table {options.top_k_table} shows nothing: use 1 or more")
 
     from hrm.evaluation.text_generation import Sampling, candidates, encode, generate, shown, unknown_characters
+    from hrm.runs import threads
     from hrm.runs.text import load_text
 
     sampling = Sampling(**vars(options.decoding), stop=options.stop)
     sampling.check()
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
     model, tokenizer = loaded.model, loaded.tokenizer
+    threads.settle_for(model, 1)
     positions = model.config.max_position_embeddings
     memory = min(loaded.length or positions, positions)
     length = len(encode(tokenizer, prompt, positions - 1))

@@ -146,7 +146,8 @@ def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, 
         elif kind == "begin":
             console.print(
                 f"{event['book']}: {event['steps'] - event['done']:,} updates; {event['parameters']:,} parameters, "
-                f"{event['vocabulary']} {unit}", highlight=False, soft_wrap=True,
+                f"{event['vocabulary']} {unit}" + (f"; {event['threads']}" if event["threads"] else ""),
+                highlight=False, soft_wrap=True,
             )  # fmt: skip
         elif kind == "estimate":
             console.print(f"about {duration(event['seconds'])} to go", highlight=False)

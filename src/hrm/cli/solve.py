@@ -56,6 +56,8 @@ class Options:
     """best, latest or a step."""
     device: str | None = None
     """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
     precision: str | None = None
     """float32, bfloat16 or float16; default: as in training."""
 
@@ -66,9 +68,11 @@ def main(args: list[str]) -> int:
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
     _check_pictures(options)
+    from hrm.runs import threads
     from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
+    threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
     if options.puzzle == "-":
         return _solve_lines(solver, options, read_questions(sys.stdin, "standard input"))
     if os.path.isfile(options.puzzle):

@@ -84,6 +84,8 @@ class TextOptions:
     """best, latest or a step."""
     device: str | None = None
     """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
     precision: str | None = None
     """float32, bfloat16 or float16; default: as in training."""
 
@@ -104,9 +106,12 @@ def main(args: list[str]) -> int:
     threshold = options.exit_threshold[0] if options.exit_threshold else None
     request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
 
+    from hrm.runs import threads
     from hrm.runs.text import load_text
 
     loaded = load_text(options.run, options.checkpoint, options.device, options.precision)
+    length = options.length or loaded.length or loaded.model.config.max_position_embeddings
+    threads.settle_for(loaded.model, options.batch_size * length, options.threads)
     measure = _tasks if options.tasks else _pairs if options.task == "pairs" else _text
     result, table = measure(loaded, options, request)
     if options.json_file is not None:

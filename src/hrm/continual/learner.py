@@ -31,7 +31,7 @@ from hrm.models.growth import admit, carry_over, grow_depth, grow_vocabulary, la
 from hrm.models.recurrence import Schedule
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.models.text.loss import supervision
-from hrm.runs import Run, checkpoint, durable, lock
+from hrm.runs import Run, checkpoint, durable, lock, threads
 from hrm.runs.text import configure, load_tokenizer, rebuild
 from hrm.training.batches import uniforms
 from hrm.training.course import BadBatch
@@ -85,6 +85,8 @@ class Learner:
         else:
             self._restore(*checkpoint.load(newest), newest)
         self.model.to(self.device).train()
+        self.threads = self._choose_threads()
+        """A few words on them, for people."""
         dtype = getattr(torch, self.config.precision)
         self.model.model.compute_dtype = None if dtype == torch.float32 else dtype
 
@@ -141,7 +143,10 @@ class Learner:
         steps = self._steps(book, training)
         updates = self._updates(steps)
         self.run.rewind(self.step_number)
-        say({"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], **self.facts()})
+        say(
+            {"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], "threads": self.threads}
+            | self.facts()
+        )
         if book["step"] == 0 and "bits_per_character_before" not in book:
             book["bits_per_character_before"] = self.bits(book)
             self._save(updates)
@@ -193,6 +198,18 @@ class Learner:
         self._save(updates)
         say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
         return book
+
+    def _choose_threads(self) -> str:
+        """Settle the threads on a CPU, and keep their number with the run."""
+        config = self.config
+        if self.device.type != "cpu":
+            return ""
+        positions = round(config.batch_size * (1 + config.replay)) * config.length
+        number, said = threads.settle(threads.work_of(self.model, positions), config.threads)
+        if not config.threads:
+            self.config = replace(config, threads=number)
+            self.run.set_config(self.config)
+        return said
 
     def end(self) -> dict[str, Any]:
         """End the unfinished book where it stands; UserError where there is none."""

@@ -10,17 +10,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+from torch import nn
+
+from hrm.config import UserError
 
 SMALL = 1 << 26
 """Multiplications of a visit, positions times weights, below which a second thread gains next to nothing."""
+MOST = 1024
 _WATCHED = 0.25
 """Seconds in which is seen how busy the cores are."""
 _own = torch.get_num_threads()
 """What torch or whoever imported it decided, until `settle` says something else."""
 _settled: int | None = None
+
+
+def settle_for(model: nn.Module, positions: int, wanted: int = 0) -> str:
+    """Settle the threads of a model that works on so many positions at a time, if it is on a CPU; says what it is."""
+    if next(model.parameters()).device.type != "cpu":
+        return ""
+    return settle(work_of(model, positions), wanted)[1]
+
+
+def work_of(model: Any, positions: int) -> int:
+    """Multiplications of a model of either family as both stacks see so many positions."""
+    return positions * sum(p.numel() for p in getattr(model, "model", model).recurrence.parameters())
 
 
 def settle(work: int, wanted: int = 0) -> tuple[int, str]:
@@ -30,6 +47,8 @@ def settle(work: int, wanted: int = 0) -> tuple[int, str]:
     OMP_NUM_THREADS, where it is set, counts more than all of this.
     """
     global _own, _settled
+    if not 0 <= wanted <= MOST:
+        raise UserError(f"--threads {wanted} is not possible: use a number from 1 to {MOST}, or 0 to leave it open")
     if torch.get_num_threads() != _settled:
         _own = torch.get_num_threads()
     number, why = _choose(work, wanted, _own)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from hrm.config import Config, TextConfig, TrainConfig, UserError, check, settin
 from hrm.data import PuzzleSet, arc, arc_sets
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
-from hrm.runs import Run, checkpoint, lock
+from hrm.runs import Run, checkpoint, lock, threads
 from hrm.solving import Solver, load
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc
@@ -112,7 +113,8 @@ def _train(
                 )
                 run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
                 run.set_config(config)
-    _explain(config, trainer, training, held_out, reporter)
+    device = choose_threads(run, accelerator, model, config.train.batch_size * model.positions)
+    _explain(config, trainer, training, held_out, reporter, device)
     reporter.start(accelerator, path.name, str(path), settings(config))
     measures = None if held_out is None else _Held(trainer, task, held_out)
 
@@ -236,6 +238,18 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def choose_threads(run: Run[Any], accelerator: Accelerator, model: Any, positions: int) -> str:
+    """Settle the threads of a training on a CPU, and keep their number with the run; returns a few words on it."""
+    if accelerator.device.type != "cpu":
+        return accelerator.device.type
+    config = run.config
+    share = positions // config.train.accumulate // accelerator.num_processes
+    number, said = threads.settle(threads.work_of(model, share), config.train.threads)
+    if accelerator.is_main_process and not config.train.threads:
+        run.set_config(replace(config, train=replace(config.train, threads=number)))
+    return f"cpu with {said}"
+
+
 def changes(before: Config | TextConfig, after: Config | TextConfig) -> dict[str, list[Any]]:
     """Old and new value of each setting that flags changed; UserError for one that a resumed run cannot change."""
     old, new = settings(before), settings(after)
@@ -248,11 +262,10 @@ def changes(before: Config | TextConfig, after: Config | TextConfig) -> dict[str
 
 
 def _explain(
-    config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter
+    config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter, device: str
 ) -> None:
     """Say what was chosen and why."""
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    device = trainer.accelerator.device.type
     reporter.say(
         f"{parameters:,} parameters on {device} in {config.train.precision}; {len(training.inputs):,} "
         f"training puzzles, {len(held_out.inputs) if held_out else 0:,} held out; "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 
 from hrm.config import TextConfig, UserError, check, settings
 from hrm.data import text as corpus
@@ -22,7 +23,7 @@ from hrm.runs import Run, checkpoint, durable
 from hrm.runs.text import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.training.course import Course
 from hrm.training.progress import Reporter
-from hrm.training.session import changes, make_accelerator, owner
+from hrm.training.session import changes, choose_threads, make_accelerator, owner
 from hrm.training.text import TextTrainer
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accele
             reporter.say("changed by flags: " + ", ".join(f"{k} {old} -> {new}" for k, (old, new) in changed.items()))
             run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
             run.set_config(config)
+    device = choose_threads(run, accelerator, model, config.train.batch_size * config.text.length)
     parameters = [p for p in model.parameters() if p.requires_grad]
     reporter.say(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {sum(p.numel() for p in parameters):,} of them "
-        f"learning, on {accelerator.device.type} in {config.train.precision}; {training.count:,} tokens "
+        f"learning, on {device} in {config.train.precision}; {training.count:,} tokens "
         f"({training.epoch(config.text.length):,} rows), {held_out.count if held_out else 0:,} held out; "
         f"step {trainer.step_number} of {config.train.steps}"
     )
