@@ -147,3 +147,16 @@ def test_a_running_text_goes_on_in_a_new_line_and_needs_a_beginning(talk: comman
     questions = session(talks=True)
     with pytest.raises(UserError, match="say something"):
         questions.answer("")
+
+
+def test_other_names_of_commands_and_a_mode_without_its_slash():
+    talk = commands.Talk(session())
+    assert commands.run(talk, "/temp 0.5") == "temperature 0.5"
+    assert commands.run(talk, "/unlimited") == "stop unlimited"
+    assert commands.run(talk, "/interactive") == "stop natural"
+    assert commands.is_command("mode deep") and commands.run(talk, "mode deep").startswith("mode deep")
+    assert (
+        not commands.is_command("mode of transport")
+        and not commands.is_command("mode")
+        and not commands.is_command("a mode deep")
+    )

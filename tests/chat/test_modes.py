@@ -106,6 +106,32 @@ def test_a_difference_counts_beyond_two_standard_errors():
     assert not modes._worse(-np.ones(10)) and not modes._worse(np.zeros(10))
 
 
+def test_auto_is_the_cheapest_mode_that_no_dearer_one_beats():
+    import numpy as np
+
+    noise = np.random.default_rng(0).normal(size=400)
+    costs = {"fast": 2.0, "normal": 6.0, "deep": 9.0, "extreme": 30.0, "auto": 12.0}
+    losses = {name: noise + 2 for name in costs}
+    assert modes._best_for_its_time(losses, costs) == "fast"
+    assert modes._best_for_its_time(losses | {"normal": noise + 1.9, "extreme": noise + 1.9}, costs) == "normal"
+    assert modes._best_for_its_time(losses | {"normal": noise + 1.9, "auto": noise + 1.8}, costs) == "auto"
+
+
+def test_auto_takes_what_was_measured_and_says_so(trained: TextModel):
+    talk = commands.Talk(Session(trained))
+    modes.measure_modes(trained)
+    kept = Path(trained.name).parents[1] / "modes.json"
+    known = json.loads(kept.read_text())
+    known["modes"]["auto"]["takes"] = "normal"
+    kept.write_text(json.dumps(known))
+    assert "as normal, the best for its time" in commands.run(talk, "/mode auto")
+    again = Session(trained)
+    assert again.modes["auto"] is again.modes["normal"] and again.deepest == 1
+    known["modes"]["auto"]["takes"] = "auto"
+    kept.write_text(json.dumps(known))
+    assert Session(trained).modes["auto"] == modes.requests(trained)["auto"]
+
+
 def test_without_held_out_text_nothing_is_compared_and_that_is_said_once():
     talk = commands.Talk(session())
     assert "has no held-out text" in commands.run(talk, "/mode deep")

@@ -44,9 +44,11 @@ class Command:
 
 
 def run(talk: Talk, line: str) -> str:
-    """Obey a line that begins with /; what to print. UserError for an unknown command or a wrong argument."""
+    """Obey a command; what to print. UserError for an unknown one or a wrong argument."""
     name, _, argument = line.removeprefix("/").strip().partition(" ")
     name = name.replace("_", "-")
+    name, meant = ALIASES.get(name, (name, ""))
+    argument = f"{meant} {argument}".strip()
     if name not in COMMANDS:
         raise UserError(
             f"there is no command '/{name}'{nearest('/' + name, ['/' + c for c in COMMANDS]) or '; see /help'}"
@@ -60,8 +62,10 @@ def run(talk: Talk, line: str) -> str:
 
 
 def is_command(line: str) -> bool:
-    """Whether a line is a command; two slashes begin a text with one."""
-    return line.startswith("/") and not line.startswith("//")
+    """Whether a line is a command: / and a word, or `mode deep` alone; two slashes begin a text with one."""
+    words = line.split()
+    mode = len(words) == 2 and words[0] == "mode" and words[1] in COMMANDS["mode"].words
+    return mode or (line.startswith("/") and not line.startswith("//"))
 
 
 def complete(line: str) -> Iterator[str]:
@@ -76,7 +80,8 @@ def complete(line: str) -> Iterator[str]:
 def mode_notice(talk: Talk, measure: bool = True) -> str | None:
     """What the run's held-out text says of the present mode, measured now if it was not yet; None: nothing."""
     session = talk.session
-    if session.settings.mode == "auto":
+    mode = session.settings.mode
+    if len(session.modes) == 1:
         return None
     if talk.known is None:
         talk.known = modes.known_modes(session.loaded)
@@ -85,10 +90,13 @@ def mode_notice(talk: Talk, measure: bool = True) -> str | None:
         try:
             talk.known = modes.measure_modes(session.loaded, talk.progress)
         except UserError as error:
-            return str(error)
+            return None if mode == "auto" else str(error)
         except KeyboardInterrupt:
             return "the modes were not compared"
-    return None if talk.known is None else modes.warning(session.settings.mode, talk.known)
+    if talk.known is None:
+        return None
+    session.know(talk.known)
+    return modes.warning(mode, talk.known)
 
 
 def status(talk: Talk) -> str:
@@ -127,6 +135,9 @@ def status(talk: Talk) -> str:
 
 def describe(session: Session, mode: str) -> str:
     """A mode in words."""
+    same = [other for other, request in session.modes.items() if other != mode and request is session.modes[mode]]
+    if mode == "auto" and same:
+        return f"as {same[0]}, the best for its time on this run's held-out text: {describe(session, same[0])}"
     budget = session.model.model.budget(**session.modes[mode])
     schedule = f"{budget.schedule.h_cycles}x{budget.schedule.l_cycles}"
     if not session.model.config.hierarchy:
@@ -143,7 +154,10 @@ def _help(talk: Talk, argument: str) -> str:
     width = max(map(len, heads)) + 2
     lines = [f"{head:<{width}}{does}" for head, does in heads.items()]
     empty = "" if talk.session.conversation.talks else "Enter alone lets the model go on; "
-    keys = f"{empty}Alt-Enter begins a new line; // begins a text with a slash."
+    also = ", ".join(f"/{name} for /{f'{command} {meant}'.strip()}" for name, (command, meant) in ALIASES.items())
+    keys = (
+        f"Also {also}; mode deep without the slash. {empty}Alt-Enter begins a new line; // begins a text with a slash."
+    )
     return "\n".join([*lines, keys, "Ctrl-C stops an answer; Ctrl-D ends."])
 
 
@@ -165,6 +179,7 @@ def _modes(talk: Talk, argument: str) -> str:
         except UserError as error:
             lines.append(str(error))
     known = talk.known or {}
+    session.know(known)
     for name in session.modes:
         bits = f"{known[name]['bits_per_character']:>8.3f} bits a character  " if name in known else ""
         worse = known.get(name, {}).get("worse_than")
@@ -230,6 +245,13 @@ def _quit(talk: Talk, argument: str) -> str:
     raise Quit
 
 
+ALIASES = {
+    "temp": ("temperature", ""),
+    "unlimited": ("stop", "unlimited"),
+    "interactive": ("stop", "natural"),
+    "exit": ("quit", ""),
+}
+"""Other names of commands, with the argument that they stand for."""
 COMMANDS: dict[str, Command] = {
     "help": Command("", "this list", _help),
     "mode": Command(

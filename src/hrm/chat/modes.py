@@ -27,15 +27,16 @@ SCHEDULES = {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "extreme": (6, 4)
 TOKENS, SECONDS, ROWS = 2048, 20.0, 4
 """Held-out tokens that are read in every mode, the time after which fewer must do, and rows read at once."""
 Modes = dict[str, dict[str, Any]]
-"""What is known of each mode: `bits_per_character` of held-out text, and `worse_than`: a better shallower mode."""
+"""What is known of each mode: `bits_per_character` of held-out text, and `worse_than`: a better shallower mode.
+`auto` may have `takes`: the mode that is the best for its time."""
 
 
 def requests(loaded: TextModel) -> dict[str, dict[str, Any]]:
     """The budget that each mode asks of a model.
 
-    `auto` is the model's own halting. A model that always runs its whole budget stops where its prediction settles
-    (KL) or, in a learner's run, where its Q head says so; one with a single segment takes that cycle by cycle, as many
-    cycles in one segment being the same computation.
+    `auto` is the model's own halting, until `settle` knows better. A model that always runs its whole budget stops
+    where its prediction settles (KL) or, in a learner's run, where its Q head says so; one with a single segment takes
+    that cycle by cycle, as many cycles in one segment being the same computation.
     """
     config = loaded.model.config
     if not config.hierarchy:
@@ -52,6 +53,12 @@ def requests(loaded: TextModel) -> dict[str, dict[str, Any]]:
         auto |= {"halting": "q"} if learned else {"halting": "kl", "exit_threshold": 0.01}
         auto["halting_rule"] = "backfill"  # it was trained at fixed depth
     return fixed | {"auto": auto}
+
+
+def settle(modes: dict[str, dict[str, Any]], known: Modes | None) -> dict[str, dict[str, Any]]:
+    """The requests with that of `auto` replaced by what was measured to be the best for its time."""
+    takes = (known or {}).get("auto", {}).get("takes")
+    return modes | {"auto": modes[takes]} if takes in modes else modes
 
 
 def known_modes(loaded: TextModel) -> Modes | None:
@@ -77,7 +84,7 @@ def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = 
     folder, held = _folder(loaded), [Packed.open(path) for path in loaded.held_out]
     if folder is None or not held:
         raise UserError(f"{loaded.name} has no held-out text, on which the modes could be compared")
-    losses = _losses(loaded, held, progress)
+    losses, costs = _losses(loaded, held, progress)
     per_character = sum(p.count for p in held) / max(1, sum(p.characters for p in held)) / math.log(2)
     modes: Modes = {}
     for name, loss in losses.items():
@@ -85,6 +92,7 @@ def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = 
         better = [other for other in shallower if _worse(loss - losses[other])]
         best = min(better, key=lambda other: float(losses[other].mean()), default=None)
         modes[name] = {"bits_per_character": float(loss.mean()) * per_character, "worse_than": best}
+    modes["auto"]["takes"] = _best_for_its_time(losses, costs)
     found = {"checkpoint": _checkpoint(loaded), "tokens": len(losses["auto"]), "modes": modes}
     # A folder that cannot be written into, or is another process's just now, is measured again next time.
     with suppress(OSError, UserError), lock.own(folder, "chat"):
@@ -106,10 +114,14 @@ def warning(mode: str, modes: Modes) -> str | None:
 
 def _losses(
     loaded: TextModel, held: Sequence[Packed], progress: Callable[[float], None] | None
-) -> dict[str, np.ndarray]:
-    """Nats of the same tokens in every mode [n]; from each text as many rows, drawn from all of it."""
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Nats of the same tokens in every mode [n], and what a token costs there in visits of a stack.
+
+    From each text as many rows, drawn from all of it.
+    """
     model, modes, length = loaded.model, requests(loaded), loaded.length or loaded.model.config.max_position_embeddings
     found: dict[str, list[np.ndarray]] = {name: [] for name in modes}
+    depths: dict[str, list[float]] = {name: [] for name in modes}
     rows = -(-TOKENS // length // len(held))
     parts = [(packed, range(i, min(i + ROWS, rows))) for packed in held for i in range(0, rows, ROWS)]
     start = time.perf_counter()
@@ -122,11 +134,26 @@ def _losses(
                 thought = model.begin(input_ids=ids, position_ids=positions, budget=budget)
                 model.model.think(thought, budget, model.lm_head)
                 found[name].append(read(model, thought, labels, budget).loss)
+                depths[name].append(float(thought.depth.float().mean()))
                 if progress is not None:
                     progress((done + i / len(modes)) / len(parts))
             if time.perf_counter() - start > SECONDS:
                 break
-    return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+    schedules = {name: model.model.budget(**request).schedule for name, request in modes.items()}
+    visits = {name: schedule.h_cycles * (schedule.l_cycles + 1) for name, schedule in schedules.items()}
+    return (
+        {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()},
+        {name: float(np.mean(depths[name])) * visits[name] for name in modes},
+    )
+
+
+def _best_for_its_time(losses: dict[str, np.ndarray], costs: dict[str, float]) -> str:
+    """The cheapest mode that no dearer one beats by more than two standard errors."""
+    best, *dearer = sorted(losses, key=lambda name: costs[name])
+    for name in dearer:
+        if _worse(losses[best] - losses[name]):
+            best = name
+    return best
 
 
 @contextmanager

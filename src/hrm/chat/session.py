@@ -80,8 +80,10 @@ class Session:
         talks = not plain and (asked or bool(self.tokenizer.chat_template))
         memory = memory or min(loaded.length or most, most)
         self.conversation = Conversation(self.tokenizer, memory, talks, template)
-        self.modes = modes.requests(loaded)
+        self.modes = modes.settle(modes.requests(loaded), modes.known_modes(loaded))
         self.settings = Settings()
+        self._told = False
+        """Whether it was said that the memory is full: once is enough."""
         self.change(settings or replace(self.settings, stop="length" if talks else "natural"))
         self._cache = HRMCache()
         self._seen: list[int] = []
@@ -89,6 +91,10 @@ class Session:
         self._types: list[int] = []
         """Of each, 1 where it was given, 0 where the model wrote it (prefix models)."""
         self._interrupted = False
+
+    def know(self, known: modes.Modes) -> None:
+        """Take what was measured of the modes: `auto` becomes the one that is the best for its time."""
+        self.modes = modes.settle(self.modes, known)
 
     def change(self, settings: Settings) -> None:
         """Take other settings; UserError for one that cannot be."""
@@ -126,6 +132,7 @@ class Session:
     def clear(self) -> None:
         """Forget the conversation."""
         self.conversation.clear()
+        self._told = False
         self._forget()
 
     def answer(self, text: str, on_token: Callable[[Said], None] | None = None) -> Answer:
@@ -170,10 +177,13 @@ class Session:
                 ids = self._reading()
         if outgrown:
             answer.notices.append("the answer outgrew the memory and went on from its last half")
-        if dropped := conversation.forgotten - known:
+        if (dropped := conversation.forgotten - known) and not self._told:
+            self._told = True
             unit = "message" if conversation.talks else "token"
             those = f"oldest {unit} is" if dropped == 1 else f"oldest {dropped:,} {unit}s are"
-            answer.notices.append(f"the {those} forgotten: {conversation.most:,} tokens fit into the memory")
+            answer.notices.append(
+                f"the {those} forgotten, and more as you go on: {conversation.most:,} tokens fit into the memory"
+            )
         answer.text = "".join(token.text for token in answer.tokens)
         answer.seconds = time.perf_counter() - start
         return answer
