@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm.config import UserError
-from hrm.data.text import Part, documents, hold_out
+from hrm.data.text import Part, documents, doubts, hold_out
 from tests.data import hrm_data
 
 WORDS = st.text(alphabet="ab ", min_size=1, max_size=60)
@@ -75,3 +78,47 @@ def test_a_generator_is_read_once_and_what_cannot_be_is_refused():
         hold_out(["a b"], 1.0)
     with pytest.raises(UserError, match="too little"):
         hold_out([])
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("alphabet", ["山水人天地日月火木金土大小上下。", "ACGT", "0123456789"])
+def test_a_text_without_white_space_is_cut_anywhere(tmp_path: Path, alphabet: str, end: str):
+    drawn = random.Random(0)
+    text = "".join(drawn.choice(alphabet) for _ in range(8000)) + end
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    kept, held = (list(half) for half in hold_out(documents(tmp_path / "a.txt")))
+    assert len(held) == 10 and abs(len("".join(held)) - 800) <= 10
+    pieces = [piece for pair in zip(kept, held, strict=True) for piece in pair]
+    assert "".join(pieces) == text
+
+
+def test_a_place_to_cut_is_looked_for_over_the_border_of_parts():
+    words = "word " * 400
+    parts = [Part(words[n : n + 7]) for n in range(0, len(words), 7)]
+    kept, held = (wholes(list(half)) for half in hold_out([*parts, ""]))
+    assert len(held) == 10 and all(block.startswith(" ") for block in held)
+    assert sorted("".join(kept + held)) == sorted(words)
+
+
+def test_what_is_held_out_is_doubted_where_there_is_too_little_or_it_is_trained_on():
+    line = "A line that is long enough to be no accident, number {}.\n"
+    kept, held = ["".join(line.format(n) for n in range(100, 200))], ["".join(line.format(n) for n in range(10))]
+    assert not list(doubts(kept, held))
+    (little,) = doubts(["word " * 500], ["word " * 20])
+    assert "only 100 characters (3.8%) are held out" in little
+    (little,) = doubts(["word " * 20_000], ["word " * 100])
+    assert "(0.5%)" in little
+    assert not list(doubts(["word " * 2_000_000], ["word " * 11_000]))  # a small share of much is enough
+    (again,) = doubts([*kept, line.format(3) + line.format("3  ")], held)
+    assert again.startswith("10.0% of the held-out text stands, line for line") and "number 3" in again
+    # Lines are compared whole, also where they come in parts.
+    text = held[0]
+    (again,) = doubts([*kept, Part(text[:130]), Part(text[130:333]), text[333:]], held)
+    assert again.startswith("100.0%")
+
+
+def test_questions_that_are_asked_in_both_parts_are_said():
+    ask = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes"}] for n in range(100)]
+    assert not list(doubts(ask[:90], ask[90:]))
+    (again,) = doubts([*ask[:90], ask[95]], ask[90:])
+    assert again.startswith("10.0% of the held-out questions") and "95?" in again

@@ -1,6 +1,6 @@
 """Text on disk: documents from files or the Hub, tokenizers, and packed token files that a training reads from."""
 
-from hrm.data.text.hold_out import hold_out
+from hrm.data.text.hold_out import doubts, hold_out
 from hrm.data.text.packed import Batch, Example, Packed, encode
 from hrm.data.text.rows import Rows, is_packed, open_text, write_rows
 from hrm.data.text.sources import Part, documents
@@ -13,6 +13,7 @@ __all__ = [
     "Part",
     "Rows",
     "documents",
+    "doubts",
     "encode",
     "hold_out",
     "is_packed",
