@@ -290,6 +290,8 @@ class TextConfig:
     """Files or Hub data sets to train on, joined by commas."""
     validation: str | None = None
     """Files to measure on; default: a part of the data."""
+    encoding: str | None = None
+    """Of text files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
     seed: int = 0
     """Everything random follows from it."""
 

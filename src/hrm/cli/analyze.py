@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -14,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hrm import output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
+
+if TYPE_CHECKING:
+    from hrm.data.text import Way
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class TextOptions:
     """Text that may have been copied from; default: the reference."""
     words: Path | None = None
     """File of words, divided by white space, that are real besides those of the reference."""
+    encoding: str | None = None
+    """Of the files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
     block: int = 1000
     """Characters of the blocks in which texts are measured."""
     json: bool = False
@@ -116,12 +122,14 @@ def text(args: list[str]) -> int:
     from hrm.analysis.text_copying import Training
     from hrm.analysis.text_report import details, draw, ends, table, warnings_of
     from hrm.analysis.text_scale import Scale
+    from hrm.data.text import Way
 
-    reference = _read(options.reference)
-    words = frozenset(words_of(_read(str(options.words)))) if options.words else frozenset()
+    way = Way(lambda note: print(note, file=sys.stderr), options.encoding)
+    reference = _read(options.reference, way)
+    words = frozenset(words_of(_read(str(options.words), way))) if options.words else frozenset()
     scale = Scale(Path(options.reference).name, reference, options.block, words, options.seed)
-    training = Training(_read(options.training) if options.training else reference)
-    judged = [scale.judge(name, body, training) for name, body in _texts(options, reference)]
+    training = Training(_read(options.training, way) if options.training else reference)
+    judged = [scale.judge(name, body, training) for name, body in _texts(options, reference, way)]
     result = {"reference": options.reference, "block": options.block, "seed": options.seed, "texts": judged}
     if options.json_file is not None:
         output.write_json(options.json_file, result)
@@ -152,17 +160,17 @@ def _check(options: TextOptions) -> None:
     output.check_picture("--plot", options.plot)
 
 
-def _read(source: str) -> str:
+def _read(source: str, way: Way) -> str:
     """A whole text; documents with an empty line between."""
     from hrm.data.text import Part, documents
 
     pieces = []
-    for piece in documents(source, report=lambda note: print(note, file=sys.stderr)):
+    for piece in documents(source, way=way):
         pieces += [piece] if isinstance(piece, Part) else [piece, "\n\n"]
     return "".join(pieces[:-1])
 
 
-def _texts(options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:
+def _texts(options: TextOptions, reference: str, way: Way) -> Iterator[tuple[str, str]]:
     """Name and text of each row of the table."""
     names = [Path(source).name for source in options.sources]
     for source, name in zip(options.sources, names, strict=True):
@@ -170,7 +178,7 @@ def _texts(options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:
         if any((Path(source) / file).is_file() for file in ("run.json", "config.json")):
             yield from _written(source, name, options, reference)
         else:
-            yield name, _read(source)
+            yield name, _read(source, way)
 
 
 def _written(source: str, title: str, options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hrm.cli.options import DRAWS, Draws, Positional, parse
 from hrm.config import Decoding, UserError
+from hrm.data.encoding import read_text
 
 if TYPE_CHECKING:
     from hrm.chat.session import Session
@@ -38,6 +39,8 @@ class Options:
     """Go on with a conversation that /save kept."""
     batch: str | None = None
     """Answer each line of a file, or of - for standard input, on its own instead."""
+    encoding: str | None = None
+    """Of the file of a batch, as cp1251 or gb18030; default: what it is found to be, which is said if not UTF-8."""
     json: bool = False
     """Print one JSON object per answer of a batch."""
     checkpoint: str = "best"
@@ -58,7 +61,7 @@ def main(args: list[str]) -> int:
         )
     if options.batch is not None and options.stop == "unlimited":
         raise UserError("--stop unlimited writes until Ctrl-C, and a batch must end: use natural or length")
-    lines = None if options.batch is None else _lines(options.batch)
+    lines = None if options.batch is None else _lines(options.batch, options.encoding)
 
     session = _session(options)
     if lines is not None:
@@ -113,15 +116,18 @@ def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options)
     return 0
 
 
-def _lines(name: str) -> Iterator[tuple[int, str]]:
+def _lines(name: str, encoding: str | None) -> Iterator[tuple[int, str]]:
     """(line number, text) of each line that is not empty; the file is looked for at once."""
     if name != "-" and not Path(name).is_file():
         raise UserError(f"there is no file {name} (--batch): name one, or - for standard input")
 
-    def read() -> Iterator[tuple[int, str]]:
-        with nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8-sig", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
+    if name == "-":
+        return _said(sys.stdin)
+    text, how = read_text(Path(name), asked=encoding)
+    if sentence := how.sentence(name):
+        print(sentence, file=sys.stderr)
+    return _said(io.StringIO(text, None))
 
-    return read()
+
+def _said(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    return ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())

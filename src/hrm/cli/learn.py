@@ -16,6 +16,7 @@ import tyro
 
 from hrm.cli.options import Positional, parse
 from hrm.config import LearnConfig, UserError
+from hrm.data.encoding import known_encoding
 
 if TYPE_CHECKING:
     from hrm.continual import Learner
@@ -37,6 +38,8 @@ class Options:
     """Add layers now, before the books."""
     stop: bool = False
     """End the unfinished book where it stands."""
+    encoding: str | None = None
+    """Of the books, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
     json: bool = False
     """Print the books as JSON at the end."""
     config: Annotated[LearnConfig, tyro.conf.arg(name="")] = field(default_factory=LearnConfig)
@@ -56,6 +59,8 @@ def _main(args: list[str], held: ExitStack) -> int:
     if not options.books and not (known and (options.grow or options.stop)):
         raise UserError("learn needs a book: hrm learn RUN FILE [FILE ...]")
     books = [Path(book) for book in options.books]
+    if options.encoding is not None:
+        known_encoding(options.encoding)
     for book in books:
         if not book.is_file():
             raise UserError(f"there is no file {book}: give the text files to learn")
@@ -77,7 +82,7 @@ def _main(args: list[str], held: ExitStack) -> int:
     # Only what the person asks for changes the epochs of a book that is known.
     epochs = options.config.epochs if "--epochs" in args else None
     for place, book in enumerate(books):
-        entry, asked = _learn(learner, book, epochs)
+        entry, asked = _learn(learner, book, epochs, options.encoding)
         if asked is not None:
             left = books[place + (entry["state"] == "finished") :]
             if left:
@@ -114,7 +119,7 @@ def _base(held: ExitStack, options: Options) -> LearnConfig:
     return LearnConfig()
 
 
-def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, Any], str | None]:
+def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | None) -> tuple[dict[str, Any], str | None]:
     """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal; its entry, and how it was ended early."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -143,6 +148,8 @@ def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, 
                 bar.update(job, completed=share, line=f"{line}  {rate}", left=duration(event["left"]))
             else:
                 console.print(f"{line}  {rate}  left {duration(event['left'])}", highlight=False, soft_wrap=True)
+        elif kind == "note":
+            console.print(event["sentence"], highlight=False, markup=False, soft_wrap=True)
         elif kind == "begin":
             console.print(
                 f"{event['book']}: {event['steps'] - event['done']:,} updates; {event['parameters']:,} parameters, "
@@ -170,7 +177,7 @@ def _learn(learner: Learner, book: Path, epochs: int | None) -> tuple[dict[str, 
 
     learner.asked = asked
     with Interrupt("" if asks else "pausing; press Ctrl-C again to stop at once") as interrupt, bar:
-        return learner.learn(book, epochs, show), answer
+        return learner.learn(book, epochs, show, encoding), answer
 
 
 def _ask(bar: Any) -> str:

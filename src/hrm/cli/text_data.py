@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -41,6 +41,8 @@ class TokenizerOptions:
     """Tokens of byte pairs, the 256 bytes and the end of text included."""
     field: str = "text"
     """Field of .jsonl and .parquet files that holds the text."""
+    encoding: str | None = None
+    """Of the files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -61,6 +63,8 @@ class PackOptions:
     """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
     field: str = "text"
     """Field of .jsonl and .parquet files that holds the text."""
+    encoding: str | None = None
+    """Of the files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
     holdout: float = 0.1
     """Share held out, in ten blocks spread over the texts; 0 for none."""
     rows: int | None = None
@@ -70,19 +74,12 @@ class PackOptions:
 
 
 class _Texts(Iterable[str]):
-    """The documents of several sources, any number of times; says once what was read in a guessed encoding."""
+    """The documents of several sources, any number of times."""
 
-    def __init__(self, sources: tuple[str, ...], field: str, console: Console):
-        said: set[str] = set()
-
-        def report(sentence: str) -> None:
-            if sentence not in said:
-                said.add(sentence)
-                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    def __init__(self, sources: tuple[str, ...], field: str, way: corpus.Way):
         if not sources:
             raise UserError("there is no file to read: name at least one")
-        self._documents = [corpus.documents(source, field, report) for source in sources]
+        self._documents = [corpus.documents(source, field, way=way) for source in sources]
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(self._documents)
@@ -99,7 +96,7 @@ def tokenizer(args: list[str]) -> int:
 def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
     _free(options.out)
     console = Console(stderr=True)
-    texts = _Texts(options.files, options.field, console)
+    texts = _Texts(options.files, options.field, corpus.Way(_saying(console), options.encoding))
     if options.kind == "char":
         made = corpus.make_tokenizer("char", texts)
     else:
@@ -134,11 +131,14 @@ def _pack(options: PackOptions, place: Path) -> int:
     if options.rows is not None and options.rows < 1:
         raise UserError("--rows must be at least 1")
     console = Console(stderr=True)
-    talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files))
-    items: Any = _Dialogues(options.files) if talk else _Texts(options.files, options.field, console)
+    way = corpus.Way(_saying(console), options.encoding)
+    talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files, way.encoding))
+    items: Any = _Dialogues(options.files, way) if talk else _Texts(options.files, options.field, way)
     made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
     parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
     facts: dict[str, dict[str, Any]] = {}
+    for doubt in corpus.doubts(*parts) if len(parts) == 2 else ():
+        way.say(doubt)
 
     def fill(folder: Path) -> None:
         packed: list[corpus.Packed] = []  # mapped files, which must be let go before their folder is moved
@@ -232,15 +232,19 @@ def show(path: str, split: str, row: int, count: int, as_json: bool) -> int:
 class _Dialogues(Iterable["chat.Messages"]):
     """The conversations of several sources, any number of times."""
 
-    def __init__(self, sources: tuple[str, ...]):
-        self._sources = sources
+    def __init__(self, sources: tuple[str, ...], way: corpus.Way):
+        self._sources, self._way = sources, way
 
     def __iter__(self) -> Iterator[chat.Messages]:
-        return chain.from_iterable(chat.conversations(source) for source in self._sources)
+        return chain.from_iterable(chat.conversations(source, self._way) for source in self._sources)
 
 
-def _talks(sources: tuple[str, ...]) -> bool:
-    talks = {chat.are_conversations(source) for source in sources}
+def _saying(console: Console) -> Callable[[str], None]:
+    return lambda sentence: console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _talks(sources: tuple[str, ...], encoding: str | None) -> bool:
+    talks = {chat.are_conversations(source, encoding) for source in sources}
     if len(talks) > 1:
         raise UserError("some files hold conversations and others text: pack them apart, or say which with --kind")
     return talks == {True}

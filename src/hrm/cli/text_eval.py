@@ -22,7 +22,7 @@ from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 
 if TYPE_CHECKING:
-    from hrm.data.text import Packed, Rows
+    from hrm.data.text import Packed, Rows, Way
     from hrm.data.text.chat import Messages
     from hrm.runs.text import TextModel
 
@@ -56,6 +56,8 @@ class TextOptions:
     """Measure only about so many tokens, or the first so many questions or items of a task."""
     field: str = "text"
     """Field of JSON lines or parquet that holds the text."""
+    encoding: str | None = None
+    """Of --data, as cp1251 or gb18030; default: what each file is found to be, which is said if it is not UTF-8."""
     split: str = "validation"
     """Which part of a folder of packed text that has several."""
     length: int | None = None
@@ -171,7 +173,7 @@ def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
         pairs = packed_pairs(packed, loaded.tokenizer, options.limit)
     else:
         source = Path(options.data)
-        pairs = pairs_of(source, loaded.tokenizer, _template(loaded), options.limit)
+        pairs = pairs_of(source, loaded.tokenizer, _template(loaded), options.limit, _way(options))
     known = trained_on(loaded, [pair.prompt for pair in pairs])
     if known:
         print(
@@ -255,12 +257,18 @@ def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | 
         return
     if source is None:
         items = examples(tokenizer, _fresh(loaded, options), _template(loaded))
-    elif are_conversations(source):
-        items = examples(tokenizer, conversations(source), _template(loaded))
+    elif are_conversations(source, options.encoding):
+        items = examples(tokenizer, conversations(source, _way(options)), _template(loaded))
     else:
-        items = encode(tokenizer, documents(source, options.field, lambda words: print(words, file=sys.stderr)))
+        items = encode(tokenizer, documents(source, options.field, way=_way(options)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source) if source else None
+
+
+def _way(options: TextOptions) -> Way:
+    from hrm.data.text import Way
+
+    return Way(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
 
 
 def _is_packed(source: str) -> bool:

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -130,12 +130,17 @@ class Learner:
         source: str | Path,
         epochs: int | None = None,
         say: Callable[[Event], None] = lambda event: None,
+        encoding: str | None = None,
     ) -> dict[str, Any]:
         """Read a book, or go on where it stopped; returns its entry in `books`.
 
-        `say` hears of every event: begin, step, measured, grown, end. UserError for a book that cannot be read.
+        `say` hears of every event: note, begin, step, measured, grown, end. `encoding`: of the file; default: what it
+        was read in before, or is found to be. UserError for a book that cannot be read.
         """
-        book = self._enter(source, epochs)
+        place = str(Path(source).absolute())
+        before = next((b.get("encoding") for b in self.books if b["source"] == place), None)
+        way = corpus.Way(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
+        book = self._enter(source, epochs, way)
         if book["state"] == "finished":
             say({"event": "known", "book": book["name"]})
             return book
@@ -275,10 +280,11 @@ class Learner:
         """Read so far, each book counted once."""
         return sum(book["characters"] for book in self.books)
 
-    def _enter(self, source: str | Path, epochs: int | None) -> dict[str, Any]:
+    def _enter(self, source: str | Path, epochs: int | None, way: corpus.Way) -> dict[str, Any]:
         """The entry of a book, packed and with all its characters known; a new one after the last."""
         name, digest, size = Path(source).name, hashlib.sha256(), 0
-        for part in corpus.documents(str(source)):
+        documents = corpus.documents(str(source), way=way)
+        for part in documents:
             digest.update(part.encode("utf-8", "surrogatepass"))
             size += len(part)
         least = self.config.length * (4 if self.config.tokenizer == "char" else 16)  # tokens of several characters
@@ -297,22 +303,24 @@ class Learner:
                 "learned_at": _now(), "epochs": epochs or self.config.epochs, "step": 0, "state": "learning",
                 "number": len(self.books), "scores": [], "begun": False,
             }  # fmt: skip
-            known["new_tokens"] = self._learn_alphabet(source)
+            if way.encoding:
+                known["encoding"] = way.encoding
+            known["new_tokens"] = self._learn_alphabet(documents)
             self.books.append(known)
         elif epochs is not None and epochs > known["epochs"]:
             known["epochs"], known["state"], known["begun"] = epochs, "learning", False
         folder = self._folder(known)
         if not (folder / "train/index.json").is_file() or not (folder / "validation/index.json").is_file():
-            self._pack(source, folder)
+            self._pack(documents, folder, way)
         return known
 
-    def _learn_alphabet(self, source: str | Path) -> int:
+    def _learn_alphabet(self, documents: Iterable[str]) -> int:
         """New characters get the next ids; the model says what it said. Returns how many it has to learn to say."""
         before, added = self.model.config.vocab_size, []
         if self.config.tokenizer.startswith("bpe:") and not self.books:
-            self.tokenizer = corpus.train_bpe(corpus.documents(str(source)), int(self.config.tokenizer[4:]))
+            self.tokenizer = corpus.train_bpe(documents, int(self.config.tokenizer[4:]))
         else:
-            added = grow_tokenizer(self.tokenizer, new_characters(self.tokenizer, corpus.documents(str(source))))
+            added = grow_tokenizer(self.tokenizer, new_characters(self.tokenizer, documents))
         if len(self.tokenizer) == before:
             return 0
         if self.books:
@@ -341,10 +349,12 @@ class Learner:
             ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
             admit(self.model, ids, targets, len(self.tokenizer) - book["new_tokens"])
 
-    def _pack(self, source: str | Path, folder: Path) -> None:
+    def _pack(self, documents: Iterable[str], folder: Path, way: corpus.Way) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        kept, held = corpus.hold_out(corpus.documents(str(source)), self.config.holdout)
+        kept, held = corpus.hold_out(documents, self.config.holdout)
+        for doubt in corpus.doubts(kept, held):
+            way.say(doubt)
         for part, items in (("train", kept), ("validation", held)):
             Packed.write(folder / part, self.tokenizer, corpus.encode(self.tokenizer, items))
 

@@ -20,7 +20,7 @@ from hrm.evaluation.text_generation import Completion, Sampling, complete
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from hrm.data.text import Packed
+    from hrm.data.text import Packed, Way
     from hrm.models.text import HRMForCausalLM
 
 
@@ -33,7 +33,11 @@ class Pair(NamedTuple):
 
 
 def pairs_of(
-    source: str | Path, tokenizer: PreTrainedTokenizerFast, template: str | None = None, limit: int | None = None
+    source: str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    template: str | None = None,
+    limit: int | None = None,
+    way: Way | None = None,
 ) -> list[Pair]:
     """The last answer of each conversation, or question with its answer, in a file; UserError names file and line.
 
@@ -42,7 +46,7 @@ def pairs_of(
     from hrm.data.text.chat import conversations, prompt
 
     found = []
-    for messages in islice(conversations(source), limit):
+    for messages in islice(conversations(source, way), limit):
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         found.append(Pair(prompt(tokenizer, messages[:last], template), messages[last]["content"]))
     return found

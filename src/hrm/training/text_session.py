@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -179,7 +179,7 @@ def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter)
         existing = old.model, old.tokenizer
     elif (start / "config.json").is_file():
         existing = load_saved(start)
-    source = None if config.text.kind == "rows" else _Source(config)
+    source = None if config.text.kind == "rows" else _Source(config, reporter.say)
     if existing:
         tokenizer = existing[1]
     else:
@@ -210,18 +210,19 @@ def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter)
 class _Texts(Iterable[str]):
     """Documents of several sources, which can be read more than once."""
 
-    def __init__(self, sources: list[str], field: str) -> None:
-        self.sources, self.field = sources, field
+    def __init__(self, sources: list[str], field: str, way: corpus.Way) -> None:
+        self.sources, self.field, self.way = sources, field, way
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(corpus.documents(source, self.field) for source in self.sources)
+        return chain.from_iterable(corpus.documents(source, self.field, way=self.way) for source in self.sources)
 
 
 class _Source:
     """What is trained on and what is measured on, before it has tokens."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, say: Callable[[str], object]) -> None:
         self.config, text = config, config.text
+        self.way = corpus.Way(say, config.encoding)
         assert config.data is not None
         names = [part.strip() for part in config.data.split(",")]
         others = [part.strip() for part in (config.validation or "").split(",") if part.strip()]
@@ -232,13 +233,15 @@ class _Source:
             self.items, made = gym.gym_sets(names[0], text.options, text.examples, fresh, config.seed)
             self.held, self.left_out = made
         elif text.kind == "chat":
-            self.items: Any = list(chain.from_iterable(chat.conversations(name) for name in names))
-            self.held = list(chain.from_iterable(chat.conversations(name) for name in others)) or None
+            self.items: Any = list(chain.from_iterable(chat.conversations(name, self.way) for name in names))
+            self.held = list(chain.from_iterable(chat.conversations(name, self.way) for name in others)) or None
         else:
-            self.items = _Texts(names, text.field)
-            self.held = _Texts(others, text.field) if others else None
+            self.items = _Texts(names, text.field, self.way)
+            self.held = _Texts(others, text.field, self.way) if others else None
         if self.held is None and text.holdout:
             self.items, self.held = corpus.hold_out(self.items, text.holdout)
+        for doubt in corpus.doubts(self.items, self.held) if self.held is not None and text.kind != "gym" else ():
+            say(doubt)
 
     @property
     def talks(self) -> bool:

@@ -3,7 +3,7 @@
 from hrm.data.text.hold_out import doubts, hold_out
 from hrm.data.text.packed import Batch, Example, Packed, encode
 from hrm.data.text.rows import Rows, is_packed, open_text, write_rows
-from hrm.data.text.sources import Part, documents
+from hrm.data.text.sources import Part, Way, documents
 from hrm.data.text.tokenizers import load_tokenizer, make_tokenizer, tokenizer_hash, train_bpe
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Packed",
     "Part",
     "Rows",
+    "Way",
     "documents",
     "doubts",
     "encode",

@@ -10,7 +10,7 @@ import numpy as np
 
 from hrm.config import UserError
 from hrm.data.text.packed import Example
-from hrm.data.text.sources import Row, rows
+from hrm.data.text.sources import Row, Way, rows
 from hrm.reading import shown
 
 if TYPE_CHECKING:
@@ -42,21 +42,21 @@ class Conversations(Iterable[Messages]):
             raise UserError("there are no rows")
 
 
-def conversations(source: str | Path) -> Conversations:
+def conversations(source: str | Path, way: Way | None = None) -> Conversations:
     """The conversations in the rows of a .jsonl, .json or .parquet file or of a data set of the Hub.
 
     A row has `messages` of role and content, or a question (`instruction`, `question` or `prompt`, perhaps `input`) and
     an answer (`output`, `answer`, `response` or `completion`). UserError names file and line.
     """
-    return Conversations(lambda: rows(source))
+    return Conversations(lambda: rows(source, way))
 
 
-def are_conversations(source: str | Path) -> bool:
+def are_conversations(source: str | Path, encoding: str | None = None) -> bool:
     """Whether the first row of a source has the fields of a conversation; False for what has no rows."""
     if Path(source).is_dir():
         return False
     try:
-        first = next(rows(source), None)
+        first = next(rows(source, Way(encoding=encoding)), None)
     except UserError:
         return False
     return first is not None and (_named(first, _DIALOGUES) or _named(first, QUESTIONS)) is not None

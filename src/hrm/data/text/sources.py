@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from hrm.config import UserError, needs
-from hrm.data.encoding import Encoding, find, reader
+from hrm.data.encoding import Encoding, find, known_encoding, reader
 from hrm.reading import LINE, WHOLE, TooLarge, opened, parsed, quoted, reading, reason, shown
 
 PIECE = 1 << 18
@@ -36,7 +36,7 @@ class Way:
     """How files are read: in which encoding, and who hears, once for each, of those that are not proper UTF-8."""
 
     def __init__(self, report: Report | None = None, encoding: str | None = None):
-        self._report, self.encoding = report, encoding
+        self._report, self.encoding = report, encoding and known_encoding(encoding)
         self._said: set[str] = set()
 
     def find(self, path: Path) -> Encoding:
@@ -44,11 +44,14 @@ class Way:
         with reading(path):
             state = path.stat()
         found = _found(path, self.encoding, state.st_size, state.st_mtime_ns)
-        sentence = found.sentence(path)
+        self.say(found.sentence(path))
+        return found
+
+    def say(self, sentence: str | None) -> None:
+        """Report a sentence, once."""
         if sentence and self._report and sentence not in self._said:
             self._said.add(sentence)
             self._report(sentence)
-        return found
 
 
 class Documents(Iterable[str]):
@@ -62,19 +65,23 @@ class Documents(Iterable[str]):
 
 
 def documents(
-    source: str | Path, field: str = "text", report: Report | None = None, encoding: str | None = None
+    source: str | Path,
+    field: str = "text",
+    report: Report | None = None,
+    encoding: str | None = None,
+    way: Way | None = None,
 ) -> Documents:
     """The documents of a local file or folder, or else of a data set of the Hub (NAME, NAME:SPLIT, NAME:CONFIG:SPLIT).
 
     A text file is one document, handed on in Parts where it is big; .jsonl, .json and .parquet hold one per row, in
     `field`; .gz and .xz are unpacked on the way; line ends become \n. `report` hears once of each file that is not
-    proper UTF-8; `encoding` is that of all of them. UserError names file and line.
+    proper UTF-8; `encoding` is that of all of them; `way` stands for both. UserError names file and line.
     """
     path = local(source)
     if path is None:
         return Documents(lambda: _texts(str(source), hub_rows(str(source)), field))
-    way = Way(report, encoding)
-    return Documents(lambda: _local(path, field, way))
+    how = way or Way(report, encoding)
+    return Documents(lambda: _local(path, field, how))
 
 
 def local(source: str | Path) -> Path | None:
