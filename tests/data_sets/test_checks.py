@@ -147,7 +147,7 @@ def test_every_bad_line_is_named_and_the_others_are_still_checked(tmp_path: Path
     lines[5] = "a,b"
     lines[8] = lines[3]
     path.write_text("\n".join(lines))
-    assert [p.removeprefix(f"{path} ").partition(":")[0] for p in check(path, SIX)] == ["line 6", "line 3", "line 9"]
+    assert [p.removeprefix(f"{path} ").partition(":")[0] for p in check(path, SIX)] == ["line 3", "line 6", "line 9"]
 
 
 def test_what_cannot_be_read_is_a_problem_too(tmp_path: Path) -> None:

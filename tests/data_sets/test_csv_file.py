@@ -77,7 +77,7 @@ def test_spaces_and_line_breaks_of_a_maze_are_kept(tmp_path: Path) -> None:
         (HEADER + GOOD + "x,.4.....1.2..3...\n", "line 3: 2 columns instead of the header's 4"),
         (HEADER, "holds no sudoku puzzle"),
         ("", "line 1: there is no column 'question'"),
-        ("question,result\n", "line 1: there is no column 'answer'"),
+        ("riddle;result\n", "line 1: there is no column 'question'.*'riddle', 'result'"),
         (HEADER + 'x,"unclosed', "after line 1"),
     ],
 )
@@ -92,7 +92,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "plain.csv.gz").write_text(HEADER + GOOD)
     packed = gzip.compress((HEADER + GOOD * 50).encode())
     (tmp_path / "cut.csv.gz").write_bytes(packed[:-12])
-    (tmp_path / "puzzles.txt").write_text(GOOD)
+    (tmp_path / "puzzles.txt").write_text("no puzzle at all")
     for name in ("latin.csv", "plain.csv.gz", "cut.csv.gz", "puzzles.txt", "missing.csv"):
         with pytest.raises(UserError, match=name.replace(".", r"\.")):
             read(tmp_path / name, FOUR)

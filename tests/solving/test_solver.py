@@ -99,7 +99,7 @@ def test_givens_are_never_patched_into_a_readout():
     ("text", "reason"),
     [
         ("123", "expected 16 characters"),
-        ("x" * 16, "at row 1, column 1 is none of"),
+        ("z" * 16, "at row 1, column 1 is none of"),
         ("", "expected 16 characters"),
         ("1..1" + "." * 12, "contradicting clues"),
         ("." * 16, "several solutions"),

@@ -77,8 +77,8 @@ def test_parse_says_what_is_wrong_and_where():
     task = Sudoku(3, 3)
     with pytest.raises(PuzzleError, match="expected 81 characters for 9x9, got 80"):
         task.parse(WELL_KNOWN[1:])
-    with pytest.raises(PuzzleError, match="'x' at row 2, column 1"):
-        task.parse(WELL_KNOWN[:9] + "x" + WELL_KNOWN[10:])
+    with pytest.raises(PuzzleError, match="'z' at row 2, column 1"):
+        task.parse(WELL_KNOWN[:9] + "z" + WELL_KNOWN[10:])
 
 
 @pytest.mark.slow

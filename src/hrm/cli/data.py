@@ -192,7 +192,7 @@ def show(args: list[str]) -> int:
     for row in range(options.row - 1, min(options.row - 1 + options.count, len(puzzles.inputs))):
         # -100 marks cells that do not count; drawn as padding.
         question, answer = puzzles.inputs[row], puzzles.labels[row].clip(0)
-        rating = None if puzzles.ratings is None else int(puzzles.ratings[row])
+        rating = None if puzzles.ratings is None else puzzles.ratings[row].item()
         if options.json:
             facts = {"row": row + 1, "question": task.format(question), "answer": task.format(answer), "rating": rating}
             print(json.dumps(facts))

@@ -99,7 +99,7 @@ def main(args: list[str]) -> int:
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
-    located = data.locate(options.data, solver.task, options.split)
+    located = data.locate(options.data, solver.task, options.split, Console(stderr=True))
     puzzles = located.puzzles
     n = len(puzzles.inputs)
     if options.skip >= n > 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import itertools
 import json
 import os
@@ -14,17 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
-from hrm.reading import lines_in
+from hrm.reading import opened
 
 if TYPE_CHECKING:
+    from hrm.data.puzzle_file import Row
     from hrm.solving import Answer, Solver
     from hrm.solving.engine import Segment
 
@@ -36,7 +36,7 @@ class Options:
     run: Positional[str]
     """Run folder, or the name of a solver that comes with the package: sudoku."""
     puzzle: Positional[str]
-    """A puzzle, a file with one per line (or a CSV with the column question, also .gz), or - for standard input."""
+    """A puzzle, a file of them (text, drawn or one per line, CSV, XML; also .gz), or - for standard input."""
     strategy: Tries = field(default_factory=Strategy)
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
@@ -68,20 +68,35 @@ def main(args: list[str]) -> int:
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
     _check_pictures(options)
-    from hrm.runs import threads
-    from hrm.solving import load
+    several = options.puzzle == "-" or (os.path.exists(options.puzzle) and not os.path.isdir(options.puzzle))
+    with _progress(options.puzzle == "-", several) as bar:
+        # From here on, since the libraries alone take seconds to load.
+        shown = bar.add_task("loading the model", total=None)
+        from hrm.data import puzzle_file
+        from hrm.runs import threads
+        from hrm.solving import load
 
-    solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
-    threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
-    if options.puzzle == "-":
-        return _solve_lines(solver, options, read_questions(sys.stdin, "standard input"))
-    if os.path.isfile(options.puzzle):
-        with open(options.puzzle, "rb") as file:
-            plain: Any = gzip.GzipFile(fileobj=file) if options.puzzle.endswith(".gz") else file
-            lines = (line.decode("utf-8-sig", "replace") for line in lines_in(plain, options.puzzle))
-            read = partial(_share_read, file)
-            return _solve_lines(solver, options, read_questions(lines, options.puzzle), read)
+        solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
+        threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
+        bar.update(shown, description="solving")
+        advance = partial(bar.update, shown)
+        if options.puzzle == "-":
+            stream = getattr(sys.stdin, "buffer", None)
+            lines = (sys.stdin or ()) if stream is None else puzzle_file.decoded(stream, "standard input")
+            questions = _questions(puzzle_file.rows(lines, "standard input", solver.task))
+            return _solve_lines(solver, options, questions, bar.stop, advance)
+        if several:
+            path = Path(options.puzzle)
+            with opened(path) as stream:
+                lines = puzzle_file.decoded(stream, path)
+                questions = _questions(puzzle_file.rows(lines, path, solver.task))
+                return _solve_lines(solver, options, questions, bar.stop, advance, _share_read(path, stream))
     return _solve_one(solver, options, options.puzzle)
+
+
+def _questions(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
+    """Line and question of each puzzle."""
+    return ((row.line, row.question) for row in rows)
 
 
 def _check_pictures(options: Options) -> None:
@@ -92,27 +107,6 @@ def _check_pictures(options: Options) -> None:
         from hrm.solving.gif import pillow
 
         pillow()
-
-
-def read_questions(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]:
-    """(line number, question) of each line that is not empty, or of each row of a CSV with the column question."""
-    source = iter(lines)
-    first = next(source, "")
-    columns = [column.strip() for column in first.rstrip("\r\n").split(",")]
-    if "question" in columns:
-        rows = csv.reader(source)
-        try:
-            for row in rows:
-                if row:
-                    yield rows.line_num + 1, dict(zip(columns, row, strict=False)).get("question", "")
-        except csv.Error as error:
-            raise UserError(f"{name}, line {rows.line_num + 1}: {error}; repair the file") from error
-    elif name.endswith((".csv", ".csv.gz")):
-        raise UserError(f"{name} has no column 'question' in its first line ({', '.join(columns)[:80]}): name it so")
-    else:
-        for number, line in enumerate(itertools.chain([first], source), 1):
-            if line.strip():
-                yield number, line.rstrip("\r\n")
 
 
 def _solve_one(solver: Solver, options: Options, text: str) -> int:
@@ -139,22 +133,31 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     return 2 if last is None else 0
 
 
-def _share_read(file: BinaryIO) -> float:
-    """How much of a file has been read, in [0, 1]."""
-    return file.tell() / max(1, os.fstat(file.fileno()).st_size)
+def _share_read(path: Path, stream: IO[bytes]) -> Callable[[], float] | None:
+    """How much of a file has been read, in [0, 1]; None where that cannot be known."""
+    packed = getattr(stream, "fileobj", None)  # what gzip reads from
+    if not path.is_file() or (packed is None and path.suffix.lower() == ".xz"):
+        return None
+    size, inner = max(1, path.stat().st_size), packed or stream
+    return lambda: inner.tell() / size
 
 
 def _solve_lines(
     solver: Solver,
     options: Options,
     questions: Iterator[tuple[int, str]],
+    hide: Callable[[], None],
+    advance: Callable[..., None],
     read: Callable[[], float] | None = None,
 ) -> int:
+    """Solve one after the other. `advance` changes the bar, `hide` ends it, `read` tells how far the file is."""
+    name = "standard input" if options.puzzle == "-" else options.puzzle
     if options.html or options.gif:
         first = [text for _, text in itertools.islice(questions, 2)]
         if len(first) != 1:
             found = "several" if first else "none"
             raise UserError(f"--html and --gif show one puzzle, and {options.puzzle} holds {found}: give the puzzle")
+        hide()
         return _solve_one(solver, options, first[0])
     numbers: deque[int] = deque()
 
@@ -164,41 +167,50 @@ def _solve_lines(
             yield text
 
     if options.watch:
+        hide()
         console = _console()
         answers = (_observed(solver, options, text, console)[0] for text in texts())
     else:
         answers = solver.solve_many(texts(), batch_size=options.batch_size, **vars(options.strategy))
     counts: Counter[str] = Counter()
-    with _progress() as bar:
-        shown = bar.add_task("", total=None if read is None else 1.0, done=0, rate=0.0)
-        started = time.perf_counter()
-        for answer in answers:
-            number = numbers.popleft()
-            counts[answer.status] += 1
-            if options.json:
-                line = json.dumps({"line": number, **answer.to_dict()})
-            elif answer.status == "invalid":
-                line = f"invalid: line {number}: {answer.reason}"
-            else:
-                line = answer.answer or answer.status
-            print(line, flush=True)
-            done = counts.total()
-            rate = done / max(1e-9, time.perf_counter() - started)
-            bar.update(shown, completed=0.0 if read is None else read(), done=done, rate=rate)
+    wrong = ""  # the first invalid one
+    if read is not None:
+        advance(total=1.0)
+    started = time.perf_counter()
+    for answer in answers:
+        if sys.stdout.isatty():
+            hide()  # the answers themselves appear there
+        number = numbers.popleft()
+        counts[answer.status] += 1
+        if answer.status == "invalid":
+            wrong = wrong or f"line {number}: {answer.reason}"
+        if options.json:
+            line = json.dumps({"line": number, **answer.to_dict()})
+        elif answer.status == "invalid":
+            line = f"invalid: line {number}: {answer.reason}"
+        else:
+            line = answer.answer or answer.status
+        print(line + ("\n" if "\n" in line else ""), flush=True)  # an empty line behind each drawn one
+        done = counts.total()
+        rate = f"{done:,} puzzles, {done / max(1e-9, time.perf_counter() - started):.1f} a second"
+        advance(completed=0.0 if read is None else read(), description=rate)
+    hide()
     found = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
+    if counts.total() == counts["invalid"]:
+        raise UserError(
+            f"nothing in {name} was a valid puzzle" + (f"; the first, {wrong}" if wrong else ": it is empty")
+        )
     return 0
 
 
-def _progress() -> Progress:
-    """A bar on a terminal's stderr; not where the answers themselves appear there."""
-    columns = (
-        BarColumn(),
-        TextColumn("{task.fields[done]:,} puzzles, {task.fields[rate]:.1f} a second"),
-        TimeRemainingColumn(),
-    )
-    quiet = sys.stdout.isatty() or not sys.stderr.isatty()
-    return Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
+def _progress(piped: bool, several: bool) -> Progress:
+    """A bar on a terminal's stderr; not where puzzles are typed in."""
+    columns = BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn()
+    typed = piped and getattr(sys.stdin, "isatty", lambda: False)()
+    quiet = typed or not several or not sys.stderr.isatty()
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=quiet, transient=True, redirect_stdout=False)
 
 
 def _console() -> Console:

@@ -14,7 +14,7 @@ from hrm.data import csv_file, npy_folder
 from hrm.data.overlap import shared
 from hrm.data.progress import track
 from hrm.data.puzzle_set import Located
-from hrm.data.storage import existing, is_csv
+from hrm.data.storage import existing
 from hrm.tasks import Puzzle, PuzzleError, Task
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[Located]:
     """Each split that can be read; what cannot goes into `unreadable`."""
     try:
         path = existing(path)
-        if is_csv(path):
+        if not path.is_dir():
             return [csv_file.load(path, task, unreadable.append)]
         # A folder may also be one split; then the name given here does not matter.
         return [npy_folder.load(path, task, split, unreadable.append) for split in npy_folder.splits(path) or ["train"]]

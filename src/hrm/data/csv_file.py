@@ -1,93 +1,108 @@
-"""The CSV form: a header and columns source, question, answer, rating; plain or gzipped."""
+"""Files of puzzles as arrays: read in any of their forms, written as CSV (source, question, answer, rating)."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hrm import output
 from hrm.config import UserError
+from hrm.data import puzzle_file
+from hrm.data.progress import track
+from hrm.data.puzzle_file import Row
 from hrm.data.puzzle_set import Located, PuzzleSet
-from hrm.tasks import PuzzleError, Task
+from hrm.reading import quoted
+from hrm.tasks import PuzzleError, Solved, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _CHUNK = 1 << 16
 
 
-class Row(NamedTuple):
-    """One line of the file; `line` counts from 1, the header included."""
+def load(path: Path, task: Task, report: Callable[[str], None], console: Console | None = None) -> Located:
+    """All puzzles that parse; `report` gets a sentence for each of the others. UserError if none is left.
 
-    line: int
-    question: str
-    answer: str
-    rating: str
-
-
-def rows(path: Path, report: Callable[[str], None]) -> Iterator[Row]:
-    """The lines of a CSV file; `report` gets a sentence for each one with too few or too many columns.
-
-    UserError where the file cannot be read or lacks a column.
+    Where the file has no answers they are found, if the task can find them.
     """
-    line = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
-            reader = csv.reader(io.TextIOWrapper(raw, "utf-8-sig", newline=""), strict=True)  # type: ignore[arg-type]
-            header = next(reader, [])
-            line = reader.line_num
-            missing = [name for name in ("question", "answer") if name not in header]
-            if missing:
-                known = "source,question,answer,rating"
-                raise UserError(f"{path} line 1: there is no column '{missing[0]}'; the header should be {known}")
-            question, answer = header.index("question"), header.index("answer")
-            rating = header.index("rating") if "rating" in header else None
-            for fields in reader:
-                line = reader.line_num
-                if len(fields) == len(header):
-                    yield Row(line, fields[question], fields[answer], "" if rating is None else fields[rating])
-                elif fields:
-                    what = f"{len(fields)} columns instead of the header's {len(header)}"
-                    report(f"{path} line {line}: {what}; correct or remove the line")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        form = "gzipped CSV" if path.suffix == ".gz" else "CSV"
-        raise UserError(f"{path} cannot be read as {form} after line {line} ({error}); restore it") from error
-
-
-def load(path: Path, task: Task, report: Callable[[str], None]) -> Located:
-    """All rows that parse; `report` gets a sentence for each of the others. UserError if none is left."""
     tokens_of = _parser(task)
-    stream = rows(path, report)
     parts: list[tuple[np.ndarray, ...]] = []
     graded = False
-    while chunk := list(islice(stream, _CHUNK)):
-        bad: dict[int, str] = {}
-        questions = tokens_of([row.question for row in chunk], "question", bad)
-        answers = tokens_of([row.answer for row in chunk], "answer", bad)
-        ratings = np.zeros(len(chunk), np.int32)
-        for i, row in enumerate(chunk):
-            if row.rating:
-                graded = True
-                try:
-                    ratings[i] = int(row.rating)
-                except (ValueError, OverflowError):
-                    bad.setdefault(i, f"rating '{row.rating}' is not a whole number")
-        for i in sorted(bad):
-            report(f"{path} line {chunk[i].line}: {bad[i]}; correct or remove the line")
-        good = np.array([i for i in range(len(chunk)) if i not in bad], int)
-        lines = np.array([row.line for row in chunk])
-        parts.append((questions[good], answers[good], ratings[good], lines[good]))
+    with puzzle_file.text_of(path) as lines:
+        stream = puzzle_file.rows(lines, path, task)
+        while chunk := list(islice(stream, _CHUNK)):
+            bad = {i: row.problem for i, row in enumerate(chunk) if row.problem}
+            questions = tokens_of([row.question for row in chunk], "question", bad)
+            answers = _answers(task, chunk, questions, tokens_of, bad, path, console)
+            ratings = _ratings([row.rating for row in chunk], bad)
+            graded = graded or any(row.rating for row in chunk)
+            for i in sorted(bad):
+                report(f"{path} line {chunk[i].line}: {bad[i]}; correct or remove the line")
+            good = np.array([i for i in range(len(chunk)) if i not in bad], int)
+            numbers = np.array([row.line for row in chunk])
+            parts.append((questions[good], answers[good], ratings[good], numbers[good]))
     if not sum(len(part[0]) for part in parts):
         raise UserError(f"{path} holds no {task.name} puzzle of {task.shape[0]}x{task.shape[1]} cells")
-    inputs, labels, ratings, lines = (np.concatenate(column) for column in zip(*parts, strict=True))
+    inputs, labels, ratings, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if (ratings == ratings.round()).all():
+        ratings = ratings.astype(np.int32)
     number = np.arange(len(inputs), dtype=np.int32)
     puzzles = PuzzleSet(inputs, labels, np.zeros_like(number), number, ratings if graded else None, str(path))
-    return Located(puzzles, lambda row: f"{path} line {lines[row]}")
+    return Located(puzzles, lambda row: f"{path} line {numbers[row]}")
+
+
+def _answers(
+    task: Task,
+    chunk: Sequence[Row],
+    questions: np.ndarray,
+    tokens_of: Callable[[list[str], str, dict[int, str]], np.ndarray],
+    bad: dict[int, str],
+    path: Path,
+    console: Console | None,
+) -> np.ndarray:
+    """The answers that are given, and where there are none the ones that the task finds."""
+    missing = [i for i, row in enumerate(chunk) if row.answer is None and i not in bad]
+    if not missing:
+        return tokens_of([row.answer or "" for row in chunk], "answer", bad)
+    if not isinstance(task, Solved):
+        raise UserError(
+            f"{path} line {chunk[missing[0]].line}: there is no column 'answer' (nor 'solution'), and nothing can find "
+            f"the answers of a {task.name}: add it"
+        )
+    given = [i for i, row in enumerate(chunk) if row.answer is not None]
+    answers = np.zeros_like(questions)
+    wrong: dict[int, str] = {}
+    answers[given] = tokens_of([chunk[i].answer or "" for i in given], "answer", wrong)
+    for i, problem in wrong.items():
+        bad.setdefault(given[i], problem)
+    for i in track(missing, f"solving {path.name}, which has no answers", console):
+        try:
+            answers[i] = task.solution(questions[i])
+        except PuzzleError as error:
+            bad[i] = f"the question is not well-posed ({error})"
+    return answers
+
+
+def _ratings(texts: Sequence[str], bad: dict[int, str]) -> np.ndarray:
+    """Difficulties, 0 for none; the reasons of failures go into a dictionary by index."""
+    values = []
+    for i, text in enumerate(texts):
+        try:
+            values.append(float(text or 0))
+        except ValueError:
+            bad.setdefault(i, f"rating {quoted(text)} is not a number")
+            values.append(0.0)
+    ratings = np.array(values)
+    for i in np.flatnonzero(~((ratings >= -(2**31)) & (ratings < 2**31))).tolist():
+        bad.setdefault(i, f"rating {quoted(texts[i])} is not a number below {2**31:,}")
+    return ratings
 
 
 def save(path: Path, task: Task, puzzles: PuzzleSet) -> None:
@@ -95,6 +110,7 @@ def save(path: Path, task: Task, puzzles: PuzzleSet) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     source = Path(puzzles.source).name
     ratings = [""] * len(puzzles.inputs) if puzzles.ratings is None else puzzles.ratings.tolist()
+    ratings = [int(rating) if isinstance(rating, float) and rating.is_integer() else rating for rating in ratings]
     with output.opened(path) as raw:
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
         text = io.TextIOWrapper(packed, "utf-8", newline="")  # type: ignore[arg-type]
@@ -120,8 +136,9 @@ def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray
 
     def parse(texts: list[str], column: str, bad: dict[int, str]) -> np.ndarray:
         tokens = np.zeros((len(texts), cells), dtype)
-        fits = np.array([len(text) == cells for text in texts])
-        joined = "".join(text for text in texts if len(text) == cells).encode("ascii", "replace")
+        plain = [text for text in texts if len(text) == cells and text.isascii()]
+        fits = np.array([len(text) == cells and text.isascii() for text in texts])
+        joined = "".join(plain).encode("ascii")
         tokens[fits] = token[np.frombuffer(joined, np.uint8)].reshape(-1, cells)
         for i in np.flatnonzero(~tokens.all(axis=1)).tolist():
             try:

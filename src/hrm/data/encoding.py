@@ -101,6 +101,11 @@ def read_text(source: bytes | Path, name: str | None = None, asked: str | None =
     return data.decode(found.name, "replace").removeprefix("\ufeff"), found
 
 
+def mark_of(head: bytes) -> str | None:
+    """The encoding that the mark at the beginning of a text says."""
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+
+
 def reader(raw: IO[bytes], found: Encoding, newline: str | None = None) -> io.TextIOWrapper:
     """The text of a stream of bytes, with U+FFFD for what cannot be read."""
     return io.TextIOWrapper(raw, found.name, "replace", newline)
@@ -115,7 +120,7 @@ def find(unpacked: Callable[[], AbstractContextManager[IO[bytes]]], source: str,
         head = raw.read(_CHUNK)
     if kind := kind_of(head[:HEAD]):
         raise UserError(f"{source} is {kind}, not a plain text: convert it first")
-    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    marked = mark_of(head)
     if asked or marked:
         name = known_encoding(asked) if asked else str(marked)
         names, sample = ["utf-8-sig" if name == "utf-8" else name], head[: len(head) // 4 * 4]

@@ -23,7 +23,7 @@ class PuzzleSet(NamedTuple):
     groups: np.ndarray
     """[n] int32; an original and its augmentations share a number."""
     ratings: np.ndarray | None
-    """[n] int32 difficulties, where known."""
+    """[n] difficulties, where known: int32, or float64 where some are no whole numbers."""
     source: str
     """Where the puzzles come from: a path, or how they were made."""
     num_task_ids: int = 1

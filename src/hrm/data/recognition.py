@@ -2,47 +2,116 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from math import isqrt
 from pathlib import Path
 
 from hrm.config import TaskConfig, UserError
-from hrm.data import csv_file, npy_folder
-from hrm.data.storage import existing, is_csv
+from hrm.data import npy_folder, puzzle_file
+from hrm.data.storage import existing
+from hrm.tasks import PuzzleError, Task, build
 
-_BOXES = {16: (2, 2), 36: (2, 3), 81: (3, 3), 256: (4, 4)}
+_BOXES = {n * n: (rows, n // rows) for n, rows in ((4, 2), (6, 2), (8, 2), (9, 3), (10, 2), (12, 3), (15, 3), (16, 4))}
+"""The boxes of a Sudoku of that many cells."""
 _MAZE = "# SGo"
+_SAMPLE = 500
+"""Lines that are looked at."""
 
 
 def infer(path: Path | str) -> TaskConfig:
-    """The kind and size of the puzzles in a CSV file or dataset folder; UserError where they could be anything."""
+    """The kind and size of the puzzles in a file or dataset folder; UserError where they could be anything."""
     path = existing(path)
-    if is_csv(path):
-        questions = [row.question for row in islice(csv_file.rows(path, lambda _: None), 100)]
-        if not questions:
-            raise UserError(f"{path} holds no puzzles")
-        # What most rows are, so that a broken one does not hide it.
-        cells = Counter(map(len, questions)).most_common(1)[0][0]
-        maze = sum(set(question) <= set(_MAZE) for question in questions) > len(questions) / 2
-        sudoku = cells in _BOXES
-        vocabulary = 0
-    else:
-        folder = next((f for f in (path, path / "train", path / "test") if (f / "dataset.json").is_file()), None)
-        if folder is None:
-            raise UserError(f"{path} is not a dataset folder: train/dataset.json and test/dataset.json are missing")
-        facts = npy_folder.metadata(folder)
-        cells, vocabulary = facts["seq_len"], facts["vocab_size"]
-        sudoku = cells in _BOXES and vocabulary == isqrt(cells) + 2
-        maze = not sudoku and vocabulary == len(_MAZE) + 1
+    if not path.is_dir():
+        with puzzle_file.text_of(path) as lines:
+            return _of_lines(list(islice(lines, _SAMPLE)), path)
+    folder = next((f for f in (path, path / "train", path / "test") if (f / "dataset.json").is_file()), None)
+    if folder is None:
+        raise UserError(f"{path} is not a dataset folder: train/dataset.json and test/dataset.json are missing")
+    facts = npy_folder.metadata(folder)
+    cells, vocabulary = facts["seq_len"], facts["vocab_size"]
     side = isqrt(cells)
-    if maze and side * side == cells:
-        return TaskConfig(kind="maze", size=(side, side))
-    if sudoku:
+    if cells in _BOXES and vocabulary == side + 2:
         return TaskConfig(kind="sudoku", box=_BOXES[cells])
-    if vocabulary and side * side == cells:
+    if side * side == cells and vocabulary == len(_MAZE) + 1:
+        return TaskConfig(kind="maze", size=(side, side))
+    if side * side == cells:
         return TaskConfig(kind="grid", size=(side, side), vocabulary=vocabulary)
-    raise UserError(
-        f"{path}: puzzles of {cells} cells are not a known Sudoku or square maze; "
-        "say which with --task and --size, or --gym"
+    raise _unknown(path, f"puzzles of {cells} cells")
+
+
+def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
+    """What most of a file's first puzzles are, so that a broken one does not hide it."""
+    if (size := _maze(lines)) is not None:
+        return TaskConfig(kind="maze", size=size)
+    configs = [TaskConfig(kind="sudoku", box=box) for box in _BOXES.values()]
+    found = [_read(lines, path, build(config)) for config in configs]
+    best = max(range(len(configs)), key=found.__getitem__)
+    if found[best]:
+        return configs[best]
+    if not any(line.strip() for line in lines):
+        raise UserError(f"{path} holds no puzzles")
+    columns = next((puzzle_file.header(line) for line in lines if line.strip()), None)
+    cells = len(lines[1].split(columns.separator)[columns.question]) if columns and len(lines) > 1 else 0
+    raise _unknown(path, f"puzzles of {cells} cells" if cells else "its lines")
+
+
+def _read(lines: Sequence[str], path: Path, task: Task) -> int:
+    """How many puzzles of a task there are."""
+    count = 0
+    try:
+        for row in puzzle_file.rows(lines, path, task):
+            try:
+                task.parse(row.question)
+                count += 1
+            except PuzzleError:
+                continue
+    except UserError:  # a column that is missing, or a text that has been cut in the middle
+        pass
+    return count
+
+
+def _maze(lines: Sequence[str]) -> tuple[int, int] | None:
+    """The size of mazes: in a column or on lines of their own, or drawn with empty lines between."""
+    first = next((line for line in lines if line.strip()), "")
+    if puzzle_file.header(first):
+        texts = [row.question for row in _rows_of(lines)]
+    else:
+        texts = [line.rstrip("\r\n") for line in lines if not re.match(r"\s*(;|//)", line)]
+    mazes = [text for text in texts if text and set(text) <= set(_MAZE + "\n")]
+    if not mazes or len(mazes) <= sum(bool(text) for text in texts) / 2 or "S" not in "".join(mazes):
+        return None
+    whole = [text for text in mazes if text.count("S") == text.count("G") == 1 and len(text) > 3]
+    if len(whole) > len(mazes) / 2:
+        drawn = [text.strip("\n").split("\n") for text in whole]
+        if any(len(rows) > 1 for rows in drawn):
+            return _most([(len(rows), max(map(len, rows))) for rows in drawn])
+        cells = Counter(map(len, whole)).most_common(1)[0][0]
+        side = isqrt(cells)
+        return (side, side) if side * side == cells else None
+    blocks, block = [], []
+    for text in [*texts, ""]:
+        if text and set(text) <= set(_MAZE):
+            block.append(text)
+        elif block:
+            blocks.append((len(block), max(map(len, block))))
+            block = []
+    return _most(blocks)
+
+
+def _rows_of(lines: Sequence[str]) -> list[puzzle_file.Row]:
+    columns = puzzle_file.header(lines[0])
+    assert columns is not None
+    return list(puzzle_file.csv_rows(lines[1:], "", columns, 1))
+
+
+def _most(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return Counter(sizes).most_common(1)[0][0]
+
+
+def _unknown(path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path}: {what} are not a known Sudoku or square maze; say which with --task and --size, or --gym"
     )

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hrm.config import UserError
 from hrm.data import csv_file, npy_folder
 from hrm.data.puzzle_set import Located, PuzzleSet
 from hrm.tasks import Task
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 def is_csv(path: Path | str) -> bool:
-    """Whether a path names a CSV file rather than a dataset folder."""
+    """Whether a path to be written names a CSV file rather than a dataset folder."""
     return str(path).endswith((".csv", ".csv.gz"))
 
 
-def locate(path: Path | str, task: Task, split: str = "train") -> Located:
-    """The puzzles in a CSV file, or in a split of a dataset folder, and the place of each; a UserError names it."""
+def locate(path: Path | str, task: Task, split: str = "train", console: Console | None = None) -> Located:
+    """The puzzles in a file, or in a split of a dataset folder, and the place of each; a UserError names it."""
     path = existing(path)
 
     def refuse(problem: str) -> None:
         raise UserError(problem)
 
-    return csv_file.load(path, task, refuse) if is_csv(path) else npy_folder.load(path, task, split, refuse)
+    if path.is_dir():
+        return npy_folder.load(path, task, split, refuse)
+    return csv_file.load(path, task, refuse, console)
 
 
 def read(path: Path | str, task: Task, split: str = "train") -> PuzzleSet:
@@ -31,8 +37,8 @@ def read(path: Path | str, task: Task, split: str = "train") -> PuzzleSet:
 
 
 def read_both(path: Path | str, task: Task) -> tuple[PuzzleSet, PuzzleSet | None]:
-    """Everything in a CSV file, or both splits of a dataset folder (the second may be missing)."""
-    if is_csv(path) or "test" not in npy_folder.splits(Path(path)):
+    """Everything in a file, or both splits of a dataset folder (the second may be missing)."""
+    if not Path(path).is_dir() or "test" not in npy_folder.splits(Path(path)):
         return read(path, task), None
     return read(path, task, "train"), read(path, task, "test")
 
@@ -70,10 +76,8 @@ def targets(path: Path | str) -> list[Path]:
 
 
 def existing(path: Path | str) -> Path:
-    """The path, if it can be read as puzzles; otherwise a UserError."""
+    """The path, if there is something; otherwise a UserError."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
-    if path.is_dir() == is_csv(path):
-        raise UserError(f"{path} is neither a .csv or .csv.gz file nor a dataset folder")
     return path

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from hrm.tasks import Task
+from hrm.tasks.written import spans
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ def in_form_of(question: str, task: Task, tokens: np.ndarray) -> str:
     text = question.strip("\r\n")
     formatted = task.format(tokens)
     characters = [task.vocabulary[token] for token in tokens.tolist()]
+    lettered = len(formatted) == len(characters) != len(text)
+    if lettered and (places := spans(text, task)) is not None:
+        return _filled(text, places, task, tokens)
     numbers = formatted.split() if len(formatted) != len(characters) else characters
     # Cells are words (numbers), visible characters, or, in a maze, all characters of a line.
     for cell, shown in ((r"\S+", numbers), (r"\S", characters), (r"[^\r\n]", characters)):
@@ -79,6 +84,18 @@ def in_form_of(question: str, task: Task, tokens: np.ndarray) -> str:
     if len(text.splitlines()) == task.shape[0]:  # a maze whose lines end early
         return "\n".join("".join(characters[i : i + task.shape[1]]) for i in range(0, len(tokens), task.shape[1]))
     return formatted
+
+
+def _filled(text: str, places: Sequence[tuple[int, int]], task: Task, tokens: np.ndarray) -> str:
+    """Text with the cells at these places filled in, as numbers where it has some of two digits."""
+    numbers = any(end - start > 1 and text[start:end].isdecimal() for start, end in places)
+    numbers = numbers and len(task.symbols) > 9
+    parts, end = [], 0
+    for (start, after), token in zip(places, tokens.tolist(), strict=True):
+        shown = str(token - task.symbols.start + 1) if numbers and token in task.symbols else task.vocabulary[token]
+        parts += [text[end:start], shown.rjust(after - start)]
+        end = after
+    return "".join(parts) + text[end:]
 
 
 def _plain(value: Any) -> Any:

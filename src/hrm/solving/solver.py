@@ -25,7 +25,10 @@ from hrm.solving.answer import Answer, as_grid, confidence, in_form_of
 from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Attempt, Job, Outcome, Rules, Segment
 from hrm.tasks import PuzzleError, Task, View
+from hrm.tasks.written import text_of
 
+Question = str | bytes | Sequence[Any] | np.ndarray
+"""What can be asked: text, or rows or cells in lists and arrays."""
 UNSURE = 0.5
 """A guess is made in a cell whose likeliest symbol is less likely than this."""
 
@@ -116,21 +119,23 @@ class Solver:
 
     def solve(
         self,
-        text: str,
+        question: Question,
         trace: bool = False,
         observe: Callable[[Segment], None] | None = None,
         **strategy: Any,
     ) -> Answer:
-        """Answer one question; `strategy` are fields of hrm.config.Strategy, such as restarts=8.
+        """Answer one question: text in any form, or lists and arrays of its cells.
+
+        `strategy` are fields of hrm.config.Strategy, such as restarts=8.
 
         `observe` is called after every segment. A wrong question costs no forward pass.
         """
         each = None if observe is None else lambda _, segment: observe(segment)
-        return next(self.solve_many([text], trace, observe=each, **strategy))
+        return next(self.solve_many([question], trace, observe=each, **strategy))
 
     def solve_many(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Question],
         trace: bool = False,
         batch_size: int = 64,
         ordered: bool = True,
@@ -149,8 +154,8 @@ class Solver:
         traces: dict[int, list[Segment]] = {}
 
         def jobs() -> Iterator[Job | None]:
-            for index, text in enumerate(texts):
-                job, reason = self._read(text)
+            for index, question in enumerate(texts):
+                text, job, reason = self._read(question)
                 asked[index] = text, reason
                 yield job
 
@@ -197,14 +202,16 @@ class Solver:
         key = hashlib.sha256(f"{self.seed} {what} {number} ".encode() + question.astype("<i4").tobytes()).digest()
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
 
-    def _read(self, text: str) -> tuple[Job | None, str]:
-        """The question, or None and the reason why it is none."""
+    def _read(self, asked: Question) -> tuple[str, Job | None, str]:
+        """A question as text, and parsed, or None and the reason why it is none."""
+        text = asked if isinstance(asked, str) else ""
         try:
+            text = text_of(asked, self.task)
             question = self.task.parse(text)
             self.task.check(question)
         except PuzzleError as error:
-            return None, str(error)
-        return Job(question), ""
+            return text, None, str(error)
+        return text, Job(question), ""
 
     def _answer(self, text: str, outcome: Outcome, trace: list[Segment] | None) -> Answer:
         task = self.task

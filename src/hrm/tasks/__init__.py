@@ -127,6 +127,15 @@ class Copied(Protocol):
         ...
 
 
+@runtime_checkable
+class Solved(Protocol):
+    """A task whose answers can be found by search: files of questions alone will do for it."""
+
+    def solution(self, question: np.ndarray) -> np.ndarray:
+        """The answer, of several the one that `generate` would give; PuzzleError unless the question is well-posed."""
+        ...
+
+
 def build(config: TaskConfig) -> Task:
     """The task a configuration names; UserError for impossible settings."""
     from hrm.tasks.arc import Arc

@@ -85,6 +85,11 @@ class Maze:
         if self._distance(question) is None:
             raise PuzzleError("no way from S to G")
 
+    def solution(self, question: np.ndarray) -> np.ndarray:
+        """One of the shortest paths, the one that `augment` keeps to; PuzzleError unless the question is sound."""
+        self.check(question)
+        return self._answer(question.astype(np.uint8).tobytes())
+
     def valid(self, question: np.ndarray, answer: np.ndarray) -> bool:
         """Whether the answer marks one chain of free cells from S to G, of any length.
 

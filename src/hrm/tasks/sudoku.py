@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.config import UserError
-from hrm.tasks import Puzzle, PuzzleError, Symmetry
+from hrm.reading import quoted
+from hrm.tasks import Puzzle, PuzzleError, Symmetry, written
 from hrm.tasks.search import sudoku_search
 
 if TYPE_CHECKING:
@@ -55,15 +56,36 @@ class Sudoku:
         self._units = np.argsort(self.groups[:3], axis=1, kind="stable").reshape(3 * n, n)  # the cells of each group
 
     def parse(self, text: str) -> np.ndarray:
-        """Tokens [cells] uint8; '.' or '0' is blank, 10 to 16 are A to G; white space does not count."""
-        characters = "".join(text.split()).replace("0", ".")
-        if len(characters) != self.n**2:
-            raise PuzzleError(f"expected {self.n**2} characters for {self.n}x{self.n}, got {len(characters)}")
-        tokens = np.array([self.vocabulary.find(character.upper()) for character in characters])
-        if (wrong := np.flatnonzero(tokens < BLANK)).size:
-            at = int(wrong[0])
-            raise PuzzleError(f"'{characters[at]}' at {self._place(at)} is none of {self.vocabulary[BLANK:]}")
-        return tokens.astype(np.uint8)
+        """Tokens [cells] uint8 of a grid in any of the forms in which people write one; . 0 * _ x - are blank.
+
+        10 to 16 are A to G, or numbers between spaces.
+        """
+        cells: list[str] = list("".join(text.split()))
+        if len(cells) != self.n**2:
+            places = written.spans(text, self)
+            if places is None:
+                raise PuzzleError(self._miscounted(text, len(cells)))
+            # What is in no list of values lists several: candidates of a blank cell.
+            cells = [text[start:end].strip() or "." for start, end in places]
+            cells = [cell if cell in self._values else "." for cell in cells]
+        tokens = [self._values.get(cell, PAD) for cell in cells]
+        if PAD in tokens:
+            at = tokens.index(PAD)
+            raise PuzzleError(f"{quoted(cells[at])} at {self._place(at)} is none of {self.vocabulary[BLANK:]}")
+        return np.array(tokens, np.uint8)
+
+    def _miscounted(self, text: str, found: int) -> str:
+        """What is wrong with a text of too many or too few cells."""
+        rows = [row for row in text.splitlines() if row.strip()]
+        if len(rows) == self.n:
+            for number, row in enumerate(rows, 1):
+                if (count := len("".join(row.split()))) != self.n:
+                    return f"row {number} has {count} cells instead of {self.n}: {quoted(row)}"
+        return f"expected {self.n**2} characters for {self.n}x{self.n}, got {found}"
+
+    @cached_property
+    def _values(self) -> dict[str, int]:
+        return written.values(self)
 
     def format(self, tokens: np.ndarray) -> str:
         """One character per cell, row after row; '.' is blank."""
@@ -71,6 +93,10 @@ class Sudoku:
 
     def check(self, question: np.ndarray) -> None:
         """PuzzleError for contradicting clues, no solution or several; uses the search solver."""
+        self.solution(question)
+
+    def solution(self, question: np.ndarray) -> np.ndarray:
+        """The only answer; PuzzleError for contradicting clues, no solution or several."""
         if question.shape != (self.n**2,) or question.min() < BLANK or question.max() >= FIRST + self.n:
             raise PuzzleError(f"expected {self.n**2} tokens from {BLANK} to {FIRST + self.n - 1}")
         for unit, kind in zip(self._units.tolist(), np.repeat(["row", "column", "box"], self.n), strict=True):
@@ -91,6 +117,7 @@ class Sudoku:
             raise PuzzleError(f"too many possibilities to check: undecided after {CHECK_GUESSES} guesses")
         if not solutions:
             raise PuzzleError("no solution")
+        return np.array(solutions[0], np.uint8) + BLANK
 
     def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
         """Whether the answer keeps every given and holds each digit once per row, column and box."""
