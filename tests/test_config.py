@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hrm.cli.main import main
 from hrm.cli.options import options_of
 from hrm.config import (
     _RANGES,
@@ -132,6 +133,33 @@ def test_a_file_may_have_a_file_as_parent_and_a_run_folder_is_its_config(tmp_pat
     child = load_preset(tmp_path / "child.yaml")
     assert (child.task.kind, child.seed, child.optim.lr) == ("maze", 7, 5e-5)
     assert load_preset(tmp_path).seed == 7
+
+
+def test_lists_of_names_and_values_are_laid_over_each_other_name_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file, model = tmp_path / "mine.yaml", tmp_path / "model"
+    file.write_text("parent: text-char\nsettings: [dropout=0.1, max_segments=3]\n")
+    own = ["--settings", "hidden_size=128", "dropout=0.2"]
+    assert main(["config", "show", str(file), *own]) == 0
+    shown = from_yaml(capsys.readouterr().out, "shown", TextConfig)
+    assert shown.settings == (
+        "max_segments=3", "halting=fixed", "horizon=per_cycle([2])", "dropout=0.2", "hidden_size=128"
+    )  # fmt: skip
+    assert main(["config", "diff", "text-char", str(file)]) == 0
+    assert "horizon=per_cycle([2]) dropout=0.1" in capsys.readouterr().out
+    # What describes one shape or data set does not follow to another.
+    model.mkdir()
+    assert main(["config", "show", str(file), "--model", str(model), *own]) == 0
+    assert from_yaml(capsys.readouterr().out, "shown", TextConfig).settings == tuple(own[1:])
+    options = ("show", "text-binary-matrix", "--text.options", "max_n=5")
+    assert main(["config", *options]) == 0
+    assert "options: [min_n=4, max_n=5]" in capsys.readouterr().out
+    assert main(["config", *options, "--data", "chain_sum"]) == 0
+    assert "options: [max_n=5]" in capsys.readouterr().out
+    file.write_text("task: {kind: gym, gym: n_queens, gym_options: [n=5, min_remove=1]}")
+    assert main(["config", "show", str(file), "--task.gym-options", "n=6"]) == 0
+    assert "gym_options: [n=6, min_remove=1]" in capsys.readouterr().out
 
 
 def test_parents_that_form_a_circle_are_named(tmp_path: Path):

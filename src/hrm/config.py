@@ -465,6 +465,40 @@ def settings(config: Config | TextConfig | LearnConfig) -> dict[str, Any]:
     return flat
 
 
+LISTS = {"settings": "model", "text.options": "data", "task.gym_options": "task.gym"}
+"""The lists of NAME=VALUE, and the setting that says what each is about."""
+
+
+def without_lists(config: C) -> C:
+    """The configuration on which a layer of settings says its own NAME=VALUE lists, before `lay_over`."""
+    return _with(config, dict.fromkeys(LISTS.keys() & settings(config), ()))
+
+
+def lay_over(below: C, layer: C) -> C:
+    """`layer` with the NAME=VALUE lists of what it stands on below its own, name by name: preset < file < flag.
+
+    Options stay behind where the data set changes, and settings where the model is now one that exists: it has its own.
+    """
+    old, new = settings(below), settings(layer)
+    merged = {}
+    for name, about in LISTS.items():
+        if name not in new:
+            continue
+        moved = old.get(about) != new.get(about) and (name != "settings" or Path(new["model"]).exists())
+        if old[name] and not moved:
+            merged[name] = tuple({part.partition("=")[0]: part for part in (*old[name], *new[name])}.values())
+    return _with(layer, merged)
+
+
+def _with(config: C, values: Mapping[str, Any]) -> C:
+    """The configuration with some settings, by their dotted names, replaced."""
+    for name, value in values.items():
+        group, _, last = name.rpartition(".")
+        change = {group: replace(getattr(config, group), **{last: value})} if group else {last: value}
+        config = replace(config, **change)
+    return config
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The suffix "; did you mean 'x'?" for the closest of dotted names or flags, or "" when none is close."""
     # Comparing takes long for many names and long ones, and nobody mistypes those.
@@ -777,7 +811,8 @@ def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C
     if not isinstance(named, str | None):
         raise UserError(f"{where}: 'parent' must be the name of a preset or file, not {quoted(named)}")
     parent = kind() if named is None else _load(named, children, kind)
-    return _overlay(parent, {key: value for key, value in tree.items() if key != "parent"}, where, "", kind())
+    own = {key: value for key, value in tree.items() if key != "parent"}
+    return lay_over(parent, _overlay(without_lists(parent), own, where, "", kind()))
 
 
 def _overlay(

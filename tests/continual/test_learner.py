@@ -282,6 +282,9 @@ def test_the_command_line_learns_shows_repairs_and_starts_over(
     assert hrm(["status", "--folder", str(tmp_path)]) == 0 and "learner" in capsys.readouterr().out
     assert hrm(["learn", str(run), str(second(tmp_path, 200))]) == 0  # with the run's own settings
     assert len(Learner.open(run).books) == 3
+    capsys.readouterr()
+    assert hrm(["learn", str(run), str(second(tmp_path, 200)), "--settings", "fast_layers=1", "dropout=0.5"]) == 2
+    assert "dropout=0.5: " in (error := capsys.readouterr().err) and "--fresh" in error
     assert hrm(["learn", str(run), str(first(tmp_path)), "--fresh", *FLAGS]) == 0
     assert (tmp_path / "run-1/run.json").is_file() and len(Learner.open(run).books) == 1
     loaded = load_text(run, device="cpu")

@@ -19,6 +19,7 @@ from tests.evaluation.test_text_cli import refused, said
 from tests.models.text import small
 
 TINY = ["hidden_size=32", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "max_segments=3", "prefix_lm=true"]
+TINY += ["halting=q", "horizon=last_step"]
 LOOP = [
     "--train.precision",
     "float32",

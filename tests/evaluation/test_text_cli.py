@@ -39,6 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fast_layers=1",
         "slow_layers=1",
         "max_segments=2",
+        "halting=q",
+        "horizon=last_step",
     ]
     args += ["--text.length", "24", "--train.steps", "2", "--train.batch-size", "4", "--optim.warmup-steps", "1"]
     assert main(args) == 0

@@ -25,7 +25,8 @@ from hrm.training.text import TextTrainer
 from tests.data import hrm_data
 
 TINY = dict(vocab_size=20, hidden_size=16, num_attention_heads=2, fast_layers=1, slow_layers=1, intermediate_size=32)
-SETTINGS = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2"
+SETTINGS = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2 "
+SETTINGS += "halting=q horizon=last_step"
 FLAGS = (
     f"--settings {SETTINGS} --text.length 32 --train.batch-size 4 --train.steps 6 --train.eval-every 3 "
     "--train.eval-puzzles 4 --train.checkpoint-every 2 --train.log-every 1 --optim.warmup-steps 2 --train.device cpu"

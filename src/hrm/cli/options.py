@@ -43,7 +43,20 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
-from hrm.config import Config, Decoding, LearnConfig, Strategy, TextConfig, UserError, check, describe, fit, nearest
+from hrm.config import (
+    Config,
+    Decoding,
+    LearnConfig,
+    Strategy,
+    TextConfig,
+    UserError,
+    check,
+    describe,
+    fit,
+    lay_over,
+    nearest,
+    without_lists,
+)
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -97,8 +110,10 @@ def parse(
     args = _json_file(list(options_of(options)), args)
     values = _read(verb, options, args, None)
     if base is not None:
-        values = _read(verb, options, args, dataclasses.replace(values, config=base(values)))  # type: ignore[type-var]
-        check(values.config)  # type: ignore[attr-defined]
+        below: Any = base(values)
+        values: Any = _read(verb, options, args, dataclasses.replace(values, config=without_lists(below)))  # type: ignore[type-var]
+        values = dataclasses.replace(values, config=lay_over(below, values.config))
+        check(values.config)
     return values
 
 

@@ -117,6 +117,12 @@ class Learner:
             changed = replace(config or run.config, **changes)
             if changed != run.config:
                 check(changed)
+                if changed.settings != run.config.settings:
+                    raise UserError(
+                        f"--settings {' '.join(changed.settings)}: {path} has a model of its own by now "
+                        f"(--settings {' '.join(run.config.settings) or 'none'}): begin another run, "
+                        "or start over with --fresh"
+                    )
                 if changed.tokenizer != run.config.tokenizer:
                     raise UserError(
                         f"--tokenizer {changed.tokenizer}: {path} has learned with {run.config.tokenizer}: begin "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hrm.config import ArchConfig
+from hrm.config import ArchConfig, UserError
 
 
 def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
@@ -81,10 +81,19 @@ class _LowPrecision(torch.autograd.Function):
         return grads[0].float(), None
 
 
+def _refuse_qconfig(layer: Weight, value: Any) -> None:
+    """UserError: torch's own quantisation, which marks layers so, knows only nn.Linear itself and would do nothing."""
+    raise UserError(
+        "torch.ao.quantization does not know the layers of this model and would leave them as they are: use torchao's "
+        "quantize_, as docs/quantisation.md shows"
+    )
+
+
 class Weight(nn.Module):
     """A layer whose float32 matrix is used in another dtype; the cast copy is made once per change, not per use."""
 
     weight: nn.Parameter
+    qconfig = property(fset=_refuse_qconfig)
     _copy: Tensor | None = None
     _copied: tuple[int, int] | None = None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, nearest, needs, quoted
+from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, needs, quoted
 from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
 from hrm.data.text.tokenizers import code_refused
 from hrm.models.text import HRMConfig, HRMForCausalLM
@@ -149,7 +149,7 @@ def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrai
     for change in changes:
         name, _, text = change.partition("=")
         if name not in known:
-            raise UserError(f"--settings {quoted(change)}: the model has no setting '{name}'{nearest(name, known)}")
+            raise UserError(f"--settings {quoted(change)}: the model has no setting '{name}'{HRMConfig.instead(name)}")
         given[name] = yaml_of(text, f"--settings {quoted(change)}")
         if type(known[name]) in (int, float, bool, str):
             try:

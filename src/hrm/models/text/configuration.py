@@ -3,17 +3,72 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from hrm.config import ArchConfig, UserError, parse_horizon
+from hrm.config import ArchConfig, UserError, nearest, parse_horizon
 from hrm.models.recurrence import Schedule
 
 Halting = Literal["fixed", "q", "kl", "change"]
 Rule = Literal["last_exited", "backfill"]
 State = Literal["reset", "carry"]
+ROPES = ("default", "linear", "yarn", "llama3")
+"""The kinds of rotary positions, which leave old positions as they are while the text grows: caches rely on it."""
+ELSEWHERE = {
+    "H_cycles": "h_cycles, or in a model that was hrm_text max_segments",
+    "L_cycles": "l_cycles",
+    "H_layers": "slow_layers",
+    "L_layers": "fast_layers",
+    "num_layers_per_stack": "fast_layers and slow_layers",
+    "num_hidden_layers": "fast_layers and slow_layers",
+    "num_layers": "fast_layers and slow_layers",
+    "n_layer": "fast_layers and slow_layers",
+    "L_bp_cycles": "horizon, such as 'per_cycle([1, 2])'",
+    "H_bp_cycles": "horizon",
+    "halt_max_steps": "max_segments",
+    "max_steps": "max_segments",
+    "halt_exploration_prob": "exploration",
+    "use_act": "halting, 'q' with it and 'fixed' without",
+    "no_ACT_continue": "q_continue",
+    "use_hierarchical": "hierarchy",
+    "use_hierarchy": "hierarchy",
+    "num_heads": "num_attention_heads",
+    "n_head": "num_attention_heads",
+    "heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "hidden_size and num_attention_heads, from which it follows",
+    "dim": "hidden_size",
+    "d_model": "hidden_size",
+    "n_embd": "hidden_size",
+    "expansion": "intermediate_size",
+    "d_ff": "intermediate_size",
+    "positions": "rope_parameters, for positions are always rotary",
+    "pos_encodings": "rope_parameters, for positions are always rotary",
+    "rope_base": "rope_theta",
+    "seq_len": "max_position_embeddings",
+    "block_size": "max_position_embeddings",
+    "n_positions": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+    "forward_dtype": "dtype",
+    "attention_dropout": "dropout",
+    "hidden_dropout": "dropout",
+}
+"""How other code for such models calls a setting, and what does the same here."""
+# Keys of transformers' own that it reads, or has written in files of its older versions.
+_TRANSFORMERS = (
+    "torch_dtype", "num_labels", "rope_scaling", "rope_theta", "partial_rotary_factor", "name_or_path",
+    "output_attentions", "attn_implementation", "auto_map", "experts_implementation", "per_layer_config",
+    "quantization_config", "model_type", "transformers_weights", "use_bfloat16", "torchscript", "pruned_heads",
+    "tie_encoder_decoder", "is_decoder", "add_cross_attention", "cross_attention_hidden_size", "finetuning_task",
+    "task_specific_params", "tokenizer_class", "prefix", "sep_token_id", "decoder_start_token_id", "tf_legacy_loss",
+    "tie_last_hidden_states",
+)  # fmt: skip
 
 
 @strict
@@ -55,7 +110,8 @@ class HRMConfig(PreTrainedConfig):
     model_type = "hrm_lm"
     # A configuration file may hold more than the fields; jaxtyping's wrapper of dataclasses in the tests does not know.
     __no_type_check__ = True
-    keys_to_ignore_at_inference = ("past_key_values", "depth", "confidence", "retried")
+    # A list: transformers.Trainer adds others to it.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "depth", "confidence", "retried"]
 
     vocab_size: int = 50257
     hidden_size: int = 512
@@ -109,8 +165,14 @@ class HRMConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        from transformers import GenerationConfig
+
         import hrm.models.text.modeling  # noqa: F401  (who has a configuration may ask an Auto class for its model)
 
+        taken = {*_TRANSFORMERS, *GenerationConfig._get_default_generation_params()}
+        if self.horizon != "last_step":
+            taken.add("L_bp_cycles")  # models that come from hrm_text keep it for the way back
+        self.refuse(name for name in kwargs if name not in taken and not name.startswith("_"))
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.intermediate_size is None:
@@ -118,8 +180,46 @@ class HRMConfig(PreTrainedConfig):
         if self.embedding_scale is None:
             self.embedding_scale = math.sqrt(self.hidden_size)
         super().__post_init__(**kwargs)
+        self.check()
+
+    @classmethod
+    def refuse(cls, names: Iterable[str]) -> None:
+        """UserError for the first of these names, none of which is a setting."""
+        for name in names:
+            raise UserError(f"a text model has no setting '{name}'{cls.instead(name)}")
+
+    @classmethod
+    def instead(cls, name: str) -> str:
+        """The end of a sentence about a name that is no setting: which does the same, or is called nearly so."""
+        return f": use {ELSEWHERE[name]}" if name in ELSEWHERE else nearest(name, [field.name for field in fields(cls)])
+
+    def check(self) -> None:
+        """UserError for the first combination of settings that cannot work."""
         for problem in self._problems():
             raise UserError(problem)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As in transformers, but a name that is none is refused unless `return_unused_kwargs` asks for it."""
+        asked = kwargs.pop("return_unused_kwargs", False)
+        found, unused = super().from_pretrained(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
+        if asked:
+            return found, unused
+        cls.refuse(name for name in unused if not name.startswith("_"))
+        return found
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """As in transformers, but what is changed is checked like the rest, and follows it where it depends on it."""
+        cls.refuse(name for name in kwargs if name in ELSEWHERE)
+        own = {field.name for field in fields(cls)} | {"rope_theta", "rope_scaling", "partial_rotary_factor"}
+        changes = {name: kwargs.pop(name) for name in own & kwargs.keys() if name != "dtype"}
+        if changes.keys() & {"rope_theta", "rope_scaling"} and "rope_parameters" not in changes:
+            kept = dict(config_dict.get("rope_parameters") or {})
+            if "rope_theta" in changes:
+                kept["rope_theta"] = changes.pop("rope_theta")
+            changes["rope_parameters"] = kept | dict(changes.pop("rope_scaling", None) or {})
+        return super().from_dict(config_dict | changes, **kwargs)
 
     def _problems(self) -> list[str]:
         """One sentence per combination that cannot work: which settings, why, what to do."""
@@ -146,11 +246,18 @@ class HRMConfig(PreTrainedConfig):
         name, steps = parse_horizon(self.horizon)
         if name == "per_cycle" and (len(steps) > self.h_cycles or max(steps) > self.l_cycles):
             found.append(f"horizon {self.horizon} does not fit h_cycles {self.h_cycles} and l_cycles {self.l_cycles}")
-        kind = (self.rope_parameters or {}).get("rope_type", "default")
+        rope = self.rope_parameters or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
         if kind in ("dynamic", "longrope"):
             found.append(
                 f"rope_type '{kind}' turns old positions anew as the text grows, and cached keys cannot follow: "
                 "use linear, yarn or llama3"
+            )
+        elif kind not in ROPES:
+            found.append(f"rope_type '{kind}' is none of {', '.join(ROPES)}: use one of them")
+        if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
+            found.append(
+                "partial_rotary_factor turns a part of each head, and here whole heads are turned: leave it out"
             )
         return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,10 +20,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
 
-from hrm.config import UserError
+from hrm.config import UserError, nearest
 from hrm.models.halting import QHead
-from hrm.models.layers import Context, Embedding, Linear, truncated_normal_, weights
-from hrm.models.recurrence import Carry, Recurrence, Schedule
+from hrm.models.layers import Context, Embedding, Linear, at_least_float32, truncated_normal_, weights
+from hrm.models.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.models.text.cache import HRMCache, Kept, Picked, slots_of
 from hrm.models.text.compiled import Decoder
 from hrm.models.text.configuration import HRMConfig
@@ -33,7 +35,11 @@ from hrm.models.text.masks import documents, prefix_blocks, visible
 
 @dataclass
 class HRMModelOutput(BaseModelOutputWithPast):
-    """The slow state at which each token exited [b, p, d], and its depth in segments [b, p]."""
+    """The slow state at which each token exited [b, p, d], and its depth in segments [b, p].
+
+    `hidden_states` are the input and the state after every visit of a stack, segment by segment, `attentions` those of
+    every layer of every visit; a token that has halted repeats what the same visit of its last segment gave.
+    """
 
     depth: Tensor | None = None
     retried: Tensor | None = None
@@ -100,6 +106,33 @@ class Dropout:
         return lambda new, part: new * picked.of(self._masks[part])
 
 
+class Watch:
+    """What is kept of every visit, where someone asks: states [b, new, d], attention [b, new, heads, keys]."""
+
+    def __init__(self, states: bool, attentions: bool) -> None:
+        self.states: list[Tensor] | None = [] if states else None
+        self.attentions: list[Tensor] | None = [] if attentions else None
+
+    def keep(self, kept: list[Tensor], each: int, thought: Thought, picked: Picked | None, new: Tensor) -> None:
+        """Add [b', p', ...] of the tokens that were computed; the others keep what they had `each` entries before."""
+        if picked is not None:
+            new = picked.into(kept[-each], new)
+        else:
+            new = new[:, -thought.new :]
+            if not thought.all_live and len(kept) >= each:
+                live = thought.live[:, -thought.new :]
+                new = torch.where(live.view(*live.shape, *[1] * (new.ndim - 2)), new, kept[-each])
+        kept.append(new)
+
+    def hidden_states(self, thought: Thought) -> tuple[Tensor, ...] | None:
+        """The input and the states."""
+        return None if self.states is None else (thought.x[:, -thought.new :], *self.states)
+
+    def attention_maps(self) -> tuple[Tensor, ...] | None:
+        """The shares of attention, [b, heads, new, keys] each."""
+        return None if self.attentions is None else tuple(shares.transpose(1, 2) for shares in self.attentions)
+
+
 @dataclass
 class Thought:
     """One forward pass under way: what all its tokens have thought so far."""
@@ -129,6 +162,7 @@ class Thought:
     drop: Dropout | None = None
     logits: Tensor | None = None
     """Of the last segment, where supervision has asked for all of them."""
+    watch: Watch | None = None
 
     @property
     def length(self) -> int:
@@ -194,6 +228,12 @@ class HRMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = False
 
+    def __init__(self, config: HRMConfig, **settings: Any) -> None:
+        """UserError for settings that nobody knows: `from_pretrained` hands on what the configuration leaves."""
+        HRMConfig.refuse(settings)
+        super().__init__(config)
+        config.check()
+
     if TYPE_CHECKING:  # transformers wraps it so that its type is lost
 
         def to(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -227,8 +267,8 @@ class HRMPreTrainedModel(PreTrainedModel):
 class HRMModel(HRMPreTrainedModel):
     """Embedding, recurrence and Q head: tokens in, the slow state of each at its exit out."""
 
-    def __init__(self, config: HRMConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: HRMConfig, **settings: Any) -> None:
+        super().__init__(config, **settings)
         assert config.embedding_scale is not None
         self.compute_dtype: torch.dtype | None = None
         """Of states and activations where it is not the weights': set it to train float32 weights in bfloat16."""
@@ -397,7 +437,7 @@ class HRMModel(HRMPreTrainedModel):
             mask = _picked_mask(thought, picked)
             some = Carry(picked.of(thought.carry.z_h), picked.of(thought.carry.z_l))
             drop = None if thought.drop is None else thought.drop.of(picked)
-            some = self._run(some, picked.of(thought.x), rope, False, mask, kept, schedule, first_slot, drop)  # type: ignore[arg-type]
+            some = self._run(thought, some, picked.of(thought.x), rope, False, mask, schedule, first_slot, drop, picked)  # type: ignore[arg-type]
             thought.carry = thought.exited = Carry(
                 picked.into(thought.carry.z_h, some.z_h), picked.into(thought.carry.z_l, some.z_l)
             )
@@ -440,10 +480,14 @@ class HRMModel(HRMPreTrainedModel):
         state: str | None = None,
         retry_confidence: float | None = None,
         retry_segments: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> HRMModelOutput:
+    ) -> HRMModelOutput | tuple[Any, ...]:
         """Think about every token as long as its budget and the halting criterion say."""
+        refuse_arguments(HRMModel.forward, kwargs)
         budget = self.budget(
             max_segments=max_segments,
             halting=halting,
@@ -462,17 +506,27 @@ class HRMModel(HRMPreTrainedModel):
         thought = self.begin(
             input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids, past_key_values, budget
         )
+        thought.watch = watch = self.watch(output_hidden_states, output_attentions)
         self.think(thought, budget, head)
         if thought.kept is not None:
             thought.kept.fill(thought.segment, budget.limit)
         if isinstance(past_key_values, HRMCache):
             past_key_values.carry = Carry(*(z[:, -1:] for z in thought.exited))
-        return HRMModelOutput(
+        result = HRMModelOutput(
             last_hidden_state=thought.exited.z_h[:, -thought.new :],  # type: ignore[arg-type]
             past_key_values=past_key_values,
+            hidden_states=None if watch is None else watch.hidden_states(thought),  # type: ignore[arg-type]
+            attentions=None if watch is None else watch.attention_maps(),  # type: ignore[arg-type]
             depth=thought.depth[:, -thought.new :],
             retried=thought.retried[:, -thought.new :] if budget.retry_confidence > 0 else None,
         )
+        return result if _as_dict(self.config, return_dict) else result.to_tuple()
+
+    def watch(self, output_hidden_states: bool | None = None, output_attentions: bool | None = None) -> Watch | None:
+        """What a forward pass keeps of its visits; None for nothing."""
+        states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        shares = self.config.output_attentions if output_attentions is None else output_attentions
+        return Watch(bool(states), bool(shares)) if states or shares else None
 
     def _whole(self, thought: Thought, schedule: Schedule, first_slot: int) -> Carry:
         """A segment of all tokens, or under `backfill` of those that have not run this segment before."""
@@ -485,7 +539,7 @@ class HRMModel(HRMPreTrainedModel):
         late = Carry(thought.carry.z_h[:, start:], thought.carry.z_l[:, start:])
         rope = (thought.rope[0][:, start:], thought.rope[1][:, start:])
         late = self._run(
-            late, thought.x[:, start:], rope, thought.causal, mask, kept, schedule, first_slot, thought.drop
+            thought, late, thought.x[:, start:], rope, thought.causal, mask, schedule, first_slot, thought.drop
         )
         if not start:
             return late
@@ -493,23 +547,37 @@ class HRMModel(HRMPreTrainedModel):
 
     def _run(
         self,
+        thought: Thought,
         carry: Carry,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
         causal: bool,
         mask: Tensor | None,
-        kept: Kept | None,
         schedule: Schedule,
         first_slot: int,
         drop: Callable[[Tensor, nn.Module], Tensor] | None = None,
+        picked: Picked | None = None,
     ) -> Carry:
-        attend = None
-        if self.config._attn_implementation != "sdpa":
-            attend = _Attend(self, mask, causal)
-        context = Context(rope=rope, causal=causal, mask=mask, keys_values=kept, attend=attend, drop=drop)
+        watch, attend, note = thought.watch, None, None
+        if watch is not None and watch.attentions is not None:
+            each = len(slots_of(self.config, schedule).homes)
+            note = partial(watch.keep, watch.attentions, each, thought, picked)
+        if note is not None or self.config._attn_implementation != "sdpa":
+            attend = _Attend(self, mask, causal, note)
+        context = Context(rope=rope, causal=causal, mask=mask, keys_values=thought.kept, attend=attend, drop=drop)
+        visit: Callable[[Stack, Tensor, Context, int], Tensor] = Stack.__call__
         if self.decoder is not None and self.decoder.can(context, x):
-            return self.recurrence(carry, x, context, schedule, first_slot, self.decoder)
-        return self.recurrence(carry, x, context, schedule, first_slot)
+            visit = self.decoder
+        if watch is None or watch.states is None:
+            return self.recurrence(carry, x, context, schedule, first_slot, visit)
+        keep = partial(watch.keep, watch.states, schedule.h_cycles * (schedule.l_cycles + 1), thought, picked)
+
+        def watched(stack: Stack, z: Tensor, context: Context, slot: int) -> Tensor:
+            z = visit(stack, z, context, slot)
+            keep(z)
+            return z
+
+        return self.recurrence(carry, x, context, schedule, first_slot, watched)
 
     def _embed(self, inputs: dict[str, Tensor], drop: Dropout | None = None) -> Tensor:
         embeds = self.embed_tokens(inputs["ids"]) if "ids" in inputs else inputs["embeds"]
@@ -541,8 +609,8 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _keys_to_ignore_on_load_missing = [r"model\.q_head\..*"]  # noqa: RUF012
 
-    def __init__(self, config: HRMConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: HRMConfig, **settings: Any) -> None:
+        super().__init__(config, **settings)
         self.model = HRMModel(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         if not self.lm_head.weight.is_meta:
@@ -576,6 +644,8 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         state: str | None = None,
         retry_confidence: float | None = None,
         retry_segments: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         trace: Any = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -585,6 +655,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         While training the loss is the mean over the segments' losses plus the Q head's; memory grows with segments.
         Labels inside a prefix block are ignored, because its tokens see each other.
         """
+        refuse_arguments(HRMForCausalLM.forward, kwargs)
         request: dict[str, Any] = {
             "max_segments": max_segments,
             "halting": halting,
@@ -606,10 +677,13 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         if labels is not None:
             labels = self._targets(labels, token_type_ids)
         if labels is not None and self.training:
+            if past_key_values is not None:
+                raise UserError("training reads whole texts, without past_key_values (prefix tuning): use LoRA")
             budget = self.model.budget(**request)
             if self.config.depth_sampling:
                 budget = budget.sampled(float(torch.rand(())))
             thought = self.begin(**tokens, budget=budget)
+            thought.watch = watch = self.model.watch(output_hidden_states, output_attentions)
             loss = supervised_loss(self, thought, budget, labels, kwargs.get("num_items_in_batch"))
             logits = thought.logits
             if logits is None:
@@ -617,10 +691,21 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
                     logits = self.lm_head(thought.exited.z_h)
             logits = slice_logits_to_keep(logits, logits_to_keep)
             result = HRMOutput(loss=loss, logits=logits, depth=thought.depth)  # type: ignore[arg-type]
-            return result if return_dict is not False else result.to_tuple()
+            if watch is not None:
+                result.hidden_states, result.attentions = watch.hidden_states(thought), watch.attention_maps()  # type: ignore[assignment]
+            return result if _as_dict(self.config, return_dict) else result.to_tuple()
         if self.model.compute_dtype is not None and isinstance(self.lm_head, Linear):
             self.lm_head.refresh(self.model.compute_dtype)
-        out = self.model(**tokens, past_key_values=past_key_values, use_cache=use_cache, head=self.lm_head, **request)
+        out = self.model(
+            **tokens,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            head=self.lm_head,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+            **request,
+        )
         z = out.last_hidden_state
         kept = slice_logits_to_keep(z, logits_to_keep)
         decoder = self.model.decoder
@@ -637,11 +722,13 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             loss=loss,
             logits=logits,
             past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
             depth=out.depth,
             confidence=confidence,
             retried=out.retried,
         )
-        return result if return_dict is not False else result.to_tuple()
+        return result if _as_dict(self.config, return_dict) else result.to_tuple()
 
     def _targets(self, labels: Int[Tensor, "b p"], token_types: Tensor | None) -> Int[Tensor, "b p"]:
         """The label of the next token at every position, -100 at the last one and inside prefixes."""
@@ -673,21 +760,50 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         return visible(length, past, keys, inputs_embeds.device, padding, blocks)
 
 
+_NO_EFFECT = (
+    "num_items_in_batch", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
+    "output_router_logits",
+)  # fmt: skip
+"""What libraries pass to every model: known otherwise here, such as where documents begin, or not there."""
+
+
+def refuse_arguments(function: Callable[..., Any], given: dict[str, Any]) -> None:
+    """UserError for the first argument of a forward pass that would be ignored."""
+    for name, value in given.items():
+        if value is None or name in _NO_EFFECT:
+            continue
+        if name == "is_causal":
+            raise UserError("is_causal changes nothing here: give prefix_lm=True and token_type_ids for a prefix")
+        raise UserError(f"a text model takes no '{name}'{nearest(name, signature(function).parameters)}")
+
+
+def _as_dict(config: HRMConfig, wish: bool | None) -> bool:
+    return (config.return_dict if wish is None else wish) is not False
+
+
 class HRMForSequenceClassification(GenericForSequenceClassification, HRMPreTrainedModel):
     """transformers' generic head on the last token's state."""
 
 
 class _Attend(NamedTuple):
-    """An attention function of transformers' registry, as the recurrence calls it."""
+    """An attention function of transformers' registry, as the recurrence calls it; `note` hears of the shares."""
 
     model: HRMModel
     mask: Tensor | None
     causal: bool
+    note: Callable[[Tensor], None] | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from transformers.models.llama.modeling_llama import eager_attention_forward
 
         mask = visible(q.shape[2], 0, k.shape[2], q.device) if self.mask is None and self.causal else self.mask
+        if self.note is not None:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
+            scores = q @ k.mT * q.shape[-1] ** -0.5
+            scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+            shares = torch.softmax(at_least_float32(scores), dim=-1).to(q.dtype)
+            self.note(shares.transpose(1, 2))
+            return shares @ v
         name = str(self.model.config._attn_implementation)
         if name == "eager" and mask is not None:
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
