@@ -117,11 +117,11 @@ def _text(args: list[str], held: ExitStack) -> int:
     options = parse(
         "train", TextOptions, args, example="hrm train text-char --data alice.txt", main=TEXT_MAIN, base=base
     )
-    names = [{part.partition("=")[0] for part in config.settings} for config in (_text_base(options), options.config)]
+    below = options.config if options.resume else load_preset(str(options.preset), TextConfig)
+    names = [{part.partition("=")[0] for part in config.settings} for config in (below, options.config)]
     if left := names[0] - names[1]:
-        print(
-            f"{options.config.model} keeps its own {', '.join(sorted(left))}: --settings changes them", file=sys.stderr
-        )
+        kept = ", ".join(sorted(left))
+        print(f"{options.config.model} keeps its own {kept}: --settings changes them", file=sys.stderr)
     if options.dry_run:
         from hrm.training.text_plan import describe, plan
 
