@@ -116,6 +116,45 @@ def test_a_submission_is_read_as_it_was_written_and_has_the_official_form(tmp_pa
     assert score(back, [ONE, TWO]) == score(made, [ONE, TWO])
 
 
+RIGHT, WRONG = A.tolist(), [[9]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "first", "either"),
+    [
+        ({"attempt_1": RIGHT, "attempt_2": None}, 1, 1),
+        ({"attempt_1": None, "attempt_2": RIGHT}, 0, 1),
+        ({"attempt_2": RIGHT}, 0, 1),
+        ({"attempt_1": [], "attempt_2": []}, 0, 0),
+        ({"attempt_1": {"answer": RIGHT, "metadata": {"cost": 1}}, "attempt_2": {"answer": None}}, 1, 1),
+        ({}, 0, 0),
+        (None, 0, 0),
+        ([WRONG, RIGHT], 0, 1),
+        ([None, RIGHT], 0, 1),
+        (RIGHT, 1, 1),
+    ],
+)
+def test_attempts_may_be_null_or_absent_in_a_row_or_come_with_facts(
+    tmp_path: Path, entry: Any, first: int, either: int
+):
+    asked = ONE._replace(test=(Pair(B, A),))
+    (tmp_path / "s.json").write_text(json.dumps({"one": [entry]}))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one.json").write_text(json.dumps([entry]))
+    (tmp_path / "runs" / "._one.json").write_bytes(b"\0")
+    for path in (tmp_path / "s.json", tmp_path / "runs"):
+        result = score(read_submission(path, [asked]), [asked])
+        assert (result["pass@1"], result["pass@2"]) == (first, either)
+
+
+def test_what_a_submission_lacks_can_count_as_not_answered(tmp_path: Path):
+    (tmp_path / "s.json").write_text(json.dumps({"two": [GOOD, {"attempt_1": "x"}]}))
+    said: list[str] = []
+    submission = read_submission(tmp_path / "s.json", [ONE, TWO], said.append)
+    assert len(said) == 2 and "lacks task one" in said[0] and "task two, test input 2, attempt_1" in said[1]
+    assert score(submission, [ONE, TWO])["pass@2"] == 0
+
+
 GOOD = {"attempt_1": [[1]], "attempt_2": [[2]]}
 
 
@@ -126,8 +165,10 @@ GOOD = {"attempt_1": [[1]], "attempt_2": [[2]]}
         ({"one": [GOOD]}, "lacks task two"),
         ({"one": [GOOD], "two": [GOOD, GOOD], "x": []}, "has an unknown task x"),
         ({"one": [GOOD], "two": [GOOD]}, "task two has 2 test inputs, but the submission has 1 entries"),
-        ({"one": GOOD, "two": [GOOD, GOOD]}, "task one has 1 test inputs, but the submission has no list"),
-        ({"one": [{"attempt_1": [[1]]}], "two": [GOOD, GOOD]}, "task one, test input 1 must have attempt_1 and"),
+        ({"one": "x", "two": [GOOD, GOOD]}, "task one has 1 test inputs, but the submission has no list"),
+        ({"one": [5], "two": [GOOD, GOOD]}, "task one, test input 1 must have attempt_1 and"),
+        ({"one": [[[[1]], [[2]], [[3]]]], "two": [GOOD, GOOD]}, "task one, test input 1 has 3 attempts instead of 2"),
+        ({"one": [{"attempt_1": 10**400}], "two": [GOOD, GOOD]}, "task one, test input 1, attempt_1: not a list"),
         ({"one": [{**GOOD, "attempt_3": [[1]]}], "two": [GOOD, GOOD]}, "and nothing else"),
         ({"one": [{**GOOD, "attempt_2": [[10]]}], "two": [GOOD, GOOD]}, "task one, test input 1, attempt_2: row 1"),
     ],

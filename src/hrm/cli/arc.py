@@ -31,6 +31,8 @@ class BuildOptions:
     """Leave out tasks with a grid of more rows or columns."""
     count: int | None = None
     """Keep only the first so many, in the order of their ids."""
+    skip_bad: bool = False
+    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     overwrite: bool = False
     """Replace a file that exists."""
 
@@ -43,6 +45,8 @@ class CheckOptions:
     """Task files or folders, joined by commas."""
     against: str | None = None
     """Training tasks: which of them are among these, or hold a test pair of these in a symmetric form?"""
+    skip_bad: bool = False
+    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -57,6 +61,8 @@ class ShowOptions:
     """The id of the task; default: the first."""
     svg: Path | None = None
     """File for the picture."""
+    skip_bad: bool = False
+    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class EvalOptions:
     """Print the result as JSON instead of the table."""
     json_file: Path | None = None
     """File to write the result to as JSON."""
+    skip_bad: bool = False
+    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     leaks: bool = False
     """Also measure tasks whose answers the run was trained on."""
     checkpoint: str = "best"
@@ -100,9 +108,12 @@ class ScoreOptions:
     """Check a submission in the official form and score it."""
 
     submission: Positional[Path]
-    """JSON file: {task: [{"attempt_1": grid, "attempt_2": grid}, one for each test input]}."""
+    """JSON file: {task: [{"attempt_1": grid, "attempt_2": grid}, one for each test input]}; or a folder with a file for
+    each task. An attempt that is null or absent is a wrong one."""
     data: str
     """Task files or folders with the answers, joined by commas."""
+    skip_bad: bool = False
+    """Leave out tasks that are wrong, and count those that the submission lacks or gets wrong as not answered."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -123,13 +134,16 @@ def build(args: list[str]) -> int:
         raise UserError(f"{options.out} exists: choose another --out or add --overwrite")
     if options.count is not None and options.count < 1:
         raise UserError(f"--count {options.count} leaves no task: use 1 or more")
-    tasks = sorted((t for t in arc.read(options.data) if t.largest <= options.largest), key=lambda task: task.id)
+    found = arc.find(options.data, options.largest, options.skip_bad)
+    _name(found.bad)
+    tasks = sorted(found.tasks, key=lambda task: task.id)
     if not tasks:
         raise UserError(f"no task of {options.data} has only grids of {options.largest} rows and columns or fewer")
     tasks = tasks[: options.count]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     arc.write(options.out, tasks)
-    print(f"{options.out}: {_counts(tasks)}")
+    left_out = f"; {found.too_large:,} with larger grids left out" if found.too_large else ""
+    print(f"{options.out}: {_counts(tasks)}{left_out}")
     return 0
 
 
@@ -140,10 +154,11 @@ def check(args: list[str]) -> int:
     from hrm.data import arc
     from hrm.data.arc_sets import leaks
 
-    tasks = arc.read(options.data)
-    found = leaks(arc.read(options.against), tasks) if options.against else {}
+    tasks, _, bad = arc.find(options.data, skip_bad=options.skip_bad)
+    found = leaks(_tasks(options.against, options.skip_bad), tasks) if options.against else {}
+    _name(bad)
     if options.json:
-        print(json.dumps({"data": options.data, "tasks": len(tasks), "leaks": found}))
+        print(json.dumps({"data": options.data, "tasks": len(tasks), "bad": bad, "leaks": found}))
     else:
         print(f"{options.data}: {_counts(tasks)}")
         for name, others in found.items():
@@ -157,9 +172,8 @@ def show(args: list[str]) -> int:
     """Draw a task in the terminal, or as a picture."""
     options = parse("arc show", ShowOptions, args, example="hrm arc show tasks.jsonl --task 007bbfb7 --svg task.svg")
     from hrm.config import nearest
-    from hrm.data import arc
 
-    tasks = {task.id: task for task in arc.read(options.data)}
+    tasks = {task.id: task for task in _tasks(options.data, options.skip_bad)}
     name = options.task or next(iter(tasks))
     if name not in tasks:
         raise UserError(f"{options.data} has no task '{name}'{nearest(name, tasks)}")
@@ -202,7 +216,6 @@ def measure(options: EvalOptions) -> int:
     """Answer, score, and write what is asked for."""
     output.check("--submission", options.submission)
     output.check("--json-file", options.json_file)
-    from hrm.data import arc
     from hrm.data.arc_sets import Record
     from hrm.evaluation.arc import submission_of, write_submission
     from hrm.evaluation.arc_picture import picture
@@ -210,7 +223,7 @@ def measure(options: EvalOptions) -> int:
 
     run = Run.open(options.run)
     record = Record.load(run.data)
-    tasks = arc.read(options.data)
+    tasks = _tasks(options.data, options.skip_bad)
     record.numbers(tasks)
     if not options.leaks:
         record.check_unseen(tasks, "--leaks")
@@ -249,13 +262,29 @@ def score_(args: list[str]) -> int:
     """Check a submission in the official form and score it."""
     example = "hrm arc score submission.json --data evaluation.jsonl.gz"
     options = parse("arc score", ScoreOptions, args, example=example)
-    from hrm.data import arc
     from hrm.evaluation.arc import read_submission, score
 
-    tasks = arc.read(options.data)
-    result = score(read_submission(options.submission, tasks), tasks)
+    tasks = _tasks(options.data, options.skip_bad)
+    bad: list[str] = []
+    submission = read_submission(options.submission, tasks, bad.append if options.skip_bad else None)
+    _name(bad)
+    result = score(submission, tasks)
     print(json.dumps(result) if options.json else _table(result))
     return 0
+
+
+def _tasks(data: str, skip_bad: bool) -> list[ArcTask]:
+    """The tasks of some sources; bad ones are named on standard error where they may be left out."""
+    from hrm.data import arc
+
+    found = arc.find(data, skip_bad=skip_bad)
+    _name(found.bad)
+    return found.tasks
+
+
+def _name(bad: list[str]) -> None:
+    for problem in bad:
+        print(f"left out: {problem}", file=sys.stderr)
 
 
 def _measure(

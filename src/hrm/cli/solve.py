@@ -77,6 +77,8 @@ def main(args: list[str]) -> int:
         from hrm.solving import load
 
         solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
+        if several and solver.task.name == "arc":
+            raise UserError("a grid of ARC is no question without its task: use `hrm arc eval RUN --data FILE`")
         threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
         bar.update(shown, description="solving")
         advance = partial(bar.update, shown)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hrm.config import Config, UserError
-from hrm.data.arc import ArcTask, Pair, read, read_json
+from hrm.data.arc import ArcTask, Pair, read
 from hrm.data.puzzle_set import PuzzleSet
+from hrm.reading import json_of, reading
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc, labels_of
 
@@ -30,8 +31,9 @@ class Record(NamedTuple):
         """The record in a run's data folder; UserError where there is none."""
         if not (folder / FILE).is_file():
             raise UserError(f"{folder} holds no {FILE}: the run was not trained on ARC tasks")
-        tree = read_json(folder / FILE)
-        return cls(tuple(tree["names"]), frozenset(tree["trained"]))
+        tree = json_of(folder / FILE)
+        with reading(folder / FILE):
+            return cls(tuple(map(str, tree["names"])), frozenset(map(str, tree["trained"])))
 
     def save(self, folder: Path) -> None:
         """Write the record into a run's data folder."""

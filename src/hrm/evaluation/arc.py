@@ -14,9 +14,10 @@ import torch
 
 from hrm import output
 from hrm.config import UserError
-from hrm.data.arc import ArcTask, checked_grid, read_json
+from hrm.data.arc import ArcTask, checked_grid
 from hrm.data.arc_sets import Record
 from hrm.models.halting import wants_to_halt
+from hrm.reading import json_of, reading
 from hrm.solving import engine
 from hrm.solving.engine import Job, Rules
 from hrm.solving.solver import Solver
@@ -148,29 +149,74 @@ def write_submission(path: Path, submission: Submission) -> None:
     output.write(path, json.dumps(tree, separators=(",", ":")) + "\n")
 
 
-def read_submission(path: Path, tasks: Sequence[ArcTask]) -> Submission:
-    """A submission in the official form, complete for these tasks; UserError names what is missing or wrong."""
-    tree = read_json(path)
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} is not a submission: it must hold an object with a list for each task")
+def read_submission(path: Path, tasks: Sequence[ArcTask], missing: Callable[[str], None] | None = None) -> Submission:
+    """A submission in the official form, or a benchmark's (a folder with a file for each task, answers with facts).
+
+    An attempt that is null or absent is a wrong one. It must be complete for these tasks; otherwise UserError
+    names what is missing or wrong, or `missing` does, and the task counts as not answered.
+    """
+    tree = _submitted(path)
     known = {task.id: len(task.test) for task in tasks}
-    for verb, ids in (("lacks", known.keys() - tree.keys()), ("has an unknown", tree.keys() - known.keys())):
-        if ids:
-            raise UserError(f"{path} {verb} task {min(ids)}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else ""))
+    if unknown := tree.keys() - known.keys():
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UserError(f"{path} has an unknown task {min(unknown)}{more}")
+    if (lacking := known.keys() - tree.keys()) and missing is None:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise UserError(f"{path} lacks task {min(lacking)}{more}")
     submission: Submission = {}
     for task_id, count in known.items():
-        inputs = tree[task_id]
-        if not isinstance(inputs, list) or len(inputs) != count:
-            found = f"{len(inputs)} entries" if isinstance(inputs, list) else "no list of them"
-            raise UserError(f"{path}: task {task_id} has {count} test inputs, but the submission has {found}")
-        submission[task_id] = []
-        for number, entry in enumerate(inputs, 1):
-            where = f"{path}: task {task_id}, test input {number}"
-            names = [f"attempt_{i}" for i in range(1, ATTEMPTS + 1)]
-            if not isinstance(entry, dict) or sorted(entry) != names:
-                raise UserError(f"{where} must have {' and '.join(names)} and nothing else")
-            submission[task_id].append([checked_grid(f"{where}, {name}", entry[name]) for name in names])
+        try:
+            if task_id not in tree:
+                raise UserError(f"{path} lacks task {task_id}")
+            with reading(f"{path}: task {task_id}"):
+                submission[task_id] = _inputs(f"{path}: task {task_id}", tree[task_id], count)
+        except UserError as error:
+            if missing is None:
+                raise
+            missing(str(error))
+            submission[task_id] = [[] for _ in range(count)]
     return submission
+
+
+def _submitted(path: Path) -> dict[str, Any]:
+    """What each task's answers are said to be."""
+    if not path.is_dir():
+        tree = json_of(path)
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} is not a submission: it must hold an object with a list for each task")
+        return tree
+    files = [file for file in sorted(path.glob("*.json")) if not file.name.startswith(".") and file.stem != "results"]
+    if not files:
+        raise UserError(f"{path} holds no .json files: give a submission, or a folder with a file for each task")
+    return {file.stem: json_of(file) for file in files}
+
+
+def _inputs(where: str, inputs: Any, count: int) -> list[list[np.ndarray]]:
+    """The attempts at each test input of a task."""
+    inputs = [inputs] if isinstance(inputs, dict) else inputs
+    if not isinstance(inputs, list) or len(inputs) != count:
+        found = f"{len(inputs)} entries" if isinstance(inputs, list) else "no list of them"
+        raise UserError(f"{where} has {count} test inputs, but the submission has {found}")
+    return [_given(f"{where}, test input {number}", entry) for number, entry in enumerate(inputs, 1)]
+
+
+def _given(where: str, entry: Any) -> list[np.ndarray]:
+    """The attempts at one test input, in their order; a grid without cells for one that is null or absent."""
+    names = [f"attempt_{i}" for i in range(1, ATTEMPTS + 1)]
+    if isinstance(entry, list):  # the attempts in a row, or a single one
+        alone = bool(entry) and isinstance(entry[0], list) and bool(entry[0]) and not isinstance(entry[0][0], list)
+        attempts = [entry] if alone else entry
+        if len(attempts) > ATTEMPTS:
+            raise UserError(f"{where} has {len(attempts)} attempts instead of {ATTEMPTS}")
+        entry = dict(zip(names, attempts, strict=False))
+    if entry is None or (isinstance(entry, dict) and entry.keys() <= set(names)):
+        found = []
+        for name in names:
+            grid = (entry or {}).get(name)
+            grid = grid.get("answer") if isinstance(grid, dict) else grid
+            found.append(np.zeros((0, 0), np.uint8) if grid in (None, []) else checked_grid(f"{where}, {name}", grid))
+        return found
+    raise UserError(f"{where} must have {' and '.join(names)} and nothing else")
 
 
 def _readouts(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.config import UserError, quoted
+from hrm.reading import reason
 from hrm.tasks import Puzzle, PuzzleError, Symmetry
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ class Arc:
             return self.encode(grid_of(json.loads(text)))
         except UserError as error:
             raise PuzzleError(str(error)) from None
-        except ValueError as error:
-            raise PuzzleError(f"{error}; a grid is written [[0, 1], [2, 3]]") from None
+        except (ValueError, RecursionError) as error:
+            raise PuzzleError(f"{reason(error)}; a grid is written [[0, 1], [2, 3]]") from None
 
     def format(self, tokens: np.ndarray) -> str:
         """The board's grid in JSON."""
