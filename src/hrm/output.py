@@ -10,14 +10,74 @@ import errno
 import io
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hrm.config import UserError, needs
+
+
+class Refused(Exception):
+    """What the system did not let happen: one sentence with what, where and why; exit code 1."""
+
+
+_REASONS = {
+    "ENOSPC": "no space is left on the device",
+    "EDQUOT": "the quota is used up",
+    "EFBIG": "the file would be larger than is allowed here",
+    "EROFS": "nothing can be written to this file system",
+    "EIO": "the device failed",
+    "ENOTDIR": "a part of the path is a file and not a folder",
+    "EISDIR": "it is a folder",
+    "ENOENT": "there is no such file or folder",
+    "EACCES": "permission is denied",
+    "EPERM": "it is not permitted",
+    "ENAMETOOLONG": "the name is too long",
+    "ELOOP": "its links go round in a circle",
+    "EMFILE": "too many files are open",
+}
+_WRONG = ("ENOTDIR", "EISDIR", "ENOENT", "EACCES", "EPERM", "EEXIST", "ENAMETOOLONG", "ELOOP")
+"""Where another name would have worked: a mistake of the person."""
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the system refused, in words, with the path where it is known; None for an error of another kind."""
+    if isinstance(error, Refused):
+        return str(error)
+    number, text = getattr(error, "errno", None), str(error)
+    if not isinstance(error, OSError) or number is None:
+        # safetensors passes the system's number on in words; numpy and torch say how much they could not write.
+        if found := re.search(r"\(os error (\d+)\)", text):
+            number = int(found[1])
+        elif re.search(r"\d+ requested and \d+ written|PytorchStreamWriter failed writing", text):
+            number = errno.ENOSPC
+        else:
+            return None
+    said = _REASONS.get(errno.errorcode.get(number, ""), os.strerror(number).lower())
+    file = getattr(error, "filename", None)
+    return said if file in (None, "") or isinstance(file, int) else f"{os.fsdecode(file)}: {said}"
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether a refusal is due to what the person named."""
+    return isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _WRONG
+
+
+@contextmanager
+def refused(doing: str, stands: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """A refusal of the system on the way becomes `Refused`: what was being done, why it ended, and what stands."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if isinstance(error, Refused) or (said := refusal(error)) is None:
+            raise
+        raise Refused("; ".join(filter(None, (f"{doing}: {said}", stands())))) from error
 
 
 def flush(path: Path) -> None:
@@ -50,6 +110,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if path.is_file() and not path.is_symlink():
             os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # nobody knows the temporary name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)

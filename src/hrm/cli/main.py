@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
+from hrm import terminal
 from hrm.training.interrupt import Ended, ending
 
+LONGEST = 700
+"""Characters of a message; of a longer one the middle is left out."""
 VERBS = {
     "demo": "train a tiny solver on this machine and watch it solve",
     "train": "train a model, or go on with a run",
@@ -29,43 +31,58 @@ VERBS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code. `--debug` anywhere shows the traceback of an error."""
+    """Run one verb and return the exit code. Anywhere, `--debug` shows the traceback of an error, and `--quiet` only
+    results and errors."""
+    if args is None:
+        terminal.understand_utf8()
     args = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    debug, quiet = "--debug" in args, "--quiet" in args
+    args = [arg for arg in args if arg not in ("--debug", "--quiet")]
     name = f"hrm {args[0]}" if args and args[0] in VERBS else "hrm"
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that lacks a character shows a question mark; it does not end the program.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        with ending():
-            code = _run(args)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    except Ended as stop:
-        with contextlib.suppress(OSError):
-            print(f"{name}: ended by {stop.name}", file=sys.stderr)
-        return int(str(stop.code))
-    except BrokenPipeError:
-        # The reader (`| head`) has left; the interpreter's last flush must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        from hrm.config import UserError
+    with terminal.standard_streams(quiet) as say:
+        try:
+            with ending():
+                code = _run(args)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            say(f"{name}: interrupted")
+            return 130
+        except Ended as stop:
+            with contextlib.suppress(OSError):
+                say(f"{name}: ended by {stop.name}")
+            return int(str(stop.code))
+        except BrokenPipeError:
+            # The reader (`| head`) has left; the interpreter's last flush must not complain about it.
+            terminal.drop(sys.stdout, sys.stderr)
+            return 1
+        except Exception as error:
+            if debug:
+                import traceback
+                say("".join(traceback.format_exception(error)).rstrip())
+            code, sentence = _explained(error, debug)
+            try:
+                sys.stdout.flush()
+            except OSError:
+                terminal.drop(sys.stdout)
+            say(f"{name}: {sentence}")
+            return code
 
-        if debug:
-            import traceback
 
-            traceback.print_exc()
-        mistake = isinstance(error, UserError)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        hint = "" if mistake or debug else f" ({type(error).__name__}; --debug shows where)"
-        print(f"{name}: {reason}{hint}", file=sys.stderr)
-        return 2 if mistake else 1
+def _explained(error: Exception, debug: bool) -> tuple[int, str]:
+    """Exit code and sentence for an error."""
+    from hrm.output import is_mistake, refusal
+    from hrm.reading import UserError
+
+    reason = " ".join(str(error)[:100_000].split()) or type(error).__name__
+    if isinstance(error, UserError):
+        code = 2
+    elif (said := refusal(error)) is not None:
+        reason, code = said, 2 if is_mistake(error) else 1
+    else:
+        reason, code = reason + ("" if debug else f" ({type(error).__name__}; --debug shows where)"), 1
+    half = LONGEST // 2
+    return code, reason if len(reason) <= LONGEST else f"{reason[:half]} ... {reason[-half:]}"
 
 
 def _run(args: list[str]) -> int:

@@ -1,0 +1,145 @@
+"""The one door to the terminal: what comes from files, names and arguments reaches it without characters it obeys.
+
+`standard_streams` stands around every verb: whatever is printed is cleaned, on standard error always, on standard output
+where that is a terminal; a file or pipe gets the exact text. Only `Console`, rich's with cleaned text, has colours.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TextIO
+
+import rich.console
+from rich.segment import Segment
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the tab and the new line, overrides of the direction of writing, and what is no character."""
+
+
+def clean(text: str) -> str:
+    """A text for the terminal; what a terminal would obey is written as \\x1b, or \\u202e."""
+    return _OBEYED.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a name that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def replaced(text: str) -> str:
+    """A text from the command line as a model reads it: a replacement sign for what is no character in UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class Door:
+    """A stream that cleans what is printed; `behind` is the stream itself."""
+
+    def __init__(self, behind: IO[str]) -> None:
+        self.behind = behind
+
+    def write(self, text: str) -> int:
+        # Bars of other libraries begin with a carriage return; at the start of what is written it forges nothing.
+        again = "\r" if text.startswith("\r") and not text.startswith("\r\n") else ""
+        self.behind.write(again + clean(text[len(again) :]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+
+class Console(rich.console.Console):
+    """rich's console, whose own colours and movements pass the door and whose text is cleaned."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=clean(segment.text))
+
+    @property
+    def file(self) -> IO[str]:
+        file = super().file
+        return getattr(file, "behind", file)
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+
+@contextmanager
+def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """The three streams as every verb finds them; gives a function that prints a line on standard error, also if quiet.
+
+    A closed stream becomes the null device. Input is read as a file is, and a byte that is not UTF-8 replaced.
+    `quiet`: nothing else is printed on standard error.
+    """
+    _open_closed()
+    _reconfigure(sys.stdin, encoding=None if sys.stdin.isatty() else "utf-8-sig", errors="replace")
+    for stream in (sys.stdout, sys.stderr):
+        _reconfigure(stream, errors=_ERRORS)
+    out, err = sys.stdout, sys.stderr
+    door = Door(err)
+
+    def say(text: str) -> None:
+        print(text, file=door, flush=True)
+
+    with open(os.devnull, "w", encoding="utf-8") if quiet else _kept(err) as notes:
+        sys.stderr = Door(notes)  # type: ignore[assignment]
+        if out.isatty():
+            sys.stdout = Door(out)  # type: ignore[assignment]
+        try:
+            yield say
+        finally:
+            sys.stdout, sys.stderr = out, err
+
+
+def drop(*streams: TextIO) -> None:
+    """Send what streams still hold nowhere: their reader has left, or there is no room."""
+    for stream in streams:
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def understand_utf8() -> None:
+    """In the C locale Python takes the command line for ASCII: begin again in its UTF-8 mode, before anything else."""
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+@contextmanager
+def _kept(stream: IO[str]) -> Iterator[IO[str]]:
+    yield stream
+
+
+def _open_closed() -> None:
+    """Whatever is opened next would otherwise get the number of a closed stream, and what is printed there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: that of the closed stream
+            setattr(sys, name, open(handle, mode, encoding="utf-8", closefd=False))
+
+
+def _reconfigure(stream: Any, **how: Any) -> None:
+    if hasattr(stream, "reconfigure"):
+        with suppress(OSError, ValueError):  # a stream that was read from, in a program that calls `main`
+            stream.reconfigure(**how)
+
+
+def _what_it_can(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A byte of a name that is not UTF-8 as it is, and a question mark for what a stream has no character for."""
+    assert isinstance(error, UnicodeEncodeError)
+    code = ord(error.object[error.start])
+    return bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else "?", error.start + 1
+
+
+_ERRORS = "hrm.what_it_can"
+codecs.register_error(_ERRORS, _what_it_can)
