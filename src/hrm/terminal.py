@@ -1,7 +1,7 @@
 """The one door to the terminal: what comes from files, names and arguments reaches it without characters it obeys.
 
-`standard_streams` stands around every verb: whatever is printed is cleaned, on standard error always, on standard output
-where that is a terminal; a file or pipe gets the exact text. Only `Console`, rich's with cleaned text, has colours.
+`standard_streams` stands around every verb: whatever is printed is cleaned, on standard error always, on standard
+output where that is a terminal; a file or pipe gets the exact text. Only `Console`, rich's, may send colours.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ class Door:
 
 
 class Console(rich.console.Console):
-    """rich's console, whose own colours and movements pass the door and whose text is cleaned."""
+    """rich's console, whose own colours and movements pass the door; its text is cleaned, and taken as it is."""
+
+    def __init__(self, **settings: Any) -> None:
+        # A name such as "[red]" or ":smile:" is no markup of ours, and "[link=...]" would be a way out.
+        super().__init__(**{"markup": False, "emoji": False, **settings})
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -87,7 +91,7 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors=_ERRORS)
     out, err = sys.stdout, sys.stderr
-    door = Door(err)
+    door: Any = Door(err)
 
     def say(text: str) -> None:
         print(text, file=door, flush=True)
@@ -125,7 +129,7 @@ def _open_closed() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             handle = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: that of the closed stream
-            setattr(sys, name, open(handle, mode, encoding="utf-8", closefd=False))
+            setattr(sys, name, open(handle, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _reconfigure(stream: Any, **how: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hrm.cli.generate import _safe, legend, style_of, table
+from hrm.cli.generate import legend, style_of, table
 from hrm.cli.main import main
 from hrm.evaluation.text_report import table as measured
 from tests.evaluation.text_small import TEXT, saved
@@ -117,10 +117,6 @@ def test_colours_tell_depths_apart_and_marks_how_sure_the_q_head_is():
     sure, unsure, between = (style_of(1, c, 8) for c in (0.95, 0.2, 0.7))
     assert sure.bold and unsure.underline and not between.bold and not between.underline
     assert "depth in segments: 1 2 3" in legend(3).plain
-
-
-def test_a_terminal_gets_no_control_characters():
-    assert _safe("a\x1b[2J\x07b\n\tc\u00e9\u4e2d\x9b") == "a\ufffd[2J\ufffdb\n\tc\u00e9\u4e2d\ufffd"
 
 
 def test_the_table_of_candidates(folder: Path, capsys: pytest.CaptureFixture[str]):

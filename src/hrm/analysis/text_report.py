@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from hrm import output
 from hrm.analysis.text_scale import COUNTED, GROUPS, Scale
@@ -32,7 +33,7 @@ def table(judged: Sequence[dict[str, Any]]) -> Table:
         half = "" if overall["score"] is None else f" ± {(overall['high'] - overall['low']) / 2:.1f}"
         shown.add_row(
             text["name"],
-            f"[bold]{_number(overall['score'])}[/]{half}",
+            Text.assemble((_number(overall["score"]), "bold"), half),
             *(_number(text["groups"][group]["score"], 0) for group in COUNTED),
             "" if text["copied"] is None else f"{text['copied']:.1%}",
             style="red" if flagged else "",

@@ -17,13 +17,13 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from hrm.chat import commands
 from hrm.chat.session import Answer, Said, Session
 from hrm.config import UserError
+from hrm.terminal import Console, clean, replaced
 
 PROMPT = ANSI("\x1b[1m> \x1b[0m")
 
@@ -35,8 +35,6 @@ class Drawing:
     style: Callable[[int, float, int], Style]
     """Of a token of this depth and confidence, where the deepest is given."""
     legend: Callable[[int], Text]
-    safe: Callable[[str], str]
-    """A text without characters that a terminal obeys."""
 
 
 class Terminal:
@@ -64,7 +62,7 @@ class Terminal:
         )
         while True:
             try:
-                line = lines.prompt(PROMPT)
+                line = replaced(lines.prompt(PROMPT))
             except KeyboardInterrupt:
                 self._say("Ctrl-D or /quit ends")
                 continue
@@ -106,7 +104,7 @@ class Terminal:
     def _command(self, line: str) -> None:
         session = self.session
         before = session.settings.trace, session.deepest
-        self.console.print(self.drawing.safe(commands.run(self.talk, line)), markup=False, soft_wrap=True)
+        self.console.print(commands.run(self.talk, line), soft_wrap=True)
         if session.settings.trace and before != (True, session.deepest):
             self.console.print(self.drawing.legend(session.deepest))
 
@@ -114,7 +112,7 @@ class Terminal:
         token, settings = said.token, self.session.settings
         style = self.drawing.style(token.depth, token.confidence, self.session.deepest) if settings.trace else Style()
         if not settings.debug:
-            self.console.print(Text(self.drawing.safe(token.text), style), end="", soft_wrap=True)
+            self.console.print(Text(clean(token.text), style), end="", soft_wrap=True)
             return
         line = Text(f"{token.text!r:<10}", style)
         line.append(f" depth {token.depth}, confidence {token.confidence:>4.0%}, {token.entropy:.2f} nats  ", "dim")
@@ -140,7 +138,8 @@ class Terminal:
     def _progress(self, share: float) -> None:
         print(f"\rreading held-out text in every mode: {share:.0%} (Ctrl-C skips)", end="", file=sys.stderr, flush=True)
         if share >= 1:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{' ' * 70}", end="", file=sys.stderr)
+            print("\r", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

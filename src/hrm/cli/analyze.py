@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hrm import output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
+from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from hrm.data.text import Way
@@ -222,5 +222,5 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
 def _progress() -> Progress:
     """A bar on a terminal's stderr, gone when done."""
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from hrm import names, output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
+from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from hrm.data.arc import ArcTask

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from hrm.cli.options import DRAWS, Draws, Positional, parse
 from hrm.config import Decoding, UserError
 from hrm.data.encoding import read_text
+from hrm.terminal import replaced
 
 if TYPE_CHECKING:
     from hrm.chat.session import Session
@@ -67,9 +68,9 @@ def main(args: list[str]) -> int:
     if lines is not None:
         return _batch(session, lines, options)
     from hrm.chat.terminal import Drawing, Terminal
-    from hrm.cli.generate import _safe, legend, style_of
+    from hrm.cli.generate import legend, style_of
 
-    Terminal(session, Drawing(style_of, legend, _safe)).run()
+    Terminal(session, Drawing(style_of, legend)).run()
     return 0
 
 
@@ -130,4 +131,4 @@ def _lines(name: str, encoding: str | None) -> Iterator[tuple[int, str]]:
 
 
 def _said(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    return ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())
+    return ((number, replaced(line).rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip())

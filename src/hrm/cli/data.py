@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from hrm import data, tasks
 from hrm.cli import text_data
 from hrm.cli.options import Positional, choose, parse
@@ -17,6 +15,7 @@ from hrm.cli.text_data import PackOptions as PackOptions
 from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
 from hrm.config import TaskConfig, UserError
 from hrm.runs import lock
+from hrm.terminal import Console
 
 Kind = Literal["sudoku", "maze", "grid", "gym"]
 _SHOWN = 20  # problems printed one by one

@@ -44,11 +44,12 @@ def _demo(options: Options, path: Path) -> int:
         config = replace(config, train=replace(config.train, steps=options.steps))
 
     import numpy as np
-    from rich.console import Console
+    from rich.text import Text
 
     from hrm.runs import Run
     from hrm.solving import load
     from hrm.solving.watch import Watch
+    from hrm.terminal import Console
     from hrm.training.session import puzzles_of, train
 
     console = Console(quiet=options.json)
@@ -70,7 +71,8 @@ def _demo(options: Options, path: Path) -> int:
     with Watch(solver, console) as watch:
         solver.solve(first, observe=watch)
     console.print(
-        f"\n[bold]{result['exact']:.1%}[/bold] of {result['n']} held-out puzzles solved exactly, "
+        Text("\n").append(f"{result['exact']:.1%}", "bold"),
+        f"of {result['n']} held-out puzzles solved exactly, "
         f"{result['wrong']} wrong answers, after {result['training_seconds']:.0f} seconds of training.\n"
         f"The run is in {path}. Ask it:  hrm solve {path} {last}",
         highlight=False,

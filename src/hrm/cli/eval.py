@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
@@ -20,6 +19,7 @@ from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.config import Strategy, UserError
+from hrm.terminal import Console
 from hrm.training.interrupt import Ended
 
 EVERY = 30

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.color import Color
-from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from hrm.cli.options import DRAWS, Draws, Positional, parse
 from hrm.config import Decoding, UserError
+from hrm.terminal import Console, clean, replaced
 
 if TYPE_CHECKING:
     from hrm.evaluation.text_generation import Completion, Sampling, Token
@@ -67,6 +66,7 @@ def main(args: list[str]) -> int:
     prompt = options.prompt
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
+    prompt = replaced(prompt)
     request = budget_of(options.max_segments, options.halting, options.exit_threshold, options.schedule)
     if options.top_k_table is not None and options.top_k_table < 1:
         raise UserError(f"--top-k-table {options.top_k_table} shows nothing: use 1 or more")
@@ -75,7 +75,7 @@ def main(args: list[str]) -> int:
     from hrm.runs import threads
     from hrm.runs.text import load_text
 
-    sampling = Sampling(**vars(options.decoding), stop=options.stop)
+    sampling = Sampling(**vars(options.decoding), stop=tuple(map(replaced, options.stop)))
     sampling.check()
     loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -120,7 +120,7 @@ class _Writer:
         if not self.quiet and self.console.is_terminal:
             if options.trace:
                 self.console.print(legend(deepest))
-            self.console.print(Text(_safe(prompt), "dim"), end="", soft_wrap=True)
+            self.console.print(Text(clean(prompt), "dim"), end="", soft_wrap=True)
         elif options.trace and not self.quiet:
             print(f"{'depth':>5}{'confidence':>12}{'entropy':>9}  token")
 
@@ -129,7 +129,7 @@ class _Writer:
             return
         if self.console.is_terminal:
             style = style_of(token.depth, token.confidence, self.deepest) if self.options.trace else ""
-            self.console.print(Text(_safe(token.text), style), end="", soft_wrap=True)
+            self.console.print(Text(clean(token.text), style), end="", soft_wrap=True)
         elif self.options.trace:
             print(f"{token.depth:>5}{token.confidence:>12.1%}{token.entropy:>9.2f}  {token.text!r}")
         else:
@@ -222,11 +222,6 @@ def _short(token: str) -> str:
     """A token in quotes, cut where it is long."""
     quoted = repr(token)
     return quoted if len(quoted) <= 14 else quoted[:12] + "..."
-
-
-def _safe(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _console() -> Console:

@@ -121,9 +121,9 @@ def _base(held: ExitStack, options: Options) -> LearnConfig:
 
 def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | None) -> tuple[dict[str, Any], str | None]:
     """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal; its entry, and how it was ended early."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from hrm.terminal import Console
     from hrm.training.interrupt import Interrupt
     from hrm.training.progress import duration
 
@@ -131,7 +131,7 @@ def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | Non
     live = console.is_terminal
     unit = "characters" if learner.config.tokenizer == "char" else "tokens"
     bar = Progress(
-        TextColumn("{task.fields[line]}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("{task.fields[line]}", markup=False), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
         TextColumn("left {task.fields[left]}"), console=console, disable=not live,
     )  # fmt: skip
     job = bar.add_task("learn", total=1.0, line=book.name, left="?")

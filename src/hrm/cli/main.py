@@ -59,6 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except Exception as error:
             if debug:
                 import traceback
+
                 say("".join(traceback.format_exception(error)).rstrip())
             code, sentence = _explained(error, debug)
             try:
@@ -74,11 +75,11 @@ def _explained(error: Exception, debug: bool) -> tuple[int, str]:
     from hrm.output import is_mistake, refusal
     from hrm.reading import UserError
 
-    reason = " ".join(str(error)[:100_000].split()) or type(error).__name__
+    reason = " ".join(terminal.clean(str(error)[:100_000]).split()) or type(error).__name__
     if isinstance(error, UserError):
         code = 2
     elif (said := refusal(error)) is not None:
-        reason, code = said, 2 if is_mistake(error) else 1
+        reason, code = terminal.clean(said), 2 if is_mistake(error) else 1
     else:
         reason, code = reason + ("" if debug else f" ({type(error).__name__}; --debug shows where)"), 1
     half = LONGEST // 2

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
 from hrm.reading import opened
+from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from hrm.data.puzzle_file import Row

@@ -11,14 +11,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 from hrm.data import text as corpus
 from hrm.data.progress import bar
 from hrm.data.text import chat
 from hrm.runs import lock
+from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from hrm import output
 from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
+from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows, Way
@@ -320,9 +320,9 @@ def _sha256(source: Path) -> str | None:
 def progress(name: str = "") -> Iterator[Report]:
     """A bar on a terminal's stderr, gone when done."""
     console = Console(stderr=True)
-    columns = TextColumn(name), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        shown = bar.add_task("", total=1.0)
+        shown = bar.add_task(name, total=1.0)
         yield lambda share: bar.update(shown, completed=share)
 
 

@@ -17,7 +17,7 @@ from hrm.tasks.maze import Maze
 from hrm.tasks.sudoku import FIRST, Sudoku, mixed
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from hrm.terminal import Console
 
 _ROUNDS = 3
 _CHUNK = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,6 +14,7 @@ from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Segment
 from hrm.solving.solver import Solver
 from hrm.tasks import Task
+from hrm.terminal import Console
 
 
 class Watch:

@@ -8,10 +8,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, filter_trackers, get_available_trackers
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hrm.config import TrainConfig, UserError, needs
+from hrm.terminal import Console
 
 CLOCKED = (
     "seconds",
@@ -48,8 +48,9 @@ class Reporter:
         self.console = Console(stderr=True, quiet=not self.shown)
         self.live = self.console.is_terminal and self.shown
         self.bar = Progress(
-            TextColumn("{task.fields[line]}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
-            TimeElapsedColumn(), TextColumn("left {task.fields[left]}"), console=self.console, disable=not self.live,
+            TextColumn("{task.fields[line]}", markup=False), BarColumn(bar_width=20),
+            TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("left {task.fields[left]}"),
+            console=self.console, disable=not self.live,
         )  # fmt: skip
         self.job = self.bar.add_task("train", total=1.0, line="starting", left="?")
         self.trackers: list[GeneralTracker] = []
