@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from hrm import output
+from hrm.cli.main import main
 from hrm.config import UserError
+from hrm.runs import checkpoint
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
 
@@ -85,3 +88,62 @@ def test_a_picture_must_have_a_known_form(tmp_path: Path) -> None:
     output.check_picture("--plot", tmp_path / "depth.svg")
     with pytest.raises(UserError, match="must end in"):
         output.check_picture("--plot", tmp_path / "depth.txt")
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "mistake"),
+    [
+        (OSError(errno.ENOSPC, "", "runs/a"), "runs/a: no space is left on the device", False),
+        (OSError(errno.EFBIG, ""), "the file would be larger than is allowed here", False),
+        (NotADirectoryError(errno.ENOTDIR, "", "f/run"), "f/run: a part of the path is a file and not a folder", True),
+        (PermissionError(errno.EACCES, "", b"x"), "x: permission is denied", True),
+        (RuntimeError("Error while serializing: I/O error: No space (os error 28)"), "no space is left", False),
+        (OSError("1024 requested and 8 written"), "no space is left", False),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_words(error: Exception, said: str, mistake: bool) -> None:
+    assert (output.refusal(error) or "").startswith(said)
+    assert output.is_mistake(error) is mistake
+
+
+def test_other_errors_are_not_the_systems() -> None:
+    assert output.refusal(ValueError("x")) is None and output.refusal(OSError("no such model")) is None
+    with pytest.raises(ValueError, match="x"), output.refused("the page could not be written"):
+        raise ValueError("x")
+
+
+@posix
+def test_a_checkpoint_without_room_tells_what_stands(tmp_path: Path) -> None:
+    import resource
+
+    import torch
+
+    folder = tmp_path / "run/checkpoints"
+    folder.parent.mkdir()
+    checkpoint.save(folder, 1, {}, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(output.Refused) as error:
+            checkpoint.save(folder, 2, {"weights": {"w": torch.zeros(4096)}}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(error.value) == (
+        f"the checkpoint of step 2 could not be saved in {folder}: the file would be larger than is allowed here; "
+        "the checkpoint of step 1 stands"
+    )
+    assert [path.name for path in folder.iterdir()] == ["step_00000001"]
+
+
+def test_a_run_deleted_while_it_trains_does_not_come_back_in_part(tmp_path: Path) -> None:
+    folder = tmp_path / "run/checkpoints"
+    with pytest.raises(output.Refused, match=r"could not be saved .* is gone"):
+        checkpoint.save(folder, 2, {}, {})
+    assert not folder.parent.exists()
+
+
+def test_a_place_below_a_file_is_a_mistake_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["demo", "--out", str(tmp_path / "file/run")]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "file" in message and "Error" not in message and "--debug" not in message

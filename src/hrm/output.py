@@ -141,6 +141,14 @@ def check_picture(flag: str, path: str | Path | None) -> None:
         raise UserError(f"{flag} {path} must end in .png, .svg, .pdf, .jpg or .webp")
 
 
+def check_utf8(path: str | Path) -> None:
+    """UserError for a folder to hold a tokenizer, whose library opens no name that is not UTF-8."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has a name that is not UTF-8, and a tokenizer is kept there: choose another") from None
+
+
 def is_regular(path: str | Path) -> bool:
     """Whether a path, links followed, is a regular file or free to become one; no pipe, device or open stream."""
     # /dev/stdout may lead to a regular file, but replacing that would tear it from the stream.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from hrm import output
 from hrm.cli.options import Positional, parse
 from hrm.config import LearnConfig, UserError
 from hrm.data.encoding import known_encoding
@@ -55,6 +56,7 @@ def main(args: list[str]) -> int:
 def _main(args: list[str], held: ExitStack) -> int:
     base = partial(_base, held)
     options = parse("learn", Options, args, example="hrm learn runs/reader alice.txt", main=MAIN, base=base)  # type: ignore[arg-type]
+    output.check_utf8(options.run)
     known = (options.run / "run.json").is_file()
     if not options.books and not (known and (options.grow or options.stop)):
         raise UserError("learn needs a book: hrm learn RUN FILE [FILE ...]")

@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hrm import output
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 from hrm.data import text as corpus
@@ -272,6 +273,7 @@ def _beside(part: Path) -> PreTrainedTokenizerFast | None:
 
 
 def _free(out: Path) -> None:
+    output.check_utf8(out)
     if out.exists():
         raise UserError(f"{out} exists: choose another --out or remove it")
 

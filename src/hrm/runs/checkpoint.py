@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hrm import names
 from hrm.config import UserError, quoted
+from hrm.output import refused
 from hrm.reading import reason
 from hrm.runs import durable
 
@@ -50,8 +51,21 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
 
     An existing checkpoint of the same step is replaced only once the new one is on the disk.
     """
+    with refused(f"the checkpoint of step {step} could not be saved in {directory}", lambda: stands(directory)):
+        return _save(directory, step, tensors, state)
+
+
+def stands(directory: Path) -> str:
+    """What is left where nothing more can be written, in words."""
+    if not directory.parent.is_dir():
+        return f"{directory.parent} is gone"
+    found = complete(directory)
+    return f"the checkpoint of step {step_of(found[-1])} stands" if found else ""
+
+
+def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
     if not names.place_in(directory.parent, directory.name).is_dir():
-        directory.mkdir(parents=True)
+        directory.mkdir()  # not its parents: a run deleted while it trained does not come back in part
         durable.flush(directory.parent)
     _sweep(directory)
     final = directory / f"step_{step:08d}"

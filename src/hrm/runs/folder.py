@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from hrm import names
 from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, quoted, to_yaml
+from hrm.output import refused
 from hrm.reading import parsed, reading, shown
 from hrm.runs import checkpoint, durable, lock
 
@@ -129,7 +130,11 @@ class Run(Generic[C]):
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         line = json.dumps(dict(record)).encode() + b"\n"
-        with names.regular(self.metrics).open("ab+") as file:
+        where = f"nothing more could be written to {self.metrics}"
+        with (
+            refused(where, lambda: checkpoint.stands(self.checkpoints)),
+            names.regular(self.metrics).open("ab+") as file,
+        ):
             # A line that a killed process left half-written would swallow this one.
             if size := file.seek(0, os.SEEK_END):
                 file.seek(size - 1)

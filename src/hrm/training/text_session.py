@@ -19,6 +19,7 @@ from hrm.data.text import Packed, Rows, chat, gym
 from hrm.data.text.tokenizers import add_frame
 from hrm.evaluation.text import evaluate
 from hrm.models.text import HRMForCausalLM
+from hrm.output import check_utf8
 from hrm.runs import Run, checkpoint, durable
 from hrm.runs.text import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.training.course import Course
@@ -36,6 +37,7 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
     check(config)
+    check_utf8(path)
     accelerator = make_accelerator(config.train)
     with owner(path, resume, accelerator):
         return _train(config, path, resume, overwrite, accelerator)
