@@ -1,7 +1,8 @@
 """The one door to the terminal: what comes from files, names and arguments reaches it without characters it obeys.
 
 `standard_streams` stands around every verb: whatever is printed is cleaned, on standard error always, on standard
-output where that is a terminal; a file or pipe gets the exact text. Only `Console`, rich's, may send colours.
+output where that is a terminal; a file or pipe gets the exact text. Only `hrm.console.Console`
+may send colours.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, TextIO
-
-import rich.console
-from rich.segment import Segment
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but the tab and the new line, overrides of the direction of writing, and what is no character."""
@@ -58,27 +56,6 @@ class Door:
         return getattr(self.behind, name)
 
 
-class Console(rich.console.Console):
-    """rich's console, whose own colours and movements pass the door; its text is cleaned, and taken as it is."""
-
-    def __init__(self, **settings: Any) -> None:
-        # A name such as "[red]" or ":smile:" is no markup of ours, and "[link=...]" would be a way out.
-        super().__init__(**{"markup": False, "emoji": False, **settings})
-
-    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=clean(segment.text))
-
-    @property
-    def file(self) -> IO[str]:
-        file = super().file
-        return getattr(file, "behind", file)
-
-    @file.setter
-    def file(self, new: IO[str]) -> None:
-        self._file = new
-
-
 @contextmanager
 def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """The three streams as every verb finds them; gives a function that prints a line on standard error, also if quiet.
@@ -87,7 +64,7 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     `quiet`: nothing else is printed on standard error.
     """
     _open_closed()
-    _reconfigure(sys.stdin, encoding=None if sys.stdin.isatty() else "utf-8-sig", errors="replace")
+    _reconfigure(sys.stdin, errors="replace", **({} if _is_terminal(sys.stdin) else {"encoding": "utf-8-sig"}))
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors=_ERRORS)
     out, err = sys.stdout, sys.stderr
@@ -98,7 +75,7 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     with open(os.devnull, "w", encoding="utf-8") if quiet else _kept(err) as notes:
         sys.stderr = Door(notes)  # type: ignore[assignment]
-        if out.isatty():
+        if _is_terminal(out):
             sys.stdout = Door(out)  # type: ignore[assignment]
         try:
             yield say
@@ -130,6 +107,10 @@ def _open_closed() -> None:
         if getattr(sys, name) is None:
             handle = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: that of the closed stream
             setattr(sys, name, open(handle, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _is_terminal(stream: Any) -> bool:
+    return hasattr(stream, "isatty") and stream.isatty()
 
 
 def _reconfigure(stream: Any, **how: Any) -> None:

@@ -23,7 +23,8 @@ from rich.text import Text
 from hrm.chat import commands
 from hrm.chat.session import Answer, Said, Session
 from hrm.config import UserError
-from hrm.terminal import Console, clean, replaced
+from hrm.console import Console
+from hrm.terminal import clean, replaced
 
 PROMPT = ANSI("\x1b[1m> \x1b[0m")
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hrm import output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
-from hrm.terminal import Console
+from hrm.console import Console
 
 if TYPE_CHECKING:
     from hrm.data.text import Way

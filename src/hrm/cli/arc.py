@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hrm import names, output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
-from hrm.terminal import Console
+from hrm.console import Console
 
 if TYPE_CHECKING:
     from hrm.data.arc import ArcTask

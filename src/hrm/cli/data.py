@@ -14,8 +14,8 @@ from hrm.cli.options import Positional, choose, parse
 from hrm.cli.text_data import PackOptions as PackOptions
 from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
 from hrm.config import TaskConfig, UserError
+from hrm.console import Console
 from hrm.runs import lock
-from hrm.terminal import Console
 
 Kind = Literal["sudoku", "maze", "grid", "gym"]
 _SHOWN = 20  # problems printed one by one

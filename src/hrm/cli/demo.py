@@ -46,10 +46,10 @@ def _demo(options: Options, path: Path) -> int:
     import numpy as np
     from rich.text import Text
 
+    from hrm.console import Console
     from hrm.runs import Run
     from hrm.solving import load
     from hrm.solving.watch import Watch
-    from hrm.terminal import Console
     from hrm.training.session import puzzles_of, train
 
     console = Console(quiet=options.json)

@@ -19,7 +19,7 @@ from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.config import Strategy, UserError
-from hrm.terminal import Console
+from hrm.console import Console
 from hrm.training.interrupt import Ended
 
 EVERY = 30

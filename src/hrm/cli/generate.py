@@ -13,7 +13,8 @@ from rich.text import Text
 
 from hrm.cli.options import DRAWS, Draws, Positional, parse
 from hrm.config import Decoding, UserError
-from hrm.terminal import Console, clean, replaced
+from hrm.console import Console
+from hrm.terminal import clean, replaced
 
 if TYPE_CHECKING:
     from hrm.evaluation.text_generation import Completion, Sampling, Token

@@ -125,7 +125,7 @@ def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | Non
     """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal; its entry, and how it was ended early."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from hrm.terminal import Console
+    from hrm.console import Console
     from hrm.training.interrupt import Interrupt
     from hrm.training.progress import duration
 

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
+from hrm.console import Console
 from hrm.reading import opened
-from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from hrm.data.puzzle_file import Row

@@ -75,7 +75,7 @@ _WHY = {"characters": "enough was read", "plateau": "it stood still", "command":
 def _show(path: Path, found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from hrm.terminal import Console
+    from hrm.console import Console
 
     console, table = Console(), Table(title=str(path), title_justify="left")
     for name in ("book", "characters", "learned", "state", "before", "then", "now"):

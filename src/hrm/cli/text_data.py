@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from hrm import output
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
+from hrm.console import Console
 from hrm.data import text as corpus
 from hrm.data.progress import bar
 from hrm.data.text import chat
 from hrm.runs import lock
-from hrm.terminal import Console
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

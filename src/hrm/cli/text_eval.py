@@ -19,7 +19,7 @@ from hrm import output
 from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
-from hrm.terminal import Console
+from hrm.console import Console
 
 if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows, Way

@@ -18,7 +18,7 @@ from hrm.data.storage import existing
 from hrm.tasks import Puzzle, PuzzleError, Task
 
 if TYPE_CHECKING:
-    from hrm.terminal import Console
+    from hrm.console import Console
 
 
 def check(path: Path | str, task: Task, against: Path | str | None = None) -> list[str]:

@@ -22,7 +22,7 @@ from hrm.reading import quoted
 from hrm.tasks import PuzzleError, Solved, Task
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from hrm.console import Console
 
 _CHUNK = 1 << 16
 

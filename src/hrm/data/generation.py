@@ -14,7 +14,7 @@ from hrm.data.puzzle_set import PuzzleSet
 from hrm.tasks import Puzzle, Task
 
 if TYPE_CHECKING:
-    from hrm.terminal import Console
+    from hrm.console import Console
 
 PATIENCE = 20_000
 """Draws without a new puzzle after which there are taken to be no more."""

@@ -17,7 +17,7 @@ from hrm.tasks.maze import Maze
 from hrm.tasks.sudoku import FIRST, Sudoku, mixed
 
 if TYPE_CHECKING:
-    from hrm.terminal import Console
+    from hrm.console import Console
 
 _ROUNDS = 3
 _CHUNK = 4096

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from hrm.terminal import Console
+    from hrm.console import Console
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from hrm.data.puzzle_set import Located, PuzzleSet
 from hrm.tasks import Task
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from hrm.console import Console
 
 
 def is_csv(path: Path | str) -> bool:

@@ -10,11 +10,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from hrm.console import Console
 from hrm.solving.conflicts import conflicts
 from hrm.solving.engine import Segment
 from hrm.solving.solver import Solver
 from hrm.tasks import Task
-from hrm.terminal import Console
 
 
 class Watch:

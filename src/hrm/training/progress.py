@@ -11,7 +11,7 @@ from accelerate.tracking import GeneralTracker, filter_trackers, get_available_t
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hrm.config import TrainConfig, UserError, needs
-from hrm.terminal import Console
+from hrm.console import Console
 
 CLOCKED = (
     "seconds",
