@@ -208,7 +208,7 @@ def _solve_lines(
 
 def _progress(piped: bool, several: bool) -> Progress:
     """A bar on a terminal's stderr; not where puzzles are typed in."""
-    columns = BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = BarColumn(20), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), TimeRemainingColumn()
     typed = piped and getattr(sys.stdin, "isatty", lambda: False)()
     quiet = typed or not several or not sys.stderr.isatty()
     console = Console(stderr=True)
