@@ -1,7 +1,8 @@
 """Settings: presets, files, precedence and the sentences for mistakes."""
 
+import math
 import re
-from dataclasses import is_dataclass, replace
+from dataclasses import MISSING, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,27 @@ from hypothesis import strategies as st
 from hrm.cli.main import main
 from hrm.cli.options import options_of
 from hrm.config import (
-    _RANGES,
     ArchConfig,
     Config,
+    Decoding,
     HaltingConfig,
     LearnConfig,
     LossConfig,
     OptimConfig,
+    Strategy,
     TaskConfig,
     TextConfig,
     TrainConfig,
     UserError,
     check,
+    check_range,
     from_yaml,
     kind_of,
     load_preset,
     nearest,
     parse_horizon,
     presets,
+    range_of,
     settings,
     to_yaml,
 )
@@ -378,24 +382,70 @@ def test_what_passes_the_check_runs_and_learns(task: TaskConfig, arch: ArchConfi
     assert any(weight.grad is not None for weight in model.recurrence.parameters())
 
 
-@pytest.mark.parametrize("name", _RANGES)
-def test_a_number_out_of_range_names_its_flag(name: str):
-    low, high = _RANGES[name]
-    config: Any = Config() if name in settings(Config()) else TextConfig()
-    if name.startswith("learn."):
-        config, name = LearnConfig(), name.removeprefix("learn.")
-    for number in (low - 1, high * 2 + 1):
-        value = (number, number) if isinstance(settings(config)[name], tuple) else number
-        with pytest.raises(UserError, match=re.escape("--" + name.replace("_", "-"))):
-            check(changed(config, {name: value}))
+@pytest.mark.parametrize("kind", [Config, TextConfig, LearnConfig])
+def test_a_number_out_of_range_names_its_flag(kind: Any):
+    for name, default in settings(kind()).items():
+        low, high = range_of(name, "learn" if kind is LearnConfig else "") or (0, 0)
+        for number in (low - 1, high * 2 + 1, math.nan, math.inf) if high else ():
+            value = (number, number) if isinstance(default, tuple) else number
+            with pytest.raises(UserError, match=re.escape("--" + name.replace("_", "-")) + " must be"):
+                check(changed(kind(), {name: value}))
 
 
-def test_every_number_has_a_range():
-    kinds = {option.name: option.kind for kind in (Config, TextConfig) for option in options_of(kind)}
-    numeric = {name for name, kind in kinds.items() if re.search(r"\b(int|float)\b", str(kind))}
-    learning = {option.name: option.kind for option in options_of(LearnConfig) if option.name != "seed"}
-    numeric |= {f"learn.{name}" for name, kind in learning.items() if re.search(r"\b(int|float)\b", str(kind))}
-    assert set(_RANGES) == numeric
+def test_every_number_of_every_setting_and_flag_has_a_range():
+    from hrm.cli import analyze, arc, chat, convert, data, demo, generate, solve, text_data, text_eval
+    from hrm.cli import eval as measure
+
+    kinds: dict[Any, str] = {Config: "", TextConfig: "", LearnConfig: "learn", Strategy: "", Decoding: ""}
+    verbs = {data: "data ", text_data: "data ", arc: "arc ", analyze: "analyze "}
+    for module in (analyze, arc, chat, convert, data, demo, generate, solve, text_data, text_eval, measure):
+        name = module.__name__.rpartition(".")[2].removeprefix("text_")
+        for kind in vars(module).values():
+            if is_dataclass(kind) and "Options" in kind.__name__ and kind.__module__ == module.__name__:  # type: ignore[union-attr]
+                verb = verbs.get(module, "") + kind.__name__.removesuffix("Options").lower()  # type: ignore[union-attr]
+                kinds[kind] = verb if module in verbs else name
+    assert len(kinds) > 15
+    for kind, verb in kinds.items():
+        for option in options_of(kind):
+            if re.search(r"\b(int|float)\b", str(option.kind)):
+                assert range_of(option.name, verb), f"{option.flag} of {verb or kind.__name__} has no range"
+                check_range(option.name, () if option.default is MISSING else option.default, verb)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "solve sudoku 1 --views 1000000000",
+        "solve sudoku 1 --guesses 1000000000",
+        "solve sudoku 1 --restarts -1",
+        "solve sudoku 1 --max-segments 9223372036854775807",
+        "solve sudoku 1 --residual nan",
+        "solve sudoku 1 --delay inf",
+        "solve sudoku 1 --batch-size 0",
+        "eval sudoku --data x --limit 0",
+        "eval sudoku --data x --skip -1",
+        "generate run x --temperature nan",
+        "generate run x --temperature 0",
+        "generate run x --top-k -1",
+        "generate run x --repetition-penalty 1e-300",
+        "generate run x --schedule 9000000000 2",
+        "chat run --top-p 2",
+        "data build --out x --box 1000 1000",
+        "data build --out x --size 0 5",
+        "data pack x --out y --holdout 1",
+        "data tokenizer x --out y --vocabulary 3",
+        "data show x --row 0",
+        "arc build --data x --out y --largest 0",
+        "convert x y --to hrm --shape 0 9",
+        "train sudoku-4x4 --dry-run --arch.fast-layers 9223372036854775807",
+        "train sudoku-4x4 --dry-run --train.minutes inf",
+        "config check sudoku-4x4 --arch.dim 9000000000000000000",
+        "learn run x --epochs 1000000000",
+    ],
+)
+def test_extreme_flags_end_at_once_in_a_sentence_with_their_range(words: str, capsys: pytest.CaptureFixture[str]):
+    assert main(words.split()) == 2
+    assert re.search(r": --[a-z.-]+ must be (above|at least) .*, not ", capsys.readouterr().err)
 
 
 def test_settings_lists_every_leaf_once():

@@ -542,100 +542,169 @@ def fit(kind: Any, value: Any) -> Any:
 
 def check(config: Config | TextConfig | LearnConfig) -> None:
     """UserError for the first value out of range or combination that cannot work, naming the flag and the fix."""
-    for name, value in settings(config).items():
-        name = f"learn.{name}" if isinstance(config, LearnConfig) and name != "seed" else name
-        least, most = _RANGES.get(name, (0, 0))
-        for number in value if isinstance(value, tuple) else () if value is None else (value,):
-            if name in _RANGES and not least <= number <= most:
-                allowed = {_MANY: f"at least {least}", _BELOW_ONE: f"at least {least} and below 1"}.get(most)
-                flag = "--" + name.removeprefix("learn.").replace("_", "-")
-                raise UserError(f"{flag} must be {allowed or f'from {least} to {most}'}, not {quoted(number)}")
+    check_ranges(config)
     problems = {Config: _problems, TextConfig: _text_problems, LearnConfig: _learn_problems}[type(config)]
     for problem in problems(config):  # type: ignore[operator]
         raise UserError(problem)
 
 
+def check_ranges(config: Config | TextConfig | LearnConfig) -> None:
+    """UserError for the first value out of range."""
+    for name, value in settings(config).items():
+        check_range(name, value, "learn" if isinstance(config, LearnConfig) else "")
+
+
+def check_range(name: str, value: Any, verb: str = "") -> None:
+    """UserError unless every number of a setting or flag is in the range in which the program works."""
+    least, most = range_of(name, verb) or (-math.inf, math.inf)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and type(number) is not bool and not least <= number <= most:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} must be {_between(least, most)}, not {quoted(number)}")
+
+
+def range_of(name: str, verb: str = "") -> tuple[float, float] | None:
+    """Least and largest value of a setting or of a verb's flag; None for one without a range."""
+    return _RANGES.get(f"{verb}.{name}", _RANGES.get(name))
+
+
+def _between(least: float, most: float) -> str:
+    low = "above 0" if least == _ABOVE_ZERO else f"at least {least:,}"
+    if most == _MANY:
+        return low
+    return f"{low} and below 1" if most == _BELOW_ONE else f"{low} and at most {most:,}"
+
+
 _MANY = 2**63 - 1
 _LARGEST = sys.float_info.max
 _BELOW_ONE = math.nextafter(1.0, 0.0)
+_ABOVE_ZERO = 5e-324
 _RANGES: dict[str, tuple[float, float]] = {
+    # Settings of a run; those of a learner begin with learn.
     "task.box": (2, 8),
     "task.size": (1, 1024),
-    "task.min_path": (1, _MANY),
-    "task.vocabulary": (2, _MANY),
-    "task.puzzles": (1, _MANY),
-    "task.holdout": (0, _MANY),
+    "task.min_path": (1, 1 << 20),
+    "task.vocabulary": (2, 1_000_000),
+    "task.puzzles": (1, 10**9),
+    "task.holdout": (0, 10**9),
     "task.extra_clues": (0, 1),
     "task.reveal": (0, 1),
-    "task.copies": (1, _MANY),
+    "task.copies": (1, 100_000),
     "task.translate": (0, 1),
-    "arch.dim": (1, _MANY),
-    "arch.heads": (1, _MANY),
-    "arch.kv_heads": (1, _MANY),
-    "arch.fast_layers": (1, _MANY),
-    "arch.slow_layers": (0, _MANY),
-    "arch.h_cycles": (1, _MANY),
-    "arch.l_cycles": (1, _MANY),
+    "arch.dim": (1, 65_536),
+    "arch.heads": (1, 4096),
+    "arch.kv_heads": (1, 4096),
+    "arch.fast_layers": (1, 1000),
+    "arch.slow_layers": (0, 1000),
+    "arch.h_cycles": (1, 1000),
+    "arch.l_cycles": (1, 1000),
     "arch.norm_eps": (0, 1),
-    "arch.expansion": (0, _MANY),
-    "arch.expansion_multiple": (1, _MANY),
-    "arch.rope_base": (1, _MANY),
-    "arch.task_positions": (0, _MANY),
-    "halting.max_segments": (1, _MANY),
+    "arch.expansion": (0, 256),
+    "arch.expansion_multiple": (1, 65_536),
+    "arch.rope_base": (1, 10**12),
+    "arch.task_positions": (0, 1024),
+    "halting.max_segments": (1, 100_000),
     "halting.exploration": (0, 1),
-    "halting.weight": (0, _MANY),
+    "halting.weight": (0, 10**6),
     "loss.label_smoothing": (0, _BELOW_ONE),
-    "loss.z_loss": (0, _MANY),
-    "optim.lr": (0, _MANY),
+    "loss.z_loss": (0, 10**6),
+    "optim.lr": (0, 1000),
     "optim.betas": (0, _BELOW_ONE),
-    "optim.weight_decay": (0, _MANY),
-    "optim.muon_lr": (0, _MANY),
-    "optim.muon_weight_decay": (0, _MANY),
-    "optim.task_lr": (0, _MANY),
-    "optim.task_weight_decay": (0, _MANY),
-    "optim.warmup_steps": (0, _MANY),
+    "optim.weight_decay": (0, 1000),
+    "optim.muon_lr": (0, 1000),
+    "optim.muon_weight_decay": (0, 1000),
+    "optim.task_lr": (0, 1000),
+    "optim.task_weight_decay": (0, 1000),
+    "optim.warmup_steps": (0, 10**12),
     "optim.min_ratio": (0, 1),
-    "optim.clip": (0, _MANY),
+    "optim.clip": (0, 10**9),
     "optim.ema": (0, _BELOW_ONE),
-    "train.steps": (1, _MANY),
-    "train.minutes": (0, _MANY),
-    "train.batch_size": (1, _MANY),
-    "train.accumulate": (1, _MANY),
-    "train.log_every": (1, _MANY),
-    "train.eval_every": (1, _MANY),
-    "train.eval_puzzles": (0, _MANY),
+    "train.steps": (1, 10**12),
+    "train.minutes": (0, 10**7),
+    "train.batch_size": (1, 1 << 20),
+    "train.accumulate": (1, 1 << 20),
+    "train.log_every": (1, 10**12),
+    "train.eval_every": (1, 10**12),
+    "train.eval_puzzles": (0, 10**9),
     "train.target_accuracy": (0, 1),
-    "train.patience": (0, _MANY),
-    "train.checkpoint_every": (1, _MANY),
-    "train.keep": (1, _MANY),
-    "train.max_bad_steps": (1, _MANY),
+    "train.patience": (0, 10**9),
+    "train.checkpoint_every": (1, 10**12),
+    "train.keep": (1, 10**6),
+    "train.max_bad_steps": (1, 10**9),
     "train.threads": (0, 1024),
     "seed": (0, _MANY),
-    "lora": (0, _MANY),
-    "text.length": (2, _MANY),
-    "text.examples": (1, _MANY),
+    "lora": (0, 4096),
+    "text.length": (2, 1 << 20),
+    "text.examples": (1, 10**8),
     "text.holdout": (0, 0.9),
-    "learn.epochs": (1, _MANY),
-    "learn.length": (2, _MANY),
-    "learn.stride": (1, _MANY),
-    "learn.batch_size": (1, _MANY),
-    "learn.lr": (0, _MANY),
-    "learn.embedding_lr": (0, _MANY),
-    "learn.weight_decay": (0, _MANY),
+    "learn.epochs": (1, 10**6),
+    "learn.length": (2, 1 << 16),
+    "learn.stride": (1, 1 << 16),
+    "learn.batch_size": (1, 1 << 16),
+    "learn.lr": (0, 1000),
+    "learn.embedding_lr": (0, 1000),
+    "learn.weight_decay": (0, 1000),
     "learn.warmup": (0, _BELOW_ONE),
     "learn.holdout": (0.01, 0.5),
     "learn.memory": (0, 1),
     "learn.replay": (0, 100),
     "learn.recall": (0, 1000),
-    "learn.grow_every": (0, _MANY),
-    "learn.grow_fast": (0, _MANY),
-    "learn.grow_slow": (0, _MANY),
-    "learn.grow_params": (0, _MANY),
+    "learn.grow_every": (0, 10**12),
+    "learn.grow_fast": (0, 1000),
+    "learn.grow_slow": (0, 1000),
+    "learn.grow_params": (0, 10**11),
     "learn.grow_plateau": (0, 1),
     "learn.threads": (0, 1024),
-    "learn.log_every": (1, _MANY),
-    "learn.checkpoint_every": (1, _MANY),
-    "learn.eval_characters": (1, _MANY),
+    "learn.log_every": (1, 10**9),
+    "learn.checkpoint_every": (1, 10**9),
+    "learn.eval_characters": (1, 10**9),
+    # What is tried for a puzzle (Strategy), and how text is drawn (Decoding).
+    "max_segments": (1, 100_000),
+    "restarts": (0, 100_000),
+    "views": (1, 100_000),
+    "guesses": (0, 100_000),
+    "budget": (1, 10**12),
+    "margin": (-(10**6), 10**6),
+    "residual": (0, 10**6),
+    "max_new_tokens": (1, 10**7),
+    "temperature": (_ABOVE_ZERO, 1000),
+    "top_k": (0, 10**9),
+    "top_p": (_ABOVE_ZERO, 1),
+    "repetition_penalty": (0.01, 100),
+    # Flags of the verbs; where one name means two things, the verb stands before it.
+    "batch_size": (1, 1 << 16),
+    "best_of": (1, 10_000),
+    "block": (1, 10**6),
+    "box": (2, 8),
+    "characters": (1, 10**8),
+    "copies": (1, 100_000),
+    "count": (1, _MANY),
+    "delay": (0, 60),
+    "exit_threshold": (-(10**6), 10**6),
+    "fresh": (1, 10**7),
+    "largest": (1, 30),
+    "length": (2, 1 << 20),
+    "limit": (1, _MANY),
+    "memory": (2, _MANY),
+    "min_characters": (0, 10**9),
+    "min_path": (1, 1 << 20),
+    "puzzles": (1, 10**9),
+    "row": (1, _MANY),
+    "rows": (1, 1 << 20),
+    "schedule": (1, 1000),
+    "segments": (1, 1000),
+    "shape": (1, 1024),
+    "size": (1, 1024),
+    "skip": (0, _MANY),
+    "steps": (1, 10**9),
+    "stride": (1, 1 << 20),
+    "test": (0, 10**9),
+    "top_k_table": (1, 10**6),
+    "vocabulary": (2, 1_000_000),
+    "data pack.holdout": (0, _BELOW_ONE),
+    "data tokenizer.vocabulary": (257, 1_000_000),
+    "generate.max_segments": (1, 1000),
+    "analyze text.max_segments": (1, 1000),
 }
 
 
@@ -691,6 +760,9 @@ def _problems(config: Config) -> Iterator[str]:
         yield "--arch.no-hierarchy has one stack anyway: drop --arch.shared"
     if not arch.hierarchy and halting.max_segments > 1:
         yield f"--arch.no-hierarchy is visited once: use --halting.max-segments 1, not {halting.max_segments}"
+    if (visits := blocks_of(arch)) > MOST_BLOCKS:
+        cycles = f"--arch.h-cycles {arch.h_cycles} and --arch.l-cycles {arch.l_cycles}"
+        yield f"{cycles} visit {visits:,} blocks in a segment: lower one, to {MOST_BLOCKS:,} blocks at most"
     if horizon == "trailing" and argument < 2:
         yield f"--arch.horizon {arch.horizon} leaves the last update of H without gradient: use trailing(2) or more"
     if horizon == "per_cycle" and len(argument) > arch.h_cycles:
@@ -708,6 +780,15 @@ def _problems(config: Config) -> Iterator[str]:
     for flag, path in (("--data", config.data), ("--validation", config.validation)):
         if path is not None and not path.strip():
             yield f"{flag} is empty: name a CSV file or dataset folder, or leave the flag out"
+
+
+def blocks_of(arch: Any) -> int:
+    """How many blocks a segment goes through."""
+    slow = arch.fast_layers if arch.shared else arch.slow_layers
+    return arch.h_cycles * (arch.l_cycles * arch.fast_layers + slow) if arch.hierarchy else 1
+
+
+MOST_BLOCKS = 4000
 
 
 def _course_problems(optim: OptimConfig, train: TrainConfig) -> Iterator[str]:

@@ -51,6 +51,7 @@ from hrm.config import (
     TextConfig,
     UserError,
     check,
+    check_range,
     describe,
     fit,
     lay_over,
@@ -109,6 +110,8 @@ def parse(
         raise SystemExit(0)
     args = _json_file(list(options_of(options)), args)
     values = _read(verb, options, args, None)
+    for option in options_of(options, values=values):
+        check_range(option.name, option.default, verb)
     if base is not None:
         below: Any = base(values)
         values: Any = _read(verb, options, args, dataclasses.replace(values, config=without_lists(below)))  # type: ignore[type-var]

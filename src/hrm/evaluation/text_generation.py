@@ -231,8 +231,10 @@ def candidates(
 
 def _how(sampling: Sampling) -> dict[str, Any]:
     """The same in transformers' words."""
-    found: dict[str, Any] = {"do_sample": not sampling.greedy}
-    if not sampling.greedy:
+    # So near 0 nothing but the likeliest token is ever drawn, and logits divided by less are no numbers any more.
+    greedy = sampling.greedy or sampling.temperature < 1e-4
+    found: dict[str, Any] = {"do_sample": not greedy}
+    if not greedy:
         found |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
     if sampling.repetition_penalty != 1:
         found["repetition_penalty"] = sampling.repetition_penalty

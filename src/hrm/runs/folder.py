@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hrm import names
-from hrm.config import Config, LearnConfig, TextConfig, UserError, from_yaml, quoted, to_yaml
+from hrm.config import Config, LearnConfig, TextConfig, UserError, check_ranges, from_yaml, quoted, to_yaml
 from hrm.output import refused
 from hrm.reading import parsed, reading, shown
 from hrm.runs import checkpoint, durable, lock
@@ -120,7 +120,12 @@ class Run(Generic[C]):
         where = path / "config.yaml"
         with reading(where, _RESTORE):
             text = names.read_text(where)
-        return cls(path, from_yaml(text, str(where), kind), facts)
+        config = from_yaml(text, str(where), kind)
+        try:
+            check_ranges(config)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        return cls(path, config, facts)
 
     def set_config(self, config: C) -> None:
         """Record a configuration changed by flags of a resumed training."""

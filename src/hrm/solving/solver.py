@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hrm import solvers, tasks
-from hrm.config import Strategy, UserError
+from hrm.config import Strategy, UserError, check_range
 from hrm.models.halting import wants_to_halt
 from hrm.models.puzzle import PuzzleModel, board_of, build
 from hrm.runs import checkpoint as checkpoints
@@ -29,6 +29,8 @@ from hrm.tasks.written import text_of
 
 Question = str | bytes | Sequence[Any] | np.ndarray
 """What can be asked: text, or rows or cells in lists and arrays."""
+MOST_ATTEMPTS = 1_000_000
+"""At one puzzle."""
 UNSURE = 0.5
 """A guess is made in a cell whose likeliest symbol is less likely than this."""
 
@@ -76,15 +78,12 @@ class Solver:
         strategy = self.complete(strategy)
         most, restarts, views, guesses = strategy.max_segments, strategy.restarts, strategy.views, strategy.guesses
         assert most is not None and restarts is not None and views is not None and guesses is not None
-        for flag, value, least in (
-            ("max-segments", most, 1),
-            ("restarts", restarts, 0),
-            ("views", views, 1),
-            ("guesses", guesses, 0),
-            ("budget", 1 if strategy.budget is None else strategy.budget, 1),
-        ):
-            if value < least:
-                raise UserError(f"--{flag} {value} is not possible: use {least} or more")
+        for flag, value in vars(strategy).items():
+            check_range(flag, value)
+        if (attempts := (restarts + 1) * views * len(self.models)) > MOST_ATTEMPTS:
+            raise UserError(
+                f"--restarts {restarts} with --views {views} make {attempts:,} attempts: use at most {MOST_ATTEMPTS:,}"
+            )
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
             raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from hrm.config import ArchConfig, UserError, nearest, parse_horizon
+from hrm.config import MOST_BLOCKS, ArchConfig, UserError, blocks_of, nearest, parse_horizon, quoted
 from hrm.models.recurrence import Schedule
 
 Halting = Literal["fixed", "q", "kl", "change"]
@@ -224,10 +224,16 @@ class HRMConfig(PreTrainedConfig):
     def _problems(self) -> list[str]:
         """One sentence per combination that cannot work: which settings, why, what to do."""
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
-        counts = ("hidden_size", "num_attention_heads", "fast_layers", "h_cycles", "l_cycles", "max_segments")
-        found = [f"{name} is {getattr(self, name)}: use at least 1" for name in counts if getattr(self, name) < 1]
+        values = {name: getattr(self, name) for name in _COUNTS}
+        found = [
+            f"{name} is {quoted(values[name])}: use at least {least} and at most {most:,}"
+            for name, (least, most) in _COUNTS.items()
+            if not least <= values[name] <= most
+        ]
         if found:
             return found
+        if (visits := blocks_of(self)) > MOST_BLOCKS:
+            return [f"h_cycles and l_cycles visit {visits:,} blocks in a segment: use at most {MOST_BLOCKS:,}"]
         if self.hidden_size % (2 * heads):
             found.append(
                 f"hidden_size {self.hidden_size} does not give {heads} heads of an even width: "
@@ -313,6 +319,22 @@ class HRMConfig(PreTrainedConfig):
         return cls(**(PRESETS[name] | changes))
 
 
+_COUNTS = {
+    "vocab_size": (1, 10_000_000),
+    "hidden_size": (1, 65_536),
+    "num_attention_heads": (1, 4096),
+    "intermediate_size": (1, 1_000_000),
+    "fast_layers": (1, 1000),
+    "slow_layers": (0, 1000),
+    "grown_fast": (0, 1000),
+    "grown_slow": (0, 1000),
+    "h_cycles": (1, 1000),
+    "l_cycles": (1, 1000),
+    "max_position_embeddings": (1, 100_000_000),
+    "max_segments": (1, 1000),
+    "retry_segments": (0, 1000),
+}
+"""Least and largest value of what makes the model large or slow."""
 _GPT2 = {"vocab_size": 50257, "bos_token_id": 50256, "eos_token_id": 50256}
 _HRM_TEXT = {"norm": "pre", "gate": True, "join": "first_state", "rms_norm_eps": 1e-6}
 _THRIFTY = {"share_cycles": True, "share_segments": True}
