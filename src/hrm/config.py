@@ -674,7 +674,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     # Flags of the verbs; where one name means two things, the verb stands before it.
     "batch_size": (1, 1 << 16),
     "best_of": (1, 10_000),
-    "block": (1, 10**6),
+    "block": (200, 10**6),
     "box": (2, 8),
     "characters": (1, 10**8),
     "copies": (1, 100_000),

@@ -63,7 +63,7 @@ def test_a_batch_can_go_on_from_a_saved_talk(folder: Path, tmp_path: Path, capsy
         (["--json"], "--json prints the answers of a batch"),
         (["--batch", "nowhere.txt"], "there is no file nowhere.txt"),
         (["--batch", "-", "--stop", "unlimited"], "--stop unlimited writes until Ctrl-C"),
-        (["--batch", "-", "--temperature", "0"], "--temperature 0.0 draws nothing"),
+        (["--batch", "-", "--temperature", "0"], "--temperature must be"),
         (["--batch", "-", "--mode", "slow"], "--mode must be one of fast, normal, deep, extreme, auto, not 'slow'"),
         (["--batch", "-", "--memory", "999"], "--memory 999 must be between 2 and 24"),
     ],

@@ -115,7 +115,7 @@ def test_puzzles_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["show", "a.csv", "--row", "9"], "--row must be from 1 to 1"),
         (["build", "--out", "a.csv"], "a.csv exists: choose another --out or add --overwrite"),
         (["build", "--out", "b.csv", "--puzzles", "0"], "--puzzles must be at least 1"),
-        (["build", "--out", "b.csv", "--box", "1", "9"], "--task.box"),
+        (["build", "--out", "b.csv", "--box", "1", "9"], "--box must be"),
         (["build", "--convert", "odd.csv", "--out", "b.csv"], "say which with --task and --size"),
         (["show", "a.csv", "--task", "maze"], "a.csv line 2: question: expected 900 characters"),
         (["bild"], "build"),

@@ -156,13 +156,13 @@ def test_an_unknown_character_is_replaced_with_a_notice(folder: Path, capsys: py
     [
         ([""], "the prompt is empty"),
         (["the cat " * 20], "160 tokens and the model reads 23: shorten it"),
-        (["the", "--temperature", "0"], "--temperature 0.0"),
+        (["the", "--temperature", "0"], "--temperature must be"),
         (["the", "--schedule", "2"], "--schedule 2 needs two numbers"),
-        (["the", "--top-k-table", "0"], "--top-k-table 0 shows nothing"),
+        (["the", "--top-k-table", "0"], "--top-k-table must be"),
         (["the", "--best-of", "3", "--greedy"], "drawn, not greedy"),
-        (["the", "--best-of", "0"], "best of 0 needs at least one"),
+        (["the", "--best-of", "0"], "--best-of must be"),
         (["the", "--halting", "never"], "--halting must be one of fixed, q, kl, change"),
-        (["the", "--max-segments", "0"], "max_segments 0"),
+        (["the", "--max-segments", "0"], "--max-segments must be"),
     ],
 )
 def test_mistakes_get_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str], args: list[str], words: str):
@@ -264,7 +264,7 @@ def test_tasks_are_measured_from_local_files(folder: Path, tmp_path: Path, capsy
         (["--tasks", "min"], "no task 'min'"),
         (["--tasks", "mine", "--plot", "x.png"], "--plot shows loss against depth"),
         (["--restarts", "3"], "unknown flag '--restarts'"),
-        (["--limit", "0"], "--limit 0"),
+        (["--limit", "0"], "--limit must be"),
         (["--json-file", "no/where/x.json"], "--json-file no/where/x.json is in a folder that does not exist"),
         (["--data", "text.txt", "--length", "1000"], "--length 1000 is more than the 24 tokens"),
         (["--data", "text.txt", "--stride", "30"], "--stride must be from 1 to 24"),

@@ -152,10 +152,6 @@ def text(args: list[str]) -> int:
 def _check(options: TextOptions) -> None:
     if not options.sources:
         raise UserError("nothing to judge: name text files or text runs")
-    if options.block < 200:
-        raise UserError(f"--block {options.block} holds too little to measure: use 200 or more")
-    if options.characters < 1 or options.temperature <= 0 or any(depth < 1 for depth in options.max_segments):
-        raise UserError("--characters and --max-segments must be at least 1, --temperature more than 0")
     output.check("--json-file", options.json_file)
     output.check_picture("--plot", options.plot)
 

@@ -126,13 +126,11 @@ def build(args: list[str]) -> int:
 
 
 def _build(options: BuildOptions) -> int:
-    if options.puzzles < 1 or options.test < 0:
-        raise UserError("--puzzles must be at least 1 and --test at least 0")
     for path in data.targets(options.out):
         if path.exists() and not options.overwrite:
             raise UserError(f"{path} exists: choose another --out or add --overwrite")
-    if options.limit is not None and (options.limit < 1 or not options.convert):
-        raise UserError("--limit takes the first puzzles of each --convert: use 1 or more, with --convert")
+    if options.limit is not None and not options.convert:
+        raise UserError("--limit takes the first puzzles of each --convert: use it with --convert")
     task = _task(options, options.convert[0] if options.convert else None)
     console = Console(stderr=True)
     duplicates = 0

@@ -80,10 +80,6 @@ def main(args: list[str]) -> int:
         same = ("data", "json", "json_file", "checkpoint", "batch_size", "device", "precision")
         shared = {name: getattr(options, name) for name in same}
         return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
-    if options.limit is not None and options.limit < 1:
-        raise UserError(f"--limit {options.limit} leaves nothing to measure: use 1 or more")
-    if options.skip < 0:
-        raise UserError(f"--skip {options.skip} is not possible: use 0 or more")
     output.check("--json-file", options.json_file)
 
     if options.sweep is not None:

@@ -69,8 +69,6 @@ def main(args: list[str]) -> int:
         prompt = sys.stdin.read().removesuffix("\n")
     prompt = replaced(prompt)
     request = budget_of(options.max_segments, options.halting, options.exit_threshold, options.schedule)
-    if options.top_k_table is not None and options.top_k_table < 1:
-        raise UserError(f"--top-k-table {options.top_k_table} shows nothing: use 1 or more")
 
     from hrm.evaluation.text_generation import Sampling, candidates, encode, generate, shown, unknown_characters
     from hrm.runs import threads

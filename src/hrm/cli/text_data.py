@@ -126,10 +126,6 @@ def pack(args: list[str]) -> int:
 
 def _pack(options: PackOptions, place: Path) -> int:
     _free(options.out)
-    if not 0 <= options.holdout < 1:
-        raise UserError("--holdout must be at least 0 and below 1")
-    if options.rows is not None and options.rows < 1:
-        raise UserError("--rows must be at least 1")
     console = Console(stderr=True)
     way = corpus.Way(_saying(console), options.encoding)
     talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files, way.encoding))
