@@ -699,6 +699,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10**9),
     "stride": (1, 1 << 20),
     "test": (0, 10**9),
+    "threads": (0, 1024),
     "top_k_table": (1, 10**6),
     "vocabulary": (2, 1_000_000),
     "data pack.holdout": (0, _BELOW_ONE),

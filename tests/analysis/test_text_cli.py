@@ -95,7 +95,7 @@ def test_a_model_writes_at_every_depth_the_same_again(
         (("binary.txt",), "binary.txt is not a text"),
         (("short.txt",), "short.txt has 11 characters, too few to judge"),
         (("good.txt", "--training", "empty.txt"), "empty.txt is empty"),
-        (("good.txt", "--block", "10"), "--block 10"),
+        (("good.txt", "--block", "10"), "--block must be"),
         (("good.txt", "--block", "5000"), "book.txt has"),
         (("good.txt", "--plot", "no/where.png"), "--plot no/where.png"),
         (("model", "--max-segments", "0"), "--max-segments"),
