@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hrm.config import UserError
-from hrm.data.text import Packed, chat, make_tokenizer
+from hrm.data.text import Packed, chat, forms, make_tokenizer
 from tests.data import hrm_data
 from tests.data_sets.text.texts import lines
 
@@ -84,8 +84,8 @@ def test_a_template_that_rewrites_the_past_or_lacks_a_place_is_refused():
             shown(None, ASK, plain)
 
 
-@pytest.mark.parametrize("question", chat.QUESTIONS)
-@pytest.mark.parametrize("answer", chat.ANSWERS)
+@pytest.mark.parametrize("question", forms.QUESTIONS)
+@pytest.mark.parametrize("answer", forms.ANSWERS)
 def test_pairs_are_read_by_any_of_their_names(tmp_path: Path, question: str, answer: str):
     file = lines(tmp_path / "x.jsonl", [{question: "a", answer: "b"}])
     assert chat.are_conversations(file)
@@ -102,13 +102,15 @@ def test_an_input_joins_the_instruction_and_conversations_are_read(tmp_path: Pat
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"question": "a"}, "line 2 has no answer"),
+        ({"question": "a"}, "line 2 has no answer in its columns question; the nearest form .* question and answer"),
         ({"answer": "a"}, "line 2 has no question"),
+        (
+            {"instruction": "a", "inputs": "b", "outputs": "c"},
+            "line 2 has no answer .* Alpaca .*instruction, input, outp",
+        ),
         ({"question": "a", "answer": 3}, "line 2: 'answer'"),
-        ({"question": " ", "answer": "a"}, "line 2: 'question'"),
-        ({"messages": []}, "line 2: 'messages'"),
+        ({"messages": "a"}, "line 2: 'messages'"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "line 2: message 1"),
-        ({"messages": ASK[:1]}, "line 2: the assistant"),
     ],
 )
 def test_a_row_that_is_no_conversation_is_refused_with_its_line(tmp_path: Path, row: dict[str, Any], what: str):

@@ -133,7 +133,7 @@ def test_a_folder_gives_its_files_in_order_without_hidden_and_empty_ones(tmp_pat
         ("a.jsonl", b'{"text": "a"}\n{"story": "b"}\n', "line 2 has no text in a field 'text': say which of story"),
         ("a.jsonl", b'{"text": 7}\n', "line 1 has no text"),
         ("a.jsonl", b"", "holds no text"),
-        ("a.json", b"{}", "is not a list"),
+        ("a.json", b"{}", "is not a list of objects, nor lines"),
         ("a.json", b'["a"]', "entry 1 is not an object"),
         ("a.txt", b"", "is empty"),
         ("a.txt", b"\x00\x01\x02", "is not a text, but binary data"),

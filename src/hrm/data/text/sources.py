@@ -189,7 +189,11 @@ def _json_lines(path: Path, way: Way) -> Iterator[Row]:
             number += 1
             if len(line) == LINE and not line.endswith("\n"):
                 raise TooLarge(f"{path}, line {number:,} is longer than {LINE >> 20} MB, the most that is read: cut it")
-            if (text := line.removeprefix("\ufeff")).strip():
+            text = line.removeprefix("\ufeff")
+            if number == 1 and text.lstrip().startswith("["):
+                yield from _json_list(path, way)  # a list under the other name
+                return
+            if text.strip():
                 yield _row(f"{path} line {number}", parsed(text, f"{path} line {number}", "correct or remove it"))
 
 
@@ -199,11 +203,21 @@ def _json_list(path: Path, way: Way) -> Iterator[Row]:
         content = _read(text, path, WHOLE).removeprefix("\ufeff")
         if _read(text, path, 1):
             raise TooLarge(f"{path} holds more than {WHOLE >> 20} MB, the most that is read whole: write JSON lines")
+    first = content.lstrip().partition("\n")[0]
+    if first.startswith("{") and first.rstrip().endswith("}") and content.strip() != first.strip():
+        yield from _json_lines(path, way)  # lines under the other name
+        return
     entries = parsed(content, path)
+    if isinstance(entries, dict) and len(lists := [value for value in entries.values() if _is_table(value)]) == 1:
+        entries = lists[0]  # with some facts about it around
     if not isinstance(entries, list):
-        raise UserError(f"{path} is not a list of objects; one object per line is a .jsonl file")
+        raise UserError(f"{path} is not a list of objects, nor lines of one object each")
     for number, entry in enumerate(entries, 1):
         yield _row(f"{path} entry {number}", entry)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
 def _row(place: str, fields: Any) -> Row:
