@@ -79,6 +79,16 @@ def test_what_unpacks_to_far_too_much_is_refused_with_the_limit(tmp_path: Path):
             read(bomb, 8 << 20)  # type: ignore[operator]
 
 
+def test_looking_for_an_encoding_ends_where_reading_would(tmp_path: Path):
+    from hrm.data.text.sources import rows
+
+    for name, limit in (("a.jsonl.gz", "a line of over 64 MB"), ("a.json.gz", "more than 512 MB")):
+        member = gzip.compress(b"0" * (64 << 20), 9)
+        (tmp_path / name).write_bytes(member * (9 if "json." in name else 2))
+        with pytest.raises(TooLarge, match=limit):
+            next(rows(tmp_path / name))
+
+
 def test_lines_end_where_they_end(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(b"one\n\ntwo")
     assert list(lines_of(tmp_path / "a.txt")) == [b"one\n", b"\n", b"two"]

@@ -126,6 +126,24 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
+class Watched:
+    """The bytes of a stream, for whoever looks at all of them in pieces: TooLarge for what will not be read in lines of
+    at most `line` bytes, or whole with at most `whole`."""
+
+    def __init__(self, stream: IO[bytes], where: object, line: int = LINE, whole: int | None = None) -> None:
+        self._stream, self._where, self._most, self._whole, self._length = stream, where, line, whole, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        piece = self._stream.read(size)
+        end = -1 if self._whole else piece.rfind(b"\n")
+        self._length = self._length + len(piece) if end < 0 else len(piece) - end - 1
+        if self._length > (self._whole or self._most):
+            what = f"holds more than {_size(self._whole)}" if self._whole else f"has a line of over {_size(self._most)}"
+            raise TooLarge(f"{self._where} {what}, the most that is read: split it")
+        return piece
+
+
 def lines_in(stream: IO[bytes], where: object, most: int = LINE) -> Iterator[bytes]:
     """The lines of a stream, ends included; UserError where it is damaged, or a line is longer than `most`."""
     number = 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from hrm.config import UserError, needs
 from hrm.data.encoding import Encoding, find, known_encoding, reader
-from hrm.reading import LINE, WHOLE, TooLarge, opened, parsed, quoted, reading, reason, shown
+from hrm.reading import LINE, WHOLE, TooLarge, Watched, opened, parsed, quoted, reading, reason, shown
 
 PIECE = 1 << 18
 """Characters of a text file that are handed on at once."""
@@ -175,7 +176,15 @@ def _read(text: TextIO, path: Path, size: int) -> str:
 def _found(path: Path, asked: str | None, size: int, changed: int) -> Encoding:
     """The encoding of a file as it was at a time, so that reading it again does not look again."""
     with reading(path):
-        return find(lambda: opened(path), str(path), asked)
+        return find(lambda: _watched(path), str(path), asked)
+
+
+@contextmanager
+def _watched(path: Path) -> Iterator[Any]:
+    """The bytes of a file; of one with rows as far as its readers go."""
+    whole = WHOLE if _suffix(path) == ".json" else None
+    with opened(path) as stream:
+        yield Watched(stream, path, LINE, whole) if _suffix(path) in _READERS else stream
 
 
 def _json_lines(path: Path, way: Way) -> Iterator[Row]:
