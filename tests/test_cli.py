@@ -1,6 +1,8 @@
 """The command line: flags, help, exit codes and the sentences for mistakes."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 import hrm.cli
 from hrm.cli.main import VERBS, main
 from hrm.cli.options import Positional, Settings, _metavar, help_text, options_of, parse
-from hrm.config import Config, UserError, from_yaml, load_preset
+from hrm.config import Config, TextConfig, UserError, from_yaml, load_preset, presets
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("flags.txt")
@@ -235,6 +237,65 @@ def test_every_verb_has_help_with_an_example_and_at_most_twenty_flags(capsys: py
             text = capsys.readouterr().out
             assert f"hrm {name}" in text
             assert sum(line.startswith("  --") for line in text.splitlines()) <= 20, f"hrm {name} --help is too long"
+
+
+@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("args", ["", "train --help-all", "solve --help", "data", "config list", "completion --help"])
+def test_help_follows_the_width_of_the_terminal(
+    width: int, args: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    main(args.split() or ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    # What is to be copied stays in one line.
+    longest = max(len(line) for line in lines if not line.startswith("  hrm "))
+    assert longest <= width and (width == 60 or longest > 60)
+
+
+def test_config_list_shows_the_presets_of_both_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["preset"] for row in rows} == {*presets(), *presets(TextConfig)}
+    assert all(row["about"].endswith((".", "%")) for row in rows)
+
+
+def test_a_misspelt_preset_of_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "text-chra"]) == 2
+    assert "did you mean 'text-char'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_verbs_actions_presets_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert ("bashcompinit" in script) == (shell == "zsh")
+    if shell == "zsh" or shutil.which("bash") is None:
+        return
+    for words, found in (
+        (["gen"], {"generate"}),
+        (["data", "bu"], {"build"}),
+        (["data", "build", "--puz"], {"--puzzles"}),
+        (["train", "text-ch"], {"text-char"}),
+        (["train", "--text.le"], {"--text.length"}),
+        (["eval", "x", "--json"], {"--json", "--json-file"}),
+        (["config", "diff", "sudoku-4"], {"sudoku-4x4"}),
+    ):
+        line = f"COMP_WORDS=(hrm {' '.join(words)}); COMP_CWORD={len(words)}; _hrm; echo ${{COMPREPLY[@]}}"
+        shown = subprocess.run(["bash", "-c", script + line], capture_output=True, text=True, check=True).stdout
+        assert set(shown.split()) == found
+
+
+def test_quiet_leaves_what_was_found_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.csv").write_text("question,answer\n1,1\n")
+    assert main(["data", "check", str(tmp_path / "x.csv"), "--task", "sudoku", "--box", "2", "2", "--quiet"]) == 2
+    assert "line 2" in capsys.readouterr().err
+
+
+def test_a_device_is_named_by_the_flag_of_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("A short book about nothing. " * 99)
+    assert main(["learn", str(tmp_path / "run"), str(tmp_path / "a.txt"), "--device", "tpu9"]) == 2
+    message = capsys.readouterr().err
+    assert "--device" in message and "--train.device" not in message
 
 
 def test_python_dash_m_is_the_same_program():

@@ -54,6 +54,7 @@ def commands(page: Path) -> list[list[str]]:
     prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.S | re.M)
     inline = [shlex.split(code) for code in re.findall(r"`([^`\n]+)`", prose) if re.search(r"\bhrm ", code)]
     found = [words[words.index("hrm") + 1 :] for words in shell + inline if "hrm" in words]
+    found = [args[: args.index(">")] if ">" in args else args for args in found]
     # `hrm VERB --help` and `hrm train ...` stand for many.
     return [args for args in found if args and args[0] != "VERB" and "..." not in args]
 

@@ -422,6 +422,12 @@ def presets(kind: type = Config) -> list[str]:
     return sorted(entry.name[:-5] for entry in _folder(kind).iterdir() if entry.name.endswith(".yaml"))
 
 
+def about(preset: str) -> str:
+    """What a preset is, in a sentence: its first line."""
+    folder = _folder(TextConfig if preset in presets(TextConfig) else Config)
+    return folder.joinpath(f"{preset}.yaml").read_text("utf-8").splitlines()[0].removeprefix("# ")
+
+
 def kind_of(
     name_or_path: str | Path, children: tuple[str, ...] = ()
 ) -> type[Config] | type[TextConfig] | type[LearnConfig]:
@@ -875,7 +881,8 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
         path = path / "config.yaml" if path.is_dir() else path
         text, where = text_of(path, SMALL), str(path)
     else:
-        hint = nearest(name_or_path, known) or f": presets are {', '.join(known)}"
+        either = [*presets(), *presets(TextConfig)]
+        hint = nearest(name_or_path, either) or f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
         raise UserError(f"no preset, file or run folder is named {quoted(name_or_path)}{hint}")
     if where in children:
         raise UserError(f"{where} has itself as parent: change one of the parent: lines of {shown(children)}")

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import IO, Any, TextIO
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -41,6 +42,7 @@ class Door:
 
     def __init__(self, behind: IO[str]) -> None:
         self.behind = behind
+        self.say: Callable[[str], None] | None = None
 
     def write(self, text: str) -> int:
         # Bars of other libraries begin with a carriage return; at the start of what is written it forges nothing.
@@ -74,13 +76,20 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
         print(text, file=door, flush=True)
 
     with open(os.devnull, "w", encoding="utf-8") if quiet else _kept(err) as notes:
-        sys.stderr = Door(notes)  # type: ignore[assignment]
+        notes_door = Door(notes)
+        notes_door.say = say
+        sys.stderr = notes_door  # type: ignore[assignment]
         if _is_terminal(out):
             sys.stdout = Door(out)  # type: ignore[assignment]
         try:
             yield say
         finally:
             sys.stdout, sys.stderr = out, err
+
+
+def report(text: str) -> None:
+    """Print what a verb has found to be wrong on standard error: a result, which `--quiet` leaves."""
+    (getattr(sys.stderr, "say", None) or partial(print, file=sys.stderr))(text)
 
 
 def drop(*streams: TextIO) -> None:

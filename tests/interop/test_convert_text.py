@@ -22,8 +22,8 @@ def test_there_and_back_by_command(tmp_path: Path, capsys: pytest.CaptureFixture
     assert isinstance(ours, HRMForCausalLM) and (tmp_path / "ours/tokenizer.json").is_file()
     back = ["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hrm_text", "--segments", "1"]
     assert main(back) == 0
-    shown = capsys.readouterr().out
-    assert "vLLM" in shown and "1 segments" in shown
+    shown = capsys.readouterr()
+    assert "vLLM" in shown.err and "1 segments" in shown.out
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
     ids = small.tokens()
     with torch.no_grad():

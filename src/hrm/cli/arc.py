@@ -34,6 +34,8 @@ class BuildOptions:
     """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     overwrite: bool = False
     """Replace a file that exists."""
+    json: bool = False
+    """Print the result as JSON."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class ShowOptions:
     """The id of the task; default: the first."""
     svg: Path | None = None
     """File for the picture."""
+    json: bool = False
+    """Print the task as JSON."""
     skip_bad: bool = False
     """Leave out tasks and files that are wrong, and name them, instead of stopping."""
 
@@ -141,6 +145,9 @@ def build(args: list[str]) -> int:
     tasks = tasks[: options.count]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     arc.write(options.out, tasks)
+    if options.json:
+        print(json.dumps({"written": str(options.out), "tasks": len(tasks), "left_out": found.too_large}))
+        return 0
     left_out = f"; {found.too_large:,} with larger grids left out" if found.too_large else ""
     print(f"{options.out}: {_counts(tasks)}{left_out}")
     return 0
@@ -171,17 +178,23 @@ def show(args: list[str]) -> int:
     """Draw a task in the terminal, or as a picture."""
     options = parse("arc show", ShowOptions, args, example="hrm arc show tasks.jsonl --task 007bbfb7 --svg task.svg")
     from hrm.config import nearest
+    from hrm.data import arc
 
     tasks = {task.id: task for task in _tasks(options.data, options.skip_bad)}
     name = options.task or next(iter(tasks))
     if name not in tasks:
         raise UserError(f"{options.data} has no task '{name}'{nearest(name, tasks)}")
     task = tasks[name]
+    if options.json:
+        pairs = {name: [arc.plain(pair) for pair in getattr(task, name)] for name in ("train", "test")}
+        print(json.dumps({"id": task.id, **pairs}))
     if options.svg is not None:
         from hrm.evaluation.arc_picture import picture
 
         output.write(options.svg, picture(task))
-        print(options.svg)
+        if not options.json:
+            print(options.svg)
+    if options.svg is not None or options.json:
         return 0
     from rich.columns import Columns
 

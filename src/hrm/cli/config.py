@@ -1,14 +1,27 @@
-"""`hrm config show|diff|check`: what a run would be."""
+"""`hrm config list|show|diff|check`: what a run would be."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from hrm.cli.options import Positional, Settings, TextSettings, choose, parse
-from hrm.config import Config, TextConfig, UserError, check, kind_of, load_preset, settings, to_yaml
+import yaml
+
+from hrm.cli.options import Positional, Settings, TextSettings, choose, entry, parse
+from hrm.config import Config, TextConfig, UserError, about, check, kind_of, load_preset, presets, settings, to_yaml
 
 _MAIN = ("task.kind", "arch.dim", "arch.h_cycles", "arch.l_cycles", "halting.max_segments", "optim.lr", "train.steps")
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Print the presets that come with the package, of puzzles and of text, each with what it is."""
+
+    json: bool = False
+    """Print them as JSON."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +30,8 @@ class ShowOptions:
 
     preset: Positional[str]
     """Preset, YAML file or run folder."""
+    json: bool = False
+    """Print the result as JSON."""
     config: Settings = field(default_factory=Config)
 
 
@@ -26,6 +41,8 @@ class TextOptions:
 
     preset: Positional[str]
     """Text preset, YAML file or run folder."""
+    json: bool = False
+    """Print the result as JSON."""
     config: TextSettings = field(default_factory=TextConfig)
 
 
@@ -37,6 +54,8 @@ class DiffOptions:
     """Preset, YAML file or run folder."""
     second: Positional[str]
     """What to compare it with."""
+    json: bool = False
+    """Print them as JSON."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +64,41 @@ class CheckOptions:
 
     preset: Positional[str]
     """Preset, YAML file or run folder."""
+    json: bool = False
+    """Print the result as JSON."""
     config: Settings = field(default_factory=Config)
 
 
 def main(args: list[str]) -> int:
-    return choose("config", {"show": show, "diff": diff, "check": check_}, args)
+    return choose("config", {"list": list_, "show": show, "diff": diff, "check": check_}, args)
+
+
+def list_(args: list[str]) -> int:
+    """Print every preset with a line on what it is."""
+    options = parse("config list", ListOptions, args, example="hrm config list")
+    found = [
+        {"preset": name, "kind": kind, "about": about(name)}
+        for kind, names in (("puzzles", presets()), ("text", presets(TextConfig)))
+        for name in names
+    ]
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    width, indent = shutil.get_terminal_size().columns, max(len(row["preset"]) for row in found) + 2
+    for kind in ("puzzles", "text"):
+        print(f"of {kind}:")
+        for row in found:
+            if row["kind"] == kind:
+                print(*entry(row["preset"], row["about"], indent + 2, width), sep="\n")
+    print("\n" + textwrap.fill("hrm config show PRESET prints its settings, hrm train PRESET trains it.", width))
+    return 0
 
 
 def show(args: list[str]) -> int:
     """Print every setting as YAML."""
     example = "hrm config show sudoku-extreme --arch.l-cycles 4"
     options = _read("config show", ShowOptions, args, example)
-    print(to_yaml(options.config), end="")
+    print(json.dumps(yaml.safe_load(to_yaml(options.config))) if options.json else to_yaml(options.config).rstrip("\n"))
     return 0
 
 
@@ -67,7 +109,11 @@ def diff(args: list[str]) -> int:
     if kinds[0] is not kinds[1]:
         raise UserError(f"{options.first} and {options.second} are of puzzles and of text: they have nothing in common")
     first, second = (settings(load_preset(name, kinds[0])) for name in (options.first, options.second))
-    for name in (name for name in first if first[name] != second[name]):
+    differ = [name for name in first if first[name] != second[name]]
+    if options.json:
+        print(json.dumps({name: [first[name], second[name]] for name in differ}))
+        return 0
+    for name in differ:
         print(f"{name}: {_text(first[name])} -> {_text(second[name])}")
     return 0
 
@@ -77,7 +123,7 @@ def check_(args: list[str]) -> int:
     example = "hrm config check my-recipe.yaml"
     options = _read("config check", CheckOptions, args, example)
     check(options.config)
-    print(f"{options.preset}: fine")
+    print(json.dumps({"preset": options.preset, "fine": True}) if options.json else f"{options.preset}: fine")
     return 0
 
 

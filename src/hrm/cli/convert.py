@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +33,9 @@ class Options:
     shape: tuple[int, int] | None = None
     """Rows and columns of the grid, where an official checkpoint does not tell: 9 9."""
 
+    json: bool = False
+    """Print the result as JSON."""
+
 
 def main(args: list[str]) -> int:
     options = parse(
@@ -47,8 +52,17 @@ def main(args: list[str]) -> int:
         _write_run(options.out, model, options)
     else:
         write(options.out, options.to, model.config, model.cells, model.weights, model.step)
-    print(f"{options.out}: {model.config.task.kind}, {model.cells} cells, {model.vocabulary} tokens, step {model.step}")
+    board = {"cells": model.cells, "tokens": model.vocabulary}
+    _say(options, model.config.task.kind, board, f", step {model.step}")
     return 0
+
+
+def _say(options: Options, form: str, counts: dict[str, int], more: str = "") -> None:
+    """What was written."""
+    if options.json:
+        print(json.dumps({"written": str(options.out), "form": form, **counts}))
+    else:
+        print(f"{options.out}: {', '.join([form, *(f'{count:,} {name}' for name, count in counts.items())])}{more}")
 
 
 def _read(options: Options) -> Imported:
@@ -100,9 +114,9 @@ def _export(options: Options) -> int:
         loaded.model.save_pretrained(options.out)
     else:
         for line in hrm_text.write(options.out, loaded.model, options.segments):
-            print(line)
+            print(line, file=sys.stderr)
     loaded.tokenizer.save_pretrained(options.out)
-    print(f"{options.out}: {options.to}, {loaded.model.num_parameters():,} parameters, from {loaded.name}")
+    _say(options, options.to, {"parameters": loaded.model.num_parameters()}, f", from {loaded.name}")
     return 0
 
 
@@ -124,13 +138,13 @@ def _convert_text(options: Options) -> int:
         model = hrm_text.read(source)
         model.save_pretrained(options.out)
         hrm_text.copy_tokenizer(source, options.out)
-        print(f"{options.out}: hrm_lm, {model.num_parameters():,} parameters, {model.config.max_segments} segments")
+        _say(options, "hrm_lm", {"parameters": model.num_parameters(), "segments": model.config.max_segments})
         return 0
     if options.to == "hrm_text" and kind == "hrm_lm":
         model = HRMForCausalLM.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         for line in hrm_text.write(options.out, model, options.segments, source):
-            print(line)
+            print(line, file=sys.stderr)
         segments = options.segments or model.config.max_segments
-        print(f"{options.out}: hrm_text, {model.num_parameters():,} parameters, {segments} segments")
+        _say(options, "hrm_text", {"parameters": model.num_parameters(), "segments": segments})
         return 0
     raise UserError(f"{source} holds a model of type '{kind}': --to hrm reads hrm_text, --to hrm_text reads hrm_lm")

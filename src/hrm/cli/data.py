@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
 from hrm.config import TaskConfig, UserError
 from hrm.console import Console
 from hrm.runs import lock
+from hrm.terminal import report
 
 Kind = Literal["sudoku", "maze", "grid", "gym"]
 _SHOWN = 20  # problems printed one by one
@@ -168,9 +168,9 @@ def check(args: list[str]) -> int:
     for problem in found:
         count += 1
         if count <= _SHOWN:
-            print(problem, file=sys.stderr)
+            report(str(problem))
     if count > _SHOWN:
-        print(f"... and {count - _SHOWN} more", file=sys.stderr)
+        report(f"... and {count - _SHOWN} more")
     if not count:
         print(f"{options.path}: no problems")
     return 2 if count else 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,8 +27,9 @@ VERBS = {
     "analyze": "judge what text models write",
     "data": "build, check or show puzzle files",
     "arc": "tasks of ARC: build, check, show, answer, score",
-    "config": "show, compare or check presets",
+    "config": "list, show, compare or check presets",
     "convert": "read and write the weights of other implementations",
+    "completion": "complete verbs, presets and flags in a shell",
 }
 
 
@@ -115,13 +118,16 @@ def _available() -> list[str]:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{VERBS[verb]}" for verb in _available())
-    return f"""\
-usage: hrm VERB ...
-
-Recursive reasoning models: puzzles whose answers come back verified, and text.
-
-{verbs}
-
-`hrm VERB --help` shows a verb's flags with an example; `hrm --version` the version; --debug with any verb a traceback.
-Start with: hrm demo"""
+    width = shutil.get_terminal_size().columns
+    indent = max(map(len, VERBS)) + 4
+    verbs = [
+        textwrap.fill(VERBS[verb], width, initial_indent=f"  {verb}".ljust(indent), subsequent_indent=" " * indent)
+        for verb in _available()
+    ]
+    about = "Recursive reasoning models: puzzles whose answers come back verified, and text."
+    more = (
+        "`hrm VERB --help` shows a verb's flags with an example; `hrm --version` the version. With any verb, --quiet "
+        "leaves only results and errors, and --debug shows the traceback of an error."
+    )
+    about, more = textwrap.fill(about, width), textwrap.fill(more, width)
+    return "\n".join(["usage: hrm VERB ...", "", about, "", *verbs, "", more, "Start with: hrm demo"])

@@ -125,7 +125,9 @@ def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: S
     if not args or args[0] in ("-h", "--help", "--help-all"):
         print(f"usage: hrm {verb} ACTION ...\n")
         for name, action in actions.items():
-            print(f"  {name:<10}{(action.__doc__ or '').splitlines()[0]}")
+            print(
+                *entry(name, (action.__doc__ or "").splitlines()[0], 13, shutil.get_terminal_size().columns), sep="\n"
+            )
         print(f"\n`hrm {verb} ACTION --help` shows the flags of an action.")
         return 0 if args else 2
     if args[0] not in actions:
@@ -159,10 +161,13 @@ def help_text(verb: str, options: type, example: str, main: Collection[str] = ()
         for option in known
         if option.positional
     ]
+    width = shutil.get_terminal_size().columns
     lines = [
-        f"usage: hrm {' '.join([verb, *usage])} [flags]",
+        *textwrap.wrap(
+            f"usage: hrm {' '.join([verb, *usage])} [flags]", width, subsequent_indent="    ", break_on_hyphens=False
+        ),
         "",
-        inspect.getdoc(options) or "",
+        *(line for text in (inspect.getdoc(options) or "").splitlines() for line in textwrap.wrap(text, width) or [""]),
         "",
         "example:",
         f"  {example}",
@@ -172,19 +177,24 @@ def help_text(verb: str, options: type, example: str, main: Collection[str] = ()
         (option, option.flag if option.positional else f"{option.flag} {_metavar(option.kind)}".rstrip())
         for option in shown
     ]
-    width = shutil.get_terminal_size().columns
-    indent = min(34, max((len(head) for _, head in heads), default=0) + 4)
+    indent = min(34, width // 2, max((len(head) for _, head in heads), default=0) + 4)
     for option, head in heads:
-        text = f"{option.doc} {_default(option)}".strip()
-        body = textwrap.wrap(text, max(30, width - indent), break_on_hyphens=False) or [""]
-        first = f"  {head}"
-        if len(first) + 1 > indent:
-            lines.append(first)
-            first = ""
-        lines += [first.ljust(indent) + body[0], *(" " * indent + rest for rest in body[1:])]
-    if len(shown) < len(known):
-        lines += ["", f"`hrm {verb} --help-all` lists all {len(known)} flags."]
+        lines += entry(head, f"{option.doc} {_default(option)}".strip(), indent, width)
+    more = f"`hrm {verb} --help-all` lists all {len(known)} flags. " if len(shown) < len(known) else ""
+    lines += [
+        "",
+        *textwrap.wrap(more + "--quiet leaves only results and errors; --debug shows where one arose.", width),
+    ]
     return "\n".join(lines)
+
+
+def entry(head: str, text: str, indent: int, width: int) -> list[str]:
+    """A name and what it is, beside each other in lines of at most `width` characters, or below where it is long."""
+    body = textwrap.wrap(text, max(20, width - indent), break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    if len(lines) == 1 and len(lines[0]) < indent:
+        lines = [lines[0].ljust(indent) + body.pop(0)]
+    return [line.rstrip() for line in [*lines, *(" " * indent + rest for rest in body)]]
 
 
 def _read(verb: str, options: type[T], args: Sequence[str], default: T | None) -> T:

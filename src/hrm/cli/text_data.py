@@ -19,6 +19,7 @@ from hrm.data import text as corpus
 from hrm.data.progress import bar
 from hrm.data.text import chat
 from hrm.runs import lock
+from hrm.terminal import report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -191,7 +192,7 @@ def check(path: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"path": path, "count": len(found), "problems": found}))
     elif found:
-        print("\n".join(found), file=sys.stderr)
+        report("\n".join(found))
     else:
         print(f"{path}: no problems")
     return 2 if found else 0

@@ -65,7 +65,7 @@ class Learner:
         """Let other processes write into the run; at the latest this happens when nobody has the learner any more."""
         self.run, self.config = run, run.config
         self.memory: Memory = memory or Dreams(run.config.memory)
-        self.accelerator = make_accelerator(_train_config(run.config, 1))
+        self.accelerator = make_accelerator(_train_config(run.config, 1), "--device")
         if self.accelerator.num_processes > 1:
             raise UserError("hrm learn works in one process: start it without torchrun")
         self.device = self.accelerator.device

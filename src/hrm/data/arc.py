@@ -98,7 +98,7 @@ def find(paths: str | Path, largest: int | None = None, skip_bad: bool = False) 
 def write(path: Path, tasks: Sequence[ArcTask]) -> None:
     """Write tasks to a file, one per line, gzipped if its name ends in .gz."""
     lines = [
-        json.dumps({"id": task.id, "train": [_plain(p) for p in task.train], "test": [_plain(p) for p in task.test]})
+        json.dumps({"id": task.id, "train": [plain(p) for p in task.train], "test": [plain(p) for p in task.test]})
         for task in tasks
     ]
     text = ("\n".join(lines) + "\n").encode()
@@ -238,5 +238,6 @@ def checked_grid(where: str, value: Any) -> np.ndarray:
         raise UserError(f"{where}: {error}; restore the file") from None
 
 
-def _plain(pair: Pair) -> dict[str, Any]:
+def plain(pair: Pair) -> dict[str, Any]:
+    """A pair as JSON has it."""
     return {name: grid.tolist() for name, grid in pair._asdict().items() if grid is not None}

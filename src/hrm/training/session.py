@@ -209,17 +209,16 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
     return digest.hexdigest()
 
 
-def make_accelerator(train: TrainConfig) -> Accelerator:
+def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accelerator:
     """Devices and processes; one process outside `torchrun` or `accelerate launch`. A training makes it once: what it
-    finds is the state of the whole process, and a second one of another kind is refused by accelerate."""
+    finds is the state of the whole process, and a second one of another kind is refused by accelerate. `flag` is what
+    the verb calls the device."""
     device, count = train.device, torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
     # accelerate joins processes on CPUs only where it is told so; else each would take itself for the only one.
     cpu = device == "cpu" or (device == "auto" and not count)
     if launched > max(1, count) and not cpu:
-        raise UserError(
-            f"{launched} processes and {count} accelerators: start {max(1, count)}, or use --train.device cpu"
-        )
+        raise UserError(f"{launched} processes and {count} accelerators: start {max(1, count)}, or use {flag} cpu")
     found = PartialState._shared_state
     if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
@@ -227,9 +226,9 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
     if device not in ("auto", accelerator.device.type):
-        raise UserError(f"--train.device {device} is not available here: use {accelerator.device.type} or auto")
+        raise UserError(f"{flag} {device} is not available here: use {accelerator.device.type} or auto")
     if launched > accelerator.num_processes:
-        raise UserError(f"processes cannot train together on {accelerator.device.type}: use --train.device cpu")
+        raise UserError(f"processes cannot train together on {accelerator.device.type}: use {flag} cpu")
     if train.batch_size % accelerator.num_processes:
         raise UserError(
             f"--train.batch-size {train.batch_size} must be a multiple of the number of processes, "
