@@ -54,13 +54,13 @@ def test_settings_are_refused_alike_wherever_they_are_given(folder: Path, given:
 
 def test_settings_of_a_saved_model_can_be_changed_and_transformers_own_keys_stay(folder: Path) -> None:
     for call in (HRMForCausalLM.from_pretrained, AutoModelForCausalLM.from_pretrained):
-        changed = call(folder, max_segments=3, rope_theta=5e5, output_hidden_states=True, dtype="bfloat16").config
+        changed: Any = call(folder, max_segments=3, rope_theta=5e5, output_hidden_states=True, dtype="bfloat16").config
         assert (
             changed.max_segments == 3
             and changed.rope_parameters["rope_theta"] == 5e5
             and changed.dtype == torch.bfloat16
         )
-    linear = AutoConfig.from_pretrained(folder, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    linear: Any = AutoConfig.from_pretrained(folder, rope_scaling={"rope_type": "linear", "factor": 2.0})
     assert linear.rope_parameters["rope_type"] == "linear" and linear.rope_parameters["factor"] == 2.0
     older = HRMConfig.from_pretrained(folder).to_dict() | {
         "torch_dtype": "float32",
@@ -85,7 +85,8 @@ def test_settings_of_a_training_are_explained_alike(capsys: pytest.CaptureFixtur
 
 
 def test_arguments_of_a_forward_pass_are_taken_or_refused() -> None:
-    model, ids = small.model(), torch.ones(1, 4, dtype=torch.long)
+    model: Any = small.model()
+    ids = torch.ones(1, 4, dtype=torch.long)
     for given, words in (({"max_segment": 3}, "'max_segments'"), ({"is_causal": False}, "prefix_lm")):
         for part in (model, model.model):
             with pytest.raises(UserError, match=words):
@@ -112,7 +113,7 @@ def test_torchs_own_quantisation_is_refused_with_the_name_of_what_works() -> Non
 @pytest.mark.parametrize("halting", ["fixed", "q", "change"])
 @pytest.mark.parametrize("rule", ["last_exited", "backfill"])
 def test_states_and_attention_of_every_visit_are_handed_out(halting: str, rule: str) -> None:
-    model = small.model(halting=halting, halting_rule=rule, exit_threshold=0.5, max_segments=3).double()
+    model: Any = small.model(halting=halting, halting_rule=rule, exit_threshold=0.5, max_segments=3).double()
     ids = torch.randint(0, model.config.vocab_size, (2, 7), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         plain, out = model(ids), model(ids, output_hidden_states=True, output_attentions=True)
