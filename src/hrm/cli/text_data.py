@@ -69,7 +69,8 @@ class PackOptions:
     holdout: float = 0.1
     """Share held out, in ten blocks spread over the texts; 0 for none."""
     rows: int | None = None
-    """Write HRM's dataset folder (train and test) with rows of so many tokens instead."""
+    """Write HRM's dataset folder (train and test) instead: each text, or question with its answer, in a row of so many
+    tokens, between the tokenizer's begin and end tokens and filled up with its padding."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -142,6 +143,8 @@ def _pack(options: PackOptions, place: Path) -> int:
         for name, part in zip(_PARTS, parts, strict=False):
             with bar(f"packing {name}", _size(part) if console.is_terminal else 0, console) as advance:
                 examples = chat.examples(made, part, options.template) if talk else corpus.encode(made, part)
+                if options.rows is not None and made.bos_token_id != made.eos_token_id:
+                    examples = corpus.begun(examples, made.bos_token_id)
                 packed.append(
                     corpus.Packed.write(
                         folder / name,
@@ -152,9 +155,9 @@ def _pack(options: PackOptions, place: Path) -> int:
                 )
         made.save_pretrained(folder / "tokenizer")
         if options.rows is not None:
-            splits: dict[str, corpus.Packed | corpus.Rows] = {}
-            splits.update(zip(("train", "test"), packed, strict=False))
-            corpus.write_rows(folder / "rows", splits, options.rows, len(made))
+            splits: dict[str, corpus.Packed] = dict(zip(("train", "test"), packed, strict=False))
+            pad: Any = made.eos_token_id if made.pad_token_id is None else made.pad_token_id
+            corpus.write_rows(folder / "rows", splits, options.rows, len(made), pad)
             for name in _PARTS[: len(packed)]:
                 shutil.rmtree(folder / name)
             for path in (folder / "rows").iterdir():

@@ -1,7 +1,7 @@
 """Text on disk: documents from files or the Hub, tokenizers, and packed token files that a training reads from."""
 
 from hrm.data.text.hold_out import doubts, hold_out
-from hrm.data.text.packed import Batch, Example, Packed, encode
+from hrm.data.text.packed import Batch, Example, Packed, begun, encode
 from hrm.data.text.rows import Rows, is_packed, open_text, write_rows
 from hrm.data.text.sources import Part, Way, documents
 from hrm.data.text.tokenizers import load_tokenizer, make_tokenizer, tokenizer_hash, train_bpe
@@ -13,6 +13,7 @@ __all__ = [
     "Part",
     "Rows",
     "Way",
+    "begun",
     "documents",
     "doubts",
     "encode",

@@ -74,7 +74,7 @@ def doubts(kept: Iterable[Any], held: Iterable[Any]) -> Iterator[str]:
     if (texts and size < LEAST) or (share < LEAST_SHARE and size < (ENOUGH if texts else 100)):
         yield (
             f"only {size:,} {unit} ({share:.1%}) are held out, too little to tell how well it learns: hold out more "
-            "with --holdout, or measure on another file"
+            "with --holdout (of hrm train: --text.holdout), or measure on another file"
         )
     common = sum(sizes[key] for key in again) / max(1, size)
     if common >= LEAST_SHARE:

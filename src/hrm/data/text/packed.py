@@ -81,6 +81,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iter
             yield Example(np.asarray(tokens, np.int64), None, len(text), size, not isinstance(text, Part))
 
 
+def begun(examples: Iterable[Example], token: int | None) -> Iterator[Example]:
+    """The same documents, each with `token` before it where it does not begin so already."""
+    begins = True
+    for example in examples:
+        if begins and token is not None and (not len(example.tokens) or example.tokens[0] != token):
+            mask = None if example.mask is None else np.concatenate(([False], example.mask))
+            example = example._replace(tokens=np.concatenate(([token], example.tokens)), mask=mask)
+        begins = example.ends
+        yield example
+
+
 class Packed:
     """A folder of tokens. `len(packed.documents) - 1` documents begin at `packed.documents[:-1]`."""
 
@@ -185,6 +196,12 @@ class Packed:
             first = False
             yield batch
 
+    def samples(self, length: int, pad: int, rows: int = 256) -> Iterator[Batch]:
+        """All documents in order, each in a row of its own filled up with `pad`, or in several where it is longer."""
+        every = ([span] for span in self._spans(length))
+        while some := list(islice(every, rows)):
+            yield self._assemble(some, length, pad)
+
     def check(self) -> Iterator[str]:
         """A sentence for each file whose content has changed since it was written."""
         for name, digest in self.facts["sha256"].items():
@@ -228,8 +245,8 @@ class Packed:
                 if self.mask is None or self.mask[start + 1 : start + 1 + inputs].any():
                     yield start, inputs
 
-    def _assemble(self, rows: Sequence[Sequence[Span]], length: int) -> Batch:
-        ids = np.full((len(rows), length), self.facts["eos"], np.int64)
+    def _assemble(self, rows: Sequence[Sequence[Span]], length: int, pad: int | None = None) -> Batch:
+        ids = np.full((len(rows), length), self.facts["eos"] if pad is None else pad, np.int64)
         labels = np.full_like(ids, IGNORE)
         positions = np.empty_like(ids)
         for row, spans in enumerate(rows):

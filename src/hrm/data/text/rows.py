@@ -28,9 +28,15 @@ class Rows:
     """
 
     def __init__(
-        self, folder: Path, inputs: list[np.ndarray], labels: list[np.ndarray], ignored: int | None, vocabulary: int
+        self,
+        folder: Path,
+        inputs: list[np.ndarray],
+        labels: list[np.ndarray],
+        ignored: int | None,
+        vocabulary: int,
+        pad: int | None = None,
     ):
-        self.folder, self.vocabulary = folder, vocabulary
+        self.folder, self.vocabulary, self.pad = folder, vocabulary, pad
         self.length = inputs[0].shape[1]
         self._inputs, self._labels, self._ignored = inputs, labels, ignored
         self._starts = [0, *accumulate(map(len, inputs))]
@@ -67,7 +73,8 @@ class Rows:
                 found.append(array)
             if len(arrays["inputs"][-1]) != len(arrays["labels"][-1]):
                 raise UserError(f"{folder / name}__labels.npy has not as many rows as {name}__inputs.npy")
-        rows = cls(folder, arrays["inputs"], arrays["labels"], facts.get("ignore_label_id"), vocabulary)
+        known = facts.get("ignore_label_id"), vocabulary, facts.get("pad_id")
+        rows = cls(folder, arrays["inputs"], arrays["labels"], *known)
         if not rows.rows:
             raise UserError(f"{folder} holds no rows")
         if tokenizer is not None:
@@ -108,13 +115,17 @@ class Rows:
         )
         if self._ignored is not None:
             labels[labels == self._ignored] = IGNORE
-        return Batch(ids, labels, np.broadcast_to(np.arange(self.length), ids.shape).copy())
+        # Padding at a row's end is a document of its own, which nothing sees.
+        padding = np.logical_and.accumulate(((ids == self.pad) & (labels == IGNORE))[:, ::-1], axis=1)
+        ends = self.length - padding.sum(axis=1, keepdims=True)
+        positions = np.broadcast_to(np.arange(self.length), ids.shape)
+        return Batch(ids, labels, np.where(positions < ends, positions, positions - ends))
 
 
-def write_rows(path: Path, splits: Mapping[str, Packed | Rows], length: int, vocabulary: int) -> None:
-    """Write splits as HRM's dataset folder, complete or absent: the windows of `length` tokens, in order.
+def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary: int, pad: int = 0) -> None:
+    """Write splits as HRM's dataset folder, complete or absent: a document a row of `length` tokens, then `pad`.
 
-    The form does not say where documents begin within a row: those who read it see through.
+    What is longer goes on in the next row. Padding does not count: its labels are -100.
     """
     path = Path(path)
     if path.exists():
@@ -125,7 +136,7 @@ def write_rows(path: Path, splits: Mapping[str, Packed | Rows], length: int, voc
         for name, packed in splits.items():
             folder = temporary / name
             folder.mkdir(parents=True)
-            batches = list(packed.windows(length, rows=256))
+            batches = list(packed.samples(length, pad))
             rows = sum(len(batch.labels) for batch in batches)
             arrays = {
                 "inputs": np.concatenate([batch.input_ids for batch in batches]).astype(np.int32),
@@ -137,7 +148,7 @@ def write_rows(path: Path, splits: Mapping[str, Packed | Rows], length: int, voc
             for field, array in arrays.items():
                 np.save(folder / f"all__{field}.npy", array)
             facts = {
-                "pad_id": 0,
+                "pad_id": pad,
                 "ignore_label_id": IGNORE,
                 "blank_identifier_id": 0,
                 "vocab_size": vocabulary,

@@ -141,9 +141,8 @@ def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
     empty = True
     for place, fields in table:
         if not isinstance(text := fields.get(field), str):
-            raise UserError(
-                f"{place} has no text in a field {quoted(field)}: say which of {shown(fields)} with --field"
-            )
+            advice = f"say which of {shown(fields)} with --field, or read them as conversations with --kind chat"
+            raise UserError(f"{place} has no text in a field {quoted(field)}: {advice}")
         if text:
             empty = False
             yield text
