@@ -76,7 +76,7 @@ def _answers(
             f"{path} line {chunk[missing[0]].line}: there is no column 'answer' (nor 'solution'), and nothing can find "
             f"the answers of a {task.name}: add it"
         )
-    given = [i for i, row in enumerate(chunk) if row.answer is not None]
+    given = np.array([i for i, row in enumerate(chunk) if row.answer is not None], int)
     answers = np.zeros_like(questions)
     wrong: dict[int, str] = {}
     answers[given] = tokens_of([chunk[i].answer or "" for i in given], "answer", wrong)
@@ -137,7 +137,7 @@ def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray
     def parse(texts: list[str], column: str, bad: dict[int, str]) -> np.ndarray:
         tokens = np.zeros((len(texts), cells), dtype)
         plain = [text for text in texts if len(text) == cells and text.isascii()]
-        fits = np.array([len(text) == cells and text.isascii() for text in texts])
+        fits = np.array([len(text) == cells and text.isascii() for text in texts], bool)
         joined = "".join(plain).encode("ascii")
         tokens[fits] = token[np.frombuffer(joined, np.uint8)].reshape(-1, cells)
         for i in np.flatnonzero(~tokens.all(axis=1)).tolist():

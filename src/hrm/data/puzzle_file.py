@@ -87,7 +87,8 @@ def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
     source = iter(lines)
     skipped, first = 0, ""
     for first in source:
-        if first.strip():
+        # A spreadsheet may say first what separates its columns, which shows anyway.
+        if first.strip() and not re.fullmatch(r"sep=.", first.strip()):
             break
         skipped += 1
     if re.match(r"\s*<(\?xml|opensudoku)", first, re.IGNORECASE):
@@ -112,7 +113,7 @@ def header(line: str) -> Columns | None:
             names = next(csv.reader([line.strip("\r\n")], delimiter=separator), [])
         except csv.Error:
             return None
-        known = [name.strip().lower() for name in names]
+        known = [name.strip(' \t"').lower() for name in names]
         first = [
             next((known.index(name) for name in all_ if name in known), None) for all_ in (QUESTIONS, ANSWERS, RATINGS)
         ]

@@ -9,6 +9,8 @@ from itertools import islice
 from math import isqrt
 from pathlib import Path
 
+import numpy as np
+
 from hrm.config import TaskConfig, UserError
 from hrm.data import npy_folder, puzzle_file
 from hrm.data.storage import existing
@@ -49,7 +51,7 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
     configs = [TaskConfig(kind="sudoku", box=box) for box in _BOXES.values()]
     found = [_read(lines, path, build(config)) for config in configs]
     best = max(range(len(configs)), key=found.__getitem__)
-    if found[best]:
+    if any(found[best]):
         return configs[best]
     if not any(line.strip() for line in lines):
         raise UserError(f"{path} holds no puzzles")
@@ -58,19 +60,21 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
     raise _unknown(path, f"puzzles of {cells} cells" if cells else "its lines")
 
 
-def _read(lines: Sequence[str], path: Path, task: Task) -> int:
-    """How many puzzles of a task there are."""
-    count = 0
+def _read(lines: Sequence[str], path: Path, task: Task) -> tuple[int, int]:
+    """How many puzzles of a task there are that can have one solution, and how many more that can be parsed."""
+    sound = count = 0
     try:
         for row in puzzle_file.rows(lines, path, task):
             try:
-                task.parse(row.question)
+                tokens = task.parse(row.question)
                 count += 1
+                # Two digits that are no clue could be exchanged in any solution.
+                sound += len(np.unique(tokens)) >= task.shape[0]
             except PuzzleError:
                 continue
     except UserError:  # a column that is missing, or a text that has been cut in the middle
         pass
-    return count
+    return sound, count
 
 
 def _maze(lines: Sequence[str]) -> tuple[int, int] | None:

@@ -61,14 +61,15 @@ class Sudoku:
         10 to 16 are A to G, or numbers between spaces.
         """
         cells: list[str] = list("".join(text.split()))
-        if len(cells) != self.n**2:
-            places = written.spans(text, self)
-            if places is None:
-                raise PuzzleError(self._miscounted(text, len(cells)))
-            # What is in no list of values lists several: candidates of a blank cell.
-            cells = [text[start:end].strip() or "." for start, end in places]
-            cells = [cell if cell in self._values else "." for cell in cells]
         tokens = [self._values.get(cell, PAD) for cell in cells]
+        if len(cells) != self.n**2 or (PAD in tokens and "\n" in text):
+            places = written.spans(text, self)
+            if places is not None:
+                cells = [text[start:end].strip() or "." for start, end in places]
+                # What is in no list of values lists several: candidates of a blank cell.
+                tokens = [self._values.get(cell, BLANK) for cell in cells]
+        if len(cells) != self.n**2:
+            raise PuzzleError(self._miscounted(text, len(cells)))
         if PAD in tokens:
             at = tokens.index(PAD)
             raise PuzzleError(f"{quoted(cells[at])} at {self._place(at)} is none of {self.vocabulary[BLANK:]}")

@@ -67,6 +67,8 @@ class Form(Protocol):
     """Rows that may stand apart from the others (Sudoku's bands), or 0."""
     gaps: bool
     """Whether an empty line may be a row."""
+    signs: set[str]
+    """The characters that a cell may be."""
 
     def whole(self, line: str) -> tuple[Sequence[Span], str] | None:
         """The cells of a puzzle on one line, and the answer that stands behind it, or ""."""
@@ -146,7 +148,7 @@ class _Reader:
                 yield from self._row(Row(number, line, cells, _sign(line, cells, form)))
             elif form.note(line):
                 continue
-            elif _like_a_title(line):
+            elif _like_a_title(line, form.signs):
                 yield from self._close()
                 self.titles.append(Row(number, line, [(0, len(line))]))
                 if len(self.titles) > _TITLES:
@@ -292,8 +294,8 @@ class _SudokuForm:
         """Cells between bars, commas, semicolons or tabs, where an empty one is blank."""
         for separators in (_BARS, ",", ";", "\t"):
             parts = _split(line, separators)
-            if separators == _BARS and len(parts) == self.n + 2:
-                parts = parts[1:-1]  # a bar at either end
+            if separators == _BARS and line.strip()[:1] in _BARS and line.strip()[-1:] in _BARS:
+                parts = parts[1:-1]
             inside = [line[start:end].strip() for start, end in parts]
             if len(parts) == self.n and all(not field or field in self.values for field in inside):
                 return [_trimmed(line, part) for part in parts]
@@ -345,7 +347,7 @@ class _GridForm:
     band, gaps = 0, False
 
     def __init__(self, task: Task) -> None:
-        self.task = task
+        self.task, self.signs = task, set()
         self.rows, self.cols = task.shape
 
     def whole(self, line: str) -> tuple[Sequence[Span], str] | None:
@@ -423,9 +425,10 @@ def _uncommented(line: str) -> str:
     return re.split(r"#|//", line, maxsplit=1)[0] if "#" in line or "/" in line else line
 
 
-def _like_a_title(line: str) -> bool:
+def _like_a_title(line: str, signs: set[str]) -> bool:
     """Whether a line has words, or is nothing but a number: the title of the puzzle below it."""
-    return re.search(r"[^\W\d_]{3,}", line) is not None or re.fullmatch(r"\W*\d{1,4}\W*", line) is not None
+    words = re.findall(r"[^\W\d_]{3,}", line)
+    return any(not set(word) <= signs for word in words) or re.fullmatch(r"\s*[(#]?\d{1,4}[.):]?\s*", line) is not None
 
 
 def _sign(line: str, cells: Sequence[Span], form: Form) -> str:
