@@ -10,6 +10,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from hrm.cli.main import main as hrm
 from hrm.config import LearnConfig, UserError
 from hrm.continual import Learner, Nothing, Reservoir
+from hrm.continual.pace import Pace
 from hrm.models.text import HRMForCausalLM
 from hrm.runs.text import is_text, load_text
 
@@ -239,7 +241,7 @@ def test_reading_an_old_book_again_repeats_the_others_and_may_be_paused_too(tmp_
 def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config())
     learner.asked = lambda: "pause"
-    assert learner.learn(first(tmp_path))["state"] == "learning" and learner.step_number == 1
+    assert learner.learn(first(tmp_path))["state"] == "learning" and learner.step_number == 0
     with pytest.raises(UserError, match=r"first\.txt is not finished"):
         learner.learn(second(tmp_path))
     learner.asked = lambda: None
@@ -254,8 +256,8 @@ def test_a_book_may_be_ended_where_it_stands(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config())
     learner.asked = lambda: "stop" if learner.step_number >= 3 else None
     entry = learner.learn(first(tmp_path))
-    assert entry["state"] == "finished" and entry["step"] == 3
-    assert Learner.open(tmp_path / "run").books[0]["state"] == "finished"
+    assert entry["state"] == "stopped" and entry["step"] == 3 < entry["steps"]
+    assert Learner.open(tmp_path / "run").books[0]["state"] == "stopped"
 
 
 @pytest.mark.slow
@@ -316,3 +318,94 @@ def test_a_run_that_was_killed_while_it_was_made_can_be_made_again(tmp_path: Pat
     Learner.create(run, config()).learn(first(tmp_path, 100))
     with pytest.raises(UserError, match="already holds a run"):
         Learner.create(run, config())
+
+
+class Later:
+    """Asks to pause at the n-th time that it is asked whether anybody wants to."""
+
+    def __init__(self, when: int) -> None:
+        self.left = when
+
+    def __call__(self) -> str | None:
+        self.left -= 1
+        return "pause" if self.left == 0 else None
+
+
+@pytest.mark.slow
+def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path) -> None:
+    files = first(tmp_path, 60), second(tmp_path, 60)
+    straight = Learner.create(tmp_path / "straight", config(epochs=2))
+    for file in files:
+        straight.learn(file)
+    asked = Later(10**9)
+    paused, pauses = Learner.create(tmp_path / "paused", config(epochs=2)), []
+    for file in files:
+        moment = 1
+        while True:
+            paused.asked = asked = Later(moment)
+            book = paused.learn(file)
+            if book["state"] != "learning":
+                break
+            pauses.append((book["number"], book["step"]))
+            moment *= 3
+            if len(pauses) % 2:  # also by another process
+                paused.close()
+                paused = Learner.open(tmp_path / "paused")
+    assert (0, 0) in pauses and (1, 0) in pauses and asked.left != 0
+    assert same(weights(straight), weights(paused))
+    told = [[{k: v for k, v in b.items() if k[-3:] != "_at"} for b in learner.books] for learner in (straight, paused)]
+    assert told[0] == told[1]
+
+
+@pytest.mark.slow
+def test_a_paused_book_goes_on_without_being_named_and_a_stopped_one_is_not_called_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", first(tmp_path)
+    learner = Learner.create(run, config())
+    learner.asked = lambda: "pause" if learner.step_number == 2 else None
+    assert learner.learn(file)["state"] == "learning"
+    assert all("NaN" not in line for line in (run / "metrics.jsonl").read_text().splitlines())
+    file.rename(tmp_path / "moved.txt")  # nor is the file needed
+    assert hrm(["learn", str(run)]) == 0
+    assert hrm(["learn", str(run)]) == 2 and "no paused book: give it the next one" in capsys.readouterr().err
+    assert hrm(["learn", str(run), str(tmp_path / "moved.txt")]) == 0
+    assert "moved.txt holds the text of first.txt, which is learned already" in capsys.readouterr().err
+    learner = Learner.open(run)
+    learner.asked = lambda: "stop"
+    entry = learner.learn(second(tmp_path))
+    assert entry["state"] == "stopped" and entry["step"] == 0 < entry["steps"]
+    assert hrm(["status", str(run), "--json"]) == 0
+    book = json.loads(capsys.readouterr().out)["books"][1]
+    assert (book["state"], book["step"], book["steps"]) == ("stopped", 0, entry["steps"])
+    assert hrm(["learn", str(run), str(second(tmp_path))]) == 0
+    said = (
+        f"second.txt was stopped after 0 of {entry['steps']} updates and counts as learned: --epochs 1 goes on with it"
+    )
+    assert said in capsys.readouterr().err
+    assert hrm(["learn", str(run), str(second(tmp_path)), "--epochs", "1"]) == 0
+    assert Learner.open(run).books[1]["state"] == "finished"
+
+
+def test_the_time_left_counts_measuring_and_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 1.0, 1.0, 4.0, 4.0, 6.0, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    pace = Pace()
+    for name in ("update", "update", "measuring"):
+        with pace.part(name):
+            pass
+    assert pace.left({"update": 10, "measuring": 2, "saving": 5}) == 10 * 2 + 2 * 2
+    assert pace.rate() == 0.5 and pace.spent() == 10
+
+
+@pytest.mark.slow
+def test_a_learner_is_one_processs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    Learner.create(run, config()).close()
+    verbs = (["learn", str(run), str(first(tmp_path))], ["learn", str(run), "--stop"], ["learn", str(run), "--grow"])
+    with filelock.FileLock(run / ".lock"):
+        for args in (*verbs, ["learn", str(run), str(first(tmp_path)), "--fresh"], ["status", str(run), "--repair"]):
+            assert hrm(args) == 2
+            assert f"{run} is in use" in capsys.readouterr().err
+        assert hrm(["status", "--folder", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.txt", "run"]

@@ -32,7 +32,7 @@ class Options:
     run: Positional[Path]
     """Run folder."""
     books: Positional[tuple[str, ...]] = ()
-    """Text files, read in this order; a known one goes on where it stopped, or is learned."""
+    """Text files, read in this order; a known one goes on where it paused, or is learned. None: the paused one."""
     fresh: bool = False
     """Start over; the old run is kept under another name."""
     grow: bool = False
@@ -58,7 +58,7 @@ def _main(args: list[str], held: ExitStack) -> int:
     options = parse("learn", Options, args, example="hrm learn runs/reader alice.txt", main=MAIN, base=base)  # type: ignore[arg-type]
     output.check_utf8(options.run)
     known = (options.run / "run.json").is_file()
-    if not options.books and not (known and (options.grow or options.stop)):
+    if not options.books and (options.fresh or not known):
         raise UserError("learn needs a book: hrm learn RUN FILE [FILE ...]")
     books = [Path(book) for book in options.books]
     if options.encoding is not None:
@@ -82,11 +82,14 @@ def _main(args: list[str], held: ExitStack) -> int:
     if options.stop:
         learner.end()
     # Only what the person asks for changes the epochs of a book that is known.
-    epochs = options.config.epochs if "--epochs" in args else None
+    epochs = options.config.epochs if any(arg.split("=")[0] == "--epochs" for arg in args) else None
+    alone = not books and not options.grow and not options.stop
+    if alone and _learn(learner, None, epochs, None)[0]["state"] == "learning":
+        print(f"paused; go on with: hrm learn {shlex.quote(str(options.run))}", file=sys.stderr)
     for place, book in enumerate(books):
         entry, asked = _learn(learner, book, epochs, options.encoding)
         if asked is not None:
-            left = books[place + (entry["state"] == "finished") :]
+            left = books[place + (entry["state"] != "learning") :]
             if left:
                 said = "paused" if entry["state"] == "learning" else f"{book.name} counts as learned"
                 print(f"{said}; go on with: hrm learn {shlex.join(map(str, (options.run, *left)))}", file=sys.stderr)
@@ -121,11 +124,17 @@ def _base(held: ExitStack, options: Options) -> LearnConfig:
     return LearnConfig()
 
 
-def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | None) -> tuple[dict[str, Any], str | None]:
-    """Learn a book with a bar of progress, and ask at Ctrl-C in a terminal; its entry, and how it was ended early."""
+def _learn(
+    learner: Learner, book: Path | None, epochs: int | None, encoding: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """Learn a book, or go on with the paused one, with a bar of progress, and ask at Ctrl-C in a terminal.
+
+    Returns its entry, and how it was ended early.
+    """
     from rich.progress import BarColumn, Progress, TextColumn
 
     from hrm.console import Console
+    from hrm.runs import checkpoint
     from hrm.training.interrupt import Interrupt
     from hrm.training.progress import duration
 
@@ -136,13 +145,13 @@ def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | Non
         TextColumn("{task.fields[line]}", markup=False), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
         TextColumn("left {task.fields[left]}"), console=console, disable=not live,
     )  # fmt: skip
-    job = bar.add_task("learn", total=1.0, line=book.name, left="?")
+    job = bar.add_task("learn", total=1.0, line="" if book is None else book.name, left="?")
 
     def show(event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "step":
             replayed = event["replayed_bits"]
-            old = "" if replayed != replayed else f"  old books {replayed:.2f}"
+            old = "" if replayed is None else f"  old books {replayed:.2f}"
             line = f"{event['book']} {event['book_step']}/{event['steps']}  {event['bits']:.2f} bits a character{old}"
             rate = f"{event['steps_per_second']:.1f} updates/s"
             if live:
@@ -167,19 +176,40 @@ def _learn(learner: Learner, book: Path, epochs: int | None, encoding: str | Non
         elif kind == "grown":
             _say_grown(event)
         elif kind == "known":
-            console.print(f"{event['book']} is learned already", highlight=False)
+            console.print(_known(event), highlight=False, soft_wrap=True)
+        elif kind == "end" and event["state"] == "stopped":
+            part = f"{event['step']:,} of {event['steps']:,} updates"
+            console.print(f"{event['book']}: stopped after {part}; it counts as learned", highlight=False)
 
     asks, answer = live and sys.stdin.isatty(), None
 
     def asked() -> str | None:
         nonlocal answer
-        if interrupt.asked:
+        if interrupt.asked and answer is None:
             answer = _ask(bar) if asks and interrupt.asked == signal.SIGINT else "pause"
         return answer
 
     learner.asked = asked
-    with Interrupt("" if asks else "pausing; press Ctrl-C again to stop at once") as interrupt, bar:
-        return learner.learn(book, epochs, show, encoding), answer
+
+    def stands() -> str:
+        saved = checkpoint.complete(learner.run.checkpoints)
+        if not saved:
+            return "nothing was saved yet"
+        return f"update {checkpoint.step_of(saved[-1])} is saved: hrm learn {learner.run.path} goes on from there"
+
+    says = "" if asks else "pausing; press Ctrl-C again to stop at once"
+    with Interrupt(says, stands) as interrupt, bar:
+        return learner.go_on(epochs, show) if book is None else learner.learn(book, epochs, show, encoding), answer
+
+
+def _known(event: dict[str, Any]) -> str:
+    """Why a file is not learned: its text was read, perhaps under another name, to the end or not."""
+    given, name = event["given"], event["name"]
+    same = given if given == name else f"{given} holds the text of {name}, which"
+    if event["state"] != "stopped":
+        return f"{same} is learned already"
+    part = f"{event['step']:,} of {event['steps']:,} updates"
+    return f"{same} was stopped after {part} and counts as learned: --epochs {event['epochs']} goes on with it"
 
 
 def _ask(bar: Any) -> str:
@@ -187,7 +217,7 @@ def _ask(bar: Any) -> str:
     bar.console.print("pause (p), so that it can go on here later, or stop (s), so that the book counts as learned?")
     try:
         return "stop" if input("[p] ").strip().lower().startswith("s") else "pause"
-    except EOFError:
+    except (EOFError, OSError):  # nobody is there any more
         return "pause"
 
 

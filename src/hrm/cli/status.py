@@ -53,7 +53,10 @@ def describe(state: dict[str, Any]) -> dict[str, Any]:
     return {
         "books": [
             {
-                **{key: book.get(key) for key in ("name", "characters", "learned_at", "state", "epochs", "step")},
+                **{
+                    key: book.get(key)
+                    for key in ("name", "characters", "learned_at", "state", "epochs", "step", "steps")
+                },
                 **{f"bits_per_character_{when}": book.get(f"bits_per_character_{when}") for when in _WHEN},
             }
             for book in books
@@ -66,6 +69,12 @@ def describe(state: dict[str, Any]) -> dict[str, Any]:
         "updates": state["step_number"],
         "seconds": state["seconds"],
     }
+
+
+def _state(book: dict[str, Any]) -> str:
+    """Whether a book was read to its end; where not, how far, unless an older version did not note that."""
+    part = book["state"] != "finished" and book["steps"]
+    return f"{book['state']} ({book['step']:,} of {book['steps']:,} updates)" if part else book["state"]
 
 
 _WHEN = ("before", "then", "now")
@@ -83,7 +92,7 @@ def _show(path: Path, found: dict[str, Any]) -> None:
     for book in found["books"]:
         bits = [book[f"bits_per_character_{when}"] for when in _WHEN]
         table.add_row(
-            book["name"], f"{book['characters']:,}", str(book["learned_at"])[:10], book["state"],
+            book["name"], f"{book['characters']:,}", str(book["learned_at"])[:10], _state(book),
             *("" if b is None else f"{b:.3f}" for b in bits),
         )  # fmt: skip
     console.print(table)

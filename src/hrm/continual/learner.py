@@ -22,6 +22,7 @@ from torch.optim import AdamW
 
 from hrm.config import LearnConfig, OptimConfig, TrainConfig, UserError, check
 from hrm.continual.memory import Dreams, Memory
+from hrm.continual.pace import Pace
 from hrm.data import text as corpus
 from hrm.data.text import Packed
 from hrm.data.text.growing import grow_tokenizer, new_characters, tokenizer_files
@@ -57,6 +58,14 @@ _EXPLORATION, _MODE, _REPLAY = 1, 2, 3
 Event = dict[str, Any]
 
 
+class _Asked(Exception):
+    """Whoever watches wants it to pause or stop."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
 class Learner:
     """A run that learns books, and is this process's until `close`. Use `Learner.create` or `open`, then `learn`."""
 
@@ -74,7 +83,7 @@ class Learner:
         self.growth: list[dict[str, Any]] = []
         self.step_number, self.seconds = 0, 0.0
         self.asked: Callable[[], str | None] = lambda: None
-        """Called after every update; "pause" and "stop" end it there."""
+        """Called after every update, and often while it prepares or measures; "pause" and "stop" end it there."""
         newest = checkpoint.newest(run.checkpoints, partial(print, flush=True))
         if newest is None:
             self.tokenizer = load_tokenizer(run.path)
@@ -140,75 +149,129 @@ class Learner:
     ) -> dict[str, Any]:
         """Read a book, or go on where it stopped; returns its entry in `books`.
 
-        `say` hears of every event: note, begin, step, measured, grown, end. `encoding`: of the file; default: what it
-        was read in before, or is found to be. UserError for a book that cannot be read.
+        `say` hears of every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
+        what it was read in before, or is found to be. UserError for a book that cannot be read.
         """
         place = str(Path(source).absolute())
         before = next((b.get("encoding") for b in self.books if b["source"] == place), None)
         way = corpus.Way(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
         book = self._enter(source, epochs, way)
-        if book["state"] == "finished":
-            say({"event": "known", "book": book["name"]})
+        if book["state"] != "learning":
+            known = {name: book.get(name) for name in ("name", "state", "step", "steps", "epochs")}
+            say({"event": "known", "given": Path(source).name, **known})
             return book
-        training = Packed.open(self._folder(book) / "train")
-        steps = self._steps(book, training)
+        return self._read(book, say)
+
+    def go_on(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+        """Go on with the paused book, of which the file is no longer needed; UserError where there is none."""
+        book = self.unfinished
+        if book is None:
+            raise UserError(f"{self.run.path} has no paused book: give it the next one, hrm learn {self.run.path} FILE")
+        if not self._packed(book):
+            raise UserError(f"the text of {book['name']} in {self._folder(book)} is incomplete: give the file again")
+        if epochs is not None and epochs > book["epochs"]:
+            book["epochs"] = epochs
+        return self._read(book, say)
+
+    def _read(self, book: dict[str, Any], say: Callable[[Event], None]) -> dict[str, Any]:
+        """Learn a book from where it stands to its end, or until asked to pause or stop."""
+        training, pace = Packed.open(self._folder(book) / "train"), Pace()
+        steps = book["steps"] = self._steps(book, training)
         updates = self._updates(steps)
         self.run.rewind(self.step_number)
         say(
             {"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], "threads": self.threads}
             | self.facts()
         )
+        measured = [record["measuring_seconds"] for record in self.run.records() if "measuring_seconds" in record]
+        pace.last["measuring"] = measured[-1] if measured else 0.0
+        try:
+            self._prepare(book, training, updates, pace)
+            stopping = self._update(book, training, updates, pace, say) or "end"
+        except _Asked as asked:  # while it prepared or measured, which will be done again
+            stopping = asked.answer
+        if stopping != "pause":
+            self._finish(book, training, updates, say)
+        self.seconds += pace.spent()
+        self._save(updates)
+        say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
+        return book
+
+    def _prepare(self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace) -> None:
+        """What comes before the first update: a measurement, and what the memory does."""
         if book["step"] == 0 and "bits_per_character_before" not in book:
-            book["bits_per_character_before"] = self.bits(book)
-            self._save(updates)
+            with pace.part("measuring"):
+                book["bits_per_character_before"] = self.bits(book, progress=self._tick)
+            pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
+            with pace.part("saving"):
+                self._save(updates)
         if not book["begun"]:
+            self.memory.asked = self._tick  # type: ignore[attr-defined]
             self.memory.begin(self.model, self.config.length, self.config.seed, book["number"])
             if book["step"] == 0:
                 self._expect(book, training)
             book["begun"] = True
+
+    def _update(
+        self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
+    ) -> str | None:
+        """Updates to the end of a book; returns why they stopped earlier."""
+        steps, first = book["steps"], book["step"]
         window: list[tuple[float, float]] = []
-        started = beginning = time.perf_counter()
-        first = book["step"]
         per_epoch = max(1, steps // book["epochs"])
         scale = training.count / training.characters / math.log(2)  # nats a token to bits a character
-        stopping = None
-        while book["step"] < steps and stopping is None:
-            window.append(self._step(book, training, updates, steps))
+
+        def left() -> float:
+            done, every = book["step"], self.config.checkpoint_every
+            before = done - 1  # what comes at this very step is still to come
+            measurements = steps // per_epoch - before // per_epoch + (steps % per_epoch > 0)
+            saves = steps // every - before // every + 1
+            return pace.left({"update": steps - done, "measuring": measurements, "saving": saves})
+
+        def measure() -> None:
+            with pace.part("measuring"):
+                self._measure(book, say, self._tick)
+
+        if book["step"] and (book["step"] % per_epoch == 0 or book["step"] == steps) and not self._measured(book):
+            measure()  # it was paused meanwhile
+        while book["step"] < steps:
+            with pace.part("update"):
+                window.append(self._step(book, training, updates, steps))
             book["step"] += 1
             self.step_number += 1
             if book["step"] == first + 10:
-                left = (steps - book["step"]) * (time.perf_counter() - beginning) / 10
-                say({"event": "estimate", "seconds": left})
+                say({"event": "estimate", "seconds": left()})
             if book["step"] % self.config.log_every == 0 or book["step"] == steps:
-                now = time.perf_counter()
-                rate = len(window) / max(1e-9, now - started)
-                means = np.mean(window, axis=0)
-                self.seconds += now - started
+                rate, means = pace.rate(), np.mean(window, axis=0)
+                self.seconds += pace.spent()
                 metrics = {
                     "step": self.step_number,
                     "book": book["name"],
                     "book_step": book["step"],
                     "bits": float(means[0] * scale),
-                    "replayed_bits": float(means[1] * scale),
+                    "replayed_bits": None if math.isnan(means[1]) else float(means[1] * scale),
                     "steps_per_second": rate,
                     "seconds": self.seconds,
                     "lr": updates.lr,
                     "grad_norm": updates.grad_norm,
                 }
                 self.run.log(metrics)
-                say({**metrics, "event": "step", "steps": steps, "left": (steps - book["step"]) / rate})
-                window, started = [], now
+                say({**metrics, "event": "step", "steps": steps, "left": left()})
+                window = []
             if book["step"] % per_epoch == 0 or book["step"] == steps:
-                self._measure(book, say)
-                started = time.perf_counter()
+                measure()
             if book["step"] % self.config.checkpoint_every == 0:
-                self._save(updates)
-            stopping = self.asked()
-        if stopping == "stop" or book["step"] >= steps:
-            self._finish(book, training, updates, say)
-        self._save(updates)
-        say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
-        return book
+                self.seconds += pace.spent()
+                with pace.part("saving"):
+                    self._save(updates)
+            if (stopping := self.asked()) is not None and book["step"] < steps:
+                return stopping
+        return None
+
+    def _tick(self, share: float = 0.0) -> None:
+        """Called again and again while something takes long that can be done anew."""
+        if (answer := self.asked()) is not None:
+            raise _Asked(answer)
 
     def _choose_threads(self) -> str:
         """Settle the threads on a CPU, and keep their number with the run."""
@@ -224,7 +287,7 @@ class Learner:
 
     def end(self) -> dict[str, Any]:
         """End the unfinished book where it stands; UserError where there is none."""
-        book = next((b for b in self.books if b["state"] != "finished"), None)
+        book = self.unfinished
         if book is None:
             raise UserError(f"{self.run.path} has no unfinished book to end")
         training = Packed.open(self._folder(book) / "train")
@@ -257,11 +320,13 @@ class Learner:
         """Bits a character on the held-out part of a book, in one segment of the own schedule unless asked else."""
         held = Packed.open(self._folder(book) / "validation")  # its ids never move
         request = {"max_segments": 1, "halting": "fixed"} | request
-        found = evaluate(
-            self.model, self.tokenizer, held, self.config.length, batch_size=32,
-            limit=limit or self.config.eval_characters, **request,
-        )  # fmt: skip
-        self.model.train()
+        try:
+            found = evaluate(
+                self.model, self.tokenizer, held, self.config.length, batch_size=32,
+                limit=limit or self.config.eval_characters, **request,
+            )  # fmt: skip
+        finally:
+            self.model.train()
         return found["bits_per_character"]
 
     def facts(self) -> dict[str, Any]:
@@ -275,6 +340,11 @@ class Learner:
             "updates": self.step_number,
             "growth": self.growth,
         }
+
+    @property
+    def unfinished(self) -> dict[str, Any] | None:
+        """The book that is being learned, or paused; not one that was stopped."""
+        return next((book for book in self.books if book["state"] == "learning"), None)
 
     @property
     def parameters(self) -> int:
@@ -298,8 +368,7 @@ class Learner:
             raise UserError(f"{source} has {size} characters: a book of at least {least} is needed")
         known = next((b for b in self.books if b["sha256"] == digest.hexdigest()), None)
         if known is None:
-            unfinished = next((b for b in self.books if b["state"] != "finished"), None)
-            if unfinished is not None:
+            if (unfinished := self.unfinished) is not None:
                 raise UserError(
                     f"{unfinished['name']} is not finished: go on with it first (hrm learn {self.run.path} "
                     f"{unfinished['source']}), or end it with --stop"
@@ -313,11 +382,10 @@ class Learner:
                 known["encoding"] = way.encoding
             known["new_tokens"] = self._learn_alphabet(documents)
             self.books.append(known)
-        elif epochs is not None and epochs > known["epochs"]:
+        elif epochs is not None and epochs + (known["state"] == "stopped") > known["epochs"]:
             known["epochs"], known["state"], known["begun"] = epochs, "learning", False
-        folder = self._folder(known)
-        if not (folder / "train/index.json").is_file() or not (folder / "validation/index.json").is_file():
-            self._pack(documents, folder, way)
+        if not self._packed(known):
+            self._pack(documents, self._folder(known), way)
         return known
 
     def _learn_alphabet(self, documents: Iterable[str]) -> int:
@@ -363,6 +431,9 @@ class Learner:
             way.say(doubt)
         for part, items in (("train", kept), ("validation", held)):
             Packed.write(folder / part, self.tokenizer, corpus.encode(self.tokenizer, items))
+
+    def _packed(self, book: dict[str, Any]) -> bool:
+        return all((self._folder(book) / part / "index.json").is_file() for part in ("train", "validation"))
 
     def _folder(self, book: dict[str, Any]) -> Path:
         return self.run.path / "books" / f"{book['number']:03}-{book['sha256'][:12]}"
@@ -435,16 +506,23 @@ class Learner:
         each = torch.tensor([1 / new, share / old]) * (new + old) / (1 + share)
         return each.repeat_interleave(torch.tensor([new, old])).to(self.device)
 
-    def _measure(self, book: dict[str, Any], say: Callable[[Event], None]) -> None:
+    def _measured(self, book: dict[str, Any]) -> bool:
+        """Whether the newest scores are those of now."""
+        return bool(book["scores"]) and book["scores"][-1]["step"] == book["step"]
+
+    def _measure(
+        self, book: dict[str, Any], say: Callable[[Event], None], tick: Callable[[float], None] | None = None
+    ) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
-        bits = [self.bits(other) for other in self.books]
+        start = time.perf_counter()
+        bits = [self.bits(other, progress=tick) for other in self.books]
         at = {"step": book["step"], "update": self.step_number}
         book["scores"].append({**at, "bits_per_character": bits})
         scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
         sample, rate = self.sample()
         self.run.log(
             {"event": "eval", "step": self.step_number, "book": book["name"], "bits_per_character": scores}
-            | {"sample": sample, "characters_per_second": rate}
+            | {"sample": sample, "characters_per_second": rate, "measuring_seconds": time.perf_counter() - start}
         )
         say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
 
@@ -460,8 +538,9 @@ class Learner:
 
     def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
         """Remember the book, note how well it is known, and grow if enough was read."""
-        book["state"], book["finished_at"] = "finished", _now()
-        if not book["scores"] or book["scores"][-1]["step"] != book["step"]:
+        read = book["step"] >= self._steps(book, training)
+        book["state"], book["finished_at"] = "finished" if read else "stopped", _now()
+        if not self._measured(book):
             self._measure(book, say)
         bits = book["scores"][-1]["bits_per_character"]
         book["bits_per_character_then"] = bits[book["number"]]
@@ -490,7 +569,7 @@ class Learner:
         return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
 
     def _save(self, updates: Updates | None) -> None:
-        if updates is not None and any(book["state"] != "finished" for book in self.books):
+        if updates is not None and self.unfinished is not None:
             groups, self.counters = updates.pack()
             self.optimizer = groups["optimizer"]
         groups = {"weights": dict(self.model.state_dict()), "optimizer": self.optimizer, "memory": self.memory.pack()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import bz2
 import copy
 import json
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import StoppingCriteriaList
 
 if TYPE_CHECKING:
     from hrm.models.text import HRMForCausalLM
@@ -65,6 +67,9 @@ class Memory(Protocol):
 
 class Nothing:
     """No memory: the naive learner."""
+
+    asked: Callable[[], None] = staticmethod(lambda: None)
+    """Called often by a `begin` that takes long; what it raises ends that, and `begin` will be called again."""
 
     def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
         """Nothing to prepare."""
@@ -182,8 +187,9 @@ class Dreams(Reservoir):
         prompts = self._stretches(DREAMS, min(PROMPT, length), rng, book)
         if prompts is None:
             return
-        self.teacher = self._frozen(model)
-        self.dreams = np.concatenate([self._dream(some, length + 1, rng) for some in np.array_split(prompts, 8)])
+        teacher = self._frozen(model)
+        parts = [self._dream(teacher, some, length + 1, rng) for some in np.array_split(prompts, 8)]
+        self.teacher, self.dreams = teacher, np.concatenate(parts)  # both, or neither where it was broken off
 
     def remember(
         self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
@@ -225,17 +231,22 @@ class Dreams(Reservoir):
         """A copy that does not learn."""
         return copy.deepcopy(model).eval().requires_grad_(False)
 
-    def _dream(self, prompts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    def _dream(self, teacher: HRMForCausalLM, prompts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of `length` tokens that begin with the prompts."""
-        assert self.teacher is not None
-        ids = torch.from_numpy(prompts).to(self.teacher.device)
+
+        def tick(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            self.asked()
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+        ids = torch.from_numpy(prompts).to(teacher.device)
         if prompts.shape[1] == length:
             return prompts
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**31)))
-            out = self.teacher.generate(
+            out = teacher.generate(
                 ids, max_new_tokens=length - ids.shape[1], min_new_tokens=length - ids.shape[1], do_sample=True,
                 top_k=0, max_segments=1, halting="fixed", attention_mask=torch.ones_like(ids), pad_token_id=0,
+                stopping_criteria=StoppingCriteriaList([tick]),
             )  # fmt: skip
         return out.cpu().numpy()
 

@@ -1,0 +1,44 @@
+"""How long the parts of learning a book take, and so how much time is left."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+class Pace:
+    """Seconds that an update, a measurement or a save takes, and those of everything from the beginning on."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = defaultdict(float)
+        """Of each part the seconds that it takes, of an update the mean of those of late."""
+        self._told = time.perf_counter()
+        self._window: list[float] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What happens inside is one of these; one that was broken off does not count."""
+        start = time.perf_counter()
+        yield
+        self.last[name] = time.perf_counter() - start
+        if name == "update":
+            self._window.append(self.last[name])
+            self.last[name] = sum(self._window) / len(self._window)
+
+    def rate(self) -> float:
+        """Updates a second since this was last asked, without what lies between them."""
+        seconds, count = sum(self._window), len(self._window)
+        self._window = []
+        return count / max(1e-9, seconds)
+
+    def left(self, parts: Mapping[str, int]) -> float:
+        """Seconds for so many of each part."""
+        return sum(count * self.last[name] for name, count in parts.items())
+
+    def spent(self) -> float:
+        """Seconds of everything since this was last asked."""
+        now = time.perf_counter()
+        seconds, self._told = now - self._told, now
+        return seconds
