@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.config import LearnConfig, UserError
-from hrm.continual import Learner, Nothing, Reservoir
+from hrm.continual import Learner, Nothing, Reservoir, memory
 from hrm.continual.pace import Pace
 from hrm.models.text import HRMForCausalLM
 from hrm.runs.text import is_text, load_text
@@ -332,7 +332,8 @@ class Later:
 
 
 @pytest.mark.slow
-def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path) -> None:
+def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "DREAMS", 80)
     files = first(tmp_path, 60), second(tmp_path, 60)
     straight = Learner.create(tmp_path / "straight", config(epochs=2))
     for file in files:
@@ -399,7 +400,7 @@ def test_the_time_left_counts_measuring_and_saving(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_learner_is_one_processs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_books_is_one_process_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     Learner.create(run, config()).close()
     verbs = (["learn", str(run), str(first(tmp_path))], ["learn", str(run), "--stop"], ["learn", str(run), "--grow"])
