@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.config import LearnConfig, UserError
-from hrm.continual import Learner, Nothing, Reservoir, memory
+from hrm.continual import Learner, Nothing, Reservoir
 from hrm.continual.pace import Pace
 from hrm.models.text import HRMForCausalLM
 from hrm.runs.text import is_text, load_text
@@ -333,7 +333,7 @@ class Later:
 
 @pytest.mark.slow
 def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "DREAMS", 80)
+    monkeypatch.setattr("hrm.continual.memory.DREAMS", 80)
     files = first(tmp_path, 60), second(tmp_path, 60)
     straight = Learner.create(tmp_path / "straight", config(epochs=2))
     for file in files:
