@@ -252,6 +252,20 @@ def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp
 
 
 @pytest.mark.slow
+def test_measuring_reads_as_the_learner_does_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, "max_segments=2")))
+    learner.learn(first(tmp_path))
+    own = [learner.bits(learner.books[0], 10**6, max_segments=depth) for depth in (1, 2)]
+    assert hrm(["eval", str(tmp_path / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["length"] == learner.config.length
+    assert [row["bits_per_character"] for row in found["fixed"]] == pytest.approx(own, rel=1e-5)
+    learner.learn(second(tmp_path))
+    assert hrm(["eval", str(tmp_path / "run")]) == 2
+    assert "each of its 2 books: name one" in (error := capsys.readouterr().err) and "--data" in error
+
+
+@pytest.mark.slow
 def test_a_book_may_be_ended_where_it_stands(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config())
     learner.asked = lambda: "stop" if learner.step_number >= 3 else None

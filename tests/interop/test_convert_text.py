@@ -17,11 +17,13 @@ from tests.models.text import small
 def test_there_and_back_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original = theirs(tmp_path, 2)
     (tmp_path / "theirs/tokenizer.json").write_text("{}")
+    (tmp_path / "theirs/README.md").write_text("# Theirs\n")
     assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--to", "hrm"]) == 0
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     assert isinstance(ours, HRMForCausalLM) and (tmp_path / "ours/tokenizer.json").is_file()
     back = ["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hrm_text", "--segments", "1"]
     assert main(back) == 0
+    assert (tmp_path / "back/README.md").read_text().startswith("# Theirs\n\nConverted by `hrm convert --to hrm`")
     shown = capsys.readouterr()
     assert "vLLM" in shown.err and "1 segments" in shown.out
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "back")

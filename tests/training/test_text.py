@@ -385,6 +385,7 @@ def test_a_run_becomes_a_folder_that_the_auto_classes_load(tmp_path: Path) -> No
 
     path = train(tmp_path, "run")
     assert hrm(["convert", str(path), str(tmp_path / "out"), "--to", "hrm_lm"]) == 0
+    assert (tmp_path / "out/README.md").read_text("utf-8").startswith((path / "README.md").read_text("utf-8"))
     model, own = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), load_text(path, device="cpu")
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")("the cat", return_tensors="pt")["input_ids"]
     with torch.no_grad():

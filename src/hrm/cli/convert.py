@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,8 +117,21 @@ def _export(options: Options) -> int:
         for line in hrm_text.write(options.out, loaded.model, options.segments):
             print(line, file=sys.stderr)
     loaded.tokenizer.save_pretrained(options.out)
+    _copy_card(options)
     _say(options, options.to, {"parameters": loaded.model.num_parameters()}, f", from {loaded.name}")
     return 0
+
+
+def _copy_card(options: Options) -> None:
+    """The model card and the licence of the source, with a line that says what has become of it."""
+    for name in ("README.md", "LICENSE", "LICENSE.txt"):
+        file = options.source / name
+        if file.is_file() and not file.is_symlink():
+            shutil.copyfile(file, options.out / name)
+    card = options.out / "README.md"
+    if card.is_file():
+        note = f"\nConverted by `hrm convert --to {options.to}`: what a card says of loading it may differ.\n"
+        card.write_bytes(card.read_bytes() + note.encode())
 
 
 def _is_text(path: Path) -> bool:
@@ -138,12 +152,14 @@ def _convert_text(options: Options) -> int:
         model = hrm_text.read(source)
         model.save_pretrained(options.out)
         hrm_text.copy_tokenizer(source, options.out)
+        _copy_card(options)
         _say(options, "hrm_lm", {"parameters": model.num_parameters(), "segments": model.config.max_segments})
         return 0
     if options.to == "hrm_text" and kind == "hrm_lm":
         model = HRMForCausalLM.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         for line in hrm_text.write(options.out, model, options.segments, source):
             print(line, file=sys.stderr)
+        _copy_card(options)
         segments = options.segments or model.config.max_segments
         _say(options, "hrm_text", {"parameters": model.num_parameters(), "segments": segments})
         return 0

@@ -126,7 +126,7 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
     from hrm.evaluation.text import THRESHOLDS, evaluate
     from hrm.evaluation.text_report import draw, table
 
-    model, trained = loaded.model, loaded.run.config.text.length if loaded.run else None
+    model, trained = loaded.model, loaded.length
     budget = model.model.budget(**request)
     curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
     with _packed(loaded, options) as (packed, source), progress() as report:
@@ -281,7 +281,12 @@ def _folder(loaded: TextModel, options: TextOptions) -> tuple[Packed | Rows, Pat
     """A packed folder, or what the run held out."""
     from hrm.data.text import open_text
 
-    source = Path(options.data) if options.data else None if loaded.run is None else loaded.run.data / "validation"
+    held = loaded.held_out
+    if options.data is None and len(held) > 1:
+        raise UserError(
+            f"{options.run} held out a part of each of its {len(held)} books: name one, as --data {held[0]}"
+        )
+    source = Path(options.data) if options.data else held[0] if held else None
     if source is None or not source.is_dir():
         raise UserError(f"{options.run} holds no text to measure on: name some with --data")
     packed = open_text(source, loaded.tokenizer, options.split)
