@@ -3,7 +3,7 @@
     python benchmarks/busy.py [--steps 30] [--busy 2] [--rounds 3] [--json benchmarks/results/busy.json]
 
 `chosen` is what hrm decides by itself; the others set OMP_NUM_THREADS, `passive` also OMP_WAIT_POLICY (threads that
-sleep while they wait). Whole processes are timed, with their start. Rounds go through all of them in turn, and the median
+sleep while they wait). Whole processes are timed, with their start. Rounds go through all in turn, and the median
 counts; `others` is the share of the machine that programs besides these used in the quiet rounds: above a few percent,
 measure again. Exits with 1 where the chosen number takes more than twice its quiet time beside the busy programs.
 """
