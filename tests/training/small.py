@@ -113,11 +113,16 @@ def cut(run: Run, path: Path, step: int) -> Path:
     return path
 
 
-def start(*args: str, module: str = "hrm", **environment: str) -> subprocess.Popen[str]:
-    """`python -m hrm` (or another module) in a process of its own, its output piped, one thread."""
+def start(*args: str, module: str = "hrm", folder: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """`python -m hrm` (or another module, in a folder) in a process of its own, its output piped, one thread."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", module, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-m", module, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=folder,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from hrm.config import TrainConfig
 from hrm.runs import Run, checkpoint
-from hrm.training.interrupt import Interrupt
+from hrm.training.interrupt import Abandoned, Interrupt
 from hrm.training.progress import Reporter, duration, memory_gib
 
 
@@ -32,6 +33,8 @@ class Paced:
     def __init__(self, train: TrainConfig, accelerator: Accelerator) -> None:
         self.train, self.accelerator = train, accelerator
         self.step_number, self.seconds = 0, 0.0
+        self.abandoning: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around what of a step may be given up at a signal: all but the refill and the update."""
 
     @property
     def progress(self) -> float:
@@ -57,6 +60,7 @@ class Trains(Protocol):
     accelerator: Accelerator
     step_number: int
     seconds: float
+    abandoning: Callable[[], AbstractContextManager[None]]
 
     @property
     def progress(self) -> float: ...
@@ -116,6 +120,9 @@ class Course:
         """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
         with Interrupt(stands=self._stands) as interrupt, reporter.bar:
+            # Of several processes one alone cannot leave a step; and what is compiled is no time to be disturbed.
+            if self.accelerator.num_processes == 1 and not self.config.compile:
+                trainer.abandoning = interrupt.abandoning
             try:
                 finished = self._steps(interrupt)
             except BadBatch as error:
@@ -145,7 +152,10 @@ class Course:
         trainer, config = self.trainer, self.config
         finished, stopped = self._reached(), False
         while not finished and not stopped and trainer.progress < 1:
-            trainer.step()
+            try:
+                trainer.step()
+            except Abandoned:  # the trainer is as it was before the step
+                return False
             if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
                 metrics = {**trainer.metrics(), "memory_gib": memory_gib(self.accelerator.device)}
                 if self.accelerator.is_main_process:

@@ -44,6 +44,10 @@ def ending() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+class Abandoned(BaseException):
+    """A signal came while something was done that may be given up; no `except Exception` stops it on its way."""
+
+
 class Interrupt:
     """A context in which the first signal sets `asked`; it must be entered in the main thread to have an effect."""
 
@@ -56,6 +60,7 @@ class Interrupt:
         self.says, self.stands = says, stands
         self.asked = 0
         """Number of the first signal; 0: none came."""
+        self._abandons = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -71,6 +76,17 @@ class Interrupt:
         for number, previous in self._previous.items():
             signal.signal(number, previous if previous is not None else signal.SIG_DFL)  # type: ignore[arg-type]
 
+    @contextmanager
+    def abandoning(self) -> Iterator[None]:
+        """Within it the first signal raises Abandoned at once, for what takes long and can be done again."""
+        self._abandons = True
+        try:
+            if self.asked:
+                raise Abandoned
+            yield
+        finally:
+            self._abandons = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         _leave_dead_terminals()
         if self.asked and number == signal.SIGINT:
@@ -79,6 +95,9 @@ class Interrupt:
         first, self.asked = not self.asked, self.asked or number  # before the message, for whoever answers at once
         if first and self.says:
             _tell(self.says)
+        if self._abandons:
+            self._abandons = False
+            raise Abandoned
 
 
 def _asking() -> list[int]:

@@ -15,6 +15,7 @@ from hrm.models.puzzle import PuzzleModel, Readout
 from hrm.models.recurrence import Carry
 from hrm.training.batches import Batch, Sampler
 from hrm.training.course import BadBatch, Paced
+from hrm.training.interrupt import Abandoned
 from hrm.training.objective import objective
 from hrm.training.updates import Updates
 
@@ -65,8 +66,17 @@ class Trainer(Paced):
         started = time.perf_counter()
         if self.batches is None:
             self.batches = self.sampler.stream(self.step_number, self.rows)
+        before, window = self.slots, self.window.clone()
         explore = self._refill(next(self.batches))
-        parts = [self._segment(rows, explore) for rows in self._parts()]
+        try:
+            with self.abandoning():
+                parts = [self._segment(rows, explore) for rows in self._parts()]
+        except Abandoned:
+            self.slots = before
+            self.window.copy_(window)
+            self.updates.forget()
+            self.close()  # the batch is drawn again
+            raise
         carries, segments, stops = zip(*parts, strict=True)
         carry = Carry(torch.cat([c.z_h for c in carries]), torch.cat([c.z_l for c in carries]))
         self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
@@ -80,6 +90,13 @@ class Trainer(Paced):
             f"exact {metrics['exact_accuracy']:.1%}  segments {metrics['mean_segments']:.1f}  "
             f"{metrics['puzzles_per_second']:.0f} puzzles/s"
         )
+
+    def trial(self, rows: int) -> None:
+        """Compute a step for some rows, of which nothing remains."""
+        window = self.window.clone()
+        self._segment(slice(0, rows), torch.zeros(len(self.slots.halted), 2, device=self.accelerator.device))
+        self.window.copy_(window)
+        self.updates.forget()
 
     def close(self) -> None:
         """End the thread that prepares batches."""

@@ -74,6 +74,10 @@ class Reporter:
         if self.shown:
             (self.bar.console if self.live else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def begin(self, steps: int, step: int, seconds: float) -> None:
+        """Tell on the live line what is expected, until the first step is done."""
+        self.bar.update(self.job, line=f"step {step + 1}/{steps}", left=duration(seconds))
+
     def show(self, metrics: dict[str, Any], total_steps: int, progress: float, details: str) -> None:
         """Redraw the live line, or print one, and feed the trackers."""
         left = duration(metrics["seconds"] * (1 / progress - 1)) if progress else "?"

@@ -29,6 +29,7 @@ from hrm.tasks import Task
 from hrm.tasks.arc import Arc
 from hrm.training.batches import Sampler
 from hrm.training.course import Course
+from hrm.training.long_steps import announce
 from hrm.training.loop import Trainer
 from hrm.training.progress import Reporter
 from hrm.training.start import start_from
@@ -116,6 +117,7 @@ def _train(
     device = choose_threads(run, accelerator, model, config.train.batch_size * model.positions)
     _explain(config, trainer, training, held_out, reporter, device)
     reporter.start(accelerator, path.name, str(path), settings(config))
+    announce(config, trainer, trainer.step_number, accelerator.num_processes, accelerator.device, reporter)
     measures = None if held_out is None else _Held(trainer, task, held_out)
 
     def finish() -> dict[str, Any]:

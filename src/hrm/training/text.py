@@ -16,6 +16,7 @@ from hrm.models.text import HRMForCausalLM
 from hrm.models.text.loss import supervision
 from hrm.training.batches import uniforms
 from hrm.training.course import BadBatch, Paced
+from hrm.training.interrupt import Abandoned
 from hrm.training.updates import Updates
 
 _EXPLORATION, _DEPTH = 4, 5
@@ -65,8 +66,15 @@ class TextTrainer(Paced):
             count = self.accelerator.reduce(count, "sum")
         budget = self._budget()
         part = -(-len(self.rows) // train.accumulate)
-        for *rows, some in zip(*(t.split(part) for t in tensors), explore.split(part, dim=1), strict=True):
-            self._think(*rows, some, count, budget)  # type: ignore[arg-type]
+        window = self.window.clone()
+        try:
+            with self.abandoning():
+                for *rows, some in zip(*(t.split(part) for t in tensors), explore.split(part, dim=1), strict=True):
+                    self._think(*rows, some, count, budget)  # type: ignore[arg-type]
+        except Abandoned:
+            self.window.copy_(window)
+            self.updates.forget()
+            raise
         self.window_steps += 1
         if not self.updates.step(self.step_number, self.share) and self.updates.hopeless:
             raise BadBatch(
@@ -98,6 +106,17 @@ class TextTrainer(Paced):
         assert first is not None and last is not None
         sums = (total * count, first.sum(), last.sum(), thought.depth[counted].sum(), counted.sum())
         self.window += torch.stack([torch.as_tensor(value).detach().cpu().double() for value in sums])
+
+    def trial(self, rows: int) -> None:
+        """Compute a step at full depth for some rows, of which nothing remains."""
+        window, length, device = self.window.clone(), self.config.text.length, self.accelerator.device
+        batch = self.data.batch(self.config.seed, self.step_number, range(rows), self.config.train.batch_size, length)
+        tensors = [torch.from_numpy(array).to(device) for array in (*batch, batch.token_types)]
+        draws, count = torch.zeros(2, rows, length, device=device), (tensors[1] != -100).sum().clamp(min=1)
+        with torch.random.fork_rng(devices=[]):  # of dropout
+            self._think(*tensors, draws, count, self.model.model.budget())  # type: ignore[call-arg]
+        self.window.copy_(window)
+        self.updates.forget()
 
     def metrics(self) -> dict[str, Any]:
         """Means over the tokens since the last call, over all processes."""

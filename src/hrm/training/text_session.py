@@ -23,6 +23,7 @@ from hrm.output import check_utf8
 from hrm.runs import Run, checkpoint, durable
 from hrm.runs.text import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.training.course import Course
+from hrm.training.long_steps import announce
 from hrm.training.progress import Reporter
 from hrm.training.session import changes, choose_threads, make_accelerator, owner
 from hrm.training.text import TextTrainer
@@ -84,6 +85,7 @@ def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accele
         f"step {trainer.step_number} of {config.train.steps}"
     )
     reporter.start(accelerator, path.name, str(path), settings(config))
+    announce(config, trainer, trainer.step_number, accelerator.num_processes, accelerator.device, reporter)
     measures = None if held_out is None else _Held(trainer, tokenizer, held_out)
 
     def finish() -> dict[str, Any]:

@@ -66,9 +66,15 @@ class Updates:
             self.good_steps = 0
             if self.scales:
                 self.loss_scale /= 2
-        for parameter in parameters:
-            parameter.grad = None
+        self.forget()
         return finite
+
+    def forget(self) -> None:
+        """Leave out the gradients there are."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self.sign_sgd:
+            self.sign_sgd.embedding.used = []
 
     @property
     def hopeless(self) -> bool:

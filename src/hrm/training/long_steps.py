@@ -1,0 +1,67 @@
+"""Steps that take long: what one takes on this CPU is tried out and said before the start."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import torch
+
+from hrm.config import Config, TextConfig
+from hrm.training.progress import Reporter
+
+_ENOUGH = 0.5
+"""Seconds of a trial that tell enough."""
+_DAY = 24 * 3600
+_FITTING = {"sudoku": "sudoku-9x9", "maze": "maze-10x10", "arc": "arc-small", "gym": "gym-mini-sudoku"}
+"""For each kind of puzzles a preset that a CPU trains."""
+
+
+class Tries(Protocol):
+    """A trainer that can compute some rows of a step of which nothing remains."""
+
+    def trial(self, rows: int) -> None: ...
+
+
+def seconds_of(trainer: Tries, rows: int, part: int) -> float:
+    """About what a step of so many rows takes, of which a `part` is computed at once; tried on as few as tell it."""
+    trainer.trial(1)  # what the first use of everything costs, no other step pays
+    tried = 1
+    while True:
+        start = time.perf_counter()
+        trainer.trial(tried)
+        took = time.perf_counter() - start
+        if took >= _ENOUGH or tried == part:
+            return took / tried * rows
+        tried = min(part, 4 * tried)
+
+
+def announce(
+    config: Config | TextConfig, trainer: Tries, step: int, processes: int, device: torch.device, reporter: Reporter
+) -> None:
+    """Say what a step takes here and what is left of the training; where that is days, what else there is.
+
+    Only of a CPU: an accelerator needs full batches to show what it can, and shows it soon.
+    """
+    train = config.train
+    if device.type != "cpu" or step >= train.steps:
+        return
+    rows = train.batch_size // processes
+    each = seconds_of(trainer, rows, max(1, rows // train.accumulate))
+    whole = each * (train.steps - step)
+    if train.minutes:
+        whole = min(whole, 60 * train.minutes)
+    reporter.say(f"a step takes about {about(each)} here, what is left of the training about {about(whole)}")
+    if whole > _DAY:
+        fitting = _FITTING.get(config.task.kind) if isinstance(config, Config) else "text-char"
+        instead = f"; hrm train {fitting} is made for a CPU" if fitting else ""
+        reporter.say(f"that is long: this recipe is made for an accelerator{instead} (Ctrl-C saves at any time)")
+    reporter.begin(train.steps, step, whole)
+
+
+def about(seconds: float) -> str:
+    """A duration in one number."""
+    if seconds < 100:
+        return f"{max(0.001, seconds):.1g} s" if seconds < 1 else f"{seconds:.0f} s"
+    unit, size = ("minutes", 60) if seconds < 6000 else ("hours", 3600) if seconds < 2 * _DAY else ("days", _DAY)
+    return f"{seconds / size:,.0f} {unit}"
