@@ -25,15 +25,15 @@ class Tries(Protocol):
 
 def seconds_of(trainer: Tries, rows: int, part: int) -> float:
     """About what a step of so many rows takes, of which a `part` is computed at once; tried on as few as tell it."""
-    trainer.trial(1)  # what the first use of everything costs, no other step pays
-    tried = 1
+    tried, first = 1, True
     while True:
         start = time.perf_counter()
         trainer.trial(tried)
         took = time.perf_counter() - start
-        if took >= _ENOUGH or tried == part:
+        # What the first use of everything costs, no step pays; a second trial is worth it where it takes no time.
+        if took >= _ENOUGH and not (first and took < 4 * _ENOUGH) or (tried == part and not first):
             return took / tried * rows
-        tried = min(part, 4 * tried)
+        tried, first = tried if first else min(part, 4 * tried), False
 
 
 def announce(
