@@ -31,7 +31,7 @@ def seconds_of(trainer: Tries, rows: int, part: int) -> float:
         trainer.trial(tried)
         took = time.perf_counter() - start
         # What the first use of everything costs, no step pays; a second trial is worth it where it takes no time.
-        if took >= _ENOUGH and not (first and took < 4 * _ENOUGH) or (tried == part and not first):
+        if took >= (4 * _ENOUGH if first else _ENOUGH) or (tried == part and not first):
             return took / tried * rows
         tried, first = tried if first else min(part, 4 * tried), False
 
