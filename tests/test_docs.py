@@ -66,7 +66,9 @@ def options_and_rest(args: list[str]) -> tuple[type, list[str]]:
         # Models of text have flags of their own where a verb takes both kinds.
         text = hasattr(module, "TextOptions") and _complaint(list(options_of(module.Options)), rest)
         return module.TextOptions if text else module.Options, rest
-    return getattr(module, f"{rest[0].capitalize()}Options"), rest[1:]
+    options = getattr(module, f"{rest[0].capitalize()}Options")
+    text = hasattr(module, "TextOptions") and _complaint(list(options_of(options)), rest[1:])
+    return module.TextOptions if text and verb == "config" else options, rest[1:]
 
 
 @pytest.fixture(scope="module")
