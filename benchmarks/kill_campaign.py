@@ -1,10 +1,11 @@
 """Interrupt a training at random moments: it must always go on, lose no checkpoint, and end with the same weights.
 
-    python benchmarks/kill_campaign.py [--of puzzles | books] [--kills 200] [--seed 0] [--json FILE]
+    python benchmarks/kill_campaign.py [--of puzzles | books | pairs] [--kills 200] [--seed 0] [--json FILE]
 
 A tiny run that saves after every step is started, killed with SIGKILL and resumed, until it ends; then the next one,
 until the kills are used up. `books`: a learner reads two books, with a memory, new characters and new layers between
-them; half of the interruptions are SIGTERM, at which it pauses. Most processes are forked after the imports, so that
+them; half of the interruptions are SIGTERM, at which it pauses. `pairs`: two processes write into one folder at the
+same time, every verb with every other (see pairs.py). Most processes are forked after the imports, so that
 kills hit the training; the others are started from nothing, so that kills hit the start of the program too. POSIX only.
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -228,18 +230,53 @@ def report(names: list[str], what: str) -> int:
     return len(names)
 
 
+def of_pairs(count: int, rng: random.Random, seed: int, file: Path) -> int:
+    """Two processes in one folder, again and again."""
+    import pairs
+
+    import hrm.training.text_session  # noqa: F401
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        result = pairs.campaign(count, rng, Path(folder), start, wait, FRESH)
+    print(file=sys.stderr)
+    rows = (
+        "pairs", "starts", "ended well", "killed", "refused: in use", "refused, told who is at work",
+        "refused: nothing to do", "taken to the end", *pairs.FAILURES,
+    )  # fmt: skip
+    write(file, "pairs", seed, started, result, rows)
+    return int(any(result[name] for name in pairs.FAILURES))
+
+
+def write(
+    file: Path, of: str, seed: int, started: float, result: Counter[str], rows: tuple[str, ...], **more: Any
+) -> None:
+    """Print a table, and keep it."""
+    for name in rows:
+        print(f"{name:40}{result[name]:6}")
+    facts = {
+        "of": of, **more, "seed": seed, "seconds": round(time.monotonic() - started, 1),
+        "torch": torch.__version__, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = {re.sub(r"\W+", "_", name): result[name] for name in rows}
+    file.write_text(json.dumps({**kept, **facts}, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", choices=("puzzles", "books"), default="puzzles")
-    parser.add_argument("--kills", type=int, default=200, help="interruptions in all")
+    parser.add_argument("--of", choices=("puzzles", "books", "pairs"), default="puzzles")
+    parser.add_argument("--kills", type=int, default=200, help="interruptions, or pairs, in all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; the machine's speed changes them as well")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/kill_campaign[_books].json")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/kill_campaign[_books|_pairs].json")
     args = parser.parse_args()
-    name = "kill_campaign" + "_books" * (args.of == "books")
+    name = "kill_campaign" if args.of == "puzzles" else f"kill_campaign_{args.of}"
     file = args.json or Path(__file__).parent / "results" / f"{name}.json"
     torch.set_num_threads(1)
     rng = random.Random(args.seed)
     started = time.monotonic()
+    if args.of == "pairs":
+        return of_pairs(args.kills, rng, args.seed, file)
     result: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -269,14 +306,7 @@ def main() -> int:
         "before the run existed", "before the first checkpoint", "while saving or pruning", "starting or between saves",
         *failures,
     )  # fmt: skip
-    for name in rows:
-        print(f"{name:40}{result[name]:6}")
-    facts = {
-        "of": args.of, "steps": wanted["step"], "seed": args.seed, "seconds": round(time.monotonic() - started, 1),
-        "torch": torch.__version__, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }  # fmt: skip
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**{name.replace(" ", "_"): result[name] for name in rows}, **facts}, indent=1) + "\n")
+    write(file, args.of, args.seed, started, result, rows, steps=wanted["step"])
     return int(any(result[name] for name in failures))
 
 
