@@ -89,7 +89,7 @@ def kind(run: Path) -> str:
     if not (run / "run.json").is_file():
         return "nothing"
     found = json.loads((run / "run.json").read_text()).get("kind", "puzzle")
-    return {"puzzle": "puzzles"}.get(found, found)
+    return "puzzles" if found == "puzzle" else str(found)
 
 
 def books(run: Path) -> dict[str, str]:
