@@ -1,5 +1,6 @@
 """A name found in a file leads to a regular file beside it, or nowhere."""
 
+import json
 import ntpath
 import os
 import posixpath
@@ -117,12 +118,28 @@ def test_a_file_of_facts_has_a_largest_size(tmp_path: Path) -> None:
 
 @POSIX
 def test_a_folder_for_a_library_holds_nothing_but_files(tmp_path: Path) -> None:
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "a.json").write_text("{}")
+    (tmp_path / "chat_templates").mkdir()
+    (tmp_path / "chat_templates" / "a.jinja").write_text("x")
     assert names.folder_of_files(tmp_path) == tmp_path
-    (tmp_path / "more" / "b.json").symlink_to("/etc/hostname")
-    with pytest.raises(BadName, match=r"b\.json"):
+    for place in (tmp_path / "b.json", tmp_path / "chat_templates" / "b.jinja"):
+        place.symlink_to("/etc/hostname")
+        with pytest.raises(BadName, match=r"b\.j"):
+            names.folder_of_files(tmp_path)
+        place.unlink()
+
+
+@pytest.mark.parametrize("listed", ["../x", "/dev/zero", 5, None, "a/b"])
+def test_an_index_lists_bare_names(tmp_path: Path, listed: object) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": listed}}))
+    with pytest.raises(BadName):
         names.folder_of_files(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    assert names.folder_of_files(tmp_path) == tmp_path
+    for damaged in ("", "[]", '{"weight_map": 5}'):
+        index.write_text(damaged)
+        with pytest.raises(BadName, match="no index"):
+            names.folder_of_files(tmp_path)
 
 
 @POSIX

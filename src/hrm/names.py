@@ -6,6 +6,7 @@ name of a regular file in the same folder.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import unicodedata
@@ -93,17 +94,23 @@ def read_text(path: Path) -> str:
     return read_bytes(path).decode("utf-8")
 
 
+_TEMPLATES = ("chat_templates", "additional_chat_templates")
+
+
 def folder_of_files(folder: Path) -> Path:
-    """A folder in which every entry, up to three levels deep, is `regular`: what a library may open by itself."""
-    level = [folder]
-    for _ in range(3):
-        entries = [entry for place in level for entry in sorted(place.iterdir())] if folder.is_dir() else []
-        level = []
-        for entry in entries:
-            if entry.is_dir() and not entry.is_symlink():
-                level.append(entry)
-            elif not entry.is_dir():
-                regular(entry)
+    """A folder of which a library opens what it likes: BadName unless every file is `regular`, and the parts that an
+    index lists are bare names."""
+    places = [place for place in (folder, *(folder / name for name in _TEMPLATES)) if place.is_dir()]
+    for entry in [entry for place in places for entry in sorted(place.iterdir())]:
+        if not entry.is_dir() or entry.name in _TEMPLATES:
+            place_in(folder, entry.name) if entry.is_dir() else regular(entry)
+        if entry.name.endswith(".index.json"):
+            try:
+                listed = json.loads(read_text(entry))["weight_map"].values()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise BadName(entry, "it is no index of the parts of a model") from None
+            for name in listed:
+                file_in(folder, name)
     return folder
 
 

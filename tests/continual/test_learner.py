@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -74,7 +75,7 @@ def logits(model: HRMForCausalLM, ids: Tensor, **request: Any) -> Tensor:
 
 @given(st.integers(1, 400), st.floats(0.01, 1.0), st.integers(2, 30), st.integers(0, 5))
 def test_a_reservoir_keeps_its_share_and_survives_packing(size: int, share: float, length: int, seed: int) -> None:
-    memory, model = Reservoir(share), Any
+    memory, model = Reservoir(share), SimpleNamespace(config=SimpleNamespace(vocab_size=2000))
     for number in range(2):
         memory.remember(number, np.arange(size) + 1000 * number, size, length, seed, model)  # type: ignore[arg-type]
     packed = memory.pack()["reservoir"].numel()
@@ -328,7 +329,9 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_run_that_was_killed_while_it_was_made_can_be_made_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     Learner.create(run, config())
-    (run / "run.json").unlink()  # it is written last
+    (run / ".tmp-run-new").mkdir()
+    for name in ("books", "checkpoints", "config.yaml", "model", "run.json", "tokenizer", "metrics.jsonl"):
+        (run / name).rename(run / ".tmp-run-new" / name)  # where it is until it is complete
     Learner.create(run, config()).learn(first(tmp_path, 100))
     with pytest.raises(UserError, match="already holds a run"):
         Learner.create(run, config())

@@ -81,7 +81,7 @@ def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = 
     A deeper mode is worse where its loss, token by token, is larger by more than two standard errors.
     UserError where a run has no held-out text.
     """
-    folder, held = _folder(loaded), [Packed.open(path) for path in loaded.held_out]
+    folder, held = _folder(loaded), [Packed.open(path).verify() for path in loaded.held_out]
     if folder is None or not held:
         raise UserError(f"{loaded.name} has no held-out text, on which the modes could be compared")
     losses, costs = _losses(loaded, held, progress)

@@ -88,11 +88,11 @@ def forgetting(args: list[str]) -> int:
     from hrm.analysis.forgetting import cost, draw
     from hrm.analysis.forgetting import forgetting as measure
     from hrm.config import LearnConfig
-    from hrm.runs import Run, checkpoint
+    from hrm.runs import Run, checkpoint, learned
 
     run = Run.open(options.run, LearnConfig)
     newest = checkpoint.newest(run.checkpoints, lambda line: print(line, file=sys.stderr))
-    found = measure(checkpoint.load(newest, ())[1]["books"], run.records()) if newest else {"books": []}
+    found = measure(learned.load(newest, ())[1]["books"], run.records()) if newest else {"books": []}
     if not found["books"]:
         raise UserError(f"{options.run} has finished no book yet: there is nothing to forget")
     if options.plot is not None:

@@ -135,6 +135,7 @@ def build(args: list[str]) -> int:
         raise UserError(f"--out {options.out} must end in .jsonl or .jsonl.gz")
     if options.out.exists() and not options.overwrite:
         raise UserError(f"{options.out} exists: choose another --out or add --overwrite")
+    names.apart(options.out, [part.strip() for part in options.data.split(",")])
     if options.count is not None and options.count < 1:
         raise UserError(f"--count {options.count} leaves no task: use 1 or more")
     found = arc.find(options.data, options.largest, options.skip_bad)

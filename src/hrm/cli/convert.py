@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hrm import names
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 
@@ -42,6 +46,7 @@ def main(args: list[str]) -> int:
     options = parse(
         "convert", Options, args, example="hrm convert downloads/HRM-checkpoint-sudoku-extreme runs/published --to hrm"
     )
+    names.apart(options.out, [options.source], "OUT")
     if options.to == "hrm_lm" or (options.to == "hrm_text" and (options.source / "run.json").is_file()):
         return _export(options)
     if options.to == "hrm_text" or _is_text(options.source):
@@ -108,30 +113,40 @@ def _export(options: Options) -> int:
         raise UserError(
             f"{options.source} is no run of text: --to {options.to} takes one of hrm train text-... or learn"
         )
-    if options.out.exists():
-        raise UserError(f"{options.out} is in use: choose a new folder for the converted model")
     loaded = load_text(options.source, options.checkpoint, device="cpu", precision="float32")
-    if options.to == "hrm_lm":
-        loaded.model.save_pretrained(options.out)
-    else:
-        for line in hrm_text.write(options.out, loaded.model, options.segments):
-            print(line, file=sys.stderr)
-    loaded.tokenizer.save_pretrained(options.out)
-    _copy_card(options)
+    with _complete(options.out) as folder:
+        if options.to == "hrm_lm":
+            loaded.model.save_pretrained(folder)
+        else:
+            for line in hrm_text.write(folder, loaded.model, options.segments):
+                print(line, file=sys.stderr)
+        loaded.tokenizer.save_pretrained(folder)
+        _copy_card(options, folder)
     _say(options, options.to, {"parameters": loaded.model.num_parameters()}, f", from {loaded.name}")
     return 0
 
 
-def _copy_card(options: Options) -> None:
+def _copy_card(options: Options, folder: Path) -> None:
     """The model card and the licence of the source, with a line that says what has become of it."""
     for name in ("README.md", "LICENSE", "LICENSE.txt"):
-        file = options.source / name
-        if file.is_file() and not file.is_symlink():
-            shutil.copyfile(file, options.out / name)
-    card = options.out / "README.md"
+        if (options.source / name).is_file():
+            shutil.copyfile(names.regular(options.source / name), folder / name)
+    card = folder / "README.md"
     if card.is_file():
         note = f"\nConverted by `hrm convert --to {options.to}`: what a card says of loading it may differ.\n"
         card.write_bytes(card.read_bytes() + note.encode())
+
+
+@contextmanager
+def _complete(out: Path) -> Iterator[Path]:
+    """A folder to fill, which is put in place when it is complete; UserError where something is there."""
+    from hrm.runs import lock
+
+    if os.path.lexists(out):
+        raise UserError(f"{out} is in use: choose a new folder for the converted model")
+    with lock.place(out, "convert") as place:
+        yield place / out.name
+        (place / out.name).replace(out)
 
 
 def _is_text(path: Path) -> bool:
@@ -143,23 +158,23 @@ def _convert_text(options: Options) -> int:
     if not _is_text(options.source):
         raise UserError(f"{options.source} holds no config.json: give a folder that save_pretrained has written")
     from hrm.interop import hrm_text
-    from hrm.models.text import HRMForCausalLM
+    from hrm.runs.text import load_model
 
     source, kind = options.source, hrm_text.model_type(options.source)
     if options.to == "hrm" and kind == "hrm_text":
-        if options.out.exists():
-            raise UserError(f"{options.out} is in use: choose a new folder for the converted model")
-        model = hrm_text.read(source)
-        model.save_pretrained(options.out)
-        hrm_text.copy_tokenizer(source, options.out)
-        _copy_card(options)
+        with _complete(options.out) as folder:
+            model = hrm_text.read(source)
+            model.save_pretrained(folder)
+            hrm_text.copy_tokenizer(source, folder)
+            _copy_card(options, folder)
         _say(options, "hrm_lm", {"parameters": model.num_parameters(), "segments": model.config.max_segments})
         return 0
     if options.to == "hrm_text" and kind == "hrm_lm":
-        model = HRMForCausalLM.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-        for line in hrm_text.write(options.out, model, options.segments, source):
-            print(line, file=sys.stderr)
-        _copy_card(options)
+        model = load_model(source)
+        with _complete(options.out) as folder:
+            for line in hrm_text.write(folder, model, options.segments, source):
+                print(line, file=sys.stderr)
+            _copy_card(options, folder)
         segments = options.segments or model.config.max_segments
         _say(options, "hrm_text", {"parameters": model.num_parameters(), "segments": segments})
         return 0

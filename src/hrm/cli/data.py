@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hrm import data, tasks
+from hrm import data, names, tasks
 from hrm.cli import text_data
 from hrm.cli.options import Positional, choose, parse
 from hrm.cli.text_data import PackOptions as PackOptions
 from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
-from hrm.config import TaskConfig, UserError
+from hrm.config import TaskConfig, UserError, kind_of
 from hrm.console import Console
+from hrm.data import npy_folder
+from hrm.data.storage import is_csv
 from hrm.runs import lock
 from hrm.terminal import report
 
@@ -63,7 +67,7 @@ class CheckOptions:
     """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
 
     path: Positional[str]
-    """CSV file or dataset folder, or a folder of packed text."""
+    """CSV file or dataset folder, a folder of packed text, or a run, whose files are compared with what was written."""
     against: str | None = None
     """Another file or folder that must not share a puzzle with this one, symmetric variants included."""
     task: Kind | None = None
@@ -119,16 +123,17 @@ def build(args: list[str]) -> int:
     """Make puzzles, convert between CSV and dataset folder, or join several."""
     example = "hrm data build --task sudoku --box 3 3 --puzzles 1000 --test 500 --out data/sudoku"
     options = parse("data build", BuildOptions, args, example=example)
-    with lock.place(
-        Path(options.out), "data build"
-    ):  # for the time it takes: the files have temporary names of their own
-        return _build(options)
+    names.apart(options.out, options.convert)
+    with lock.place(Path(options.out), "data build") as place:
+        return _build(options, place)
 
 
-def _build(options: BuildOptions) -> int:
+def _build(options: BuildOptions, place: Path) -> int:
     for path in data.targets(options.out):
         if path.exists() and not options.overwrite:
             raise UserError(f"{path} exists: choose another --out or add --overwrite")
+    if not is_csv(options.out) and os.path.lexists(options.out) and not npy_folder.splits(Path(options.out)):
+        raise UserError(f"{options.out} is no dataset folder: choose another --out, it is not replaced")
     if options.limit is not None and not options.convert:
         raise UserError("--limit takes the first puzzles of each --convert: use it with --convert")
     task = _task(options, options.convert[0] if options.convert else None)
@@ -144,7 +149,12 @@ def _build(options: BuildOptions) -> int:
         train, test = data.generate(task, [options.puzzles, options.test], options.seed, console)
     test = test if test is not None and len(test.inputs) else None
     counts = {"train": len(train.inputs), "test": 0 if test is None else len(test.inputs)}
-    written = [str(path) for path in data.write(options.out, task, train, test)]
+    if is_csv(options.out):
+        written = [str(path) for path in data.write(options.out, task, train, test)]
+    else:
+        data.write_folder(place / "new", task, train, test)
+        _replace(Path(options.out), place)
+        written = [options.out]
     if options.json:
         print(json.dumps({"written": written, **counts, **({"duplicates": duplicates} if duplicates else {})}))
     else:
@@ -153,13 +163,27 @@ def _build(options: BuildOptions) -> int:
     return 0
 
 
+def _replace(out: Path, place: Path) -> None:
+    """Put a dataset folder that is complete in the place of the one that is there; what else lies in it stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    (place / "old").mkdir()
+    for name in ("train", "test", "identifiers.json"):
+        if os.path.lexists(out / name):
+            os.rename(out / name, place / "old" / name)
+        if os.path.lexists(place / "new" / name):
+            os.rename(place / "new" / name, out / name)
+
+
 def check(args: list[str]) -> int:
     """Find problems in a file or folder, and overlap with another."""
     example = "hrm data check test.csv --against train.csv"
     options = parse("data check", CheckOptions, args, example=example)
     if text_data.is_text(options.path):
         return text_data.check(options.path, options.json)
-    found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
+    if (Path(options.path) / "run.json").is_file():
+        found = _problems_of_run(Path(options.path), options.against)
+    else:
+        found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
     if options.json:
         everything = list(found)
         print(json.dumps({"path": options.path, "count": len(everything), "problems": everything}))
@@ -174,6 +198,19 @@ def check(args: list[str]) -> int:
     if not count:
         print(f"{options.path}: no problems")
     return 2 if count else 0
+
+
+def _problems_of_run(path: Path, against: str | None) -> Iterator[str]:
+    """What has changed in a run, and what is wrong with the puzzles that it keeps."""
+    from hrm.config import Config
+    from hrm.runs import Run, inspection
+
+    yield from inspection.problems(path)
+    if kind_of(path) is Config and npy_folder.splits(path / "data"):
+        run = Run.open(path)
+        yield from data.problems(run.data, tasks.build(run.config.task), against, Console(stderr=True))
+    elif against is not None:
+        raise UserError(f"{path} keeps no puzzles: --against compares those of a run that does")
 
 
 def show(args: list[str]) -> int:

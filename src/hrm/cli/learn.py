@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hrm import output
+from hrm import names, output
 from hrm.cli.options import Positional, parse
 from hrm.config import LearnConfig, UserError
 from hrm.data.encoding import known_encoding
@@ -66,6 +68,8 @@ def _main(args: list[str], held: ExitStack) -> int:
     for book in books:
         if not book.is_file():
             raise UserError(f"there is no file {book}: give the text files to learn")
+    if options.fresh or not known:
+        names.apart(options.run, books, "the run")
     from hrm.runs import lock
 
     if options.fresh:
@@ -107,8 +111,8 @@ def _set_aside(run: Path) -> None:
 
     with lock.own(run, "learn --fresh") as old:
         if (run / "run.json").is_file():
-            names = (run.with_name(f"{run.name}-{i}") for i in range(1, 1000))
-            kept = next(path for path in names if not path.exists())
+            free = (run.with_name(f"{run.name}-{i}") for i in count(1))
+            kept = next(path for path in free if not os.path.lexists(path))
             old.rename(kept)
             print(f"the old run is kept as {kept}", file=sys.stderr)
 

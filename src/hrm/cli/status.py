@@ -32,14 +32,14 @@ def main(args: list[str]) -> int:
     options = parse("status", Options, args, example="hrm status runs/reader")
     if options.run is None:
         return _list(options)
-    from hrm.runs import Run, checkpoint, lock
+    from hrm.runs import Run, checkpoint, learned, lock
 
     with lock.own(options.run, "status --repair") if options.repair else nullcontext():
         run = Run.open(options.run, LearnConfig)
         newest = checkpoint.newest(run.checkpoints, lambda text: print(text, file=sys.stderr))
         if newest is None:
             raise UserError(f"{options.run} has learned nothing yet: give it a book with hrm learn")
-        _, state = checkpoint.load(newest, ())
+        _, state = learned.load(newest, ())
         if options.repair:
             _repair(run.path, state)
     found = {"tokenizer": run.config.tokenizer, **describe(state)}

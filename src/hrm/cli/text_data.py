@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hrm import output
+from hrm import names, output
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 from hrm.console import Console
@@ -97,6 +98,7 @@ def tokenizer(args: list[str]) -> int:
 
 def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
     _free(options.out)
+    names.apart(options.out, options.files)
     console = Console(stderr=True)
     texts = _Texts(options.files, options.field, corpus.Way(_saying(console), options.encoding))
     if options.kind == "char":
@@ -128,6 +130,7 @@ def pack(args: list[str]) -> int:
 
 def _pack(options: PackOptions, place: Path) -> int:
     _free(options.out)
+    names.apart(options.out, [*options.files, options.tokenizer])
     console = Console(stderr=True)
     way = corpus.Way(_saying(console), options.encoding)
     talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files, way.encoding))
@@ -274,7 +277,7 @@ def _beside(part: Path) -> PreTrainedTokenizerFast | None:
 
 def _free(out: Path) -> None:
     output.check_utf8(out)
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"{out} exists: choose another --out or remove it")
 
 

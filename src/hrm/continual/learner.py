@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from hrm import names
 from hrm.config import LearnConfig, OptimConfig, TrainConfig, UserError, check
 from hrm.continual.memory import Dreams, Memory
 from hrm.continual.pace import Pace
@@ -30,17 +31,18 @@ from hrm.evaluation.text import evaluate
 from hrm.evaluation.text_generation import Sampling, complete
 from hrm.models.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
 from hrm.models.recurrence import Schedule
-from hrm.models.text import HRMConfig, HRMForCausalLM
+from hrm.models.text import HRMForCausalLM
 from hrm.models.text.loss import supervision
-from hrm.runs import Run, checkpoint, durable, lock, threads
-from hrm.runs.text import configure, load_tokenizer, rebuild
+from hrm.reading import reading
+from hrm.runs import Run, checkpoint, durable, learned, lock, threads
+from hrm.runs.text import configure, form_of, load_tokenizer, rebuild
 from hrm.training.batches import uniforms
 from hrm.training.course import BadBatch
 from hrm.training.session import make_accelerator
 from hrm.training.updates import Updates
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    pass
 
 SHAPE = (
     "hidden_size=256", "num_attention_heads=8", "fast_layers=3", "slow_layers=3", "intermediate_size=640",
@@ -54,6 +56,7 @@ EACH = 1.5
 """How much an old book counts against the new one."""
 DEEP = 0.2
 """Share of the updates with all segments, in which the Q head learns; the others have one."""
+_PARTS = ("train", "validation")
 _EXPLORATION, _MODE, _REPLAY = 1, 2, 3
 Event = dict[str, Any]
 
@@ -72,6 +75,7 @@ class Learner:
     def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
         self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
         """Let other processes write into the run; at the latest this happens when nobody has the learner any more."""
+        run.check_places()
         self.run, self.config = run, run.config
         self.memory: Memory = memory or Dreams(run.config.memory)
         self.accelerator = make_accelerator(_train_config(run.config, 1), "--device")
@@ -88,11 +92,11 @@ class Learner:
         if newest is None:
             self.tokenizer = load_tokenizer(run.path)
             torch.manual_seed(run.config.seed)
-            self.model = HRMForCausalLM(HRMConfig.from_pretrained(run.path / "model"))
+            self.model = HRMForCausalLM(form_of(run.path))
             self.optimizer: dict[str, Tensor] = {}
             self.counters: dict[str, Any] = {}
         else:
-            self._restore(*checkpoint.load(newest), newest)
+            self._restore(*learned.load(newest), newest)
         self.model.to(self.device).train()
         self.threads = self._choose_threads()
         """A few words on them, for people."""
@@ -152,8 +156,12 @@ class Learner:
         `say` hears of every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
         what it was read in before, or is found to be. UserError for a book that cannot be read.
         """
+        for known in self.books:  # before anything is learned
+            for part in _PARTS:
+                if (self._folder(known) / part / "index.json").exists():
+                    self._part(known, part)
         place = str(Path(source).absolute())
-        before = next((b.get("encoding") for b in self.books if b["source"] == place), None)
+        before = next((b.get("encoding") for b in self.books if b.get("source") == place), None)
         way = corpus.Way(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
         book = self._enter(source, epochs, way)
         if book["state"] != "learning":
@@ -175,7 +183,9 @@ class Learner:
 
     def _read(self, book: dict[str, Any], say: Callable[[Event], None]) -> dict[str, Any]:
         """Learn a book from where it stands to its end, or until asked to pause or stop."""
-        training, pace = Packed.open(self._folder(book) / "train"), Pace()
+        for known in self.books:  # before anything is learned: all of them are measured
+            self._part(known, "validation")
+        training, pace = self._part(book, "train").verify(), Pace()
         steps = book["steps"] = self._steps(book, training)
         updates = self._updates(steps)
         self.run.rewind(self.step_number)
@@ -205,7 +215,7 @@ class Learner:
             pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
             with pace.part("saving"):
                 self._save(updates)
-        if not book["begun"]:
+        if not book.get("begun"):
             self.memory.asked = self._tick  # type: ignore[attr-defined]
             self.memory.begin(self.model, self.config.length, self.config.seed, book["number"])
             if book["step"] == 0:
@@ -290,7 +300,7 @@ class Learner:
         book = self.unfinished
         if book is None:
             raise UserError(f"{self.run.path} has no unfinished book to end")
-        training = Packed.open(self._folder(book) / "train")
+        training = self._part(book, "train").verify()
         updates = self._updates(self._steps(book, training))
         self._finish(book, training, updates, lambda event: None)
         self._save(updates)
@@ -318,7 +328,7 @@ class Learner:
 
     def bits(self, book: dict[str, Any], limit: int | None = None, **request: Any) -> float:
         """Bits a character on the held-out part of a book, in one segment of the own schedule unless asked else."""
-        held = Packed.open(self._folder(book) / "validation")  # its ids never move
+        held = self._part(book, "validation")  # its ids never move
         request = {"max_segments": 1, "halting": "fixed"} | request
         try:
             found = evaluate(
@@ -386,6 +396,8 @@ class Learner:
             known["epochs"], known["state"], known["begun"] = epochs, "learning", False
         if not self._packed(known):
             self._pack(documents, self._folder(known), way)
+            known.pop("packed", None)
+        known.setdefault("packed", {part: Packed.open(self._folder(known) / part).fingerprint for part in _PARTS})
         return known
 
     def _learn_alphabet(self, documents: Iterable[str]) -> int:
@@ -418,13 +430,13 @@ class Learner:
 
     def _expect(self, book: dict[str, Any], training: Packed) -> None:
         """New characters, kept out of old texts until here, become possible; that is the first thing learned."""
-        if book["new_tokens"]:
+        if book.get("new_tokens"):
             batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
             ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
-            admit(self.model, ids, targets, len(self.tokenizer) - book["new_tokens"])
+            admit(self.model, ids, targets, max(0, len(self.tokenizer) - book["new_tokens"]))
 
     def _pack(self, documents: Iterable[str], folder: Path, way: corpus.Way) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(names.place_in(self.run.path, "books", folder.name), ignore_errors=True)
         folder.mkdir(parents=True)
         kept, held = corpus.hold_out(documents, self.config.holdout)
         for doubt in corpus.doubts(kept, held):
@@ -433,10 +445,17 @@ class Learner:
             Packed.write(folder / part, self.tokenizer, corpus.encode(self.tokenizer, items))
 
     def _packed(self, book: dict[str, Any]) -> bool:
-        return all((self._folder(book) / part / "index.json").is_file() for part in ("train", "validation"))
+        return all((self._folder(book) / part / "index.json").is_file() for part in _PARTS)
+
+    def _part(self, book: dict[str, Any], part: str) -> Packed:
+        """A part of a book; UserError where it is not the one that was packed."""
+        packed = Packed.open(self._folder(book) / part)
+        if packed.fingerprint != book.get("packed", {}).get(part, packed.fingerprint):
+            raise UserError(f"{packed.folder / 'index.json'} has changed since {book['name']} was packed: restore it")
+        return packed
 
     def _folder(self, book: dict[str, Any]) -> Path:
-        return self.run.path / "books" / f"{book['number']:03}-{book['sha256'][:12]}"
+        return learned.folder_of(self.run.path, book)
 
     def _steps(self, book: dict[str, Any], training: Packed) -> int:
         """Updates for a book: a row begins at every `stride`-th character, in each epoch."""
@@ -458,7 +477,8 @@ class Learner:
         updates.optimizers[:] = [AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.99))]
         updates.base_rates = [config.lr, config.embedding_lr]
         if self.optimizer:
-            updates.unpack({"optimizer": self.optimizer}, self.counters)
+            with reading(self.run.checkpoints, "use another checkpoint"):
+                updates.unpack({"optimizer": self.optimizer}, self.counters)
         return updates
 
     def _step(self, book: dict[str, Any], training: Packed, updates: Updates, steps: int) -> tuple[float, float]:
@@ -586,27 +606,27 @@ class Learner:
 
     def _mirror(self) -> None:
         """The tokenizer and the model's form beside the checkpoints, for whoever reads the folder."""
-        _save_tokenizer(self.tokenizer, self.run.path / "tokenizer")
-        self.model.config.save_pretrained(self.run.path / "model")
+        _mirrored(self.tokenizer, self.run.path, "tokenizer")
+        _mirrored(self.model.config, self.run.path, "model")
 
     def _restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any], where: Path) -> None:
         self.model, self.tokenizer = rebuild(state, groups["weights"], where)
         self.optimizer, self.counters = groups.get("optimizer", {}), state["counters"]
         if groups.get("memory"):
-            self.memory.unpack(groups["memory"], self.model)
+            with reading(where / "memory.safetensors", "use another checkpoint or restore this one"):
+                self.memory.unpack(groups["memory"], self.model)
         self.step_number, self.seconds = state["step_number"], state["seconds"]
         self.books, self.growth = state["books"], state["growth"]
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Replace a tokenizer's folder file by file, each complete or as it was."""
-    temporary = folder.with_name(f".tmp-tokenizer-{os.getpid()}")
-    tokenizer.save_pretrained(temporary)
+def _mirrored(what: Any, run: Path, name: str) -> None:
+    """Replace a folder that `save_pretrained` writes file by file, each complete or as it was, and no link followed."""
+    folder = names.place_in(run, name)
     folder.mkdir(exist_ok=True)
-    for file in temporary.iterdir():
-        durable.write(folder / file.name, file.read_text("utf-8"))
-        file.unlink()
-    temporary.rmdir()
+    with tempfile.TemporaryDirectory() as temporary:
+        what.save_pretrained(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            durable.write(folder / file.name, file.read_text("utf-8"))
 
 
 def _train_config(config: LearnConfig, steps: int) -> TrainConfig:

@@ -22,6 +22,8 @@ PROMPT = 12
 """Characters of a kept piece from which a dream begins."""
 DREAMS = 1200
 """Rows that are dreamt before a book."""
+MOST = 1 << 28
+"""Tokens that are kept of a book at most."""
 TRIES = 6
 """How often the number of pieces that fit is guessed."""
 
@@ -147,11 +149,15 @@ class Reservoir(Nothing):
         shapes: list[list[int]] = json.loads(content[8:at])
         self.books, self._stored = {}, {}
         for book, count, size, length in shapes:
+            # No more is unpacked than the head says.
+            if any(type(n) is not int or n < 0 for n in (book, count, size, length)) or not 0 < count * size <= MOST:
+                raise ValueError("it tells of pieces that cannot be")
             self._stored[book] = content[at : at + length]
-            raw = bz2.BZ2Decompressor().decompress(self._stored[book], 4 * count * size)
-            self.books[book] = (
-                np.frombuffer(raw, f"<u{len(raw) // (count * size)}").reshape(count, size).astype(np.int32)
-            )
+            raw = bz2.BZ2Decompressor().decompress(self._stored[book], 4 * count * size + 1)
+            width, rest = divmod(len(raw), count * size)
+            if rest or width not in (1, 2, 4):
+                raise ValueError("its pieces are not as large as it says")
+            self.books[book] = _ids(np.frombuffer(raw, f"<u{width}").reshape(count, size), model).astype(np.int32)
             at += length
 
     def _stretches(self, count: int, size: int, rng: np.random.Generator, without: int) -> np.ndarray | None:
@@ -222,7 +228,7 @@ class Dreams(Reservoir):
         super().unpack(tensors, model)
         self.teacher = self.dreams = None
         if "dreams" in tensors:
-            self.dreams = tensors["dreams"].numpy().astype(np.int64)
+            self.dreams = _ids(tensors["dreams"].numpy(), model).astype(np.int64)
             self.teacher = self._frozen(model)
             weights = {n.removeprefix("teacher."): t for n, t in tensors.items() if n.startswith("teacher.")}
             self.teacher.load_state_dict(weights)
@@ -249,6 +255,15 @@ class Dreams(Reservoir):
                 stopping_criteria=StoppingCriteriaList([tick]),
             )  # fmt: skip
         return out.cpu().numpy()
+
+
+def _ids(tokens: np.ndarray, model: HRMForCausalLM) -> np.ndarray:
+    """Tokens from a checkpoint; ValueError where the model does not know one."""
+    if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or not tokens.size:
+        raise ValueError("what is kept of old books are no rows of tokens")
+    if int(tokens.min()) < 0 or int(tokens.max()) >= model.config.vocab_size:
+        raise ValueError(f"token {int(tokens.max())} is not one of the {model.config.vocab_size} that the model knows")
+    return tokens
 
 
 def _compressed(pieces: np.ndarray) -> bytes:

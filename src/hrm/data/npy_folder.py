@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hrm import names
 from hrm.config import UserError, quoted
 from hrm.data.puzzle_set import IGNORE, Located, PuzzleSet
 from hrm.reading import SMALL, json_of, reading
@@ -31,7 +32,7 @@ def splits(path: Path) -> list[str]:
 def metadata(folder: Path) -> dict[str, Any]:
     """The facts in a split's `dataset.json`; UserError where one is missing or of the wrong type."""
     where = folder / "dataset.json"
-    facts = json_of(where, SMALL, _RESTORE)
+    facts = json_of(names.regular(where), SMALL, _RESTORE)
     numbers = ("pad_id", "vocab_size", "seq_len", "num_puzzle_identifiers", "blank_identifier_id")
     for name in numbers:
         if not isinstance(facts, dict) or type(facts.get(name)) is not int or not 0 <= facts[name] < 2**31:
@@ -186,7 +187,7 @@ def _load_set(
 
 
 def read_array(folder: Path, name: str, field: str, mapped: bool = False) -> np.ndarray:
-    path = folder / f"{name}__{field}.npy"
+    path = names.file_in(folder, f"{name}__{field}.npy")
     array = array_of(path, _RESTORE)
     return array if mapped else np.array(array)
 

@@ -12,7 +12,7 @@ from hrm.data.text import Packed, is_packed, open_text
 from hrm.evaluation.text_fresh import prompts_of
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.reading import SMALL, json_of
-from hrm.runs.text import load_tokenizer
+from hrm.runs.text import form_of, load_tokenizer
 
 if TYPE_CHECKING:
     from hrm.config import TextConfig
@@ -33,7 +33,7 @@ MEASURES = (
 
 def model_card(run: Run[TextConfig]) -> str:
     """README.md of a run: data, settings, results per depth, use and limits; what was not measured is not said."""
-    name, model = run.path.resolve().name, HRMConfig.from_pretrained(run.path / "model")
+    name, model = run.path.resolve().name, form_of(run.path)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in HRMForCausalLM(model).parameters())
     result = json_of(run.result, SMALL) if run.result.is_file() else {}

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hrm import names
 from hrm.config import UserError, parse_horizon, quoted
 from hrm.models.text.configuration import HRMConfig
 from hrm.models.text.modeling import HRMForCausalLM
@@ -128,7 +129,7 @@ def copy_tokenizer(source: Path | None, target: Path) -> None:
     """Copy the tokenizer's files of a folder to another."""
     for pattern in _TOKENIZER if source is not None else ():
         for file in source.glob(pattern):  # type: ignore[union-attr]
-            shutil.copy(file, target / file.name)
+            shutil.copy(names.regular(file), target / file.name)
 
 
 def warnings(config: HRMConfig, segments: int) -> list[str]:
@@ -266,6 +267,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no .safetensors file")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        with reading(file), safe_open(file, "pt") as opened:
+        with reading(file), safe_open(names.regular(file), "pt") as opened:
             tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     return tensors

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ from hrm import names
 from hrm.config import Config, LearnConfig, TextConfig, UserError, check_ranges, from_yaml, quoted, to_yaml
 from hrm.output import refused
 from hrm.reading import parsed, reading, shown
-from hrm.runs import checkpoint, durable, lock
+from hrm.runs import checkpoint, durable, lock, manifest
 
 FORMAT = 1
 _CONTENTS = (
@@ -56,6 +56,8 @@ class Run(Generic[C]):
         self.board: dict[str, Any] = dict(facts["board"])
         self.version: str = facts["version"]
         self.created: str = facts["created"]
+        self.listed: object = facts.get("data")
+        """Size and SHA-256 of each file of `data`, by name, as it was written; None in runs of old versions."""
         self.data = path / "data"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
@@ -92,6 +94,7 @@ class Run(Generic[C]):
             "board": dict(board),
             "version": _version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "data": manifest.of(new / "data"),
         }
         durable.write_json(new / "run.json", facts)
         _take_place(path)
@@ -126,6 +129,20 @@ class Run(Generic[C]):
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         return cls(path, config, facts)
+
+    def data_problems(self) -> Iterator[str]:
+        """A sentence for each file of the run's data that is not the one that was written."""
+        return manifest.problems(self.data, self.listed) if self.listed is not None else iter(())
+
+    def check_data(self) -> None:
+        """UserError for the first of them."""
+        for problem in self.data_problems():
+            raise UserError(problem)
+
+    def check_places(self) -> None:
+        """UserError where what is written into the run would land outside it, asked before anything is computed."""
+        for name in (*_CONTENTS, "bad_batch.safetensors"):
+            names.place_in(self.path, name)
 
     def set_config(self, config: C) -> None:
         """Record a configuration changed by flags of a resumed training."""

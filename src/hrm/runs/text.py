@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from hrm import names
 from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, needs, quoted
 from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
 from hrm.data.text.tokenizers import code_refused
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.reading import SMALL, json_of, reading, reason, yaml_of
-from hrm.runs import Run
+from hrm.runs import Run, learned
 from hrm.runs import checkpoint as checkpoints
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def load_text(
 def _load_learner(path: Path, which: str | int, device: torch.device, precision: str | None) -> TextModel:
     run = Run.open(path, LearnConfig)
     file = run.checkpoint(which, partial(print, file=sys.stderr))
-    tensors, state = checkpoints.load(file, {"weights"})
+    tensors, state = learned.load(file, {"weights"})
     model, tokenizer = rebuild(state, tensors["weights"], file)
     model = model.to(device=device, dtype=_dtype(precision or run.config.precision)).eval()
     held = tuple(sorted(run.path.glob("books/*/validation")))
@@ -92,9 +93,15 @@ def rebuild(
 ) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
     with reading(where):
-        model = HRMForCausalLM(HRMConfig.from_dict(state["model"]))
+        config = HRMConfig.from_dict(state["model"])
+        if config.fast_layers + config.slow_layers > len(weights):
+            raise UserError(f"{where} does not hold the weights of {config.fast_layers + config.slow_layers} layers")
+        model = HRMForCausalLM(config)
         fill(model, weights, where)
-        return model, rebuild_of(state)
+        tokenizer = rebuild_of(state)
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(f"{where} has a tokenizer of {len(tokenizer)} tokens and a model of {config.vocab_size}")
+    return model, tokenizer
 
 
 def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
@@ -105,14 +112,21 @@ def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
 def architecture(run: Run[TextConfig]) -> HRMForCausalLM:
     """A model of a run's form, adapters included, with fresh weights."""
     with reading(run.path / "model"):
-        model = HRMForCausalLM(HRMConfig.from_pretrained(run.path / "model"))
+        model = HRMForCausalLM(form_of(run.path))
     return adapt(model, run.config.lora) if run.config.lora else model
+
+
+def form_of(path: Path) -> HRMConfig:
+    """The form of a run's model."""
+    with reading(path / "model", "restore it"):
+        return HRMConfig.from_pretrained(names.folder_of_files(path / "model"))
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that lies beside a run's weights."""
     from transformers import AutoTokenizer
 
+    names.folder_of_files(path / "tokenizer")
     with reading(path / "tokenizer"), code_refused(path / "tokenizer"):
         return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False)
 
@@ -121,6 +135,7 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer of a folder that `save_pretrained` wrote; UserError for one of another kind."""
     from transformers import AutoConfig, AutoTokenizer
 
+    names.folder_of_files(path)
     json_of(path / "config.json", SMALL)  # says best what is wrong with it
     with reading(path, "save a model and its tokenizer there"), code_refused(path):
         kind = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False).model_type
@@ -129,8 +144,14 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
                 f"{path} holds a model of type {quoted(kind)}: convert it with hrm convert, if it is hrm_text"
             )
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        with _no_bar():
-            return HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False), tokenizer
+    return load_model(path), tokenizer
+
+
+def load_model(path: Path) -> HRMForCausalLM:
+    """The model alone of such a folder."""
+    names.folder_of_files(path)
+    with reading(path, "save a model there"), code_refused(path), _no_bar():
+        return HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrainedTokenizerFast | None) -> HRMConfig:

@@ -18,12 +18,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
-from hrm import data, tasks
+from hrm import data, names, tasks
 from hrm.config import Config, TextConfig, TrainConfig, UserError, check, settings
 from hrm.data import PuzzleSet, arc, arc_sets
 from hrm.evaluation import evaluate
 from hrm.models.puzzle import board_of, build
 from hrm.runs import Run, checkpoint, lock, threads
+from hrm.runs.folder import refuse_in_use
 from hrm.solving import Solver, load
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc
@@ -72,6 +73,7 @@ def _train(
     task = task or tasks.build(config.task)
     start = None if init is None else Run.open(init)
     if not resume and accelerator.is_main_process:
+        refuse_place(path, overwrite, config, init)
         training, held_out, store = _prepare(config, task, reporter, start)
         _refuse_overlap(config, task, training, reporter)
         board = {
@@ -83,6 +85,7 @@ def _train(
         Run.create(path, config, board, overwrite, store)
     accelerator.wait_for_everyone()
     run = Run.open(path)
+    run.check_places()
     changed = changes(run.config, config)
     run.config = config
     training, held_out = puzzles_of(run, task, reporter)
@@ -140,8 +143,16 @@ def owner(path: Path, resume: bool, accelerator: Accelerator) -> AbstractContext
     return lock.own(path, verb, new=not resume) if accelerator.is_main_process else nullcontext()
 
 
+def refuse_place(path: Path, overwrite: bool, config: Config | TextConfig, start: Path | str | None) -> None:
+    """UserError, before anything is made, for a place where no run may be: in use, or within what is read."""
+    given = [value for value in (config.data, config.validation) if value]
+    names.apart(path, [start, *given, *(part.strip() for value in given for part in value.split(",") if part.strip())])
+    refuse_in_use(path, overwrite)
+
+
 def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
     """The training puzzles of a run, and those held out; UserError if the data is no longer what it was."""
+    run.check_data()
     if isinstance(task, Arc):
         training, held_out = arc_sets.prepare(run.config, task, arc_sets.Record.load(run.data))[:2]
         _compare(run, training)

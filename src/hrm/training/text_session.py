@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain
@@ -25,7 +24,7 @@ from hrm.runs.text import adapt, architecture, configure, fill, load_saved, load
 from hrm.training.course import Course
 from hrm.training.long_steps import announce
 from hrm.training.progress import Reporter
-from hrm.training.session import changes, choose_threads, make_accelerator, owner
+from hrm.training.session import changes, choose_threads, make_accelerator, owner, refuse_place
 from hrm.training.text import TextTrainer
 
 if TYPE_CHECKING:
@@ -48,9 +47,11 @@ def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accele
     reporter = Reporter(config.train, accelerator)
     first: dict[str, torch.Tensor] | None = None
     if not resume and accelerator.is_main_process:
+        refuse_place(path, overwrite, config, config.model)
         first = _create(config, path, overwrite, reporter)
     accelerator.wait_for_everyone()
     run = Run.open(path, TextConfig)
+    run.check_places()
     changed = changes(run.config, config)
     run.config = config
     tokenizer = load_tokenizer(run.path)
@@ -112,11 +113,18 @@ def data_of(run: Run[TextConfig], tokenizer: PreTrainedTokenizerFast) -> tuple[P
         folders = Path(run.config.data), Path(run.config.validation or run.config.data)
         training = corpus.open_text(folders[0], tokenizer)
         split = "validation" if (folders[1] / "validation").is_dir() else "test"
+        if training.fingerprint != run.board.get("data_sha256", training.fingerprint):
+            raise UserError(
+                f"{training.folder} has changed since the run {run.path} began: restore it, or say where it is with "
+                "--data"
+            )
         apart = run.config.validation is not None or (folders[1] / split).is_dir()
         held = corpus.open_text(folders[1], tokenizer, split) if apart else None
         return training, held
+    run.check_data()
     held_out = run.data / "validation"
-    return Packed.open(run.data / "train", tokenizer), Packed.open(held_out, tokenizer) if held_out.is_dir() else None
+    training = Packed.open(run.data / "train", tokenizer).verify()
+    return training, Packed.open(held_out, tokenizer).verify() if held_out.is_dir() else None
 
 
 class _Held:
@@ -207,7 +215,8 @@ def _create(config: TextConfig, path: Path, overwrite: bool, reporter: Reporter)
         if source is not None:
             source.pack(tokenizer, folder / "data", reporter)
 
-    Run.create(path, config, {}, overwrite, fill_folder)
+    board = {} if source else {"data_sha256": corpus.open_text(Path(config.data)).fingerprint}
+    Run.create(path, config, board, overwrite, fill_folder)
     return dict(model.state_dict())
 
 
@@ -271,8 +280,6 @@ class _Source:
                 continue
             template = self.config.text.template
             tokens = chat.examples(tokenizer, items, template) if self.talks else corpus.encode(tokenizer, items)
-            # A run folder that is written anew may still hold what an interrupted start left.
-            shutil.rmtree(folder / name, ignore_errors=True)
             packed = Packed.write(folder / name, tokenizer, tokens)
             if name == "validation" and self.left_out is not None:
                 reporter.say(

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hrm.config import OptimConfig, TrainConfig
+from hrm.config import OptimConfig, TrainConfig, UserError
 from hrm.models.puzzle import TaskEmbedding
 from hrm.training.optim import EMA, SignSGD, build_optimizers, lr_factor
 
@@ -140,6 +140,9 @@ class Updates:
             saved.setdefault(parameter_name, {})[key] = value
         for part, parameter, name in self._named_parameters():
             if name in saved:
+                for key, value in saved[name].items():
+                    if value.dim() and value.shape != parameter.shape:
+                        raise UserError(f"the optimizer's {key} of {name} is {list(value.shape)}: another checkpoint's")
                 part.state[parameter] = {
                     # A fused optimizer counts on the device, the others on the CPU.
                     key: value.to(parameter.device) if key != "step" or part.defaults.get("fused") else value

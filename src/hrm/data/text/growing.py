@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hrm import names
 from hrm.config import UserError
 from hrm.data.text.tokenizers import make_tokenizer
+from hrm.reading import quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,17 +49,26 @@ def grow_tokenizer(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) ->
     return added
 
 
+_FILES = frozenset((
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
+))  # fmt: skip
+"""What a tokenizer's folder consists of; a checkpoint that names anything else is not believed."""
+
+
 def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     """The files of a tokenizer's folder, by name."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return {file.name: file.read_text("utf-8") for file in sorted(Path(folder).iterdir())}
+        return {file.name: file.read_text("utf-8") for file in sorted(Path(folder).iterdir()) if file.name in _FILES}
 
 
 def tokenizer_from(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
-    """The tokenizer that `tokenizer_files` took down."""
+    """The tokenizer that `tokenizer_files` took down; UserError for names that no tokenizer's folder has."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
+            if (why := names.fault(name, _FILES)) is not None or not isinstance(content, str):
+                raise UserError(f"a tokenizer was kept with a file that it cannot have: {why or quoted(content)}")
             (Path(folder) / name).write_text(content, "utf-8")
         return make_tokenizer(folder)
 

@@ -13,13 +13,14 @@ import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hrm import names
 from hrm.config import UserError
 from hrm.data.puzzle_set import IGNORE
 from hrm.data.text.sources import Part
@@ -102,10 +103,31 @@ class Packed:
         self.characters: int = facts["characters"]
         self.bytes: int = facts["bytes"]
         self.whole: bool = facts["whole"]
-        self.tokens = np.memmap(folder / "tokens.bin", facts["dtype"], "r")
-        self.mask = np.memmap(folder / "mask.bin", np.uint8, "r") if facts["mask"] else None
-        self.documents: np.ndarray = np.load(folder / "documents.npy", mmap_mode="r", allow_pickle=False)
+        self.documents: np.ndarray = np.load(self._whole_file("documents.npy"), mmap_mode="r", allow_pickle=False)
         self._rows: dict[int, Sequence[Sequence[Span]]] = {}
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """All tokens in a row; UserError where they are not those that were written."""
+        return np.memmap(self._whole_file("tokens.bin"), self.facts["dtype"], "r")
+
+    @cached_property
+    def mask(self) -> np.ndarray | None:
+        """1 where a token counts, None where all do; UserError where it is not the one that was written."""
+        return np.memmap(self._whole_file("mask.bin"), np.uint8, "r") if self.facts["mask"] else None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of index.json, which holds those of the other files."""
+        return hashlib.sha256(names.read_bytes(self.folder / "index.json")).hexdigest()
+
+    def _whole_file(self, name: str) -> Path:
+        """A file at its first reading: UserError where its content has changed since it was written."""
+        path = names.regular(self.folder / name)
+        facts = path.stat()
+        if not _unchanged(path, self.facts["sha256"][name], facts.st_size, facts.st_mtime_ns, facts.st_ino):
+            raise UserError(_changed(path))
+        return path
 
     @classmethod
     def write(
@@ -144,13 +166,14 @@ class Packed:
         sizes = {"tokens.bin": facts["count"] * np.dtype(facts["dtype"]).itemsize}
         sizes |= {"mask.bin": facts["count"]} if facts["mask"] else {}
         for name, size in sizes.items():
-            found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+            found = path.stat().st_size if (path := names.regular(folder / name)).is_file() else 0
             if found != size:
                 raise UserError(f"{folder / name} has {found:,} of {size:,} bytes: restore it or pack the text anew")
         with reading(folder, "restore it or pack the text anew"):
             packed = cls(folder, facts)
         starts = packed.documents
-        if starts.ndim != 1 or len(starts) != facts["documents"] + 1 or starts[0] or starts[-1] != packed.count:
+        fits = starts.ndim == 1 and len(starts) == facts["documents"] + 1 and starts.dtype.kind in "iu"
+        if not fits or starts[0] or starts[-1] != packed.count or not (starts[1:] > starts[:-1]).all():
             raise UserError(f"{folder / 'documents.npy'} does not fit tokens.bin: restore it or pack the text anew")
         if tokenizer is not None and tokenizer_hash(tokenizer) != facts["tokenizer"]:
             raise UserError(f"{folder} was packed with another tokenizer: use that one or pack the text anew")
@@ -202,11 +225,17 @@ class Packed:
         while some := list(islice(every, rows)):
             yield self._assemble(some, length, pad)
 
+    def verify(self) -> Packed:
+        """Itself, read once; UserError for a file that has changed since it was written, or tokens out of range."""
+        if int(self.tokens.max()) >= self.facts["vocabulary"] or (self.mask is None and self.facts["mask"]):
+            raise UserError(f"{self.folder / 'tokens.bin'} holds tokens beyond its vocabulary: pack the text anew")
+        return self
+
     def check(self) -> Iterator[str]:
         """A sentence for each file whose content has changed since it was written."""
         for name, digest in self.facts["sha256"].items():
-            if _sha256(self.folder / name) != digest:
-                yield f"{self.folder / name} has changed since it was written: restore it or pack the text anew"
+            if _sha256(names.regular(self.folder / name)) != digest:
+                yield _changed(self.folder / name)
 
     def _grid(self, seed: int, epoch: int, number: int, length: int) -> list[Span]:
         """Row `number` of the text read in a circle from a random token on."""
@@ -264,6 +293,16 @@ class Packed:
                 at += inputs
             positions[row, at:] = np.arange(length - at)
         return Batch(ids, labels, positions)
+
+
+def _changed(path: Path) -> str:
+    return f"{path} has changed since it was written: restore it or pack the text anew"
+
+
+@lru_cache(maxsize=256)
+def _unchanged(path: Path, digest: str, *state: int) -> bool:
+    """Whether a file has this SHA-256; read anew when its size, time or place on the disk is another."""
+    return _sha256(path) == digest
 
 
 def _some(stream: Iterator[str]) -> list[str]:
@@ -352,13 +391,15 @@ def _write(
 def _facts(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
     with reading(path, "restore it or pack the text anew"):
-        facts = json.loads(path.read_text("utf-8"))
+        facts = json.loads(names.read_text(path))
         numbers = [facts[name] for name in ("count", "documents", "characters", "bytes", "eos", "vocabulary")]
         right = all(type(number) is int and 0 <= number < 2**60 for number in numbers) and facts["dtype"] in (
             "<u2",
             "<u4",
         )
         right &= all(type(facts[name]) is bool for name in ("mask", "whole"))
+        files = {"tokens.bin", "documents.npy", *(["mask.bin"] if facts["mask"] else [])}
+        right &= facts["sha256"].keys() == files and facts["eos"] < facts["vocabulary"]
         if not right or facts["format"] != FORMAT:
             raise ValueError("not of this version")
     return facts

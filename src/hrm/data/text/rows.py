@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from bisect import bisect_right
@@ -83,6 +84,15 @@ class Rows:
                     rows.characters += len(text)
                     rows.bytes += len(text.encode())
         return rows
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all rows."""
+        digest = hashlib.sha256()
+        for array in (*self._inputs, *self._labels):
+            for start in range(0, len(array), 4096):
+                digest.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
+        return digest.hexdigest()
 
     def epoch(self, length: int) -> int:
         """Number of rows."""
@@ -174,7 +184,7 @@ def open_text(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, spli
     others = {"test": "validation", "validation": "test"}
     for folder in (path, path / split, path / others.get(split, split)):
         if (folder / "index.json").is_file():
-            return Packed.open(folder, tokenizer)
+            return Packed.open(folder, tokenizer).verify()
         if (folder / "dataset.json").is_file():
             return Rows.open(folder, tokenizer)
     raise UserError(f"{path} holds no packed text: make some with `hrm data pack`")

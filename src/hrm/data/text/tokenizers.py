@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hrm import names
 from hrm.config import UserError, needs
 from hrm.reading import reason
 
@@ -155,6 +156,7 @@ def characters_of(tokenizer: PreTrainedTokenizerFast) -> np.ndarray | None:
 def _folder(path: Path) -> PreTrainedTokenizerFast:
     from transformers import AddedToken, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 
+    names.folder_of_files(path)
     if (path / "tokenizer.json").is_file() or (path / "tokenizer_config.json").is_file():
         with code_refused(path):
             return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

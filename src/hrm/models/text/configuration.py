@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from hrm import names
 from hrm.config import MOST_BLOCKS, ArchConfig, UserError, blocks_of, nearest, parse_horizon, quoted
 from hrm.models.recurrence import Schedule
 
@@ -173,6 +174,16 @@ class HRMConfig(PreTrainedConfig):
         if self.horizon != "last_step":
             taken.add("L_bp_cycles")  # models that come from hrm_text keep it for the way back
         self.refuse(name for name in kwargs if name not in taken and not name.startswith("_"))
+        for name in ("attn_implementation", "_attn_implementation"):
+            # transformers would take a name of the Hub, fetch the code there and run it.
+            if kwargs.get(name) not in (None, "sdpa", "eager"):
+                raise UserError(
+                    f"{name} is {quoted(kwargs[name])}: this model has its own attention, leave the setting out"
+                )
+        part = kwargs.get("transformers_weights")
+        if part is not None and (why := names.fault(part)) is not None:
+            raise UserError(f"transformers_weights names no file of the model's folder: {why}")
+
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.intermediate_size is None:
