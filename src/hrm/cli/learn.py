@@ -24,6 +24,8 @@ from hrm.data.encoding import known_encoding
 if TYPE_CHECKING:
     from hrm.continual import Learner
 
+LONG = 1200.0
+"""Seconds of a book above which it is said what would be faster."""
 MAIN = ("epochs", "tokenizer", "settings", "precision", "memory", "grow_every", "seed", "device")
 
 
@@ -156,7 +158,8 @@ def _learn(
         if kind == "step":
             replayed = event["replayed_bits"]
             old = "" if replayed is None else f"  old books {replayed:.2f}"
-            line = f"{event['book']} {event['book_step']}/{event['steps']}  {event['bits']:.2f} bits a character{old}"
+            place = f"epoch {event['epoch']}/{event['epochs']}  update {event['book_step']}/{event['steps']}"
+            line = f"{event['book']}  {place}  {event['bits']:.2f} bits a character{old}"
             rate = f"{event['steps_per_second']:.1f} updates/s"
             if live:
                 share = event["book_step"] / event["steps"]
@@ -172,11 +175,15 @@ def _learn(
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
         elif kind == "estimate":
-            console.print(f"about {duration(event['seconds'])} to go", highlight=False)
+            console.print(_estimate(learner, event), highlight=False, soft_wrap=True)
+        elif kind == "before":
+            console.print(_before(event, unit), highlight=False, soft_wrap=True)
         elif kind == "measured":
             scores = "  ".join(f"{name} {bits:.3f}" for name, bits in event["scores"].items())
             console.print(f"held-out bits a character: {scores}", highlight=False, soft_wrap=True)
-            console.print(f"{event['rate']:.0f} characters/s: {event['sample']!r}", highlight=False, soft_wrap=True)
+            console.print(f"it writes, {event['rate']:.0f} characters a second:", highlight=False)
+            for line in event["sample"].strip().splitlines():
+                console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
         elif kind == "grown":
             _say_grown(event)
         elif kind == "known":
@@ -204,6 +211,32 @@ def _learn(
     says = "" if asks else "pausing; press Ctrl-C again to stop at once"
     with Interrupt(says, stands) as interrupt, bar:
         return learner.go_on(epochs, show) if book is None else learner.learn(book, epochs, show, encoding), answer
+
+
+def _estimate(learner: Learner, event: dict[str, Any]) -> str:
+    """How long a book will take, and what would be faster where that is long."""
+    from hrm.training.long_steps import about
+
+    said = f"about {about(event['seconds'])} on this machine"
+    if event["seconds"] < LONG:
+        return said
+    model = learner.model.config
+    if event["new"] and model.hidden_size > 128:
+        shape = "hidden_size=128 num_attention_heads=4 intermediate_size=320"
+        return f"{said}; a smaller model is several times as fast: --fresh --settings {shape}"
+    return f"{said}; fewer epochs (--epochs 1) take less, and Ctrl-C pauses at any time"
+
+
+def _before(event: dict[str, Any], unit: str) -> str:
+    """The score of a book that was not read yet, and why it is high where it has new characters."""
+    said = f"before reading: {event['bits']:.3f} held-out bits a character"
+    if not event["new_tokens"] or not event["vocabulary"] - event["new_tokens"]:
+        return said
+    one = event["new_tokens"] == 1
+    return (
+        f"{said}; {event['new_tokens']} {unit[:-1] if one else unit} of it {'is' if one else 'are'} new and "
+        "thought all but impossible so far, so this falls steeply at first"
+    )
 
 
 def _known(event: dict[str, Any]) -> str:

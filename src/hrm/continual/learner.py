@@ -38,6 +38,7 @@ from hrm.runs import Run, checkpoint, durable, learned, lock, threads
 from hrm.runs.text import configure, form_of, load_tokenizer, rebuild
 from hrm.training.batches import uniforms
 from hrm.training.course import BadBatch
+from hrm.training.long_steps import seconds_of
 from hrm.training.session import make_accelerator
 from hrm.training.updates import Updates
 
@@ -58,6 +59,19 @@ DEEP = 0.2
 """Share of the updates with all segments, in which the Q head learns; the others have one."""
 _PARTS = ("train", "validation")
 _EXPLORATION, _MODE, _REPLAY = 1, 2, 3
+
+
+def _visits(schedule: tuple[int, int]) -> int:
+    """Visits of a stack in a segment."""
+    return schedule[0] * (schedule[1] + 1)
+
+
+def _work(segments: int) -> float:
+    """Visits of an update on average, where deep ones have so many segments."""
+    deep = {(2, 2): 1 + DEEP * (segments - 1)}
+    return sum(share * _visits(schedule) * deep.get(schedule, 1) for schedule, share in MODES)
+
+
 Event = dict[str, Any]
 
 
@@ -195,8 +209,10 @@ class Learner:
         )
         measured = [record["measuring_seconds"] for record in self.run.records() if "measuring_seconds" in record]
         pace.last["measuring"] = measured[-1] if measured else 0.0
+        if book["step"] < steps and self.device.type == "cpu":
+            say({"event": "estimate", "seconds": self._expected(book, training, pace), "new": not self.step_number})
         try:
-            self._prepare(book, training, updates, pace)
+            self._prepare(book, training, updates, pace, say)
             stopping = self._update(book, training, updates, pace, say) or "end"
         except _Asked as asked:  # while it prepared or measured, which will be done again
             stopping = asked.answer
@@ -207,12 +223,38 @@ class Learner:
         say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
         return book
 
-    def _prepare(self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace) -> None:
+    def trial(self, rows: int) -> None:
+        """Compute an update of one segment for some rows, of which nothing remains."""
+        length = self.config.length
+        ids = torch.zeros(rows, length, dtype=torch.long, device=self.device)
+        budget = self.model.model.budget(halting="fixed", max_segments=1)
+        with torch.random.fork_rng([]):  # dropout draws from it
+            thought = self.model.begin(input_ids=ids, budget=budget)
+            for loss, _ in supervision(self.model, thought, budget, ids, torch.tensor(rows * length)):
+                loss.backward()
+                if thought.kept is not None:
+                    thought.kept.forget()
+        self.model.zero_grad()
+
+    def _expected(self, book: dict[str, Any], training: Packed, pace: Pace) -> float:
+        """About the seconds that a book will take from here on, by a trial of what an update takes."""
+        config = self.config
+        rows = config.batch_size + (round(config.replay * config.batch_size) if len(self.books) > 1 else 0)
+        each = seconds_of(self, rows, rows)
+        if self.model.config.hierarchy:
+            each *= _work(self.model.config.max_segments) / _visits(self.model.config.schedule)
+        return each * (book["steps"] - book["step"]) + book["epochs"] * pace.last["measuring"]
+
+    def _prepare(
+        self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
+    ) -> None:
         """What comes before the first update: a measurement, and what the memory does."""
         if book["step"] == 0 and "bits_per_character_before" not in book:
             with pace.part("measuring"):
                 book["bits_per_character_before"] = self.bits(book, progress=self._tick)
             pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
+            known = {"bits": book["bits_per_character_before"], "new_tokens": book.get("new_tokens", 0)}
+            say({"event": "before", "book": book["name"], "vocabulary": len(self.tokenizer), **known})
             with pace.part("saving"):
                 self._save(updates)
         if not book.get("begun"):
@@ -226,7 +268,7 @@ class Learner:
         self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
     ) -> str | None:
         """Updates to the end of a book; returns why they stopped earlier."""
-        steps, first = book["steps"], book["step"]
+        steps = book["steps"]
         window: list[tuple[float, float]] = []
         per_epoch = max(1, steps // book["epochs"])
         scale = training.count / training.characters / math.log(2)  # nats a token to bits a character
@@ -249,8 +291,6 @@ class Learner:
                 window.append(self._step(book, training, updates, steps))
             book["step"] += 1
             self.step_number += 1
-            if book["step"] == first + 10:
-                say({"event": "estimate", "seconds": left()})
             if book["step"] % self.config.log_every == 0 or book["step"] == steps:
                 rate, means = pace.rate(), np.mean(window, axis=0)
                 self.seconds += pace.spent()
@@ -266,7 +306,11 @@ class Learner:
                     "grad_norm": updates.grad_norm,
                 }
                 self.run.log(metrics)
-                say({**metrics, "event": "step", "steps": steps, "left": left()})
+                epoch = min(book["epochs"], 1 + (book["step"] - 1) // per_epoch)
+                say(
+                    {**metrics, "event": "step", "steps": steps, "left": left()}
+                    | {"epoch": epoch, "epochs": book["epochs"]}
+                )
                 window = []
             if book["step"] % per_epoch == 0 or book["step"] == steps:
                 measure()
