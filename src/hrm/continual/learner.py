@@ -230,7 +230,8 @@ class Learner:
         budget = self.model.model.budget(halting="fixed", max_segments=1)
         with torch.random.fork_rng([]):  # dropout draws from it
             thought = self.model.begin(input_ids=ids, budget=budget)
-            for loss, _ in supervision(self.model, thought, budget, ids, torch.tensor(rows * length)):
+            explore = torch.zeros(2, *ids.shape, device=self.device)
+            for loss, _ in supervision(self.model, thought, budget, ids, torch.tensor(rows * length), explore):
                 loss.backward()
                 if thought.kept is not None:
                     thought.kept.forget()
