@@ -8,11 +8,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hrm.cli.main import main
 from hrm.config import UserError
 from hrm.solving import Answer
+from hrm.tasks.sudoku import Sudoku
 from tests.solving.small import questions, run_folder, solver
 
 
@@ -134,3 +136,84 @@ def test_standard_input_is_answered_while_it_is_read(
     monkeypatch.setattr(sys, "stdin", questions_then_failure())
     assert main(["solve", run, "-", "--batch-size", "1"]) == 2
     assert capsys.readouterr().out == lines(answers)[0] + "\n"
+
+
+FOUR = Sudoku(2, 2)
+
+
+def drawn(text: str) -> str:
+    """A 4x4 grid with borders."""
+    rows = [f"| {text[i]} {text[i + 1]} | {text[i + 2]} {text[i + 3]} |" for i in range(0, 16, 4)]
+    rule = "+-----+-----+"
+    return "\n".join([rule, *rows[:2], rule, *rows[2:], rule])
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_grids_of_a_file_are_answered_in_rows_and_named_by_their_lines(
+    piped: bool,
+    run: str,
+    answers: list[Answer],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    file = tmp_path / "puzzles.txt"
+    parts = [f"Grid {i:02}\n{drawn(answer.question)}" for i, answer in enumerate(answers[:5])]
+    file.write_text("\n".join([*parts, "Grid 99", *drawn(answers[0].question).splitlines()[:3]]) + "\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(file.read_bytes()))))  # type: ignore[arg-type]
+    assert main(["solve", run, "-" if piped else str(file)]) == 0
+    out, err = capsys.readouterr()
+    shown = out.strip().replace("\n\n", "\n").split("\n")
+    wanted = [
+        line
+        for answer in answers[:5]
+        for line in ([answer.answer[i : i + 4] for i in range(0, 16, 4)] if answer.answer else ["unsolved"])
+    ]
+    assert shown[:-1] == wanted and shown[-1].startswith("invalid: line 43: ") and err.startswith("6 puzzles: ")
+
+
+def test_one_puzzle_is_answered_in_the_form_in_which_it_was_drawn(
+    run: str, solved: Answer, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["solve", run, drawn(solved.question)]) == 0
+    assert capsys.readouterr().out == drawn(solved.answer or "") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("hello\nworld\n", "the first, line 1: expected 16 characters for 4x4, got 5"),
+        ("11..............\n", "the first, line 1: contradicting clues"),
+        ("", "it is empty"),
+        ("# remarks\n\n# alone\n", "it is empty"),
+        ("puzzle\n12\n", "the first, line 2: expected 16"),
+    ],
+)
+def test_a_file_without_one_valid_puzzle_is_exit_code_2(
+    content: str, words: str, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "none.txt").write_text(content)
+    assert main(["solve", run, str(tmp_path / "none.txt")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("hrm solve: nothing in ") and "none.txt was a valid puzzle" in said and words in said
+
+
+def test_progress_is_shown_before_the_first_answer_and_never_on_standard_output(
+    run: str, answers: list[Answer], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "puzzles.txt").write_text("".join(answer.question + "\n" for answer in answers))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["solve", run, str(tmp_path / "puzzles.txt")]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == lines(answers)
+    assert err.index("loading the model") < err.index("puzzles")
+
+
+def test_lists_and_arrays_are_solved_like_their_text(solved: Answer):
+    solver_ = solver()
+    grid = FOUR.parse(solved.question).astype(int).reshape(4, 4) - 1
+    for question in (grid, grid.tolist(), grid.ravel(), [[cell or None for cell in row] for row in grid.tolist()]):
+        answer = solver_.solve(question)
+        assert answer.status == "solved" and "".join((answer.answer or "").split()) == solved.answer
+    assert solver_.solve({"a": 1}).reason == "a question is text, a list or an array, not 'dict'"  # type: ignore[arg-type]
+    assert [answer.status for answer in solver_.solve_many(np.stack([grid, grid]))] == ["solved"] * 2

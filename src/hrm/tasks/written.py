@@ -242,13 +242,16 @@ class _SudokuForm:
         self.values = values(task)
         signs = "".join(key for key in self.values if len(key) == 1)
         self.signs = set(signs)
+        self.alone = [(i, i + 1) for i in range(task.n**2)]  # the cells of a line that is nothing but a puzzle
         sign = re.escape(signs)
         self.run = re.compile(rf"(?<![\w{sign}])[{sign}]{{{task.n**2}}}(?![\w{sign}])")
 
     def whole(self, line: str) -> tuple[Sequence[Span], str] | None:
-        line = _uncommented(line)
         if len(line) < self.n**2:
             return None
+        if len(line) == self.n**2 and self.signs.issuperset(line):
+            return self.alone, ""
+        line = _uncommented(line)
         if first := self.run.search(line):
             second = self.run.search(line, first.end())
             answer = second[0] if second and not set(second[0]) & set(BLANKS) else ""
@@ -269,6 +272,8 @@ class _SudokuForm:
         return _RULE.fullmatch(bare) is not None and not set(bare) <= set(". ,")
 
     def compact(self, rows: Sequence[Row]) -> str:
+        if rows[0].spans is self.alone:
+            return rows[0].text
         cells = [[self._short(cell) for cell in row.cells()] if len(row.spans) > 1 else [row.text] for row in rows]
         between = " " if any(len(cell) > 1 for row in cells if len(row) > 1 for cell in row) else ""
         return "\n".join(between.join(row) for row in cells)
@@ -442,11 +447,11 @@ def text_of(question: object, task: Task) -> str:
 
     PuzzleError for anything else.
     """
+    if isinstance(question, str):
+        return question
     from hrm.tasks import PuzzleError
     from hrm.tasks.maze import Maze
 
-    if isinstance(question, str):
-        return question
     if isinstance(question, bytes):
         return question.decode("utf-8", "replace")
     rows = _plain(question)
