@@ -238,10 +238,10 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: str | None = None
-    """CSV file or dataset folder to train on, or for ARC task files, joined by commas; default: generate puzzles."""
+    """File of puzzles or dataset folder to train on; ARC: task files, joined by commas; default: puzzles are made."""
     validation: str | None = None
-    """CSV file or dataset folder to measure on; default: puzzles set aside from the training data. For ARC the tasks to
-    answer: their demonstrations are trained on, their test pairs never."""
+    """File of puzzles or dataset folder to measure on; default: puzzles set aside from the training data. For ARC the
+    tasks to answer: their demonstrations are trained on, their test pairs never."""
     allow_overlap: bool = False
     """Measure also on puzzles of which symmetric variants are trained on."""
     seed: int = 0
@@ -786,7 +786,7 @@ def _problems(config: Config) -> Iterator[str]:
         yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
     for flag, path in (("--data", config.data), ("--validation", config.validation)):
         if path is not None and not path.strip():
-            yield f"{flag} is empty: name a CSV file or dataset folder, or leave the flag out"
+            yield f"{flag} is empty: name a file of puzzles or a dataset folder, or leave the flag out"
 
 
 def blocks_of(arch: Any) -> int:

@@ -52,7 +52,7 @@ class BuildOptions:
     seed: int = 0
     """The same seed makes the same puzzles."""
     convert: tuple[str, ...] = ()
-    """Take the puzzles from these CSV files or dataset folders instead of making them, of several each question once;
+    """Take the puzzles from these files or dataset folders instead of making them, of several each question once;
     --test then sets some aside."""
     limit: int | None = None
     """Take only the first so many training puzzles of each --convert."""
@@ -67,7 +67,8 @@ class CheckOptions:
     """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
 
     path: Positional[str]
-    """CSV file or dataset folder, a folder of packed text, or a run, whose files are compared with what was written."""
+    """File of puzzles or dataset folder, a folder of packed text, or a run, whose files are compared with what was
+    written."""
     against: str | None = None
     """Another file or folder that must not share a puzzle with this one, symmetric variants included."""
     task: Kind | None = None
@@ -91,7 +92,7 @@ class ShowOptions:
     """Draw puzzles with their answers, or print packed text."""
 
     path: Positional[str]
-    """CSV file or dataset folder, or a folder of packed text."""
+    """File of puzzles (text, CSV, XML) or dataset folder, or a folder of packed text."""
     row: int = 1
     """The first puzzle or document to show, counted from 1."""
     count: int = 1

@@ -41,7 +41,7 @@ class Options:
     run: Positional[str]
     """Run folder, or the name of a solver that comes with the package: sudoku."""
     data: str
-    """CSV file or dataset folder."""
+    """File of puzzles (text, CSV, XML) or dataset folder."""
     strategy: Tries = field(default_factory=Strategy)
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
