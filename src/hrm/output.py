@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,7 +188,23 @@ def write(path: str | Path, content: str | bytes) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """`write` a value as indented JSON."""
-    write(path, json.dumps(value, indent=2) + "\n")
+    write(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """A value as JSON that every reader takes: NaN and infinities, which JSON lacks, are null."""
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_figure(path: str | Path, figure: Any, dpi: int) -> None:

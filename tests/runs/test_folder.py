@@ -1,6 +1,7 @@
 """A run folder is found, never overwritten by accident, and its logs survive a crash."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import hrm.cli
 from hrm.config import Config, TaskConfig, UserError
 from hrm.runs import checkpoint
 from hrm.runs.folder import Run
@@ -224,3 +226,20 @@ def test_results_and_changed_configurations_are_recorded(run: Run) -> None:
     assert json.loads(run.result.read_text()) == {"exact": 0.99, "wrong": 0}
     assert Run.open(run.path).config.seed == 6
     assert not [p for p in run.path.iterdir() if p.name.startswith(".tmp-")]
+
+
+def test_no_number_that_json_lacks_is_written_and_old_lines_with_one_are_read(run: Run) -> None:
+    run.log({"step": 1, "loss": float("nan"), "each": [1.0, float("inf")], "of": {"a": -math.inf}})
+    run.set_result({"loss": math.nan})
+    assert json.loads(run.result.read_text()) == {"loss": None}
+    with run.metrics.open("a") as file:
+        file.write('{"step": 2, "loss": NaN}\n')
+    run.log({"step": 3})
+    run.rewind(2)
+    assert [record["loss"] for record in run.records()] == [None, None]
+    assert "NaN" not in run.metrics.read_text() and "Infinity" not in run.metrics.read_text()
+
+
+def test_the_verbs_print_json_by_the_one_function() -> None:
+    verbs = Path(hrm.cli.__file__).parent.glob("*.py")
+    assert not [file.name for file in verbs if "json.dumps(" in file.read_text("utf-8").replace("to_json", "")]

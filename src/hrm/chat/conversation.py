@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -100,7 +99,7 @@ class Conversation:
         said = [{"role": message.role, "content": message.content} for message in self.messages]
         facts = {"format": FORMAT, "talks": self.talks, "forgotten": self.forgotten, "answers": self.answers}
         try:
-            output.write(file, json.dumps({**facts, "messages": said}, indent=2, ensure_ascii=False) + "\n")
+            output.write(file, output.to_json({**facts, "messages": said}, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UserError(f"{file} cannot be written ({error.strerror}): choose another file") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from hrm import output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
 from hrm.console import Console
+from hrm.output import to_json
 
 if TYPE_CHECKING:
     from hrm.data.text import Way
@@ -100,7 +100,7 @@ def forgetting(args: list[str]) -> int:
     if options.json_file is not None:
         output.write_json(options.json_file, found)
     if options.json:
-        print(json.dumps(found))
+        print(to_json(found))
     else:
         table = Table("after", *found["books"], "cost", title="held-out bits a character", title_justify="left")
         for i, (name, row) in enumerate(zip(found["readings"], found["matrix"], strict=True)):
@@ -136,7 +136,7 @@ def text(args: list[str]) -> int:
     if options.plot is not None:
         draw(judged, scale, options.plot)
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(to_json(result, indent=2))
         return 0
     console = Console(highlight=False)
     console.print(table(judged))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from hrm import names, output
 from hrm.cli.options import Positional, choose, parse
 from hrm.config import UserError
 from hrm.console import Console
+from hrm.output import to_json
 
 if TYPE_CHECKING:
     from hrm.data.arc import ArcTask
@@ -147,7 +147,7 @@ def build(args: list[str]) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     arc.write(options.out, tasks)
     if options.json:
-        print(json.dumps({"written": str(options.out), "tasks": len(tasks), "left_out": found.too_large}))
+        print(to_json({"written": str(options.out), "tasks": len(tasks), "left_out": found.too_large}))
         return 0
     left_out = f"; {found.too_large:,} with larger grids left out" if found.too_large else ""
     print(f"{options.out}: {_counts(tasks)}{left_out}")
@@ -165,7 +165,7 @@ def check(args: list[str]) -> int:
     found = leaks(_tasks(options.against, options.skip_bad), tasks) if options.against else {}
     _name(bad)
     if options.json:
-        print(json.dumps({"data": options.data, "tasks": len(tasks), "bad": bad, "leaks": found}))
+        print(to_json({"data": options.data, "tasks": len(tasks), "bad": bad, "leaks": found}))
     else:
         print(f"{options.data}: {_counts(tasks)}")
         for name, others in found.items():
@@ -188,7 +188,7 @@ def show(args: list[str]) -> int:
     task = tasks[name]
     if options.json:
         pairs = {name: [arc.plain(pair) for pair in getattr(task, name)] for name in ("train", "test")}
-        print(json.dumps({"id": task.id, **pairs}))
+        print(to_json({"id": task.id, **pairs}))
     if options.svg is not None:
         from hrm.evaluation.arc_picture import picture
 
@@ -265,7 +265,7 @@ def measure(options: EvalOptions) -> int:
             print(_table(result) + ("\n" if step != steps[-1] else ""))
     everything: Any = results if options.checkpoint == "all" else results[0]
     if options.json:
-        print(json.dumps(everything, indent=2))
+        print(to_json(everything, indent=2))
     if options.json_file is not None:
         output.write_json(options.json_file, everything)
     return 0
@@ -282,7 +282,7 @@ def score_(args: list[str]) -> int:
     submission = read_submission(options.submission, tasks, bad.append if options.skip_bad else None)
     _name(bad)
     result = score(submission, tasks)
-    print(json.dumps(result) if options.json else _table(result))
+    print(to_json(result) if options.json else _table(result))
     return 0
 
 

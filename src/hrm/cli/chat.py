@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from hrm.cli.options import DRAWS, Draws, Positional, parse
 from hrm.config import Decoding, UserError
 from hrm.data.encoding import read_text
+from hrm.output import to_json
 from hrm.terminal import replaced
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options)
             print(f"line {number}: {notice}", file=sys.stderr)
         if options.json:
             facts = {"line": number, "prompt": line, "mode": session.settings.mode, **answer.to_dict()}
-            print(json.dumps(facts | {"notices": answer.notices}), flush=True)
+            print(to_json(facts | {"notices": answer.notices}), flush=True)
         else:
             print(answer.text, flush=True)
     return 0

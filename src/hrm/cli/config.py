@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import yaml
 
 from hrm.cli.options import Positional, Settings, TextSettings, choose, entry, parse
 from hrm.config import Config, TextConfig, UserError, about, check, kind_of, load_preset, presets, settings, to_yaml
+from hrm.output import to_json
 
 _MAIN = ("task.kind", "arch.dim", "arch.h_cycles", "arch.l_cycles", "halting.max_segments", "optim.lr", "train.steps")
 
@@ -82,7 +82,7 @@ def list_(args: list[str]) -> int:
         for name in names
     ]
     if options.json:
-        print(json.dumps(found))
+        print(to_json(found))
         return 0
     width, indent = shutil.get_terminal_size().columns, max(len(row["preset"]) for row in found) + 2
     for kind in ("puzzles", "text"):
@@ -98,7 +98,7 @@ def show(args: list[str]) -> int:
     """Print every setting as YAML."""
     example = "hrm config show sudoku-extreme --arch.l-cycles 4"
     options = _read("config show", ShowOptions, args, example)
-    print(json.dumps(yaml.safe_load(to_yaml(options.config))) if options.json else to_yaml(options.config).rstrip("\n"))
+    print(to_json(yaml.safe_load(to_yaml(options.config))) if options.json else to_yaml(options.config).rstrip("\n"))
     return 0
 
 
@@ -111,7 +111,7 @@ def diff(args: list[str]) -> int:
     first, second = (settings(load_preset(name, kinds[0])) for name in (options.first, options.second))
     differ = [name for name in first if first[name] != second[name]]
     if options.json:
-        print(json.dumps({name: [first[name], second[name]] for name in differ}))
+        print(to_json({name: [first[name], second[name]] for name in differ}))
         return 0
     for name in differ:
         print(f"{name}: {_text(first[name])} -> {_text(second[name])}")
@@ -123,7 +123,7 @@ def check_(args: list[str]) -> int:
     example = "hrm config check my-recipe.yaml"
     options = _read("config check", CheckOptions, args, example)
     check(options.config)
-    print(json.dumps({"preset": options.preset, "fine": True}) if options.json else f"{options.preset}: fine")
+    print(to_json({"preset": options.preset, "fine": True}) if options.json else f"{options.preset}: fine")
     return 0
 
 

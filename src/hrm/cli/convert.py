@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from hrm import names
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
+from hrm.output import to_json
 
 if TYPE_CHECKING:
     from hrm.interop import Imported
@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
 def _say(options: Options, form: str, counts: dict[str, int], more: str = "") -> None:
     """What was written."""
     if options.json:
-        print(json.dumps({"written": str(options.out), "form": form, **counts}))
+        print(to_json({"written": str(options.out), "form": form, **counts}))
     else:
         print(f"{options.out}: {', '.join([form, *(f'{count:,} {name}' for name, count in counts.items())])}{more}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hrm.config import TaskConfig, UserError, kind_of
 from hrm.console import Console
 from hrm.data import npy_folder
 from hrm.data.storage import is_csv
+from hrm.output import to_json
 from hrm.runs import lock
 from hrm.terminal import report
 
@@ -157,7 +157,7 @@ def _build(options: BuildOptions, place: Path) -> int:
         _replace(Path(options.out), place)
         written = [options.out]
     if options.json:
-        print(json.dumps({"written": written, **counts, **({"duplicates": duplicates} if duplicates else {})}))
+        print(to_json({"written": written, **counts, **({"duplicates": duplicates} if duplicates else {})}))
     else:
         left_out = f"; {duplicates:,} that ask the same as an earlier one left out" if duplicates else ""
         print(f"{' and '.join(written)}: {counts['train']} training and {counts['test']} test puzzles{left_out}")
@@ -187,7 +187,7 @@ def check(args: list[str]) -> int:
         found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
     if options.json:
         everything = list(found)
-        print(json.dumps({"path": options.path, "count": len(everything), "problems": everything}))
+        print(to_json({"path": options.path, "count": len(everything), "problems": everything}))
         return 2 if everything else 0
     count = 0
     for problem in found:
@@ -230,7 +230,7 @@ def show(args: list[str]) -> int:
         rating = None if puzzles.ratings is None else puzzles.ratings[row].item()
         if options.json:
             facts = {"row": row + 1, "question": task.format(question), "answer": task.format(answer), "rating": rating}
-            print(json.dumps(facts))
+            print(to_json(facts))
         else:
             console.print(f"puzzle {row + 1}" + ("" if rating is None else f", rating {rating}"), highlight=False)
             console.print(task.draw(question))

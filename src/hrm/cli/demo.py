@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hrm.cli.options import parse
 from hrm.config import load_preset
+from hrm.output import to_json
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _demo(options: Options, path: Path) -> int:
     if result["state"] != "finished":
         return 0
     if options.json:
-        print(json.dumps(result))
+        print(to_json(result))
         return 0
     solver = load(path)
     _, held_out = puzzles_of(Run.open(path), solver.task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.config import Strategy, UserError
 from hrm.console import Console
+from hrm.output import to_json
 from hrm.training.interrupt import Ended
 
 EVERY = 30
@@ -121,7 +121,7 @@ def main(args: list[str]) -> int:
     result = {"skipped": options.skip} | measurement.result()
     if options.json_file is not None:
         output.write_json(options.json_file, result)
-    print(json.dumps(result, indent=2) if options.json else _table(result))
+    print(to_json(result, indent=2) if options.json else _table(result))
     if done == total:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
@@ -174,7 +174,7 @@ def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
     for file in (_picture(options.sweep).with_suffix(".json"), options.json_file):
         if file is not None:
             output.write_json(file, result)
-    print(json.dumps(result, indent=2) if options.json else table(result))
+    print(to_json(result, indent=2) if options.json else table(result))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from rich.text import Text
 from hrm.cli.options import DRAWS, Draws, Positional, parse
 from hrm.config import Decoding, UserError
 from hrm.console import Console
+from hrm.output import to_json
 from hrm.terminal import clean, replaced
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def main(args: list[str]) -> int:
         print(f"read as {tokenizer.unk_token}, because the vocabulary lacks them: {shown(unknown)}", file=sys.stderr)
     if options.top_k_table is not None:
         found = candidates(model, tokenizer, prompt, options.top_k_table, **request)
-        print(json.dumps(found) if options.json else table(found, _console().width))
+        print(to_json(found) if options.json else table(found, _console().width))
         return 0
     if length >= memory:
         print(f"the prompt has {length:,} tokens: its last {memory // 2:,} are read", file=sys.stderr)
@@ -137,7 +137,7 @@ class _Writer:
     def end(self, completion: Completion) -> None:
         """The end of the line, and what it took."""
         if self.quiet:
-            print(json.dumps({"prompt": self.prompt, **completion.to_dict()}))
+            print(to_json({"prompt": self.prompt, **completion.to_dict()}))
             return
         if not (self.options.trace and not self.console.is_terminal):
             print(flush=True)
@@ -156,7 +156,7 @@ def _best(
     if options.json:
         scored = [{"confidence": c.confidence, "log_likelihood": c.log_likelihood, "text": c.text} for c in found]
         best = found[0].to_dict()
-        print(json.dumps({"prompt": prompt, **best, "best_of": options.best_of, "rank": options.rank, "texts": scored}))
+        print(to_json({"prompt": prompt, **best, "best_of": options.best_of, "rank": options.rank, "texts": scored}))
         return 0
     writer = _Writer(options, prompt, loaded.model.model.budget(**request).limit)
     for token in found[0].tokens:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ from hrm import names, output
 from hrm.cli.options import Positional, parse
 from hrm.config import LearnConfig, UserError
 from hrm.data.encoding import known_encoding
+from hrm.output import to_json
 
 if TYPE_CHECKING:
     from hrm.continual import Learner
@@ -101,7 +101,7 @@ def _main(args: list[str], held: ExitStack) -> int:
                 print(f"{said}; go on with: hrm learn {shlex.join(map(str, (options.run, *left)))}", file=sys.stderr)
             break
     if options.json:
-        print(json.dumps({"books": learner.books, **learner.facts()}))
+        print(to_json({"books": learner.books, **learner.facts()}))
     else:
         print(options.run)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.config import Strategy, UserError
 from hrm.console import Console
+from hrm.output import to_json
 from hrm.reading import opened
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     if last is not None:
         _save_pictures(solver, options, answer, segments)
     if options.json:
-        print(json.dumps(answer.to_dict()))
+        print(to_json(answer.to_dict()))
     elif last is None:
         rows, columns = solver.task.shape
         typed = text is options.puzzle and len(text) < rows * columns
@@ -187,7 +187,7 @@ def _solve_lines(
         if answer.status == "invalid":
             wrong = wrong or f"line {number}: {answer.reason}"
         if options.json:
-            line = json.dumps({"line": number, **answer.to_dict()})
+            line = to_json({"line": number, **answer.to_dict()})
         elif answer.status == "invalid":
             line = f"invalid: line {number}: {answer.reason}"
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from hrm.cli.options import Positional, parse
 from hrm.config import LearnConfig, UserError, kind_of
+from hrm.output import to_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main(args: list[str]) -> int:
         if options.repair:
             _repair(run.path, state)
     found = {"tokenizer": run.config.tokenizer, **describe(state)}
-    print(json.dumps(found)) if options.json else _show(options.run, found)
+    print(to_json(found)) if options.json else _show(options.run, found)
     return 0
 
 
@@ -127,7 +127,7 @@ def _list(options: Options) -> int:
     names = sorted(p.parent for p in options.folder.glob("*/run.json"))
     rows = [{"run": str(path), "kind": _KINDS[kind_of(path).__name__]} for path in names]
     if options.json:
-        print(json.dumps(rows))
+        print(to_json(rows))
         return 0
     for row in rows:
         print(f"{row['run']}  {row['kind']}")

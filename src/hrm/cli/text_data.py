@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from hrm.console import Console
 from hrm.data import text as corpus
 from hrm.data.progress import bar
 from hrm.data.text import chat
+from hrm.output import to_json
 from hrm.runs import lock
 from hrm.terminal import report
 
@@ -113,7 +113,7 @@ def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
     facts = {"written": str(options.out), "vocabulary": len(made), "characters_per_token": characters / max(1, tokens)}
     _complete(folder, options.out, made.save_pretrained)
     print(
-        json.dumps(facts)
+        to_json(facts)
         if options.json
         else f"{options.out}: {len(made):,} tokens; {facts['characters_per_token']:.2f} characters per token"
     )
@@ -172,7 +172,7 @@ def _pack(options: PackOptions, place: Path) -> int:
     _complete(place, options.out, fill)
     if options.json:
         kept = ("count", "documents", "characters", "bytes", "unknown", "vocabulary")
-        print(json.dumps({"written": str(options.out)} | {n: {k: f[k] for k in kept} for n, f in facts.items()}))
+        print(to_json({"written": str(options.out)} | {n: {k: f[k] for k in kept} for n, f in facts.items()}))
         return 0
     what = "conversations" if talk else "documents"
     counts = " and ".join(f"{f['count']:,} tokens ({f['documents']:,} {what}) in {n}" for n, f in facts.items())
@@ -196,7 +196,7 @@ def check(path: str, as_json: bool) -> int:
         except UserError as error:
             found.append(str(error))
     if as_json:
-        print(json.dumps({"path": path, "count": len(found), "problems": found}))
+        print(to_json({"path": path, "count": len(found), "problems": found}))
     elif found:
         report("\n".join(found))
     else:
@@ -219,7 +219,7 @@ def show(path: str, split: str, row: int, count: int, as_json: bool) -> int:
         tokens = packed.tokens[here].tolist()
         counts = [True] * len(tokens) if packed.mask is None else (packed.mask[here] == 1).tolist()
         if as_json:
-            print(json.dumps({"row": number + 1, "tokens": len(tokens), "text": made.decode(tokens)}))
+            print(to_json({"row": number + 1, "tokens": len(tokens), "text": made.decode(tokens)}))
             continue
         console.print(f"document {number + 1}, {len(tokens):,} tokens, of which {sum(counts):,} count", style="bold")
         start = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
 from hrm.config import UserError
 from hrm.console import Console
+from hrm.output import to_json
 
 if TYPE_CHECKING:
     from hrm.data.text import Packed, Rows, Way
@@ -118,7 +118,7 @@ def main(args: list[str]) -> int:
     result, table = measure(loaded, options, request)
     if options.json_file is not None:
         output.write_json(options.json_file, result)
-    print(json.dumps(result, indent=2) if options.json else table)
+    print(to_json(result, indent=2) if options.json else table)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import Any
 
 from hrm.cli.options import Positional, Settings, TextSettings, parse
 from hrm.config import Config, TextConfig, UserError, kind_of, load_preset, presets, to_yaml
+from hrm.output import to_json
 
 MAIN = (
     "data", "validation", "seed", "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr",
@@ -95,7 +95,7 @@ def _puzzles(args: list[str], held: ExitStack) -> int:
 
 def _end(result: dict[str, Any], path: Path, as_json: bool) -> int:
     if int(os.environ.get("RANK", "0")) == 0:  # one line, however many processes torchrun started
-        print(json.dumps(result) if as_json else path)
+        print(to_json(result) if as_json else path)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # All is saved. Threads of torch's communication may outlive the interpreter and would then abort the process.
         sys.stdout.flush()
@@ -126,7 +126,7 @@ def _text(args: list[str], held: ExitStack) -> int:
         from hrm.training.text_plan import describe, plan
 
         figures = plan(options.config)
-        print(json.dumps(figures) if options.json else f"{to_yaml(options.config)}\n{describe(figures)}")
+        print(to_json(figures) if options.json else f"{to_yaml(options.config)}\n{describe(figures)}")
         return 0
     from hrm.training.course import BadBatch
     from hrm.training.text_session import train_text
@@ -198,7 +198,7 @@ def _dry_run(options: Options) -> int:
 
     figures = plan(options.config, board_of(build(options.config.task)))
     if options.json:
-        print(json.dumps(figures))
+        print(to_json(figures))
     else:
         print(to_yaml(options.config), describe(figures), sep="\n")
     return 0

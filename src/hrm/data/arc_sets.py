@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from hrm.config import Config, UserError
 from hrm.data.arc import ArcTask, Pair, read
 from hrm.data.puzzle_set import PuzzleSet
+from hrm.output import to_json
 from hrm.reading import json_of, reading
 from hrm.tasks import Task
 from hrm.tasks.arc import Arc, labels_of
@@ -39,7 +39,7 @@ class Record(NamedTuple):
         """Write the record into a run's data folder."""
         folder.mkdir(parents=True, exist_ok=True)
         tree = {"names": self.names, "trained": sorted(self.trained)}
-        (folder / FILE).write_text(json.dumps(tree), encoding="utf-8")
+        (folder / FILE).write_text(to_json(tree), encoding="utf-8")
 
     def numbers(self, tasks: Sequence[ArcTask]) -> list[int]:
         """The number of each task among the known ones; UserError for tasks without an embedding."""

@@ -6,7 +6,6 @@ group g: an original with its augmentations. A label equal to `ignore_label_id` 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from hrm import names
 from hrm.config import UserError, quoted
 from hrm.data.puzzle_set import IGNORE, Located, PuzzleSet
+from hrm.output import to_json
 from hrm.reading import SMALL, json_of, reading
 from hrm.tasks import Task
 
@@ -212,4 +212,4 @@ def _sizes(what: str, indices: np.ndarray, total: int) -> np.ndarray:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
+    path.write_text(to_json(value), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -146,7 +145,7 @@ def write_submission(path: Path, submission: Submission) -> None:
         task_id: [{f"attempt_{i}": grid.tolist() for i, grid in enumerate(guesses, 1)} for guesses in inputs]
         for task_id, inputs in submission.items()
     }
-    output.write(path, json.dumps(tree, separators=(",", ":")) + "\n")
+    output.write(path, output.to_json(tree, separators=(",", ":")) + "\n")
 
 
 def read_submission(path: Path, tasks: Sequence[ArcTask], missing: Callable[[str], None] | None = None) -> Submission:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hrm import names
 from hrm.config import UserError, quoted
-from hrm.output import refused
+from hrm.output import refused, to_json
 from hrm.reading import reason
 from hrm.runs import durable
 
@@ -78,7 +78,7 @@ def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]
                 name: torch.clone(t.detach().cpu(), memory_format=torch.contiguous_format) for name, t in named.items()
             }
             save_file(copies, temporary / (group + _SUFFIX))
-        (temporary / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        (temporary / _STATE).write_text(to_json(state), encoding="utf-8")
         files = {file.name: _fingerprint(file) for file in sorted(temporary.iterdir())}
         for name in files:
             durable.flush(temporary / name)

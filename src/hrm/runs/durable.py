@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hrm.output import flush as flush
-from hrm.output import replacing
+from hrm.output import replacing, to_json
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -18,4 +17,4 @@ def write(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write` a value as indented JSON."""
-    write(path, json.dumps(value, indent=2) + "\n")
+    write(path, to_json(value, indent=2) + "\n")

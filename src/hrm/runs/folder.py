@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from hrm import names
 from hrm.config import Config, LearnConfig, TextConfig, UserError, check_ranges, from_yaml, quoted, to_yaml
-from hrm.output import refused
+from hrm.output import refused, to_json
 from hrm.reading import parsed, reading, shown
 from hrm.runs import checkpoint, durable, lock, manifest
 
@@ -151,7 +151,7 @@ class Run(Generic[C]):
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
-        line = json.dumps(dict(record)).encode() + b"\n"
+        line = to_json(dict(record)).encode() + b"\n"
         where = f"nothing more could be written to {self.metrics}"
         with (
             refused(where, lambda: checkpoint.stands(self.checkpoints)),
@@ -177,7 +177,7 @@ class Run(Generic[C]):
 
     def rewind(self, step: int) -> None:
         """Drop the metrics logged after `step`, so that a resumed training continues them."""
-        kept = [json.dumps(record) + "\n" for record in self.records() if record.get("step", 0) <= step]
+        kept = [to_json(record) + "\n" for record in self.records() if record.get("step", 0) <= step]
         durable.write(self.metrics, "".join(kept))
 
     @property

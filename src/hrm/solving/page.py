@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hrm.output import to_json
 from hrm.solving.answer import Answer, as_grid
 from hrm.solving.conflicts import conflicts, rule_of
 from hrm.solving.engine import Segment
@@ -36,7 +36,7 @@ def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
         "question": html.escape(_rows(answer.question, solver.task)),
         "answer": html.escape(_rows(answer.answer or "none was accepted", solver.task)),
         # A "<" could end the script element that holds the data.
-        "data": json.dumps(_data(solver, answer, segments), separators=(",", ":")).replace("<", "\\u003c"),
+        "data": to_json(_data(solver, answer, segments), separators=(",", ":")).replace("<", "\\u003c"),
     }
     template = resources.files("hrm.solving").joinpath("page.html").read_text("utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def unpack(trainer: Trainer, groups: dict[str, dict[str, Tensor]], state: dict[s
     for name in _COUNTERS:
         setattr(trainer, name, state[name])
     if trainer.accelerator.is_main_process:
-        trainer.window.copy_(torch.tensor(state["window"], dtype=torch.float64))
+        trainer.window.copy_(torch.from_numpy(np.array(state["window"], np.float64)))
     try:
         trainer.model.load_state_dict(groups["weights"])
     except RuntimeError as error:

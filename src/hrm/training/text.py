@@ -165,6 +165,6 @@ class TextTrainer(Paced):
         self.step_number, self.seconds = state["step_number"], state["seconds"]
         self.window_steps = state["window_steps"]
         if self.accelerator.is_main_process:
-            self.window.copy_(torch.tensor(state["window"], dtype=torch.float64))
+            self.window.copy_(torch.from_numpy(np.array(state["window"], np.float64)))
         self.model.load_state_dict(groups["weights"])
         self.updates.unpack(groups, state)

@@ -25,6 +25,7 @@ from hrm.config import UserError
 from hrm.data.puzzle_set import IGNORE
 from hrm.data.text.sources import Part
 from hrm.data.text.tokenizers import characters_of, tokenizer_hash
+from hrm.output import to_json
 from hrm.reading import reading
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Packed:
         try:
             facts = _write(temporary, tokenizer, items, report)
             facts["whole"] = facts["mask"] if whole is None else whole
-            _flushed(temporary / "index.json", json.dumps(facts, indent=2).encode())
+            _flushed(temporary / "index.json", to_json(facts, indent=2).encode())
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

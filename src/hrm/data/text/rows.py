@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from hrm.config import UserError
 from hrm.data import npy_folder
 from hrm.data.puzzle_set import IGNORE
 from hrm.data.text.packed import Batch, Packed, order
+from hrm.output import to_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -168,7 +168,7 @@ def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary
                 "mean_puzzle_examples": 1.0,
                 "sets": ["all"],
             }
-            (folder / "dataset.json").write_text(json.dumps(facts), "utf-8")
+            (folder / "dataset.json").write_text(to_json(facts), "utf-8")
         (temporary / "identifiers.json").write_text('["<blank>"]', "utf-8")
         temporary.replace(path)
     finally:
