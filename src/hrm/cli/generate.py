@@ -43,6 +43,8 @@ class Options:
     """Where that criterion stops; default: the model's own."""
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
+    state: Literal["reset", "carry"] | None = None
+    """Whether a new token begins in a fresh state or in the last token's; default: the model's own, mostly reset."""
     trace: bool = False
     """Colour each token by its depth, and mark how sure the Q head is of it."""
     top_k_table: int | None = None
@@ -69,6 +71,7 @@ def main(args: list[str]) -> int:
         prompt = sys.stdin.read().removesuffix("\n")
     prompt = replaced(prompt)
     request = budget_of(options.max_segments, options.halting, options.exit_threshold, options.schedule)
+    request |= {} if options.state is None else {"state": options.state}
 
     from hrm.evaluation.text_generation import Sampling, candidates, encode, generate, shown, unknown_characters
     from hrm.runs import threads

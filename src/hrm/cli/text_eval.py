@@ -72,6 +72,8 @@ class TextOptions:
     """Where that criterion stops; several are measured one after the other."""
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
+    state: Literal["reset", "carry"] = "reset"
+    """carry: read token by token, each from the last one's state, beside fresh states (one row a text; slow)."""
     max_new_tokens: int = 128
     """Tokens of an answer to a question at most."""
     best_of: int = 1
@@ -105,8 +107,13 @@ def main(args: list[str]) -> int:
     output.check_picture("--plot", options.plot)
     if options.plot is not None and (options.tasks or options.task == "pairs"):
         raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task pairs")
+    if options.state == "carry" and options.tasks:
+        raise UserError("--tasks reads its items at once and --state carry token by token: leave one of them out")
+    if options.state == "carry" and (options.exit_threshold[1:] or options.plot is not None or options.stride):
+        raise UserError("--state carry measures one budget: leave out --plot, --stride and further thresholds")
     threshold = options.exit_threshold[0] if options.exit_threshold else None
     request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
+    request |= {"state": "carry"} if options.state == "carry" and options.task == "pairs" else {}
 
     from hrm.runs import threads
     from hrm.runs.text import load_text
@@ -124,7 +131,8 @@ def main(args: list[str]) -> int:
 
 def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
     from hrm.evaluation.text import THRESHOLDS, evaluate
-    from hrm.evaluation.text_report import draw, table
+    from hrm.evaluation.text_report import draw, states_table, table
+    from hrm.evaluation.text_state import evaluate_states
 
     model, trained = loaded.model, loaded.length
     budget = model.model.budget(**request)
@@ -135,6 +143,11 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
         length = options.length or rows or min(trained or longest, max(1, packed.count - 1))
         if length > longest:
             raise UserError(f"--length {length} is more than the {longest} tokens the model reads: use fewer")
+        if options.state == "carry":
+            rows_at_once, limit = options.batch_size, options.limit
+            result = evaluate_states(model, loaded.tokenizer, packed, length, rows_at_once, report, limit, **request)
+            result |= _origin(loaded, source)
+            return result, states_table(result)
         result = evaluate(
             model,
             loaded.tokenizer,

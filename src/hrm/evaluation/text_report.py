@@ -51,6 +51,15 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def states_table(result: dict[str, Any]) -> str:
+    """The measurement of a text read with fresh and with carried states."""
+    kept = [column for column in COLUMNS if column[0] in result and not column[0].startswith("ece")]
+    lines = [f"{'state':<28}" + "".join(f"{head:>14}" for _, head, _ in kept)]
+    for name, row in result["states"].items():
+        lines.append(f"{name:<28}" + "".join(f"{form.format(row[key]):>14}" for key, _, form in kept))
+    return "\n".join([*lines, f"{result['n']:,} tokens, one text a row of {result['length']}"])
+
+
 def draw(result: dict[str, Any], path: Path) -> None:
     """Loss against mean depth: fixed, adaptive at each threshold, and the same depths dealt out at random."""
     from matplotlib.figure import Figure
