@@ -14,22 +14,23 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 LARGEST, COUNT = 10, 20
 
 
 def stage(*args: str) -> dict[str, float]:
     """Run `hrm ARGS`; seconds and CPU-seconds."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, start = psutil.Process().cpu_times(), time.perf_counter()
     subprocess.run([sys.executable, "-m", "hrm", *args], check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    after = psutil.Process().cpu_times()
+    used = sum(after[2:4]) - sum(before[2:4])  # of children; on Windows there is no such number
     return {"seconds": time.perf_counter() - start, "cpu_seconds": used}
 
 

@@ -65,7 +65,10 @@ def test_the_second_is_told_who_holds_the_folder_and_a_killed_holder_frees_it(tm
 def test_a_process_owns_a_folder_as_often_as_it_wants_by_any_name(tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     with lock.own(run, "learn", new=True) as first:
-        other.symlink_to(run, target_is_directory=True)
+        if os.name == "nt":  # links need rights there
+            other = run
+        else:
+            other.symlink_to(run, target_is_directory=True)
         with lock.own(other, "train", new=True), pytest.raises(filelock.Timeout):
             filelock.FileLock(run / ".lock").acquire(blocking=False)
         with pytest.raises(filelock.Timeout):
