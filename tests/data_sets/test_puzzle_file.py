@@ -161,6 +161,8 @@ def test_the_size_of_what_is_written_row_by_row_is_inferred(tmp_path: Path) -> N
     assert len(read(tmp_path / "m.txt", Maze(5, 4, 1)).inputs) == 2
     (tmp_path / "m.csv").write_text(f'puzzle\n"{maze.strip()}"\n')
     assert infer(tmp_path / "m.csv").size == (5, 4)
+    (tmp_path / "late.csv").write_text(f"\n\nsep=;\npuzzle;solution\n{EASY};{SOLVED}\n")
+    assert infer(tmp_path / "late.csv").box == (3, 3) and len(read(tmp_path / "late.csv", NINE).inputs) == 1
     (tmp_path / "none.txt").write_text("hello\nworld\n")
     with pytest.raises(UserError, match=r"none\.txt.*say which with --task"):
         infer(tmp_path / "none.txt")

@@ -56,6 +56,8 @@ def test_a_wrong_puzzle_is_one_sentence_and_exit_code_2(run: str, capsys: pytest
     assert capsys.readouterr().err.startswith("hrm solve: invalid: contradicting clues: 1 twice in a row")
     assert main(["solve", run, "puzzels.txt"]) == 2
     assert capsys.readouterr().err.endswith("nor is there a file of that name\n")
+    assert main(["solve", run, str(Path(run).parent)]) == 2
+    assert "is a folder: give a file of puzzles" in capsys.readouterr().err
     assert main(["solve", run, "." * 16, "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["reason"] == "several solutions"
 

@@ -68,7 +68,9 @@ def main(args: list[str]) -> int:
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
     _check_pictures(options)
-    several = options.puzzle == "-" or (os.path.exists(options.puzzle) and not os.path.isdir(options.puzzle))
+    if os.path.isdir(options.puzzle):
+        raise UserError(f"{options.puzzle} is a folder: give a file of puzzles, or measure a data set with hrm eval")
+    several = options.puzzle == "-" or os.path.exists(options.puzzle)
     with _progress(options.puzzle == "-", several) as bar:
         # From here on, since the libraries alone take seconds to load.
         shown = bar.add_task("loading the model", total=None)

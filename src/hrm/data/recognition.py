@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from math import isqrt
 from pathlib import Path
@@ -15,6 +16,7 @@ from hrm.config import TaskConfig, UserError
 from hrm.data import npy_folder, puzzle_file
 from hrm.data.storage import existing
 from hrm.tasks import PuzzleError, Task, build
+from hrm.tasks.maze import Maze
 
 _BOXES = {n * n: (rows, n // rows) for n, rows in ((4, 2), (6, 2), (8, 2), (9, 3), (10, 2), (12, 3), (15, 3), (16, 4))}
 """The boxes of a Sudoku of that many cells."""
@@ -46,7 +48,7 @@ def infer(path: Path | str) -> TaskConfig:
 
 def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
     """What most of a file's first puzzles are, so that a broken one does not hide it."""
-    if (size := _maze(lines)) is not None:
+    if (size := _maze(lines, path)) is not None:
         return TaskConfig(kind="maze", size=size)
     configs = [TaskConfig(kind="sudoku", box=box) for box in _BOXES.values()]
     found = [_read(lines, path, build(config)) for config in configs]
@@ -63,25 +65,27 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
 def _read(lines: Sequence[str], path: Path, task: Task) -> tuple[int, int]:
     """How many puzzles of a task there are that can have one solution, and how many more that can be parsed."""
     sound = count = 0
-    try:
-        for row in puzzle_file.rows(lines, path, task):
-            try:
-                tokens = task.parse(row.question)
-                count += 1
-                # Two digits that are no clue could be exchanged in any solution.
-                sound += len(np.unique(tokens)) >= task.shape[0]
-            except PuzzleError:
-                continue
-    except UserError:  # a column that is missing, or a text that has been cut in the middle
-        pass
+    for row in _rows(lines, path, task):
+        try:
+            tokens = task.parse(row.question)
+        except PuzzleError:
+            continue
+        count += 1
+        # Two digits that are no clue could be exchanged in any solution.
+        sound += len(np.unique(tokens)) >= task.shape[0]
     return sound, count
 
 
-def _maze(lines: Sequence[str]) -> tuple[int, int] | None:
+def _rows(lines: Sequence[str], path: Path, task: Task) -> Iterator[puzzle_file.Row]:
+    """The puzzles of a sample, which may be cut in the middle of one."""
+    with suppress(UserError):
+        yield from puzzle_file.rows(lines, path, task)
+
+
+def _maze(lines: Sequence[str], path: Path) -> tuple[int, int] | None:
     """The size of mazes: in a column or on lines of their own, or drawn with empty lines between."""
-    first = next((line for line in lines if line.strip()), "")
-    if puzzle_file.header(first):
-        texts = [row.question for row in _rows_of(lines)]
+    if any(puzzle_file.header(line) for line in lines[:10]):
+        texts = [row.question for row in _rows(lines, path, Maze(2, 2, 1))]
     else:
         texts = [line.rstrip("\r\n") for line in lines if not re.match(r"\s*(;|//)", line)]
     mazes = [text for text in texts if text and set(text) <= set(_MAZE + "\n")]
@@ -103,12 +107,6 @@ def _maze(lines: Sequence[str]) -> tuple[int, int] | None:
             blocks.append((len(block), max(map(len, block))))
             block = []
     return _most(blocks)
-
-
-def _rows_of(lines: Sequence[str]) -> list[puzzle_file.Row]:
-    columns = puzzle_file.header(lines[0])
-    assert columns is not None
-    return list(puzzle_file.csv_rows(lines[1:], "", columns, 1))
 
 
 def _most(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
