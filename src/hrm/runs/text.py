@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def rebuild(
 ) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
     with reading(where):
-        config = HRMConfig.from_dict(state["model"])
+        config = _form(partial(HRMConfig.from_dict, state["model"]), where)
         if config.fast_layers + config.slow_layers > len(weights):
             raise UserError(f"{where} does not hold the weights of {config.fast_layers + config.slow_layers} layers")
         model = HRMForCausalLM(config)
@@ -118,8 +118,16 @@ def architecture(run: Run[TextConfig]) -> HRMForCausalLM:
 
 def form_of(path: Path) -> HRMConfig:
     """The form of a run's model."""
-    with reading(path / "model", "restore it"):
-        return HRMConfig.from_pretrained(names.folder_of_files(path / "model"))
+    return _form(partial(HRMConfig.from_pretrained, names.folder_of_files(path / "model")), path / "model")
+
+
+def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
+    """A configuration from a file; UserError with the place for one that no model can have."""
+    try:
+        with reading(where):
+            return read()
+    except UserError as error:
+        raise error if str(where) in str(error) else UserError(f"{where}: {error}") from error
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
