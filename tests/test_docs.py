@@ -210,7 +210,7 @@ def test_the_formats_page_names_every_file_of_a_run_and_every_key_of_a_result(pl
     assert main(["eval", str(run), "--data", str(place / "test.csv"), "--json-file", str(place / "result.json")]) == 0
     keys = json.loads((place / "result.json").read_text("utf-8"))
     for name in (*files, *arrays, *keys):
-        assert re.search(rf"\b{re.escape(name)}\b", page), name
+        assert re.search(rf"(?<!\w){re.escape(name)}\b", page), name
 
 
 def test_the_page_on_an_own_task_shows_the_example_and_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
