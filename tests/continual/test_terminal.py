@@ -19,7 +19,7 @@ LONG = ["--epochs", "4", "--checkpoint-every", "1000", "--log-every", "5"]
 
 def learns(run: Path, *books: Path) -> Person:
     """Somebody who starts `hrm learn` and sees the first updates."""
-    return Person("bits a character", "learn", str(run), *map(str, books), *FLAGS, *LONG)
+    return Person("updates/s", "learn", str(run), *map(str, books), *FLAGS, *LONG)
 
 
 def test_ctrl_c_asks_and_a_pause_goes_on_to_the_weights_of_an_uninterrupted_run(tmp_path: Path):
@@ -60,7 +60,7 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path, number: signal.Sign
     command = [sys.executable, "-m", "hrm", "learn", str(tmp_path / "run"), str(first(tmp_path, 600)), *FLAGS, *LONG]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while "bits a character" not in (line := process.stderr.readline()):
+    while "updates/s" not in (line := process.stderr.readline()):
         assert line, "it ended early"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
