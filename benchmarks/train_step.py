@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from official import official_hrm
 
 from hrm.config import ArchConfig, Config, HaltingConfig, OptimConfig, TrainConfig
@@ -29,11 +28,13 @@ from hrm.tasks.sudoku import Sudoku
 from hrm.training.batches import Sampler
 from hrm.training.loop import Trainer
 from hrm.training.optim import AdamATan2
+from hrm.training.session import make_accelerator
 
 
-def official_step(path: Path, batch_size: int, compiled: bool) -> Callable[[], None]:
+def official_step(path: Path, batch_size: int, compiled: bool, device: str = "cpu") -> Callable[[], None]:
     """A function that does one step of the official code on random data."""
-    model = official_hrm(path, batch_size)
+    with torch.device(device):  # as the official program makes it
+        model = official_hrm(path, batch_size)
     from models.losses import ACTLossHead  # type: ignore[import-not-found]
 
     head = ACTLossHead(model, "stablemax_cross_entropy").train()
@@ -43,12 +44,13 @@ def official_step(path: Path, batch_size: int, compiled: bool) -> Callable[[], N
     state: dict[str, object] = {}
 
     def step() -> None:
-        batch = {
-            "inputs": torch.randint(1, 11, (batch_size, 81)),
-            "labels": torch.randint(2, 11, (batch_size, 81)),
-            "puzzle_identifiers": torch.zeros(batch_size, dtype=torch.int32),
-        }
-        carry = state.get("carry") or head.initial_carry(batch)
+        with torch.device(device):
+            batch = {
+                "inputs": torch.randint(1, 11, (batch_size, 81)),
+                "labels": torch.randint(2, 11, (batch_size, 81)),
+                "puzzle_identifiers": torch.zeros(batch_size, dtype=torch.int32),
+            }
+            carry = state.get("carry") or head.initial_carry(batch)
         state["carry"], loss, _, _, _ = run(carry=carry, batch=batch, return_keys=[])
         (loss / batch_size).backward()
         optimizer.step()
@@ -60,7 +62,7 @@ def official_step(path: Path, batch_size: int, compiled: bool) -> Callable[[], N
     return step
 
 
-def our_step(batch_size: int, compiled: bool, q_continue: bool) -> Callable[[], None]:
+def our_step(batch_size: int, compiled: bool, q_continue: bool, device: str = "cpu") -> Callable[[], None]:
     """A function that does one step of this package's trainer on random data."""
     task = Sudoku(3, 3)
     rng = np.random.default_rng(0)
@@ -77,10 +79,10 @@ def our_step(batch_size: int, compiled: bool, q_continue: bool) -> Callable[[], 
         arch=ArchConfig(),
         halting=HaltingConfig(q_continue=q_continue),
         optim=OptimConfig(warmup_steps=0),
-        train=TrainConfig(batch_size=batch_size, precision="bfloat16", compile=compiled),
+        train=TrainConfig(batch_size=batch_size, precision="bfloat16", compile=compiled, device=device),
     )
     sampler = Sampler(puzzles, task, batch_size, 0, augment=True, reveal=0.0)
-    trainer = Trainer(config, build(config, board_of(task)), sampler, Accelerator(cpu=True))
+    trainer = Trainer(config, build(config, board_of(task)), sampler, make_accelerator(config.train))
     return trainer.step
 
 
