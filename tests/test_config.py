@@ -177,7 +177,7 @@ def test_parents_that_form_a_circle_are_named(tmp_path: Path):
 def test_an_unknown_preset_gets_the_nearest_name():
     with pytest.raises(UserError, match="'sudoku-extrem'; did you mean 'sudoku-extreme'"):
         load_preset("sudoku-extrem")
-    with pytest.raises(UserError, match="presets are arc-1, "):
+    with pytest.raises(UserError, match="shows the presets, such as arc-1, "):
         load_preset("zzz")
 
 

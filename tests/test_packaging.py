@@ -92,6 +92,10 @@ def test_nothing_tells_to_install_this_project_from_an_index_or_with_an_extra_th
         assert not re.match(r"hrm\b", target), where
         if asked := re.fullmatch(r"\.\[([\w,{}]+)\]", target):
             assert "{" in asked[1] or set(asked[1].split(",")) <= set(EXTRAS), where
+    # Messages go through `needs`, with the extra as its third argument.
+    sources = "\n".join(file.read_text("utf-8") for file in (ROOT / "src").rglob("*.py"))
+    named = set(re.findall(r'\bneeds\(.*, "(\w+)"(?:, error)?\)', sources))
+    assert named <= set(EXTRAS) and {"lora", "eval", "track", "gym", "data", "report"} <= named
 
 
 @pytest.mark.slow
@@ -111,20 +115,6 @@ def test_all_extras_resolve_together(pins: list[str]):
 
 def test_no_tracker_and_no_test_tool_is_needed_at_run_time():
     assert not required("dependencies") & (required("track") | required("dev"))
-
-
-def test_what_pages_and_messages_say_to_install_is_this_project_and_an_extra_it_has():
-    block = re.search(r"^\[project.optional-dependencies\]$(.*?)^\[", PYPROJECT, re.S | re.M)
-    assert block
-    extras = set(re.findall(r"^(\w+) = \[", block[1], re.M))
-    pages = [*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").glob("*.md") if page.name != "log.md")]
-    files = [*pages, *(file for kind in ("py", "yaml") for file in (ROOT / "src").rglob(f"*.{kind}"))]
-    files += [file for folder in ("benchmarks", "examples") for file in (ROOT / folder).glob("*.py")]
-    said = "\n".join(file.read_text("utf-8") for file in files if file.name != "CHANGELOG.md")
-    # In messages through `needs`, with the extra as its third argument.
-    named = re.findall(r"(?:\.|extra )\[(\w+)\]", said) + re.findall(r'\bneeds\(.*, "(\w+)"(?:, error)?\)', said)
-    assert set(named) <= extras and {"lora", "eval", "track", "gym", "data", "report"} <= set(named)
-    assert not re.findall(r"pip install [^\n]*\bhrm(?:-toolkit)?\b[^\n]*", said)
 
 
 @pytest.mark.slow
