@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hrm import names
 from hrm.config import LearnConfig, UserError, kind_of
 from hrm.data.text import Packed
 from hrm.evaluation.text import read
@@ -184,8 +185,8 @@ def _checkpoint(loaded: TextModel) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(names.read_text(path))
+    except (OSError, ValueError, RecursionError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 
