@@ -105,3 +105,12 @@ def test_data_that_moved_can_be_named_anew_and_data_that_changed_is_refused(
     moved.write_text("".join(moved.read_text().splitlines(keepends=True)[:-1]))
     assert hrm(["train", "--resume", str(half)]) == 2
     assert "has changed since the run" in capsys.readouterr().err
+
+
+def test_the_model_of_a_text_run_is_not_changed_by_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "poem.txt").write_text("the fox sees the hen\n" * 80)
+    run = str(tmp_path / "run")
+    begun = ["train", *small.TEXT, "--train.steps", "2", "--data", str(tmp_path / "poem.txt"), "--out", run]
+    assert hrm(begun) == 0
+    assert hrm(["train", "--resume", run, "--settings", "hidden_size=32"]) == 2
+    assert "begin a new run with other --settings (with --model RUN" in capsys.readouterr().err

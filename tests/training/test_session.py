@@ -152,7 +152,7 @@ def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
     reader = "tensorboard.backend.event_processing.event_accumulator"
     tensorboard = pytest.importorskip(reader, reason="needs the extra [track]")
     run = train(tmp_path / "run", config(train={"track": ("tensorboard",)}))
-    [events] = (run.path / run.path.name).glob("events.out.tfevents.*")
+    [events] = (run.path / "tensorboard").glob("events.out.tfevents.*")
     accumulator = tensorboard.EventAccumulator(str(events))
     accumulator.Reload()
     logged = {event.step: event.value for event in accumulator.Scalars("loss")}

@@ -31,6 +31,7 @@ _CONTENTS = (
     "model",
     "books",
     "modes.json",
+    "tensorboard",
     "README.md",
 )
 """What belongs to a run, and goes when another takes its place; what else lies in the folder stays."""

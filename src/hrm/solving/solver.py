@@ -293,10 +293,9 @@ def _model(run: Run, where: Path, task: Task, precision: str | None) -> PuzzleMo
 
 
 def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    if name not in ("float32", "bfloat16", "float16", "float64"):
         raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
-    return dtype
+    return getattr(torch, name)
 
 
 def _device(name: str | None) -> torch.device:

@@ -86,6 +86,8 @@ class Trainer(Paced):
 
     def describe(self, metrics: dict[str, Any]) -> str:
         """What is worth seeing while it runs."""
+        if not metrics["halted"]:  # nothing is known of them yet
+            return "exact -  segments -"
         return (
             f"exact {metrics['exact_accuracy']:.1%}  segments {metrics['mean_segments']:.1f}  "
             f"{metrics['puzzles_per_second']:.0f} puzzles/s"

@@ -7,12 +7,13 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, filter_trackers, get_available_trackers
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, filter_trackers, get_available_trackers
+from rich.progress import BarColumn, Progress, TextColumn
 
 from hrm.config import TrainConfig, UserError, needs
 from hrm.console import Console
 
+_BAR = 8
 CLOCKED = (
     "seconds",
     "training_seconds",
@@ -40,6 +41,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def fitting(parts: list[str], width: int) -> str:
+    """As many of the parts, the most important first, as a line of this width has room for."""
+    line = parts[0][: max(0, width)]
+    for part in parts[1:]:
+        if len(line) + 2 + len(part) > width:
+            break
+        line += f"  {part}"
+    return line
+
+
 class Reporter:
     """Shows metrics on stderr and hands them to the trackers; silent on all but the main process."""
 
@@ -47,12 +58,9 @@ class Reporter:
         self.device, self.shown = accelerator.device, accelerator.is_main_process
         self.console = Console(stderr=True, quiet=not self.shown)
         self.live = self.console.is_terminal and self.shown
-        self.bar = Progress(
-            TextColumn("{task.fields[line]}", markup=False), BarColumn(bar_width=20),
-            TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("left {task.fields[left]}"),
-            console=self.console, disable=not self.live,
-        )  # fmt: skip
-        self.job = self.bar.add_task("train", total=1.0, line="starting", left="?")
+        columns = BarColumn(bar_width=_BAR), TextColumn("{task.fields[line]}", markup=False)
+        self.bar = Progress(*columns, console=self.console, disable=not self.live)
+        self.job = self.bar.add_task("train", total=1.0, line="starting")
         self.trackers: list[GeneralTracker] = []
         self._tracked = config.track
         installed = [str(name) for name in get_available_trackers()]
@@ -62,7 +70,10 @@ class Reporter:
     def start(self, accelerator: Accelerator, run: str, folder: str, config: dict[str, Any]) -> None:
         """Open the trackers that the configuration asks for."""
         if self._tracked:
-            accelerator.log_with = filter_trackers(list(self._tracked), folder)  # type: ignore[arg-type]
+            # By itself TensorBoard would make a folder of the run's name inside the run.
+            board = [TensorBoardTracker("tensorboard", folder)] if "tensorboard" in self._tracked else []
+            others = [name for name in self._tracked if name != "tensorboard"]
+            accelerator.log_with = [*board, *filter_trackers(others, folder)]  # type: ignore[arg-type]
             accelerator.project_configuration.logging_dir = folder
             # TensorBoard takes nothing but numbers and text.
             plain = {name: value if isinstance(value, int | float) else str(value) for name, value in config.items()}
@@ -76,19 +87,20 @@ class Reporter:
 
     def begin(self, steps: int, step: int, seconds: float) -> None:
         """Tell on the live line what is expected, until the first step is done."""
-        self.bar.update(self.job, line=f"step {step + 1}/{steps}", left=duration(seconds))
+        self._redraw(step / steps, [f"step {step + 1}/{steps}", f"left {duration(seconds)}"])
+
+    def _redraw(self, progress: float, parts: list[str]) -> None:
+        self.bar.update(self.job, completed=progress, line=fitting(parts, self.bar.console.width - _BAR - 1))
 
     def show(self, metrics: dict[str, Any], total_steps: int, progress: float, details: str) -> None:
         """Redraw the live line, or print one, and feed the trackers."""
         left = duration(metrics["seconds"] * (1 / progress - 1)) if progress else "?"
-        line = (
-            f"step {metrics['step']}/{total_steps}  loss {metrics['loss']:.4f}  {details}  "
-            f"grad {metrics['grad_norm']:.2g}  {metrics['steps_per_second']:.2f} steps/s  "
-            f"{metrics['memory_gib']:.2f} GiB"
-        )
+        first, loss = f"step {metrics['step']}/{total_steps}", f"loss {metrics['loss']:.4f}"
+        rate, grad = f"{metrics['steps_per_second']:.2f} steps/s", f"grad {metrics['grad_norm']:.2g}"
+        memory, end = f"{metrics['memory_gib']:.2f} GiB", f"left {left}"
         if self.live:
-            self.bar.update(self.job, completed=progress, line=line, left=left)
+            self._redraw(progress, [first, end, f"{progress:.0%}", loss, *details.split("  "), rate, memory, grad])
         else:
-            self.say(f"{line}  left {left}")
+            self.say("  ".join((first, loss, details, grad, rate, memory, end)))
         for tracker in self.trackers:
             tracker.log({k: v for k, v in metrics.items() if isinstance(v, (int, float))}, step=metrics["step"])

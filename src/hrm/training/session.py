@@ -269,6 +269,11 @@ def changes(before: Config | TextConfig, after: Config | TextConfig) -> dict[str
     fixed = [key for key in changed if key.startswith(_FIXED)]
     if fixed:
         flag = "--" + fixed[0].replace("_", "-")
+        if flag == "--settings":
+            raise UserError(
+                "--settings cannot change the model of a run that is resumed: leave it out, or begin a new run with "
+                "other --settings (with --model RUN it goes on with these weights)"
+            )
         raise UserError(f"{flag} cannot change when a run is resumed (it was {old[fixed[0]]}): start a new run")
     return changed
 
