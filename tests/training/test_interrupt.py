@@ -122,8 +122,7 @@ def test_a_training_without_a_checkpoint_says_so_when_it_is_stopped_at_once(tmp_
     course = Course.__new__(Course)
     course.run = Run(tmp_path, SETTINGS, {"board": {}, "version": "", "created": ""})
     assert course._stands() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
-    (tmp_path / "checkpoints/step_00000001").mkdir(parents=True)
-    (tmp_path / "checkpoints/step_00000001/manifest.json").write_text("{}")
+    checkpoint.save(tmp_path / "checkpoints", 1, {}, {})
     assert course._stands() == f"the checkpoint of step 1 stands: hrm train --resume {tmp_path}"
 
 
