@@ -193,6 +193,7 @@ def test_a_run_that_cannot_be_loaded_says_why(tmp_path: Path):
         (lambda: hrm.load(tmp_path / "rum"), "did you mean"),
         (lambda: hrm.load(folder, checkpoint=7), "no checkpoint '7'"),
         (lambda: hrm.load(folder, precision="int8"), "--precision"),
+        (lambda: hrm.load(folder, precision="float8_e4m3fn"), "--precision"),
         (lambda: hrm.load(folder, device="warp"), "--device"),
     ]
     for mistake, words in mistakes:
