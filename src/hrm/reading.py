@@ -72,10 +72,12 @@ def shown(names: Iterable[object], most: int = 12) -> str:
 
 _UNSAFE = re.compile(r"weights_only|allow_pickle|trust_remote_code|unpickl|pickle|arbitrary code", re.IGNORECASE)
 
+_NAMED = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Warning)\b(?:\(s\))?:? ?")
+
 
 def reason(error: BaseException) -> str:
     """What an error says, in one line; no advice of a library to load a stranger's file unsafely is passed on."""
-    text = " ".join(str(error).split())
+    text = _NAMED.sub("", " ".join(str(error).split()))
     if _UNSAFE.search(text):
         return "it holds objects, which could run code and are never loaded"
     if isinstance(error, UnicodeDecodeError):
@@ -190,9 +192,23 @@ def json_of(path: Path, most: int = WHOLE, hint: str = "restore it") -> Any:
 def parsed(content: str | bytes, where: object, hint: str = "restore it") -> Any:
     """What JSON says; UserError with the place where it is none."""
     try:
-        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+        tree = json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+        return _whole(tree) if (_HALF_BYTES if isinstance(content, bytes) else _HALF).search(content) else tree  # type: ignore[arg-type]
     except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{where} is not valid JSON ({reason(error)}): {hint}") from error
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF_BYTES = re.compile(_HALF.pattern.encode())
+
+
+def _whole(tree: Any) -> Any:
+    """The same with U+FFFD for halves of characters, which JSON can write and nothing else can hold."""
+    if isinstance(tree, str):
+        return tree.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(tree, dict):
+        return {_whole(key): _whole(value) for key, value in tree.items()}
+    return [_whole(value) for value in tree] if isinstance(tree, list) else tree
 
 
 class _Loader(yaml.SafeLoader):

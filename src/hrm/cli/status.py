@@ -42,7 +42,8 @@ def main(args: list[str]) -> int:
         _, state = learned.load(newest, ())
         if options.repair:
             _repair(run.path, state)
-    found = {"tokenizer": run.config.tokenizer, **describe(state)}
+    with checkpoint.restoring(newest):
+        found = {"tokenizer": run.config.tokenizer, **describe(state)}
     print(to_json(found)) if options.json else _show(options.run, found)
     return 0
 

@@ -110,7 +110,8 @@ class Learner:
             self.optimizer: dict[str, Tensor] = {}
             self.counters: dict[str, Any] = {}
         else:
-            self._restore(*learned.load(newest), newest)
+            with checkpoint.restoring(newest):
+                self._restore(*learned.load(newest), newest)
         self.model.to(self.device).train()
         self.threads = self._choose_threads()
         """A few words on them, for people."""

@@ -58,7 +58,8 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
     if not any(line.strip() for line in lines):
         raise UserError(f"{path} holds no puzzles")
     columns = next((puzzle_file.header(line) for line in lines if line.strip()), None)
-    cells = len(lines[1].split(columns.separator)[columns.question]) if columns and len(lines) > 1 else 0
+    fields = lines[1].split(columns.separator) if columns and len(lines) > 1 else []
+    cells = len(fields[columns.question]) if columns and columns.question < len(fields) else 0
     raise _unknown(path, f"puzzles of {cells} cells" if cells else "its lines")
 
 

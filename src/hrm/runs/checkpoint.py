@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from hrm import names
 from hrm.config import UserError, quoted
 from hrm.output import refused, to_json
-from hrm.reading import reason
+from hrm.reading import reading, reason
 from hrm.runs import durable
 
 FORMAT = 1
@@ -115,6 +116,19 @@ def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, d
     if not isinstance(state, dict):
         raise DamagedCheckpoint(path, f"{_STATE} holds no facts by name")
     return tensors, state
+
+
+def restoring(path: Path) -> AbstractContextManager[None]:
+    """Around what takes a checkpoint's content over: where it does not fit, a UserError names the checkpoint."""
+    return reading(path, "use another checkpoint or restore this one")
+
+
+def counted(state: Mapping[str, Any], name: str) -> Any:
+    """A count of steps or seconds in a state; ValueError for what is none."""
+    kinds = (int, float) if name == "seconds" else (int,)
+    if type(state[name]) not in kinds or not 0 <= state[name] < 2**60:
+        raise ValueError(f"its {name} is {quoted(state[name])}")
+    return state[name]
 
 
 def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:

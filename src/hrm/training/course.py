@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hrm.config import TrainConfig
+from hrm.reading import reading
 from hrm.runs import Run, checkpoint
 from hrm.training.interrupt import Abandoned, Interrupt
 from hrm.training.progress import Reporter, duration, memory_gib
@@ -201,7 +202,10 @@ class Course:
         best = self.run.best
         # Scores on other data do not compare.
         comparable = best is not None and all(best.get(key) == measured[key] for key in measures.compared)
-        if best is None or not comparable or measures.score(measured) >= measures.score(best):
+        if best is not None and comparable:
+            with reading(self.run.path / "best.json", "restore it, or remove it"):
+                comparable = measures.score(measured) < measures.score(best)
+        if not comparable:
             self.run.set_best(step, measured)
             self._prune()
         # Last, because a resumed run takes the line as a sign that all of this is done.

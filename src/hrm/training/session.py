@@ -107,7 +107,8 @@ def _train(
         if newest is None:
             reporter.say(f"{path} has no checkpoint yet: starting from the beginning")
         else:
-            unpack(trainer, *checkpoint.load(newest))
+            with checkpoint.restoring(newest):
+                unpack(trainer, *checkpoint.load(newest))
         if accelerator.is_main_process:
             run.rewind(trainer.step_number)
             # Only now, so that flags that are refused leave no trace.

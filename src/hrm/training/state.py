@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hrm.config import UserError
 from hrm.models.recurrence import Carry
+from hrm.runs.checkpoint import counted
 from hrm.training.loop import Slots, Trainer
 
 _COUNTERS = ("step_number", "seconds", "window_steps")
@@ -28,7 +29,7 @@ def pack(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
 def unpack(trainer: Trainer, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
     """Put a checkpoint into a trainer built from the same architecture; UserError where the two do not fit."""
     for name in _COUNTERS:
-        setattr(trainer, name, state[name])
+        setattr(trainer, name, counted(state, name))
     if trainer.accelerator.is_main_process:
         trainer.window.copy_(torch.from_numpy(np.array(state["window"], np.float64)))
     try:

@@ -14,6 +14,7 @@ from hrm.config import TextConfig
 from hrm.data.text import Batch
 from hrm.models.text import HRMForCausalLM
 from hrm.models.text.loss import supervision
+from hrm.runs.checkpoint import counted
 from hrm.training.batches import uniforms
 from hrm.training.course import BadBatch, Paced
 from hrm.training.interrupt import Abandoned
@@ -162,8 +163,8 @@ class TextTrainer(Paced):
 
     def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same form."""
-        self.step_number, self.seconds = state["step_number"], state["seconds"]
-        self.window_steps = state["window_steps"]
+        for name in ("step_number", "seconds", "window_steps"):
+            setattr(self, name, counted(state, name))
         if self.accelerator.is_main_process:
             self.window.copy_(torch.from_numpy(np.array(state["window"], np.float64)))
         self.model.load_state_dict(groups["weights"])

@@ -70,7 +70,8 @@ def _train(config: TextConfig, path: Path, resume: bool, overwrite: bool, accele
     assert newest is not None or resume
     if newest is None:
         raise UserError(f"{path} has no intact checkpoint, not even that of its start: begin a new run")
-    trainer.unpack(*checkpoint.load(newest))
+    with checkpoint.restoring(newest):
+        trainer.unpack(*checkpoint.load(newest))
     if resume and accelerator.is_main_process:
         run.rewind(trainer.step_number)
         if changed:

@@ -31,6 +31,9 @@ def pack(folder: Path, texts: Sequence[str], whole: bool = False) -> Packed:
     return Packed.write(folder, letters(), encode(letters(), texts), whole=whole)
 
 
+_NUMBERS = make_tokenizer("char", ["".join(map(chr, range(0x4E00, 0x4E00 + 5000)))])
+
+
 def numbered(folder: Path, lengths: Sequence[int], whole: bool = False, masked: bool = False) -> Packed:
     """Documents (end tokens included) in which every token has a number of its own from 2 on, so that rows tell all."""
     items, first = [], 2
@@ -38,7 +41,7 @@ def numbered(folder: Path, lengths: Sequence[int], whole: bool = False, masked: 
         tokens = np.arange(first, first + length - 1)
         items.append(Example(tokens, tokens % 3 == 0 if masked else None))
         first += length - 1
-    return Packed.write(folder, letters(), items, whole=whole)
+    return Packed.write(folder, _NUMBERS, items, whole=whole)
 
 
 def lines(path: Path, rows: Sequence[object]) -> Path:

@@ -293,6 +293,11 @@ class Packed:
                 positions[row, here] = _since(begins[begins < inputs], inputs)
                 at += inputs
             positions[row, at:] = np.arange(length - at)
+        if ids.size and max(ids.max(), labels.max()) >= self.facts["vocabulary"]:
+            raise UserError(
+                f"{self.folder / 'tokens.bin'} holds tokens beyond the {self.facts['vocabulary']:,} of its tokenizer: "
+                "restore it or pack the text anew"
+            )
         return Batch(ids, labels, positions)
 
 
@@ -398,9 +403,14 @@ def _facts(folder: Path) -> dict[str, Any]:
             "<u2",
             "<u4",
         )
-        right &= all(type(facts[name]) is bool for name in ("mask", "whole"))
+        right = right and all(type(facts[name]) is bool for name in ("mask", "whole"))
         files = {"tokens.bin", "documents.npy", *(["mask.bin"] if facts["mask"] else [])}
-        right &= facts["sha256"].keys() == files and facts["eos"] < facts["vocabulary"]
+        right = (
+            right
+            and isinstance(facts["tokenizer"], str)
+            and facts["sha256"].keys() == files
+            and facts["eos"] < facts["vocabulary"]
+        )
         if not right or facts["format"] != FORMAT:
             raise ValueError("not of this version")
     return facts

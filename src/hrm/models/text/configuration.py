@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from hrm import names
-from hrm.config import MOST_BLOCKS, ArchConfig, UserError, blocks_of, nearest, parse_horizon, quoted
+from hrm.config import MOST_BLOCKS, ArchConfig, UserError, blocks_of, fit, nearest, parse_horizon, quoted
 from hrm.models.recurrence import Schedule
 
 Halting = Literal["fixed", "q", "kl", "change"]
@@ -183,7 +185,11 @@ class HRMConfig(PreTrainedConfig):
         part = kwargs.get("transformers_weights")
         if part is not None and (why := names.fault(part)) is not None:
             raise UserError(f"transformers_weights names no file of the model's folder: {why}")
-
+        for name, kind in _kinds().items():
+            try:
+                setattr(self, name, fit(kind, getattr(self, name)))
+            except ValueError as error:
+                raise UserError(f"{name} {error}") from None
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.intermediate_size is None:
@@ -328,6 +334,14 @@ class HRMConfig(PreTrainedConfig):
         if name not in PRESETS:
             raise UserError(f"no text preset is named '{name}': there are {', '.join(PRESETS)}")
         return cls(**(PRESETS[name] | changes))
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The types of the settings that are one value each."""
+    kinds = inspect.get_annotations(HRMConfig, eval_str=True)
+    settings = {field.name for field in fields(HRMConfig)} - {"eos_token_id", "rope_parameters"}
+    return {name: kind for name, kind in kinds.items() if name in settings}
 
 
 _COUNTS = {
