@@ -84,6 +84,20 @@ def load(name: str, folder: Path, limit: int | None = None) -> list[Item]:
 def _item(name: str, line: bytes, where: str) -> Item:
     row = parsed(line, where, "fetch the file again")
     with reading(where, "fetch the file again"):
+        item = _formed(name, row)
+    if item is None:
+        raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
+    if isinstance(item, Choice) and not 0 <= item.gold < len(item.options):
+        raise UserError(f"{where}: choice {item.gold} is none of {len(item.options)}: fetch the file again")
+    options = item.options if isinstance(item, Choice) else (tuple(item),)
+    if not all(isinstance(text, str | float) and text == text for option in options for text in option):
+        raise UserError(f"{where}: what is asked and answered must be text: fetch the file again")
+    return item
+
+
+def _formed(name: str, row: dict[str, Any]) -> Item | None:
+    """The item that a row's fields make; None for fields of no known form."""
+    if isinstance(row, dict):
         asked = "\nAnswer:" if name in ANSWER else ""
         if "sentence_good" in row:
             return Choice((("", row["sentence_good"]), ("", row["sentence_bad"])), 0, str(row.get("UID", "")))
@@ -98,7 +112,7 @@ def _item(name: str, line: bytes, where: str) -> Item:
             return Word(row["context"] + asked, " " + row["continuation"])
         if "answer" in row:
             return Sum(row.get("context") or row["question"], float(row["answer"]))
-    raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
+    return None
 
 
 def evaluate_task(

@@ -189,9 +189,7 @@ class Run(Generic[C]):
             return None
         best = _read_json(path)
         curve = best.get("calibration", [1.0, 0.0]) if isinstance(best, dict) else None
-        measured = [value for name, value in best.items() if name != "calibration"] if isinstance(best, dict) else []
-        plain = all(value is None or isinstance(value, str | bool | int | float) for value in measured)
-        if not plain or type(dict(best).get("step")) is not int or not _are_numbers(curve, 2):
+        if not isinstance(best, dict) or type(best.get("step")) is not int or not _are_numbers(curve, 2):
             raise UserError(f"{path} does not say which checkpoint is the best: restore it, or remove it")
         return best
 

@@ -399,18 +399,11 @@ def _facts(folder: Path) -> dict[str, Any]:
     with reading(path, "restore it or pack the text anew"):
         facts = json.loads(names.read_text(path))
         numbers = [facts[name] for name in ("count", "documents", "characters", "bytes", "eos", "vocabulary")]
-        right = all(type(number) is int and 0 <= number < 2**60 for number in numbers) and facts["dtype"] in (
-            "<u2",
-            "<u4",
-        )
+        right = all(type(number) is int and 0 <= number < 2**60 for number in numbers)
+        right = right and facts["dtype"] in ("<u2", "<u4") and isinstance(facts["tokenizer"], str)
         right = right and all(type(facts[name]) is bool for name in ("mask", "whole"))
         files = {"tokens.bin", "documents.npy", *(["mask.bin"] if facts["mask"] else [])}
-        right = (
-            right
-            and isinstance(facts["tokenizer"], str)
-            and facts["sha256"].keys() == files
-            and facts["eos"] < facts["vocabulary"]
-        )
+        right = right and facts["sha256"].keys() == files and facts["eos"] < facts["vocabulary"]
         if not right or facts["format"] != FORMAT:
             raise ValueError("not of this version")
     return facts
