@@ -162,3 +162,9 @@ def test_a_place_is_built_by_one_process_and_swept_of_what_a_killed_one_left(tmp
     refused = pytest.raises(lock.InUse, match="/out is in use")
     with held_elsewhere(tmp_path / ".tmp-out-building"), refused, lock.place(out, "data pack"):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which the system makes none")
+def test_a_place_where_no_folder_can_be_made_is_called_that() -> None:
+    with pytest.raises(UserError, match=r"^/proc/x cannot be made in /proc: choose another folder$"):
+        lock.own(Path("/proc/x"), "train", new=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hrm.cli.main import main
 from hrm.runs import Run, checkpoint
 from hrm.training import interrupt as interrupts
 from hrm.training.course import Course
@@ -124,6 +125,32 @@ def test_a_training_without_a_checkpoint_says_so_when_it_is_stopped_at_once(tmp_
     assert course._stands() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
     checkpoint.save(tmp_path / "checkpoints", 1, {}, {})
     assert course._stands() == f"the checkpoint of step 1 stands: hrm train --resume {tmp_path}"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_whose_error_a_library_swallows_ends_the_training_at_its_start(name: str) -> None:
+    number = getattr(signal, name, None)
+    if number is None or os.name == "nt":
+        pytest.skip("there is no such signal here")
+    with ending():
+        with contextlib.suppress(BaseException):  # as some libraries do where they import others
+            signal.raise_signal(number)
+        with Interrupt() as interrupt:
+            assert interrupt.asked == number
+            with pytest.raises(interrupts.Abandoned), interrupt.abandoning():
+                pass
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    with ending(), Interrupt() as interrupt:
+        assert not interrupt.asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_while_the_flags_are_parsed_is_no_mistake_in_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tyro.cli", lambda *args, **given: signal.raise_signal(signal.SIGTERM))
+    assert main(["status"]) == 143
+    assert capsys.readouterr().err == "hrm status: ended by SIGTERM\n"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -391,3 +391,12 @@ def test_a_run_becomes_a_folder_that_the_auto_classes_load(tmp_path: Path) -> No
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(ids).logits, own.model(ids).logits)
     assert hrm(["convert", str(path), str(tmp_path / "out"), "--to", "hrm_lm"]) == 2
+
+
+def test_a_run_to_go_on_with_is_known_for_text_in_either_form_of_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("model: text-char\ntext: {length: 16}\n")
+    for flag in (["--resume", str(tmp_path)], [f"--resume={tmp_path}"]):
+        assert hrm(["train", *flag, "--text.nosuch", "3"]) == 2
+        assert "--text." in capsys.readouterr().err

@@ -54,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except Ended as stop:
             with contextlib.suppress(OSError):
                 say(f"{name}: ended by {stop.name}")
-            return int(str(stop.code))
+            return stop.code
         except BrokenPipeError:
             # The reader (`| head`) has left; the interpreter's last flush must not complain about it.
             terminal.drop(sys.stdout, sys.stderr)
@@ -107,8 +107,6 @@ def _run(args: list[str]) -> int:
         )
     try:
         return import_module(f"hrm.cli.{args[0]}").main(args[1:])
-    except Ended:
-        raise
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
 

@@ -109,6 +109,7 @@ def _is_text(args: list[str]) -> bool:
     named = [arg for arg in args if not arg.startswith("-")]
     if "--resume" in args[:-1]:
         named = [args[args.index("--resume") + 1]]
+    named = [arg.partition("=")[2] for arg in args if arg.startswith("--resume=")] or named
     return bool(named) and kind_of(named[0]) is TextConfig
 
 

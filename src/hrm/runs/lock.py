@@ -126,6 +126,8 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
             raise UserError(f"{named or folder} cannot be written into ({reason}): choose another folder") from error
         lock.holds += 1
         return Owned(folder, lock, made)
+    if not folder.exists():
+        raise UserError(f"{named or folder} cannot be made in {folder.parent}: choose another folder")
     raise UserError(f"{named or folder} changes its name again and again: stop the other process that writes there")
 
 

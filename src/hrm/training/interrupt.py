@@ -14,11 +14,16 @@ _NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
 """A request to end, a closed terminal, and Ctrl-Break or a closed window of Windows: no system has all of them."""
 
 
-class Ended(SystemExit):
-    """The system asked the program to end."""
+_came = 0
+"""Number of the signal that `ending` has raised; an import or a callback of a library may have swallowed the error."""
+
+
+class Ended(BaseException):
+    """The system asked the program to end; no SystemExit, which parsers of a command line catch."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
+        super().__init__(number)
+        self.code = 128 + number
         self.name = signal.Signals(number).name
 
 
@@ -30,18 +35,23 @@ def ending() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
+        global _came
+        _came = number
         _leave_dead_terminals()
-        raise Ended(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
 
-    before = {n: signal.getsignal(n) for n in _asking()} if _in_main_thread() else {}
-    taken = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    global _came
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, *_asking())} if _in_main_thread() else {}
+    taken = {number: handler for number, handler in before.items() if handler == _usual(number)}
+    _came = 0
     for number in taken:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        _came = 0
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
 class Abandoned(BaseException):
@@ -68,6 +78,8 @@ class Interrupt:
             # Who starts it under nohup wants it to outlive its terminal.
             numbers = [n for n in _asking() if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
             self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, *numbers)}
+            if _came:  # and yet we are here
+                self._handle(_came, None)
         return self
 
     def __exit__(
@@ -103,6 +115,11 @@ class Interrupt:
 def _asking() -> list[int]:
     """The signals of this system by which it asks a program to end."""
     return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+
+def _usual(number: int) -> object:
+    """What Python does at a signal unless it is told otherwise."""
+    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
 def _in_main_thread() -> bool:
