@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import sys
 import textwrap
@@ -38,6 +39,9 @@ def main(args: Sequence[str] | None = None) -> int:
     results and errors."""
     if args is None:
         terminal.understand_utf8()
+    # Transformers imports torchao where it is installed, which then lists what this machine cannot use.
+    for noisy in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     args = list(sys.argv[1:] if args is None else args)
     debug, quiet = "--debug" in args, "--quiet" in args
     args = [arg for arg in args if arg not in ("--debug", "--quiet")]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,11 +147,14 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     names.folder_of_files(path)
     json_of(path / "config.json", SMALL)  # says best what is wrong with it
     with reading(path, "save a model and its tokenizer there"), code_refused(path):
-        kind = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False).model_type
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        kind = config.model_type
         if kind != HRMConfig.model_type:
             raise UserError(
                 f"{path} holds a model of type {quoted(kind)}: convert it with hrm convert, if it is hrm_text"
             )
+        if getattr(config, "quantization_config", None) and find_spec("torchao") is None:
+            raise UserError(needs(f"{path}, which is quantised,", "torchao", "quantize"))
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return load_model(path), tokenizer
 

@@ -40,7 +40,12 @@ class Decoder:
     """
 
     def __init__(self, recurrence: Recurrence, head: nn.Module) -> None:
-        """UserError where a CPU's code cannot be compiled."""
+        """UserError where a CPU's code cannot be compiled, or weights are quantised, which cannot be read so."""
+        layers = (part for module in (recurrence, head) for part in module.modules() if isinstance(part, Weight))
+        if any(type(layer.weight.detach()) is not Tensor for layer in layers):
+            raise UserError(
+                "compile_config compiles plain weights, and those of this model are quantised: leave it out"
+            )
         self.on_cpu = next(recurrence.parameters()).device.type == "cpu"
         if self.on_cpu:
             from torch._inductor import cpp_builder, exc
