@@ -43,7 +43,7 @@ def arms() -> dict[str, tuple[Any, torch.dtype]]:
         "int8 weights, bfloat16": (Int8WeightOnlyConfig(), bfloat16),
         "int8 weights and activations, float32": (Int8DynamicActivationInt8WeightConfig(), float32),
         "int4 weights in groups of 32, kept in int8": (
-            IntxWeightOnlyConfig(weight_dtype=getattr(torch, "int4"), granularity=PerGroup(32)),
+            IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),  # pyright: ignore[reportAttributeAccessIssue]
             float32,
         ),
     }
