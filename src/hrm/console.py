@@ -18,6 +18,12 @@ class Console(rich.console.Console):
         # A name such as "[red]" or ":smile:" is no markup of ours, and "[link=...]" would be a way out.
         super().__init__(**{"markup": False, "emoji": False, **settings})
 
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """As rich's; a whole line is broken at its spaces in a terminal, where `soft_wrap` would break words."""
+        if self.is_terminal and settings.get("end", "\n") == "\n":
+            settings["soft_wrap"] = False
+        super().print(*objects, **settings)
+
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=clean(segment.text))

@@ -186,8 +186,8 @@ def test_one_puzzle_is_answered_in_the_form_in_which_it_was_drawn(
     [
         ("hello\nworld\n", "the first, line 1: expected 16 characters for 4x4, got 5"),
         ("11..............\n", "the first, line 1: contradicting clues"),
-        ("", "it is empty"),
-        ("# remarks\n\n# alone\n", "it is empty"),
+        ("", "no line that could be one"),
+        ("# remarks\n\n# alone\n", "no line that could be one"),
         ("puzzle\n12\n", "the first, line 2: expected 16"),
     ],
 )

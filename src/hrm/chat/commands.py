@@ -181,8 +181,9 @@ def _modes(talk: Talk, argument: str) -> str:
     known = talk.known or {}
     session.know(known)
     for name in session.modes:
-        bits = f"{known[name]['bits_per_character']:>8.3f} bits a character  " if name in known else ""
-        worse = known.get(name, {}).get("worse_than")
+        facts = known.get(known.get(name, {}).get("takes", name), {})  # auto may be another one
+        bits = f"{facts['bits_per_character']:>8.3f} bits a character  " if facts else ""
+        worse = facts.get("worse_than")
         lines.append(f"{name:<9}{bits}{describe(session, name)}" + (f"; worse than {worse}" if worse else ""))
     return "\n".join(lines)
 

@@ -69,7 +69,8 @@ def _main(args: list[str], held: ExitStack) -> int:
         known_encoding(options.encoding)
     for book in books:
         if not book.is_file():
-            raise UserError(f"there is no file {book}: give the text files to learn")
+            what = "is a folder" if book.is_dir() else "does not exist"
+            raise UserError(f"{book} {what}: give the text files to learn")
     if options.fresh or not known:
         names.apart(options.run, books, "the run")
     from hrm.runs import lock
@@ -142,35 +143,46 @@ def _learn(
     from hrm.console import Console
     from hrm.runs import checkpoint
     from hrm.training.interrupt import Interrupt
-    from hrm.training.progress import duration
+    from hrm.training.progress import duration, fitting
 
     console = Console(stderr=True)
     live = console.is_terminal
     unit = "characters" if learner.config.tokenizer == "char" else "tokens"
-    bar = Progress(
-        TextColumn("{task.fields[line]}", markup=False), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"),
-        TextColumn("left {task.fields[left]}"), console=console, disable=not live,
-    )  # fmt: skip
-    job = bar.add_task("learn", total=1.0, line="" if book is None else book.name, left="?")
+    columns = BarColumn(bar_width=10), TextColumn("{task.fields[line]}", markup=False)
+    bar = Progress(*columns, console=console, disable=not live)
+    job = bar.add_task("learn", total=1.0, line="" if book is None else book.name)
+    said = ""
+
+    def redraw(event: dict[str, Any]) -> None:
+        share = event["book_step"] / event["steps"]
+        parts = [f"{event['book_step']}/{event['steps']}", f"left {duration(event['left'])}", f"{share:.0%}"]
+        parts += [f"epoch {event['epoch']}/{event['epochs']}", *said.split("  "), event["book"]]
+        bar.update(job, completed=share, line=fitting([part for part in parts if part], console.width - 12))
 
     def show(event: dict[str, Any]) -> None:
+        nonlocal said
         kind = event["event"]
-        if kind == "step":
+        if kind == "update" and live:
+            redraw(event)
+        elif kind == "step":
             replayed = event["replayed_bits"]
             old = "" if replayed is None else f"  old books {replayed:.2f}"
             place = f"epoch {event['epoch']}/{event['epochs']}  update {event['book_step']}/{event['steps']}"
             line = f"{event['book']}  {place}  {event['bits']:.2f} bits a character{old}"
             rate = f"{event['steps_per_second']:.1f} updates/s"
+            said = f"{event['bits']:.2f} bits{old}  {rate}"
             if live:
-                share = event["book_step"] / event["steps"]
-                bar.update(job, completed=share, line=f"{line}  {rate}", left=duration(event["left"]))
+                redraw(event)
             else:
                 console.print(f"{line}  {rate}  left {duration(event['left'])}", highlight=False, soft_wrap=True)
         elif kind == "note":
             console.print(event["sentence"], highlight=False, markup=False, soft_wrap=True)
         elif kind == "begin":
             console.print(
-                f"{event['book']}: {event['steps'] - event['done']:,} updates; {event['parameters']:,} parameters, "
+                f"{event['book']}: "
+                + (f"going on at update {event['done']:,} of {event['steps']:,}" if event["done"]
+                   else f"{event['steps']:,} updates")
+                + f"; {event['parameters']:,} parameters, "
                 f"{event['vocabulary']} {unit}" + (f"; {event['threads']}" if event["threads"] else ""),
                 highlight=False, soft_wrap=True,
             )  # fmt: skip

@@ -203,7 +203,8 @@ def _solve_lines(
     print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
     if counts.total() == counts["invalid"]:
         raise UserError(
-            f"nothing in {name} was a valid puzzle" + (f"; the first, {wrong}" if wrong else ": it is empty")
+            f"nothing in {name} was a valid puzzle"
+            + (f"; the first, {wrong}" if wrong else ": it has no line that could be one")
         )
     return 0
 

@@ -293,6 +293,9 @@ class Learner:
                 window.append(self._step(book, training, updates, steps))
             book["step"] += 1
             self.step_number += 1
+            place = {"epoch": min(book["epochs"], 1 + (book["step"] - 1) // per_epoch), "epochs": book["epochs"]}
+            place |= {"book": book["name"], "book_step": book["step"], "steps": steps, "left": left()}
+            say({"event": "update", **place})
             if book["step"] % self.config.log_every == 0 or book["step"] == steps:
                 rate, means = pace.rate(), np.mean(window, axis=0)
                 self.seconds += pace.spent()
@@ -308,11 +311,7 @@ class Learner:
                     "grad_norm": updates.grad_norm,
                 }
                 self.run.log(metrics)
-                epoch = min(book["epochs"], 1 + (book["step"] - 1) // per_epoch)
-                say(
-                    {**metrics, "event": "step", "steps": steps, "left": left()}
-                    | {"epoch": epoch, "epochs": book["epochs"]}
-                )
+                say({**place, **metrics, "event": "step"})
                 window = []
             if book["step"] % per_epoch == 0 or book["step"] == steps:
                 measure()

@@ -246,7 +246,10 @@ def refuse_in_use(path: Path, overwrite: bool = False) -> None:
         if not _are_facts(_read_json(path / "run.json")):
             raise UserError(f"{path} has a run.json that is none of hrm's: choose another folder")
         if not overwrite:
-            raise UserError(f"{path} already holds a run: choose another folder, resume it, or allow overwriting")
+            raise UserError(
+                f"{path} already holds a run: go on with it (--resume), replace it (--overwrite), or choose another "
+                "folder (--out)"
+            )
         return
     if (path / _OLD).is_dir():
         return  # a kill came while one run took the place of another: what belongs to a run is of the one or the other

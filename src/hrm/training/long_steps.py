@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from hrm.config import Config, TextConfig
-from hrm.training.progress import Reporter
+from hrm.training.progress import Reporter, in_days
 
 _ENOUGH = 0.5
 """Seconds of a trial that tell enough."""
@@ -51,7 +51,7 @@ def announce(
     whole = each * (train.steps - step)
     if train.minutes:
         whole = min(whole, 60 * train.minutes)
-    reporter.say(f"a step takes about {about(each)} here, what is left of the training about {about(whole)}")
+    reporter.say(f"about {about(each)} per step here, {about(whole)} for the rest of the training")
     if whole > _DAY:
         fitting = _FITTING.get(config.task.kind) if isinstance(config, Config) else "text-char"
         instead = f"; hrm train {fitting} is made for a CPU" if fitting else ""
@@ -63,5 +63,7 @@ def about(seconds: float) -> str:
     """A duration in one number."""
     if seconds < 100:
         return f"{max(0.001, seconds):.1g} s" if seconds < 1 else f"{seconds:.0f} s"
-    unit, size = ("minutes", 60) if seconds < 6000 else ("hours", 3600) if seconds < 2 * _DAY else ("days", _DAY)
+    if seconds >= 2 * _DAY:
+        return in_days(seconds)
+    unit, size = ("minutes", 60) if seconds < 6000 else ("hours", 3600)
     return f"{seconds / size:,.0f} {unit}"

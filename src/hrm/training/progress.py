@@ -37,8 +37,16 @@ def memory_gib(device: torch.device) -> float:
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds as people read them."""
     whole = max(0, round(seconds))
+    if whole >= 100 * 3600:
+        return in_days(whole)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def in_days(seconds: float) -> str:
+    """A long time in days, or in years."""
+    days = seconds / 86400
+    return f"{days:,.0f} days" if days < 700 else f"{days / 365.25:,.0f} years"
 
 
 def fitting(parts: list[str], width: int) -> str:
