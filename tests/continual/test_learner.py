@@ -116,7 +116,7 @@ def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp
     learner = Learner.create(tmp_path / "run", config(epochs=4))
     known = learner.learn(first(tmp_path))
     before = learner.bits(known)
-    learner._learn_alphabet(second(tmp_path))
+    learner._learn_alphabet([second(tmp_path).read_text("utf-8")])
     assert len(learner.tokenizer) == learner.model.config.vocab_size > 20
     assert learner.bits(known) == pytest.approx(before, rel=1e-6)
 

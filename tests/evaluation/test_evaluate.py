@@ -253,8 +253,8 @@ def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("flags", "words"),
     [
         ("--data none.csv", "no file or folder none.csv"),
-        ("--data x.csv --limit 0", "--limit 0"),
-        ("--data x.csv --skip -1", "--skip -1"),
+        ("--data x.csv --limit 0", "--limit must be at least 1, not 0"),
+        ("--data x.csv --skip -1", "--skip must be at least 0, not -1"),
         ("--data x.csv --json-file no/where.json", "make it first"),
         ("", "--data is missing"),
     ],

@@ -65,7 +65,7 @@ class Options:
 
 def main(args: list[str]) -> int:
     example = 'hrm generate runs/shakespeare "ROMEO:" --max-new-tokens 100'
-    options = parse("generate", Options, args, example=example, main=DRAWS)
+    options = parse("generate", Options, args, example=example, main=DRAWS, rare=("state",))
     prompt = options.prompt
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")

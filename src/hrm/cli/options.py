@@ -99,14 +99,16 @@ def parse(
     *,
     example: str,
     main: Collection[str] = (),
+    rare: Collection[str] = (),
     base: Callable[[T], Config | TextConfig | LearnConfig] | None = None,
 ) -> T:
     """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked.
 
-    `main` names the settings shown by --help (the verb's own flags always are); `base` gives where the settings start.
+    `main` names the settings shown by --help; the verb's own flags always are, but for the `rare` ones. `base` gives
+    where the settings start.
     """
     if {"-h", "--help", "--help-all"} & set(args):
-        print(help_text(verb, options, example, main, everything="--help-all" in args))
+        print(help_text(verb, options, example, main, rare, everything="--help-all" in args))
         raise SystemExit(0)
     args = _json_file(list(options_of(options)), args)
     values = _read(verb, options, args, None)
@@ -151,10 +153,17 @@ def options_of(options: type, prefix: str = "", values: Any = None) -> Iterator[
             yield Option(prefix + item.name, kind, default, docs.get(item.name, ""), tyro.conf.Positional in marks)
 
 
-def help_text(verb: str, options: type, example: str, main: Collection[str] = (), everything: bool = False) -> str:
+def help_text(
+    verb: str,
+    options: type,
+    example: str,
+    main: Collection[str] = (),
+    rare: Collection[str] = (),
+    everything: bool = False,
+) -> str:
     """Usage, what the verb does, an example, and the main flags or all of them."""
     known = list(options_of(options))
-    own = {item.name for item in dataclasses.fields(options)}
+    own = {item.name for item in dataclasses.fields(options)} - set(rare)
     shown = [option for option in known if everything or option.name in own or option.name in main]
     usage = [
         option.flag if option.default is dataclasses.MISSING else f"[{option.flag}]"

@@ -45,6 +45,7 @@ _KINDS: dict[str, type] = {"puzzle": Config, "text": TextConfig, "learner": Lear
 _USE = {
     "puzzle": "solve it with hrm solve, measure it with hrm eval",
     "text": "see hrm generate, hrm chat and hrm eval",
+    "learner": "go on with hrm learn, see hrm status and hrm chat",
 }
 
 
@@ -117,8 +118,8 @@ class Run(Generic[C]):
         found = facts.get("kind", "puzzle")
         if not isinstance(found, str) or _KINDS.get(found) is not kind:
             wanted = next(name for name, known in _KINDS.items() if known is kind)
-            use = _USE.get(str(found), "see hrm status")
-            raise UserError(f"{path} is a run of kind {quoted(found)}, and this wants one of {wanted}: {use}")
+            use = _USE.get(str(found), "use another version of hrm")
+            raise UserError(f"{path} is a run of kind {quoted(found)}, not {wanted}: {use}")
         if not _has_sizes(facts):
             raise UserError(f"{path / 'run.json'} does not say how large its board is: {_RESTORE}")
         where = path / "config.yaml"
