@@ -51,7 +51,7 @@ def run(talk: Talk, line: str) -> str:
     argument = f"{meant} {argument}".strip()
     if name not in COMMANDS:
         raise UserError(
-            f"there is no command '/{name}'{nearest('/' + name, ['/' + c for c in COMMANDS]) or '; see /help'}"
+            f"there is no command '/{name}'{nearest('/' + name, ['/' + c for c in (*COMMANDS, *ALIASES)]) or '; see /help'}"
         )
     command, argument = COMMANDS[name], argument.strip()
     if argument and not command.argument:

@@ -47,7 +47,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['length']}; {result['tokens_per_second']:,.0f} tokens a second on {result['device']}"
     )
     if result["unknown"]:
-        lines.append(f"{result['unknown']:,} tokens stand for characters that the vocabulary lacks: bits are too low")
+        many = "token stands" if result["unknown"] == 1 else "tokens stand"
+        lines.append(f"{result['unknown']:,} {many} for characters that the vocabulary lacks: bits are too low")
     return "\n".join(lines)
 
 

@@ -140,7 +140,11 @@ class Course:
             "training_seconds": trainer.seconds,
             "measuring_share": _measuring(self.measurements, trainer),
         }
-        reporter.say(f"{result['state']} at step {trainer.step_number} after {duration(trainer.seconds)} of training")
+        if finished or trainer.step_number:
+            spent = duration(trainer.seconds)
+            reporter.say(f"{result['state']} at step {trainer.step_number} after {spent} of training")
+        else:
+            reporter.say("stopped before the first step was done, so there is nothing to save")
         if not finished:
             reporter.say(f"continue with: hrm train --resume {run.path}")
         elif self.accelerator.is_main_process:
