@@ -50,9 +50,8 @@ def run(talk: Talk, line: str) -> str:
     name, meant = ALIASES.get(name, (name, ""))
     argument = f"{meant} {argument}".strip()
     if name not in COMMANDS:
-        raise UserError(
-            f"there is no command '/{name}'{nearest('/' + name, ['/' + c for c in (*COMMANDS, *ALIASES)]) or '; see /help'}"
-        )
+        near = nearest(f"/{name}", [f"/{known}" for known in (*COMMANDS, *ALIASES)])
+        raise UserError(f"there is no command '/{name}'{near or '; see /help'}")
     command, argument = COMMANDS[name], argument.strip()
     if argument and not command.argument:
         raise UserError(f"/{name} takes nothing after it, not '{argument}'")
