@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hrm.config import LearnConfig
 from hrm.continual import Dreams, Learner, Nothing, Old, Reservoir
-from hrm.data.text import Batch, Packed
+from hrm.data.text import Batch, Packed, Way
 from hrm.models.text import HRMForCausalLM
 
 BOOKS = {
@@ -155,7 +155,7 @@ def joint(path: Path, files: list[Path], config: LearnConfig, limit: int) -> dic
     """All books at once, as many updates as all of them get one after another."""
     learner, start = Learner.create(path, config), time.perf_counter()
     for file in files:
-        learner._enter(file, None)["state"] = "finished"
+        learner._enter(file, None, Way())["state"] = "finished"
     mixed = Mixed([Packed.open(learner._folder(book) / "train") for book in learner.books])
     learner.model.lm_head.bias.data.zero_()  # nothing was learned that new characters could disturb
     book = learner.books[0]

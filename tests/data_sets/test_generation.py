@@ -4,9 +4,9 @@ import io
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from hrm.config import UserError
+from hrm.console import Console
 from hrm.data import PuzzleSet, generate, split
 from hrm.tasks import Puzzle, Task
 from hrm.tasks.maze import Maze

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from rich.console import Console
-
+from hrm.console import Console
 from hrm.solving.watch import Watch
 from tests.solving.small import questions, solver
 

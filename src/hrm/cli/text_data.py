@@ -147,7 +147,7 @@ def _pack(options: PackOptions, place: Path) -> int:
             with bar(f"packing {name}", _size(part) if console.is_terminal else 0, console) as advance:
                 examples = chat.examples(made, part, options.template) if talk else corpus.encode(made, part)
                 if options.rows is not None and made.bos_token_id != made.eos_token_id:
-                    examples = corpus.begun(examples, made.bos_token_id)
+                    examples = corpus.begun(examples, made.bos_token_id)  # type: ignore[arg-type]
                 packed.append(
                     corpus.Packed.write(
                         folder / name,
