@@ -257,6 +257,8 @@ class _Recorder(StoppingCriteria):
     def add(self, logits: Tensor, depth: Tensor, confidence: Tensor, retried: Tensor | None) -> None:
         """What the forward pass says of the next token: logits [b, v], depth and confidence [b]."""
         self.log_p = torch.log_softmax(at_least_float32(logits), dim=-1)
+        if self.log_p.isnan().any():
+            raise UserError("the model says nothing but NaN: its weights are damaged, use another checkpoint or copy")
         self.said = (depth, confidence, -(self.log_p.exp() * self.log_p).nan_to_num().sum(-1))
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:

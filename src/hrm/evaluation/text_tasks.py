@@ -85,12 +85,15 @@ def _item(name: str, line: bytes, where: str) -> Item:
     row = parsed(line, where, "fetch the file again")
     with reading(where, "fetch the file again"):
         item = _formed(name, row)
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not an object with fields: fetch the file again")
     if item is None:
         raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
     if isinstance(item, Choice) and not 0 <= item.gold < len(item.options):
         raise UserError(f"{where}: choice {item.gold} is none of {len(item.options)}: fetch the file again")
-    options = item.options if isinstance(item, Choice) else (tuple(item),)
-    if not all(isinstance(text, str | float) and text == text for option in options for text in option):
+    asked = item.options if isinstance(item, Choice) else ((item.question,) if isinstance(item, Sum) else tuple(item),)
+    finite = not isinstance(item, Sum) or math.isfinite(item.answer)
+    if not finite or not all(isinstance(text, str) for texts in asked for text in texts):
         raise UserError(f"{where}: what is asked and answered must be text: fetch the file again")
     return item
 

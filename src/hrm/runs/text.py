@@ -15,7 +15,7 @@ import torch
 from hrm import names
 from hrm.config import Config, LearnConfig, TextConfig, UserError, fit, kind_of, needs, quoted
 from hrm.data.text.growing import rebuild_tokenizer, tokenizer_from
-from hrm.data.text.tokenizers import code_refused
+from hrm.data.text.tokenizers import code_refused, tried
 from hrm.models.text import HRMConfig, HRMForCausalLM
 from hrm.reading import SMALL, json_of, reading, reason, yaml_of
 from hrm.runs import Run, learned
@@ -137,7 +137,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
 
     names.folder_of_files(path / "tokenizer")
     with reading(path / "tokenizer"), code_refused(path / "tokenizer"):
-        return AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False)
+        return tried(AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False))
 
 
 def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
@@ -155,7 +155,7 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
             )
         if getattr(config, "quantization_config", None) and find_spec("torchao") is None:
             raise UserError(needs(f"{path}, which is quantised,", "torchao", "quantize"))
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = tried(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
     return load_model(path), tokenizer
 
 
@@ -163,7 +163,12 @@ def load_model(path: Path) -> HRMForCausalLM:
     """The model alone of such a folder."""
     names.folder_of_files(path)
     with reading(path, "save a model there"), code_refused(path), _no_bar():
-        return HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        for name, value in vars(model.generation_config).items():
+            wanted = bool if name.startswith(("use_", "output_", "return_", "do_")) else int | float | str | list | dict
+            if value is not None and not name.startswith("_") and not isinstance(value, wanted):
+                raise ValueError(f"generation_config.json says of {name} {quoted(value)}")
+        return model
 
 
 def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrainedTokenizerFast | None) -> HRMConfig:

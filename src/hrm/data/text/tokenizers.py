@@ -114,6 +114,14 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         raise UserError(f"{source} is no folder here and could not be loaded from the Hub: {said}") from error
 
 
+def tried(tokenizer: Any) -> Any:
+    """The tokenizer, once it has read and written a text, so that settings of a wrong kind show where it is loaded."""
+    tokenizer.decode(tokenizer("a b")["input_ids"], skip_special_tokens=True)
+    if not isinstance(tokenizer.chat_template, str | dict | None):
+        raise ValueError("its chat template is no text")
+    return tokenizer
+
+
 @contextmanager
 def code_refused(source: str | Path) -> Iterator[None]:
     """UserError for what transformers could only read by running Python code that lies beside it.
@@ -159,7 +167,7 @@ def _folder(path: Path) -> PreTrainedTokenizerFast:
     names.folder_of_files(path)
     if (path / "tokenizer.json").is_file() or (path / "tokenizer_config.json").is_file():
         with code_refused(path):
-            return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            return tried(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
     if vocabulary.is_file() and merges.is_file():
         if "<mask>" not in json.loads(vocabulary.read_text("utf-8")):
