@@ -237,23 +237,29 @@ def of_pairs(count: int, rng: random.Random, seed: int, file: Path) -> int:
     import hrm.training.text_session  # noqa: F401
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        result = pairs.campaign(count, rng, Path(folder), start, wait, FRESH)
-    print(file=sys.stderr)
     rows = (
         "pairs", "starts", "ended well", "killed", "refused: in use", "refused, told who is at work",
         "refused: nothing to do", "taken to the end", *pairs.FAILURES,
     )  # fmt: skip
-    write(file, "pairs", seed, started, result, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        result = pairs.campaign(
+            count, rng, Path(folder), start, wait, FRESH, lambda found: write(file, "pairs", seed, started, found, rows)
+        )
+    print(file=sys.stderr)
+    show(result, rows)
     return int(any(result[name] for name in pairs.FAILURES))
+
+
+def show(result: Counter[str], rows: tuple[str, ...]) -> None:
+    """Print a table."""
+    for name in rows:
+        print(f"{name:40}{result[name]:6}")
 
 
 def write(
     file: Path, of: str, seed: int, started: float, result: Counter[str], rows: tuple[str, ...], **more: Any
 ) -> None:
-    """Print a table, and keep it."""
-    for name in rows:
-        print(f"{name:40}{result[name]:6}")
+    """Keep a table."""
     facts = {
         "of": of, **more, "seed": seed, "seconds": round(time.monotonic() - started, 1),
         "torch": torch.__version__, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -306,6 +312,7 @@ def main() -> int:
         "before the run existed", "before the first checkpoint", "while saving or pruning", "starting or between saves",
         *failures,
     )  # fmt: skip
+    show(result, rows)
     write(file, args.of, args.seed, started, result, rows, steps=wanted["step"])
     return int(any(result[name] for name in failures))
 

@@ -116,8 +116,9 @@ def campaign(
     start: Callable[[list[str], Path, bool], int],
     wait: Callable[[int, float], int | None],
     fresh: float,
+    keep: Callable[[Counter[str]], None],
 ) -> Counter[str]:
-    """So many pairs of starts; counts of what happened."""
+    """So many pairs of starts; counts of what happened, which `keep` gets after each."""
     verbs, result = Verbs(folder), Counter[str]()
 
     def run_to_end(verb: str, run: Path, log: Path) -> int | None:
@@ -176,6 +177,7 @@ def campaign(
         if not found:
             shutil.rmtree(place)
         print(f"\r{number + 1}/{pairs}", end="", file=sys.stderr)
+        keep(result)
     return result
 
 
