@@ -158,10 +158,10 @@ def campaign(
         logs = [place / "first.log", place / "second.log"]
         killing = rng.random() < 0.25
         children = [start(verbs.args(first, run), logs[0], rng.random() < fresh)]
-        time.sleep(rng.uniform(0, length))
+        time.sleep(rng.uniform(0, length / 4))  # so that most of them meet
         children.append(start(verbs.args(second, run), logs[1], rng.random() < fresh))
         if killing:
-            time.sleep(rng.uniform(0, length / 2))
+            time.sleep(rng.uniform(0, length / 4))
             try:
                 os.kill(children[0], signal.SIGKILL)
             except ProcessLookupError:
