@@ -18,9 +18,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hrm.config import UserError
 from hrm.runs import checkpoint
 from hrm.training.progress import CLOCKED
 
@@ -134,13 +136,11 @@ def campaign(
         wanted[state] = None if state == "learner" else ending(run)
         steps = checkpoint.complete(run / "checkpoints")
         if state == "learner":
-            shutil.rmtree(run)
-            child = start(verbs.args(verb, run), log, False)
-            while books(run).get("two.txt") is None and wait(child, 0.02) is None:
-                pass
-            os.kill(child, signal.SIGKILL)
-            wait(child, 60)
-            if books(run) != {"one.txt": "finished", "two.txt": "learning"}:
+            for _ in range(20):
+                shutil.rmtree(run)
+                if _paused_in_the_second(run, start(verbs.args(verb, run), log, False), wait):
+                    break
+            else:
                 sys.exit(f"the learner could not be interrupted in its second book: {books(run)}")
         else:
             for later in steps[len(steps) // 2 :]:
@@ -179,6 +179,17 @@ def campaign(
         print(f"\r{number + 1}/{pairs}", end="", file=sys.stderr)
         keep(result)
     return result
+
+
+def _paused_in_the_second(run: Path, child: int, wait: Callable[[int, float], int | None]) -> bool:
+    """Interrupt a learner as soon as its second book is there; whether it was not too late."""
+    while wait(child, 0.01) is None:
+        with suppress(UserError, OSError):  # a checkpoint may be replaced while it is read here
+            if "two.txt" in books(run):
+                os.kill(child, signal.SIGTERM)
+                wait(child, 60)
+                break
+    return books(run) == {"one.txt": "finished", "two.txt": "learning"}
 
 
 def _judge(
