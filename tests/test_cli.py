@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Literal
 import pytest
 
 import hrm.cli
+from hrm.cli.completion import _help, _words
 from hrm.cli.main import VERBS, main
-from hrm.cli.options import Positional, Settings, _metavar, help_text, options_of, parse
+from hrm.cli.options import Positional, Settings, help_text, options_of, parse
 from hrm.config import Config, TextConfig, UserError, from_yaml, load_preset, presets
 
 ROOT = Path(__file__).parents[1]
@@ -81,10 +83,18 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def flag_list() -> str:
-    return "".join(f"{option.flag} {_metavar(option.kind)}".rstrip() + "\n" for option in options_of(Config))
+    """Every verb's arguments and flags with the kind of their values, as its own help lists them."""
+    names = [name.split() for name, words in _words().items() if "--help" in words]
+    names += [["train", "text-char"], ["text_eval"], ["config", "show", "text-char"]]
+    lines: list[str] = []
+    for words in names:
+        flags = re.findall(r"^  (\S.*?)(?:  +\S.*)?$", _help(*words).partition("\nexample:")[2], re.MULTILINE)
+        lines += [f"hrm {' '.join(words)}", *(f"  {flag}" for flag in flags if not flag.startswith("hrm ")), ""]
+    return "\n".join(lines)
 
 
-def test_the_flags_are_the_frozen_ones():
+def test_the_flags_of_every_verb_are_the_frozen_ones(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "400")
     assert flag_list() == GOLDEN.read_text("utf-8"), (
         "flags are an interface: if meant, run python tests/test_cli.py and say so in the changelog"
     )
@@ -402,4 +412,5 @@ def test_config_check_answers_for_files_and_flags(tmp_path: Path, capsys: pytest
 
 
 if __name__ == "__main__":
+    os.environ["COLUMNS"] = "400"
     GOLDEN.write_text(flag_list(), "utf-8")
