@@ -36,7 +36,7 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
         return result.stdout
 
     seeds = "--seeds", "0", "1", "--"
-    first = sitting(0.5, *seeds, "--train.steps", "1000000")
+    first = sitting(0.3, *seeds, "--train.steps", "1000000")
     assert "estimate" in first and "go on with: python" in first
     assert (tmp_path / "runs/tiny-0/run.json").is_file()
     for _ in range(10):
