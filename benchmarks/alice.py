@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from hrm.chat.modes import SCHEDULES
-from hrm.config import LearnConfig
-from hrm.continual import Learner
+from hrm.text.chat.modes import SCHEDULES
+from hrm.text.config import LearnConfig
+from hrm.text.learning.learner import Learner
 
 WHOLE = 10**6
 """Characters to measure on: all that are held out."""

@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from hrm.chat.modes import SCHEDULES
 from hrm.cli.main import main as hrm
-from hrm.evaluation.text_generation import Sampling, generate
-from hrm.models.text import HRMForCausalLM
-from hrm.runs.text import load_text
+from hrm.text.chat.modes import SCHEDULES
+from hrm.text.load import load_text
+from hrm.text.model import HRMForCausalLM
+from hrm.text.writing.generation import Sampling, generate
 
 PROMPT = "Alice was tired "
 """With 64 characters more, what a run of this shape remembers in a talk."""
@@ -40,8 +40,8 @@ import sys, time
 import torch
 torch.set_num_threads(int(sys.argv[3]))
 from dataclasses import replace
-from hrm.chat.session import Session
-from hrm.runs.text import load_text
+from hrm.text.chat.session import Session
+from hrm.text.load import load_text
 start = time.perf_counter()
 session = Session(load_text(sys.argv[1], device="cpu"))
 session.change(replace(session.settings, mode=sys.argv[2]))

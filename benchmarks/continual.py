@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrm.config import LearnConfig
-from hrm.continual import Dreams, Learner, Nothing, Old, Reservoir
-from hrm.data.text import Batch, Packed, Way
-from hrm.models.text import HRMForCausalLM
+from hrm.text.config import LearnConfig
+from hrm.text.data import Batch, Packed, Way
+from hrm.text.learning.learner import Learner
+from hrm.text.learning.memory import Dreams, Nothing, Old, Reservoir
+from hrm.text.model import HRMForCausalLM
 
 BOOKS = {
     "alice": ("alice.txt", "looking_glass.txt"),

@@ -13,8 +13,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from hrm.config import UserError
-from hrm.data.encoding import read_text
+from hrm.files.encoding import read_text
+from hrm.files.reading import UserError
 
 # fmt: off
 SENTENCES = {

@@ -28,16 +28,17 @@ import numpy as np
 import torch
 from official import official_hrm
 
-from hrm import data
-from hrm.config import Strategy, load_preset
-from hrm.data import PuzzleSet
-from hrm.evaluation import is_right, jobs_of
-from hrm.evaluation.sweep import Readings, depth_curves
-from hrm.models.halting import wants_to_halt
-from hrm.models.puzzle import PuzzleModel, board_of, build
+from hrm.core.halting import wants_to_halt
+from hrm.puzzles import data
+from hrm.puzzles.config import Strategy
+from hrm.puzzles.data import PuzzleSet
+from hrm.puzzles.measuring import is_right, jobs_of
+from hrm.puzzles.measuring.sweep import Readings, depth_curves
+from hrm.puzzles.model import PuzzleModel, board_of, build
+from hrm.puzzles.solving import Solver, engine, load
+from hrm.puzzles.tasks.sudoku import Sudoku
 from hrm.runs import durable
-from hrm.solving import Solver, engine, load
-from hrm.tasks.sudoku import Sudoku
+from hrm.settings import load_preset
 
 T = TypeVar("T")
 
@@ -143,7 +144,7 @@ def _by_q(right: np.ndarray, halts: np.ndarray) -> dict[str, float]:
 
 def official_loop(path: Path, weights: PuzzleModel, batch_size: int) -> Any:
     """The official model in evaluation mode: a function of a batch of questions that runs all 16 segments."""
-    from hrm.interop import write
+    from hrm.puzzles.official import write
 
     model = official_hrm(path, batch_size).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from continual import BOOKS
 
-from hrm.chat.modes import SCHEDULES
-from hrm.config import LearnConfig
-from hrm.continual import Learner, Nothing
-from hrm.continual.learner import DEEP, MODES, SHAPE
-from hrm.data.text import Packed, documents
-from hrm.runs.text import configure
-from hrm.training.text_plan import count
+from hrm.text.chat.modes import SCHEDULES
+from hrm.text.config import LearnConfig
+from hrm.text.data import Packed, documents
+from hrm.text.learning.learner import DEEP, MODES, SHAPE, Learner
+from hrm.text.learning.memory import Nothing
+from hrm.text.load import configure
+from hrm.text.training.plan import count
 
 SOURCES = ("shakespeare", "speeches", "python", "wikipedia")
 

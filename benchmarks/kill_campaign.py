@@ -33,11 +33,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 import torch._dynamo
 
-import hrm.continual
-import hrm.training.session  # noqa: F401
 from hrm.cli.main import main as hrm_command
-from hrm.config import Config, LearnConfig
+from hrm.puzzles.config import Config
 from hrm.runs import Run, checkpoint
+from hrm.text.config import LearnConfig
 from hrm.training.progress import CLOCKED
 
 KEEP = 2
@@ -65,7 +64,7 @@ class Puzzles:
 
     def facts(self, run: Path) -> dict[str, Any]:
         """What else two finished runs have in common."""
-        return {"best": (Run.open(run).best or {}).get("step")}
+        return {"best": (Run.open(run, Config).best or {}).get("step")}
 
     def ended(self, run: Path) -> bool:
         """Whether a process that left without an error has done all there was to do."""
@@ -207,7 +206,8 @@ def campaign(
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if not cut and code == 0:
             return True
-        if code not in (0, -number):
+        # Before it has begun, a signal ends it with the exit code of shells.
+        if code not in (0, -number, 128 + number):
             print(f"\ncould not go on (exit code {code}):\n{log.read_text()[-2000:]}", file=sys.stderr)
             return False
         if code == 0 and work.ended(folder):
@@ -234,7 +234,7 @@ def of_pairs(count: int, rng: random.Random, seed: int, file: Path) -> int:
     """Two processes in one folder, again and again."""
     import pairs
 
-    import hrm.training.text_session  # noqa: F401
+    import hrm.text.training.session  # noqa: F401
 
     started = time.monotonic()
     rows = (

@@ -28,12 +28,14 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hrm.config import ArchConfig, Config, HaltingConfig, OptimConfig, TrainConfig
-from hrm.data import PuzzleSet
-from hrm.models.puzzle import board_of, build
-from hrm.tasks.sudoku import Sudoku
-from hrm.training.batches import Sampler
-from hrm.training.loop import Trainer
+from hrm.core.arch import ArchConfig, HaltingConfig
+from hrm.puzzles.config import Config
+from hrm.puzzles.data import PuzzleSet
+from hrm.puzzles.model import board_of, build
+from hrm.puzzles.tasks.sudoku import Sudoku
+from hrm.puzzles.training.batches import Sampler
+from hrm.puzzles.training.trainer import Trainer
+from hrm.training.config import OptimConfig, TrainConfig
 
 SIZES = (1, 2, 4, 8)
 SETTINGS = ("h_cycles", "l_cycles", "max_segments")

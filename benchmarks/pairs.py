@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hrm.config import UserError
+from hrm.files.reading import UserError
 from hrm.runs import checkpoint
 from hrm.training.progress import CLOCKED
 

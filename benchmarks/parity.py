@@ -4,9 +4,9 @@
     git clone https://github.com/SamsungSAILMontreal/TinyRecursiveModels /tmp/TRM
     python benchmarks/parity.py --hrm /tmp/HRM --trm /tmp/TRM [--threads 2]
 
-The official models are saved as their programs save them and come in through `hrm.interop`. They run on the CPU in
-float32, with scaled_dot_product_attention in the place of flash-attn; their Adam-atan2 needs CUDA, so its update is
-restated here in float64. They need pydantic. Exits with 1 where a difference is larger than promised.
+The official models are saved as their programs save them and come in through `hrm.puzzles.official`. They run on the
+CPU in float32, with scaled_dot_product_attention in the place of flash-attn; their Adam-atan2 needs CUDA, so its update
+is restated here in float64. They need pydantic. Exits with 1 where a difference is larger than promised.
 
 Freshly drawn models are chaotic: the last bit of a number decides what they answer after sixteen segments. In float32
 this package computes in the published order, so that nothing differs even there. Every model is compared twice, as
@@ -32,13 +32,15 @@ import yaml
 from official import flash_attn_func
 from torch import Tensor
 
-from hrm.config import HaltingConfig, LossConfig
-from hrm.interop import names, read, write
-from hrm.models.halting import continue_target
-from hrm.models.puzzle import PuzzleModel, board_of
-from hrm.tasks import build
-from hrm.training.objective import IGNORE, objective
-from hrm.training.optim import AdamATan2, SignSGD
+from hrm.core.arch import HaltingConfig
+from hrm.core.halting import continue_target
+from hrm.puzzles.config import LossConfig
+from hrm.puzzles.model import PuzzleModel, board_of
+from hrm.puzzles.official import names, read, write
+from hrm.puzzles.tasks import build
+from hrm.puzzles.training.objective import IGNORE, objective
+from hrm.puzzles.training.sign_sgd import SignSGD
+from hrm.training.optim import AdamATan2
 
 SEGMENTS = 16
 LR, DECAY, BETAS = 1e-4, 1.0, (0.9, 0.95)
@@ -153,7 +155,7 @@ def make_original(original: Original, arch: dict[str, Any], rows: int, cells: in
 
 
 def bring_over(head: Any, arch: dict[str, Any], cells: int, folder: Path) -> PuzzleModel:
-    """Save as the official programs do, read it with `hrm.interop`, write it back, and insist on identical tensors."""
+    """Save as the official programs do, read it here, write it back, and insist on identical tensors."""
     folder.mkdir()
     training = {"global_batch_size": 768, "epochs": 20000, "lr": LR, "lr_min_ratio": 1.0, "lr_warmup_steps": 2000}
     (folder / "all_config.yaml").write_text(yaml.dump({"arch": arch, **training}))

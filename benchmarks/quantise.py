@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from hrm.config import UserError, needs
-from hrm.data.text import Packed, documents, encode, open_text
-from hrm.evaluation.text import evaluate
-from hrm.runs.text import load_text
+from hrm.files.reading import UserError, needs
+from hrm.text.data import Packed, documents, encode, open_text
+from hrm.text.load import load_text
+from hrm.text.measuring.losses import evaluate
 
 
 def arms() -> dict[str, tuple[Any, torch.dtype]]:
@@ -51,12 +51,13 @@ def arms() -> dict[str, tuple[Any, torch.dtype]]:
 
 def loaded(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     """A folder's model, quantised while it is read."""
-    given = {}
+    given: dict[str, Any] = {}
     if config is not None:
         from transformers import TorchAoConfig
 
         given["quantization_config"] = TorchAoConfig(config)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **given).eval()
+    given |= {"dtype": dtype, "local_files_only": True}
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **given).eval()
 
 
 def main() -> None:
@@ -94,7 +95,9 @@ def main() -> None:
             found = evaluate(model, tokenizer, packed, length, limit=options.tokens, halting="fixed")
             saved = Path(place) / "saved"
             model.save_pretrained(saved)
-            again = AutoModelForCausalLM.from_pretrained(saved, local_files_only=True, dtype="auto").eval()
+            again = AutoModelForCausalLM.from_pretrained(
+                saved, local_files_only=True, trust_remote_code=False, dtype="auto"
+            ).eval()
             with torch.no_grad():
                 same = torch.equal(again(prompt).logits, model(prompt).logits)
             size = sum(file.stat().st_size for file in saved.glob("*.safetensors"))

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from hrm.solving import load
+from hrm.puzzles.solving import load
 
 CELLS = range(81)
 

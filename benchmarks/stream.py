@@ -22,16 +22,17 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from hrm import tasks
+from hrm.puzzles import tasks
+from hrm.puzzles.config import Config
+from hrm.puzzles.solvers import find
 from hrm.runs import Run
-from hrm.solvers import find
 
 EVERY = 10_000
 
 
 def write_puzzles(run: Path, file: Path, count: int) -> None:
     """Lines of puzzles for the run's task, some broken."""
-    task = tasks.build(Run.open(run).config.task)
+    task = tasks.build(Run.open(run, Config).config.task)
     rng = np.random.default_rng(0)
     originals = np.stack([task.generate(rng).question for _ in range(300)])
     with file.open("w") as out:

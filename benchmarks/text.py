@@ -23,8 +23,8 @@ import torch
 from transformers import CompileConfig, HrmTextConfig, HrmTextForCausalLM
 from transformers.utils import logging
 
-from hrm.interop import hrm_text
-from hrm.models.text import HRMCache, HRMConfig, HRMForCausalLM
+from hrm.text import hrm_text
+from hrm.text.model import HRMCache, HRMConfig, HRMForCausalLM
 
 RESULTS = Path(__file__).parent / "results" / "text.json"
 PROMPT = 32
@@ -46,7 +46,7 @@ def models(**changes: Any) -> tuple[HrmTextForCausalLM, HRMForCausalLM]:
     # transformers carries gradient through every H update and the last steps of L; so does this, in one segment.
     mine.config.h_cycles, mine.config.max_segments, mine.config.q_weight = 2, 1, 0.0
     mine.model.recurrence.schedule = mine.config.schedule
-    from hrm.models.recurrence import per_cycle
+    from hrm.core.recurrence import per_cycle
 
     mine.model.recurrence.horizon = per_cycle([2])
     return theirs.eval(), mine.eval()

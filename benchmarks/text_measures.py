@@ -15,10 +15,10 @@ from typing import Any
 
 from rich.console import Console
 
-from hrm.analysis.text_copying import Training
-from hrm.analysis.text_report import draw, table
-from hrm.analysis.text_scale import Scale
-from hrm.data.text import documents
+from hrm.text.data import documents
+from hrm.text.quality.copying import Training
+from hrm.text.quality.report import draw, table
+from hrm.text.quality.scale import Scale
 
 ORDERS = (0, 1, 2, 3, 4, 5, 6, 8)
 

@@ -27,15 +27,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from hrm.config import TextConfig, load_preset
-from hrm.data import text as corpus
-from hrm.data.text import Packed
-from hrm.evaluation.text import evaluate
-from hrm.models.layers import packed
-from hrm.models.text import HRMCache, HRMConfig, HRMForCausalLM
-from hrm.runs.text import configure
-from hrm.training.text import TextTrainer
-from hrm.training.text_plan import count
+from hrm.core.layers import packed
+from hrm.settings import load_preset
+from hrm.text import data as corpus
+from hrm.text.config import TextConfig
+from hrm.text.data import Packed
+from hrm.text.load import configure
+from hrm.text.measuring.losses import evaluate
+from hrm.text.model import HRMCache, HRMConfig, HRMForCausalLM
+from hrm.text.training.plan import count
+from hrm.text.training.trainer import TextTrainer
 
 ARMS = ("hrm", "tokens", "flops", "thrifty")
 PLAIN = ("tokens", "flops")

@@ -21,14 +21,16 @@ import numpy as np
 import torch
 from official import official_hrm
 
-from hrm.config import ArchConfig, Config, HaltingConfig, OptimConfig, TrainConfig
-from hrm.data import PuzzleSet
-from hrm.models.puzzle import board_of, build
-from hrm.tasks.sudoku import Sudoku
-from hrm.training.batches import Sampler
-from hrm.training.loop import Trainer
+from hrm.core.arch import ArchConfig, HaltingConfig
+from hrm.puzzles.config import Config
+from hrm.puzzles.data import PuzzleSet
+from hrm.puzzles.model import board_of, build
+from hrm.puzzles.tasks.sudoku import Sudoku
+from hrm.puzzles.training.batches import Sampler
+from hrm.puzzles.training.session import make_accelerator
+from hrm.puzzles.training.trainer import Trainer
+from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.optim import AdamATan2
-from hrm.training.session import make_accelerator
 
 
 def official_step(path: Path, batch_size: int, compiled: bool, device: str = "cpu") -> Callable[[], None]:

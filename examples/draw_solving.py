@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 import hrm
+from hrm.puzzles.config import Config
+from hrm.puzzles.pictures.watch import grid
+from hrm.puzzles.solving.conflicts import conflicts
+from hrm.puzzles.solving.engine import Segment
+from hrm.puzzles.tasks import Task
+from hrm.puzzles.training.session import puzzles_of
 from hrm.runs import Run
-from hrm.solving.conflicts import conflicts
-from hrm.solving.engine import Segment
-from hrm.solving.watch import grid
-from hrm.tasks import Task
-from hrm.training.session import puzzles_of
 
 SHOWN = 4
 """Segments in the picture, so that it fits a page."""
@@ -29,7 +30,7 @@ SHOWN = 4
 def find(run: Path) -> tuple[Task, list[Segment]]:
     """The segments of the first held-out puzzle that takes SHOWN of them, or else of one that comes closest."""
     solver = hrm.load(run, device="cpu")
-    _, held_out = puzzles_of(Run.open(run), solver.task)
+    _, held_out = puzzles_of(Run.open(run, Config), solver.task)
     if held_out is None:
         sys.exit(f"{run} has no held-out puzzles to choose from")
     questions = [solver.task.format(question) for question in held_out.inputs]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 import hrm
-from hrm.tasks import Puzzle
-from hrm.tasks.grid import Grid
-from hrm.training.session import train
+from hrm.puzzles.tasks import Puzzle
+from hrm.puzzles.tasks.grid import Grid
+from hrm.puzzles.training.session import train
 
 
 class LatinSquare(Grid):

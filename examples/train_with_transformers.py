@@ -11,7 +11,7 @@ import numpy as np
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 import hrm
-from hrm.data.text import make_tokenizer
+from hrm.text.data import make_tokenizer
 
 
 def rows(text, tokenizer, length=64):

@@ -17,7 +17,10 @@ import hrm.cli
 from hrm.cli.completion import _help, _words
 from hrm.cli.main import VERBS, main
 from hrm.cli.options import Positional, Settings, help_text, options_of, parse
-from hrm.config import Config, TextConfig, UserError, from_yaml, load_preset, presets
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config
+from hrm.settings import from_yaml, load_preset, presets
+from hrm.text.config import TextConfig
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("flags.txt")
@@ -265,7 +268,7 @@ def test_help_follows_the_width_of_the_terminal(
 def test_config_list_shows_the_presets_of_both_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["preset"] for row in rows} == {*presets(), *presets(TextConfig)}
+    assert {row["preset"] for row in rows} == {*presets(Config), *presets(TextConfig)}
     assert all(row["about"].endswith((".", "%")) for row in rows)
 
 
@@ -347,7 +350,8 @@ def test_an_unforeseen_error_is_one_sentence_and_exit_code_1(verb: Path, capsys:
 def test_debug_adds_the_traceback_and_keeps_the_exit_code(
     verb: Path, capsys: pytest.CaptureFixture[str], error: str, code: int
 ):
-    verb.write_text(f"from hrm.config import UserError\ndef main(args):\n    assert args == ['x']\n    raise {error}\n")
+    start = "from hrm.files.reading import UserError\ndef main(args):\n    assert args == ['x']\n    raise "
+    verb.write_text(f"{start}{error}\n")
     assert main(["boom", "x", "--debug"]) == code
     assert "Traceback" in capsys.readouterr().err
 
@@ -392,7 +396,7 @@ def test_a_terminal_without_the_characters_still_works():
 
 def test_config_show_prints_yaml_that_can_be_trained_again(capsys: pytest.CaptureFixture[str]):
     assert main(["config", "show", "sudoku-extreme-trm", "--arch.l-cycles", "4"]) == 0
-    config = from_yaml(capsys.readouterr().out, "shown")
+    config = from_yaml(capsys.readouterr().out, "shown", Config)
     assert (config.arch.l_cycles, config.arch.task_positions) == (4, 16)
 
 

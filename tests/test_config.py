@@ -13,31 +13,12 @@ from hypothesis import strategies as st
 
 from hrm.cli.main import main
 from hrm.cli.options import options_of
-from hrm.config import (
-    ArchConfig,
-    Config,
-    Decoding,
-    HaltingConfig,
-    LearnConfig,
-    LossConfig,
-    OptimConfig,
-    Strategy,
-    TaskConfig,
-    TextConfig,
-    TrainConfig,
-    UserError,
-    check,
-    check_range,
-    from_yaml,
-    kind_of,
-    load_preset,
-    nearest,
-    parse_horizon,
-    presets,
-    range_of,
-    settings,
-    to_yaml,
-)
+from hrm.core.arch import ArchConfig, HaltingConfig, parse_horizon
+from hrm.files.reading import UserError, nearest
+from hrm.puzzles.config import Config, LossConfig, Strategy, TaskConfig
+from hrm.settings import check, check_range, from_yaml, kind_of, load_preset, presets, range_of, settings, to_yaml
+from hrm.text.config import Decoding, LearnConfig, TextConfig
+from hrm.training.config import OptimConfig, TrainConfig
 
 PRESETS = Path(__file__).parents[1] / "src/hrm/presets"
 PRESET_FILES = sorted(PRESETS.glob("*.yaml"))
@@ -49,19 +30,19 @@ def test_the_promised_presets_are_shipped():
     promised = {"sudoku-4x4", "sudoku-6x6", "sudoku-9x9", "sudoku-extreme", "sudoku-extreme-trm", "sudoku-full"}
     promised |= {"sudoku-extreme-fast", "sudoku-extreme-mlp", "maze-hard-fast", "maze-10x10"}
     promised |= {"maze-hard", "maze-hard-trm", "arc-1", "arc-1-trm", "arc-2"}
-    assert promised <= set(presets())
-    assert sorted(path.stem for path in PRESET_FILES) == presets()
+    assert promised <= set(presets(Config))
+    assert sorted(path.stem for path in PRESET_FILES) == presets(Config)
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", presets(Config))
 def test_every_preset_can_be_trained(name: str):
     config = load_preset(name)
     check(config)
-    assert from_yaml(to_yaml(config), name) == config
+    assert from_yaml(to_yaml(config), name, Config) == config
 
 
 def test_every_text_preset_names_a_shape_and_survives_writing():
-    from hrm.models.text.configuration import HRMConfig
+    from hrm.text.model.configuration import HRMConfig
 
     promised = {"text-char", "text-80m", "text-roberta-78m", "hrm-text-1b", "gpt2-1.5b"}
     assert promised <= set(presets(TextConfig)) == {path.stem for path in TEXT_FILES}
@@ -212,21 +193,21 @@ def test_an_unknown_preset_gets_the_nearest_name():
 )
 def test_a_mistake_in_a_file_names_the_file_the_key_and_the_fix(text: str, message: str):
     with pytest.raises(UserError) as error:
-        from_yaml(text, "mine.yaml")
+        from_yaml(text, "mine.yaml", Config)
     assert str(error.value).startswith("mine.yaml")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_yaml_numbers_may_be_written_as_in_papers():
-    config = from_yaml("optim: {lr: 1e-4, weight_decay: 1, betas: [.9, 95E-2]}\narch: {hierarchy: off}", "text")
+    config = from_yaml("optim: {lr: 1e-4, weight_decay: 1, betas: [.9, 95E-2]}\narch: {hierarchy: off}", "text", Config)
     assert (config.optim.lr, config.optim.weight_decay, config.optim.betas) == (1e-4, 1.0, (0.9, 0.95))
     assert type(config.optim.weight_decay) is float
     assert config.arch.hierarchy is False
 
 
 def test_an_empty_file_is_the_default_configuration():
-    assert from_yaml("", "empty.yaml") == Config()
+    assert from_yaml("", "empty.yaml", Config) == Config()
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -248,7 +229,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
     )
 )
 def test_yaml_holds_every_setting_exactly(config: Config):
-    assert from_yaml(to_yaml(config), "text") == config
+    assert from_yaml(to_yaml(config), "text", Config) == config
 
 
 def test_horizons_are_parsed():
@@ -365,8 +346,8 @@ SMALL_TASKS = [TaskConfig(box=(2, 2)), TaskConfig("maze", size=(4, 5), min_path=
 def test_what_passes_the_check_runs_and_learns(task: TaskConfig, arch: ArchConfig):
     import torch
 
-    from hrm.models.puzzle import PuzzleModel, board_of
-    from hrm.tasks import build
+    from hrm.puzzles.model import PuzzleModel, board_of
+    from hrm.puzzles.tasks import build
 
     segments = 4 if arch.hierarchy else 1
     try:

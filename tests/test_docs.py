@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 
 import hrm
-from hrm import data
 from hrm.cli.main import VERBS, main
 from hrm.cli.options import _complaint, options_of
-from hrm.config import ArchConfig, TextConfig, presets
-from hrm.data import PuzzleSet
-from hrm.tasks.grid import Grid
+from hrm.core.arch import ArchConfig
+from hrm.puzzles import data
+from hrm.puzzles.config import Config
+from hrm.puzzles.data import PuzzleSet
+from hrm.puzzles.tasks.grid import Grid
+from hrm.settings import presets
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,9 +100,7 @@ def test_every_command_has_a_verb_and_flags_that_exist(page: Path):
         problem = _complaint(list(options_of(options)), rest)
         assert problem is None, f"hrm {shlex.join(args)}: {problem}"
         if args[0] == "train" and rest and not rest[0].startswith("--"):
-            assert rest[0] in (*presets(), *presets(TextConfig)) or rest[0] == "PRESET" or rest[0].endswith(".yaml"), (
-                rest[0]
-            )
+            assert rest[0] in presets() or rest[0] == "PRESET" or rest[0].endswith(".yaml"), rest[0]
 
 
 @each_page
@@ -157,8 +157,8 @@ def test_the_three_lines_of_the_readme_answer_a_question(place: Path, monkeypatc
 def test_the_loop_in_ten_lines_computes_what_the_package_computes():
     import torch
 
-    from hrm.models.layers import Context
-    from hrm.models.recurrence import Carry, Recurrence
+    from hrm.core.layers import Context
+    from hrm.core.recurrence import Carry, Recurrence
 
     page = ROOT / "docs/how-hrm-works.md"
     (code,) = (text for info, text in blocks(page) if info == "python loop")
@@ -185,12 +185,12 @@ def test_every_setting_of_the_architecture_is_explained():
 def test_every_preset_has_a_section_and_its_true_numbers():
     import torch
 
-    from hrm import tasks
-    from hrm.models.puzzle import PuzzleModel, board_of
+    from hrm.puzzles import tasks
+    from hrm.puzzles.model import PuzzleModel, board_of
 
     page = (ROOT / "docs/presets.md").read_text("utf-8")
-    assert set(re.findall(r"^### (\S+)$", page, re.M)) == set(presets())
-    for name in presets():
+    assert set(re.findall(r"^### (\S+)$", page, re.M)) == set(presets(Config))
+    for name in presets(Config):
         config = hrm.load_preset(name)
         row = re.search(rf"^\| \[{re.escape(name)}\]\([^)]+\) \| ([\d,]+) \| ([\d,]*) ?\| ([\d,]*) ?\|", page, re.M)
         assert row, f"docs/presets.md has no row for {name}"
@@ -243,8 +243,8 @@ def test_the_page_on_an_own_task_shows_the_example_and_it_runs(tmp_path: Path, m
 
 
 def test_the_picture_shows_each_segment_and_fetches_nothing():
-    from hrm.solving.engine import Segment
-    from hrm.tasks.sudoku import Sudoku
+    from hrm.puzzles.solving.engine import Segment
+    from hrm.puzzles.tasks.sudoku import Sudoku
 
     task = Sudoku(2, 2)
     question, answer = task.parse("2..14..232.41.2."), task.parse("2341413232141423")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hrm.cli.main import main
-from hrm.data.text import make_tokenizer
-from tests.models.text import small
+from hrm.text.data import make_tokenizer
+from tests.text.model import small
 
 ROOT = Path(__file__).parent.parent
 CODE = """\

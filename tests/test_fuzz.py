@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from hrm.cli.main import main
 from hrm.runs import checkpoint
-from tests.interop import official_files
+from tests.puzzles.official import files as official_files
 
 pytestmark = pytest.mark.slow
 
@@ -186,8 +186,8 @@ def _fill() -> None:
     tree = official_files.settings()
     Path("official").mkdir()
     official_files.write(Path("official"), tree, official_files.state(tree))
-    from hrm.interop import hrm_text
-    from hrm.models.text import HRMConfig, HRMForCausalLM
+    from hrm.text import hrm_text
+    from hrm.text.model import HRMConfig, HRMForCausalLM
 
     shape = HRMConfig(
         vocab_size=20, hidden_size=16, num_attention_heads=1, intermediate_size=32, fast_layers=1, slow_layers=1,

@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any
 from hrm import _auto
 
 if TYPE_CHECKING:
-    from hrm.config import Config as Config
-    from hrm.config import UserError as UserError
-    from hrm.config import load_preset as load_preset
-    from hrm.evaluation import evaluate as evaluate
-    from hrm.models.text import HRMConfig as HRMConfig
-    from hrm.models.text import HRMForCausalLM as HRMForCausalLM
-    from hrm.solving import Answer as Answer
-    from hrm.solving import Solver as Solver
-    from hrm.solving import load as load
+    from hrm.files.reading import UserError as UserError
+    from hrm.puzzles.config import Config as Config
+    from hrm.puzzles.measuring import evaluate as evaluate
+    from hrm.puzzles.solving import Answer as Answer
+    from hrm.puzzles.solving import Solver as Solver
+    from hrm.puzzles.solving import load as load
+    from hrm.settings import load_preset as load_preset
+    from hrm.text.model import HRMConfig as HRMConfig
+    from hrm.text.model import HRMForCausalLM as HRMForCausalLM
 
 __version__ = "0.1.0"
 
 # torch takes a second to import, so every name is fetched when it is first asked for.
 _HOME = {
-    **dict.fromkeys(("Answer", "Solver", "load"), "hrm.solving"),
-    **dict.fromkeys(("Config", "UserError", "load_preset"), "hrm.config"),
-    "evaluate": "hrm.evaluation",
-    **dict.fromkeys(("HRMConfig", "HRMForCausalLM"), "hrm.models.text"),
+    **dict.fromkeys(("Answer", "Solver", "load"), "hrm.puzzles.solving"),
+    "Config": "hrm.puzzles.config",
+    "UserError": "hrm.files.reading",
+    "load_preset": "hrm.settings",
+    "evaluate": "hrm.puzzles.measuring",
+    **dict.fromkeys(("HRMConfig", "HRMForCausalLM"), "hrm.text.model"),
 }
 __all__ = [
     "Answer",

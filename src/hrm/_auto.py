@@ -40,7 +40,7 @@ class _AfterImport(MetaPathFinder):
 
 
 def _register(module: Any) -> None:
-    from hrm.models.text.configuration import HRMConfig
+    from hrm.text.model.configuration import HRMConfig
 
     module.AutoConfig.register(HRMConfig.model_type, HRMConfig, exist_ok=True)
 

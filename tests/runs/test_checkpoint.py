@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hrm.config import UserError
+from hrm.files.reading import UserError
 from hrm.runs import checkpoint, durable
 from hrm.runs.checkpoint import DamagedCheckpoint
 

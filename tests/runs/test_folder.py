@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hrm.cli
-from hrm.config import Config, TaskConfig, UserError
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config, TaskConfig
 from hrm.runs import checkpoint
 from hrm.runs.folder import Run
 
@@ -27,7 +28,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_run_reads_back_as_it_was_created(run: Run) -> None:
-    again = Run.open(str(run.path))
+    again = Run.open(str(run.path), Config)
     assert (again.config, again.board, again.version, again.created) == (run.config, BOARD, run.version, run.created)
     assert again.records() == [] and again.best is None and checkpoint.complete(again.checkpoints) == []
 
@@ -35,13 +36,13 @@ def test_a_run_reads_back_as_it_was_created(run: Run) -> None:
 def test_opening_nothing_names_the_folder_and_the_nearest_run(run: Run, tmp_path: Path) -> None:
     parent = run.path.parent
     with pytest.raises(UserError, match=r"no run at .*sudko: did you mean .*sudoku\?"):
-        Run.open(parent / "sudko")
+        Run.open(parent / "sudko", Config)
     with pytest.raises(UserError, match=r"the runs in .* are sudoku"):
-        Run.open(parent / "zebra")
+        Run.open(parent / "zebra", Config)
     with pytest.raises(UserError, match=r"not a run folder \(run.json is missing\)"):
-        Run.open(parent)
+        Run.open(parent, Config)
     with pytest.raises(UserError, match="hrm train"):
-        Run.open(tmp_path / "no" / "where")
+        Run.open(tmp_path / "no" / "where", Config)
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])
@@ -51,14 +52,14 @@ def test_opening_a_run_with_a_broken_file_names_the_file(run: Run, name: str, co
     if name == "config.yaml" and not content:
         return  # an empty configuration is the default one
     with pytest.raises(UserError, match=name):
-        Run.open(run.path)
+        Run.open(run.path, Config)
 
 
 def test_a_run_of_another_format_is_refused(run: Run) -> None:
     facts = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps({**facts, "format": 99}))
     with pytest.raises(UserError, match="format 99"):
-        Run.open(run.path)
+        Run.open(run.path, Config)
 
 
 def test_creating_over_a_run_needs_permission(run: Run) -> None:
@@ -68,9 +69,8 @@ def test_creating_over_a_run_needs_permission(run: Run) -> None:
         Run.create(run.path, Config(), BOARD)
     assert len(checkpoint.complete(run.checkpoints)) == 1
     fresh = Run.create(run.path, Config(), BOARD, overwrite=True)
-    assert (
-        checkpoint.complete(fresh.checkpoints) == [] and fresh.records() == [] and Run.open(run.path).config == Config()
-    )
+    assert checkpoint.complete(fresh.checkpoints) == [] and fresh.records() == []
+    assert Run.open(run.path, Config).config == Config()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -118,7 +118,7 @@ def test_a_creation_that_was_killed_can_be_repeated_at_any_moment(
     assert len(copies) > 5
     for copy in copies:
         Run.create(copy, Config(seed=9), BOARD, overwrite=True)
-        assert Run.open(copy).config.seed == 9 and (copy / "notes.txt").read_text() == "mine"
+        assert Run.open(copy, Config).config.seed == 9 and (copy / "notes.txt").read_text() == "mine"
         assert not [p for p in copy.iterdir() if p.name.startswith(".tmp-")]
 
 
@@ -128,7 +128,7 @@ def test_an_old_run_stays_when_a_new_one_cannot_be_made(run: Run) -> None:
 
     with pytest.raises(UserError, match="line 7"):
         Run.create(run.path, Config(seed=9), BOARD, overwrite=True, fill=fill)
-    assert Run.open(run.path).config.seed == 5
+    assert Run.open(run.path, Config).config.seed == 5
     assert Run.create(run.path, Config(seed=9), BOARD, overwrite=True).config.seed == 9
     assert not (run.path / ".tmp-run-new").exists()
 
@@ -152,7 +152,7 @@ def test_a_pipe_in_a_run_is_not_waited_for(run: Run, name: str) -> None:
     (run.path / name).unlink()
     os.mkfifo(run.path / name)
     with pytest.raises(UserError, match=f"{name}|run.json is missing"):
-        Run.open(run.path).records()
+        Run.open(run.path, Config).records()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
@@ -206,7 +206,7 @@ def test_the_best_checkpoint_is_found_and_replaced_by_the_newest_when_damaged(ru
     paths = [checkpoint.save(run.checkpoints, s, {"weights": {"w": torch.ones(2)}}, {}) for s in (10, 20, 30)]
     assert run.checkpoint("best", said.append) == paths[2]
     run.set_best(20, {"exact_accuracy": 0.5})
-    again = Run.open(run.path)
+    again = Run.open(run.path, Config)
     assert again.best == {"step": 20, "exact_accuracy": 0.5} and again.best_checkpoint == paths[1]
     assert again.checkpoint("best", said.append) == paths[1]
     assert again.checkpoint("latest", said.append) == paths[2]
@@ -224,7 +224,7 @@ def test_results_and_changed_configurations_are_recorded(run: Run) -> None:
     run.set_result({"exact": 0.99, "wrong": 0})
     run.set_config(Config(seed=6))
     assert json.loads(run.result.read_text()) == {"exact": 0.99, "wrong": 0}
-    assert Run.open(run.path).config.seed == 6
+    assert Run.open(run.path, Config).config.seed == 6
     assert not [p for p in run.path.iterdir() if p.name.startswith(".tmp-")]
 
 

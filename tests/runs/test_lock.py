@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from hrm.config import UserError
+from hrm.files.reading import UserError
 from hrm.runs import lock
 
 HOLD = """

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from hrm.cli.main import main as hrm
-from hrm.continual import Learner
+from hrm.puzzles.config import Config
 from hrm.runs import Run
-from tests.continual.test_learner import config as tiny
-from tests.continual.test_learner import first, second
+from hrm.text.learning.learner import Learner
+from tests.text.learning.test_learner import config as tiny
+from tests.text.learning.test_learner import first, second
 from tests.training.small import config, train
 
 
@@ -61,7 +62,7 @@ def test_sizes_missing_files_and_new_parts_are_named(run: Path, capsys: pytest.C
 def test_a_list_that_is_none_is_not_believed(run: Path, listed: object) -> None:
     facts = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(facts | {"data": listed}))
-    assert [problem for problem in Run.open(run).data_problems() if "run.json does not say" in problem]
+    assert [problem for problem in Run.open(run, Config).data_problems() if "run.json does not say" in problem]
 
 
 def test_a_run_of_an_old_version_goes_on_without_a_list(run: Path) -> None:
@@ -106,7 +107,7 @@ def test_new_folders_lie_apart_from_what_is_read(run: Path, tmp_path: Path, caps
         ("convert", str(run), str(run / "out"), "--to", "hrm"),
     ):
         assert "which is read" in refused(capsys, *command), command
-    assert Run.open(run).path == run and sorted(p.name for p in text.iterdir()) == ["a.txt"]
+    assert Run.open(run, Config).path == run and sorted(p.name for p in text.iterdir()) == ["a.txt"]
 
 
 def test_a_folder_that_is_no_data_set_is_not_replaced_by_one(

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from hrm.cli.main import main as hrm
-from hrm.continual import Learner
 from hrm.runs import checkpoint
-from tests.continual.test_learner import config as tiny
-from tests.continual.test_learner import first
-from tests.solving import small
+from hrm.text.learning.learner import Learner
+from tests.puzzles.solving import small
+from tests.text.learning.test_learner import config as tiny
+from tests.text.learning.test_learner import first
 from tests.training import small as training
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights, and there are no pipes in folders")

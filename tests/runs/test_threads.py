@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hrm.config import UserError
+from hrm.files.reading import UserError
 from hrm.runs import threads
 
 

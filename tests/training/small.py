@@ -15,15 +15,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from hrm import data
 from hrm.cli.main import main as hrm
-from hrm.config import ArchConfig, Config, HaltingConfig, OptimConfig, TaskConfig, TrainConfig, to_yaml
-from hrm.data import PuzzleSet
-from hrm.models.puzzle import board_of, build
+from hrm.core.arch import ArchConfig, HaltingConfig
+from hrm.puzzles import data
+from hrm.puzzles.config import Config, TaskConfig
+from hrm.puzzles.data import PuzzleSet
+from hrm.puzzles.model import board_of, build
+from hrm.puzzles.tasks.sudoku import Sudoku
+from hrm.puzzles.training.batches import Sampler
+from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run, checkpoint
-from hrm.tasks.sudoku import Sudoku
-from hrm.training.batches import Sampler
-from hrm.training.loop import Trainer
+from hrm.settings import to_yaml
+from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.progress import CLOCKED
 
 torch.set_num_threads(1)
@@ -94,13 +97,13 @@ def command(path: Path, config: Config = CONFIG) -> list[str]:
 def train(path: Path, config: Config = CONFIG) -> Run:
     """Train from the start to the end through the command line."""
     assert hrm(command(path, config)) == 0
-    return Run.open(path)
+    return Run.open(path, Config)
 
 
 def resume(path: Path, *flags: str) -> Run:
     """Go on with a run."""
     assert hrm(["train", "--resume", str(path), *flags]) == 0
-    return Run.open(path)
+    return Run.open(path, Config)
 
 
 def cut(run: Run, path: Path, step: int) -> Path:

@@ -12,10 +12,12 @@ import torch
 from accelerate import Accelerator
 
 from hrm.cli.main import main as hrm
-from hrm.config import TextConfig, TrainConfig, UserError
-from hrm.continual import Learner
+from hrm.files.reading import UserError
+from hrm.puzzles.training.session import make_accelerator
 from hrm.runs import Run
-from hrm.training.session import make_accelerator
+from hrm.text.config import TextConfig
+from hrm.text.learning.learner import Learner
+from hrm.training.config import TrainConfig
 from tests import pretend
 from tests.training import small
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from hrm.cli.main import main as hrm
-from hrm.config import TextConfig, load_preset
-from hrm.models import layers
+from hrm.core import layers
+from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run, checkpoint
+from hrm.settings import load_preset
+from hrm.text.config import TextConfig
+from hrm.text.training.trainer import TextTrainer
 from hrm.training import long_steps
 from hrm.training.interrupt import Abandoned, Interrupt
-from hrm.training.loop import Trainer
-from hrm.training.text import TextTrainer
 from tests.training import small
 
 WITH_PARTS = small.config(
@@ -148,26 +149,24 @@ class Says:
         self.expected = seconds
 
 
-@pytest.mark.parametrize(
-    ("preset", "fitting"), [("sudoku-extreme", "sudoku-9x9"), ("maze-hard", "maze-10x10"), ("text-80m", "text-char")]
-)
+@pytest.mark.parametrize(("preset", "fitting"), [("sudoku-extreme", "sudoku-9x9"), ("text-80m", "text-char")])
 def test_who_starts_a_training_of_days_is_told_what_fits(
     monkeypatch: pytest.MonkeyPatch, preset: str, fitting: str
 ) -> None:
     config = load_preset(preset, TextConfig) if preset.startswith("text") else load_preset(preset)
     says, cpu = Says(), torch.device("cpu")
 
-    def announce(config: Any, seconds: float, device: torch.device = cpu) -> list[str]:
+    def announce(train: Any, seconds: float, device: torch.device = cpu) -> list[str]:
         says.lines.clear()
-        long_steps.announce(config, Clock(monkeypatch, seconds), 0, 1, device, says)  # type: ignore[arg-type]
+        long_steps.announce(train, Clock(monkeypatch, seconds), 0, 1, device, says, fitting)  # type: ignore[arg-type]
         return says.lines
 
-    first, warning = announce(config, 10.0)
+    first, warning = announce(config.train, 10.0)
     assert "per step here" in first and ("days" in first or "years" in first)
     assert f"hrm train {fitting} is made for a CPU" in warning
     assert says.expected == pytest.approx(10 * config.train.batch_size * config.train.steps)
-    assert len(announce(replace(config, train=replace(config.train, minutes=5)), 10.0)) == 1
-    assert not announce(config, 10.0, torch.device("meta"))
+    assert len(announce(replace(config.train, minutes=5), 10.0)) == 1
+    assert not announce(config.train, 10.0, torch.device("meta"))
 
 
 def test_durations_are_said_in_one_number() -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrm.config import OptimConfig
-from hrm.models.puzzle import TaskEmbedding
-from hrm.training.optim import EMA, AdamATan2, SignSGD, build_optimizers, lr_factor
-from tests.models import small
+from hrm.puzzles.model import TaskEmbedding
+from hrm.puzzles.training.sign_sgd import SignSGD
+from hrm.training.config import OptimConfig
+from hrm.training.optim import EMA, AdamATan2, build_optimizers, lr_factor
+from tests.core import small
 from tests.reference import optim
 
 
@@ -134,7 +135,8 @@ def test_cosine_falls_to_its_share_and_stays_there() -> None:
 
 def test_averaging_follows_the_weights_and_task_embeddings_and_keeps_the_raw_ones() -> None:
     model = small.model()
-    ema = EMA(model, decay=0.9)
+    assert model.task_embedding is not None
+    ema = EMA(model, 0.9, SignSGD(model.task_embedding).tables)
     start = {name: tensor.clone() for name, tensor in ema.average.items()}
     assert start.keys() == {*dict(model.named_parameters()), "task_embedding.weight"}
     with torch.no_grad():

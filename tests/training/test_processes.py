@@ -10,10 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from hrm import data
 from hrm.cli.main import main as hrm
-from hrm.config import TextConfig
+from hrm.puzzles import data
+from hrm.puzzles.config import Config
 from hrm.runs import Run, checkpoint
+from hrm.text.config import TextConfig
 from tests.training import small
 from tests.training.small import config
 
@@ -63,12 +64,12 @@ def test_two_processes_give_the_losses_of_one_and_their_checkpoints_are_exchange
     settings = config(**changes)
     one = small.train(tmp_path / "one", settings)
     shown = torchrun(*small.command(tmp_path / "two", settings))
-    two = Run.open(tmp_path / "two")
+    two = Run.open(tmp_path / "two", Config)
     assert_close(one, two)
     assert shown.count("training puzzles,") == 1, "only the main process speaks"
     # Half by one, half by two, whichever comes first.
     torchrun("train", "--resume", str(small.cut(one, tmp_path / "one-two", 6)), "--optim.ema", "0.8")
-    mixed = Run.open(tmp_path / "one-two")
+    mixed = Run.open(tmp_path / "one-two", Config)
     assert_close(one, mixed)
     assert [record["event"] for record in mixed.records() if record.get("event") == "resumed"] == ["resumed"]
     assert_close(one, small.resume(small.cut(two, tmp_path / "two-one", 6)))
@@ -91,7 +92,7 @@ def test_two_processes_train_text_as_one_does_and_go_on_with_what_one_began(tmp_
 FAILS = """
 import os, sys
 from hrm.cli.main import main
-from hrm.training.loop import Trainer
+from hrm.puzzles.training.trainer import Trainer
 step = Trainer.step
 def fails(self):
     if os.environ["RANK"] == "1" and self.step_number == 3:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from hrm.config import TrainConfig
+from hrm.training.config import TrainConfig
 from hrm.training.progress import Reporter, fitting
 from tests.training import small
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from hrm import data
-from hrm.config import ArchConfig
+from hrm.core.arch import ArchConfig
+from hrm.puzzles import data
+from hrm.puzzles.config import Config
 from hrm.runs import Run, checkpoint
 from tests.training import small
 from tests.training.small import SUDOKU, assert_same, config, cut, resume, train
@@ -76,7 +77,7 @@ def test_a_measurement_that_a_kill_prevented_is_made_up_for(tmp_path: Path) -> N
     path = cut(straight, tmp_path / "resumed", 20)
     # As if killed between the checkpoint of step 20 and its measurement.
     lines = [r for r in straight.records() if r["step"] <= 20 and (r["step"], r.get("event")) != (20, "eval")]
-    killed = Run.open(path)
+    killed = Run.open(path, Config)
     killed.metrics.write_text("")
     for line in lines:
         killed.log(line)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hrm import data
 from hrm.cli.main import main as hrm
+from hrm.puzzles import data
+from hrm.puzzles.config import Config
 from hrm.runs import Run
 from tests.training import small
 from tests.training.small import cut, resume
@@ -83,9 +84,9 @@ def test_an_existing_run_is_replaced_only_when_asked(half: Path, capsys: pytest.
     again = small.command(half, small.config(train={"steps": 5}))
     assert hrm(again) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert Run.open(half).config.train.steps == 30
+    assert Run.open(half, Config).config.train.steps == 30
     assert hrm([*again, "--overwrite"]) == 0
-    assert small.metrics(Run.open(half))[-1]["step"] == 5
+    assert small.metrics(Run.open(half, Config))[-1]["step"] == 5
 
 
 @pytest.mark.slow

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from hrm import data
 from hrm.cli.main import main as hrm
+from hrm.puzzles import data
+from hrm.puzzles.config import Config
+from hrm.puzzles.training import session
 from hrm.runs import Run, checkpoint, threads
-from hrm.training import session
 from tests.training import small
 from tests.training.small import config, train
 
@@ -236,7 +237,7 @@ def test_training_refuses_to_measure_on_what_it_trains_on(tmp_path: Path, capsys
     assert f"{tmp_path / 'test.csv'} line 2" in error and "5 of 5" in error and "--allow-overlap" in error
     assert not (tmp_path / "run").exists()
     assert hrm([*command, "--allow-overlap"]) == 0
-    assert Run.open(tmp_path / "run").config.allow_overlap
+    assert Run.open(tmp_path / "run", Config).config.allow_overlap
     resumed = ["train", "--resume", str(tmp_path / "run"), "--train.steps", "6"]
     assert hrm([*resumed, "--no-allow-overlap"]) == 2
     assert hrm(resumed) == 0

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hrm import output
 from hrm.cli.options import Positional, choose, parse
-from hrm.config import UserError
 from hrm.console import Console
-from hrm.output import to_json
+from hrm.files import output
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
 
 if TYPE_CHECKING:
-    from hrm.data.text import Way
+    from hrm.text.data import Way
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,11 @@ def forgetting(args: list[str]) -> int:
     output.check_picture("--plot", options.plot)
     from rich.table import Table
 
-    from hrm.analysis.forgetting import cost, draw
-    from hrm.analysis.forgetting import forgetting as measure
-    from hrm.config import LearnConfig
-    from hrm.runs import Run, checkpoint, learned
+    from hrm.runs import Run, checkpoint
+    from hrm.text import learned
+    from hrm.text.config import LearnConfig
+    from hrm.text.learning.forgetting import cost, draw
+    from hrm.text.learning.forgetting import forgetting as measure
 
     run = Run.open(options.run, LearnConfig)
     newest = checkpoint.newest(run.checkpoints, lambda line: print(line, file=sys.stderr))
@@ -118,11 +119,11 @@ def text(args: list[str]) -> int:
     options = parse("analyze text", TextOptions, args, example=example)
     _check(options)
 
-    from hrm.analysis.text import words_of
-    from hrm.analysis.text_copying import Training
-    from hrm.analysis.text_report import details, draw, ends, table, warnings_of
-    from hrm.analysis.text_scale import Scale
-    from hrm.data.text import Way
+    from hrm.text.data import Way
+    from hrm.text.quality.copying import Training
+    from hrm.text.quality.measures import words_of
+    from hrm.text.quality.report import details, draw, ends, table, warnings_of
+    from hrm.text.quality.scale import Scale
 
     way = Way(lambda note: print(note, file=sys.stderr), options.encoding)
     reference = _read(options.reference, way)
@@ -158,7 +159,7 @@ def _check(options: TextOptions) -> None:
 
 def _read(source: str, way: Way) -> str:
     """A whole text; documents with an empty line between."""
-    from hrm.data.text import Part, documents
+    from hrm.text.data import Part, documents
 
     pieces = []
     for piece in documents(source, way=way):
@@ -179,11 +180,11 @@ def _texts(options: TextOptions, reference: str, way: Way) -> Iterator[tuple[str
 
 def _written(source: str, title: str, options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:
     """What a model writes at each checkpoint and depth asked for."""
-    from hrm.analysis.text_scale import LEAST_BLOCKS
-    from hrm.analysis.text_writing import write
-    from hrm.evaluation.text_generation import Sampling
     from hrm.runs import checkpoint
-    from hrm.runs.text import load_text
+    from hrm.text.load import load_text
+    from hrm.text.quality.scale import LEAST_BLOCKS
+    from hrm.text.quality.writing import write
+    from hrm.text.writing.generation import Sampling
 
     least = LEAST_BLOCKS * options.block
     if options.characters < least:

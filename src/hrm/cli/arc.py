@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrm import names, output
 from hrm.cli.options import Positional, choose, parse
-from hrm.config import UserError
 from hrm.console import Console
-from hrm.output import to_json
+from hrm.files import names, output
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config
 
 if TYPE_CHECKING:
-    from hrm.data.arc import ArcTask
-    from hrm.evaluation.arc import Answered
+    from hrm.puzzles.arc.files import ArcTask
+    from hrm.puzzles.arc.measuring import Answered
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def build(args: list[str]) -> int:
     """Write the tasks of some sources to one file."""
     example = "hrm arc build --data ARC-AGI/data/evaluation --largest 10 --count 20 --out small.jsonl"
     options = parse("arc build", BuildOptions, args, example=example)
-    from hrm.data import arc
+    from hrm.puzzles.arc import files as arc
 
     if not options.out.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"--out {options.out} must end in .jsonl or .jsonl.gz")
@@ -158,8 +159,8 @@ def check(args: list[str]) -> int:
     """Find what is wrong with task files, and tasks that training tasks give away."""
     example = "hrm arc check arc1/evaluation.jsonl.gz --against arc2/training.jsonl.gz"
     options = parse("arc check", CheckOptions, args, example=example)
-    from hrm.data import arc
-    from hrm.data.arc_sets import leaks
+    from hrm.puzzles.arc import files as arc
+    from hrm.puzzles.arc.sets import leaks
 
     tasks, _, bad = arc.find(options.data, skip_bad=options.skip_bad)
     found = leaks(_tasks(options.against, options.skip_bad), tasks) if options.against else {}
@@ -178,8 +179,8 @@ def check(args: list[str]) -> int:
 def show(args: list[str]) -> int:
     """Draw a task in the terminal, or as a picture."""
     options = parse("arc show", ShowOptions, args, example="hrm arc show tasks.jsonl --task 007bbfb7 --svg task.svg")
-    from hrm.config import nearest
-    from hrm.data import arc
+    from hrm.files.reading import nearest
+    from hrm.puzzles.arc import files as arc
 
     tasks = {task.id: task for task in _tasks(options.data, options.skip_bad)}
     name = options.task or next(iter(tasks))
@@ -190,7 +191,7 @@ def show(args: list[str]) -> int:
         pairs = {name: [arc.plain(pair) for pair in getattr(task, name)] for name in ("train", "test")}
         print(to_json({"id": task.id, **pairs}))
     if options.svg is not None:
-        from hrm.evaluation.arc_picture import picture
+        from hrm.puzzles.arc.picture import picture
 
         output.write(options.svg, picture(task))
         if not options.json:
@@ -199,7 +200,7 @@ def show(args: list[str]) -> int:
         return 0
     from rich.columns import Columns
 
-    from hrm.tasks.arc import Arc
+    from hrm.puzzles.tasks.arc import Arc
 
     console = Console(highlight=False)
     for title, pairs in (("demonstration", task.train), ("test", task.test)):
@@ -219,22 +220,22 @@ def eval_(args: list[str]) -> int:
 
 def is_run(path: str) -> bool:
     """Whether a folder holds a run on ARC tasks."""
-    from hrm import solvers
+    from hrm.puzzles import solvers
     from hrm.runs import Run
 
-    return Run.open(solvers.find(path)).config.task.kind == "arc"
+    return Run.open(solvers.find(path), Config).config.task.kind == "arc"
 
 
 def measure(options: EvalOptions) -> int:
     """Answer, score, and write what is asked for."""
     output.check("--submission", options.submission)
     output.check("--json-file", options.json_file)
-    from hrm.data.arc_sets import Record
-    from hrm.evaluation.arc import submission_of, write_submission
-    from hrm.evaluation.arc_picture import picture
+    from hrm.puzzles.arc.measuring import submission_of, write_submission
+    from hrm.puzzles.arc.picture import picture
+    from hrm.puzzles.arc.sets import Record
     from hrm.runs import Run, checkpoint
 
-    run = Run.open(options.run)
+    run = Run.open(options.run, Config)
     record = Record.load(run.data)
     tasks = _tasks(options.data, options.skip_bad)
     record.numbers(tasks)
@@ -275,7 +276,7 @@ def score_(args: list[str]) -> int:
     """Check a submission in the official form and score it."""
     example = "hrm arc score submission.json --data evaluation.jsonl.gz"
     options = parse("arc score", ScoreOptions, args, example=example)
-    from hrm.evaluation.arc import read_submission, score
+    from hrm.puzzles.arc.measuring import read_submission, score
 
     tasks = _tasks(options.data, options.skip_bad)
     bad: list[str] = []
@@ -288,7 +289,7 @@ def score_(args: list[str]) -> int:
 
 def _tasks(data: str, skip_bad: bool) -> list[ArcTask]:
     """The tasks of some sources; bad ones are named on standard error where they may be left out."""
-    from hrm.data import arc
+    from hrm.puzzles.arc import files as arc
 
     found = arc.find(data, skip_bad=skip_bad)
     _name(found.bad)
@@ -308,8 +309,8 @@ def _measure(
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from hrm.evaluation.arc import answer, fit, score, submission_of
-    from hrm.solving import load
+    from hrm.puzzles.arc.measuring import answer, fit, score, submission_of
+    from hrm.puzzles.solving import load
 
     solver = load(options.run, step, options.device, options.precision)
     copies = options.copies or solver.task.copies  # type: ignore[attr-defined]

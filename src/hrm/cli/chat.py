@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hrm.cli.options import DRAWS, Draws, Positional, parse
-from hrm.config import Decoding, UserError
-from hrm.data.encoding import read_text
-from hrm.output import to_json
+from hrm.files.encoding import read_text
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
 from hrm.terminal import replaced
+from hrm.text.config import Decoding
 
 if TYPE_CHECKING:
-    from hrm.chat.session import Session
+    from hrm.text.chat.session import Session
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,18 @@ def main(args: list[str]) -> int:
     session = _session(options)
     if lines is not None:
         return _batch(session, lines, options)
-    from hrm.chat.terminal import Drawing, Terminal
     from hrm.cli.generate import legend, style_of
+    from hrm.text.chat.terminal import Drawing, Terminal
 
     Terminal(session, Drawing(style_of, legend)).run()
     return 0
 
 
 def _session(options: Options) -> Session:
-    from hrm.chat.session import Session, Settings
-    from hrm.evaluation.text_generation import Sampling
     from hrm.runs import threads
-    from hrm.runs.text import load_text
+    from hrm.text.chat.session import Session, Settings
+    from hrm.text.load import load_text
+    from hrm.text.writing.generation import Sampling
 
     sampling = Sampling(**vars(options.decoding))
     sampling.check()
@@ -93,7 +94,7 @@ def _session(options: Options) -> Session:
 
 def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options) -> int:
     """Each line is a talk of its own, or goes on from the loaded one."""
-    from hrm.chat.commands import Talk, mode_notice
+    from hrm.text.chat.commands import Talk, mode_notice
 
     if notice := mode_notice(Talk(session), measure=False):
         print(notice, file=sys.stderr)

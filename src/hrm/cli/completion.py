@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Literal
 
 from hrm.cli.options import Positional, parse
-from hrm.config import TextConfig, presets
+from hrm.settings import presets
 
 _SCRIPT = """\
 _hrm() {
@@ -60,7 +60,7 @@ def _words() -> dict[str, list[str]]:
     """What may follow a verb, or a verb and its action; read from their own help, so that nothing is said twice."""
     from hrm.cli.main import VERBS
 
-    named = [*presets(), *presets(TextConfig)]
+    named = presets()
     found: dict[str, list[str]] = {}
     for verb in VERBS:
         text = _help(verb)

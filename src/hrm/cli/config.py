@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 
 from hrm.cli.options import Positional, Settings, TextSettings, choose, entry, parse
-from hrm.config import Config, TextConfig, UserError, about, check, kind_of, load_preset, presets, settings, to_yaml
-from hrm.output import to_json
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config
+from hrm.settings import about, check, kind_of, load_preset, presets, settings, to_yaml
+from hrm.text.config import TextConfig
 
 _MAIN = ("task.kind", "arch.dim", "arch.h_cycles", "arch.l_cycles", "halting.max_segments", "optim.lr", "train.steps")
 
@@ -78,7 +81,7 @@ def list_(args: list[str]) -> int:
     options = parse("config list", ListOptions, args, example="hrm config list")
     found = [
         {"preset": name, "kind": kind, "about": about(name)}
-        for kind, names in (("puzzles", presets()), ("text", presets(TextConfig)))
+        for kind, names in (("puzzles", presets(Config)), ("text", presets(TextConfig)))
         for name in names
     ]
     if options.json:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hrm import names
 from hrm.cli.options import Positional, parse
-from hrm.config import UserError
-from hrm.output import to_json
+from hrm.files import names
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config
 
 if TYPE_CHECKING:
-    from hrm.interop import Imported
+    from hrm.puzzles.official import Imported
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def main(args: list[str]) -> int:
         return _export(options)
     if options.to == "hrm_text" or _is_text(options.source):
         return _convert_text(options)
-    from hrm.interop import write
+    from hrm.puzzles.official import write
 
     model = _read(options)
     if options.to == "hrm":
@@ -73,12 +74,12 @@ def _say(options: Options, form: str, counts: dict[str, int], more: str = "") ->
 
 def _read(options: Options) -> Imported:
     """The model of a run (averaged weights where there are any) or of an official folder."""
-    from hrm.interop import Imported, find, read
+    from hrm.puzzles.official import Imported, find, read
     from hrm.runs import Run, checkpoint
 
     source = options.source
     if (source / "run.json").is_file():
-        run = Run.open(source)
+        run = Run.open(source, Config)
         path = run.checkpoint(options.checkpoint)
         groups, _ = checkpoint.load(path, {"weights", "ema"})
         board = {name: run.board[name] for name in ("cells", "vocabulary", "task_ids")}
@@ -99,15 +100,15 @@ def _write_run(path: Path, model: Imported, options: Options) -> None:
     with lock.own(path, "convert", new=True):
         run = Run.create(path, config, board)
         checkpoint.save(run.checkpoints, model.step, {"weights": model.weights}, {"step_number": model.step})
-        best = Run.open(options.source).best if (options.source / "run.json").is_file() else None
+        best = Run.open(options.source, Config).best if (options.source / "run.json").is_file() else None
         if best and best["step"] == model.step:
             run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})
 
 
 def _export(options: Options) -> int:
     """A run of text, adapters merged, as `save_pretrained` writes it with its tokenizer, or as hrm_text."""
-    from hrm.interop import hrm_text
-    from hrm.runs.text import is_text, load_text
+    from hrm.text import hrm_text
+    from hrm.text.load import is_text, load_text
 
     if not is_text(options.source):
         raise UserError(
@@ -157,8 +158,8 @@ def _is_text(path: Path) -> bool:
 def _convert_text(options: Options) -> int:
     if not _is_text(options.source):
         raise UserError(f"{options.source} holds no config.json: give a folder that save_pretrained has written")
-    from hrm.interop import hrm_text
-    from hrm.runs.text import load_model
+    from hrm.text import hrm_text
+    from hrm.text.load import load_model
 
     source, kind = options.source, hrm_text.model_type(options.source)
     if options.to == "hrm" and kind == "hrm_text":

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hrm import data, names, tasks
 from hrm.cli import text_data
 from hrm.cli.options import Positional, choose, parse
 from hrm.cli.text_data import PackOptions as PackOptions
 from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
-from hrm.config import TaskConfig, UserError, kind_of
 from hrm.console import Console
-from hrm.data import npy_folder
-from hrm.data.storage import is_csv
-from hrm.output import to_json
+from hrm.files import names
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.puzzles import data, tasks
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.data import npy_folder
+from hrm.puzzles.data.storage import is_csv
 from hrm.runs import lock
+from hrm.settings import kind_of
 from hrm.terminal import report
 
 Kind = Literal["sudoku", "maze", "grid", "gym"]
@@ -203,12 +206,13 @@ def check(args: list[str]) -> int:
 
 def _problems_of_run(path: Path, against: str | None) -> Iterator[str]:
     """What has changed in a run, and what is wrong with the puzzles that it keeps."""
-    from hrm.config import Config
-    from hrm.runs import Run, inspection
+    from hrm import inspection
+    from hrm.puzzles.config import Config
+    from hrm.runs import Run
 
     yield from inspection.problems(path)
     if kind_of(path) is Config and npy_folder.splits(path / "data"):
-        run = Run.open(path)
+        run = Run.open(path, Config)
         yield from data.problems(run.data, tasks.build(run.config.task), against, Console(stderr=True))
     elif against is not None:
         raise UserError(f"{path} keeps no puzzles: --against compares those of a run that does")

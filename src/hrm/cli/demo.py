@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from hrm.cli.options import parse
-from hrm.config import load_preset
-from hrm.output import to_json
+from hrm.files.output import to_json
+from hrm.puzzles.config import Config
+from hrm.settings import load_preset
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def _demo(options: Options, path: Path) -> int:
     from rich.text import Text
 
     from hrm.console import Console
+    from hrm.puzzles.pictures.watch import Watch
+    from hrm.puzzles.solving import load
+    from hrm.puzzles.training.session import puzzles_of, train
     from hrm.runs import Run
-    from hrm.solving import load
-    from hrm.solving.watch import Watch
-    from hrm.training.session import puzzles_of, train
 
     console = Console(quiet=options.json)
     console.print(f"Training a Sudoku solver ({name}) from nothing; it sees no puzzle that it is measured on.")
@@ -62,7 +63,7 @@ def _demo(options: Options, path: Path) -> int:
         print(to_json(result))
         return 0
     solver = load(path)
-    _, held_out = puzzles_of(Run.open(path), solver.task)
+    _, held_out = puzzles_of(Run.open(path, Config), solver.task)
     assert held_out is not None
     # The two with the most blanks.
     first, last = (

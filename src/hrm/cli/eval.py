@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from hrm import output
 from hrm.cli import arc
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
-from hrm.config import Strategy, UserError
 from hrm.console import Console
-from hrm.output import to_json
+from hrm.files import output
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config, Strategy
 from hrm.training.interrupt import Ended
 
 EVERY = 30
 """Seconds after which what is known so far is written again."""
 
 if TYPE_CHECKING:
-    from hrm import tasks
-    from hrm.data import Located, PuzzleSet
-    from hrm.solving import Solver
+    from hrm.puzzles import tasks
+    from hrm.puzzles.data import Located, PuzzleSet
+    from hrm.puzzles.solving import Solver
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,11 @@ def main(args: list[str]) -> int:
 
     import numpy as np
 
-    from hrm import data
-    from hrm.data import Located
-    from hrm.evaluation import Measurement
+    from hrm.puzzles import data
+    from hrm.puzzles.data import Located
+    from hrm.puzzles.measuring import Measurement
+    from hrm.puzzles.solving import load
     from hrm.runs import threads
-    from hrm.solving import load
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
@@ -132,20 +133,20 @@ def _is_text(word: str) -> bool:
     """Whether an argument names a model of text; most are told apart without asking what imports torch."""
     if word.startswith("-") or not any((Path(word) / name).is_file() for name in ("run.json", "config.json")):
         return False
-    from hrm.runs.text import is_text
+    from hrm.text.load import is_text
 
     return is_text(word)
 
 
 def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:
     """UserError where a run was trained on what is measured; a note where its puzzles can no longer be read."""
-    from hrm import data
+    from hrm.puzzles import data
+    from hrm.puzzles.training.session import puzzles_of
     from hrm.runs import Run
-    from hrm.training.session import puzzles_of
 
     if not (Path(run) / "run.json").is_file() or task.name == "arc":
         return  # a solver that comes with the package; ARC, which refuses leaks when it trains
-    opened = Run.open(run)
+    opened = Run.open(run, Config)
     if opened.config.data is None and not opened.data.is_dir():
         return  # weights from elsewhere
     try:
@@ -157,7 +158,7 @@ def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:
 
 
 def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
-    from hrm.evaluation.sweep import draw, sweep, table
+    from hrm.puzzles.measuring.sweep import draw, sweep, table
 
     assert options.sweep is not None
     with _progress() as bar:

@@ -11,14 +11,15 @@ from rich.style import Style
 from rich.text import Text
 
 from hrm.cli.options import DRAWS, Draws, Positional, parse
-from hrm.config import Decoding, UserError
 from hrm.console import Console
-from hrm.output import to_json
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
 from hrm.terminal import clean, replaced
+from hrm.text.config import Decoding
 
 if TYPE_CHECKING:
-    from hrm.evaluation.text_generation import Completion, Sampling, Token
-    from hrm.runs.text import TextModel
+    from hrm.text.load import TextModel
+    from hrm.text.writing.generation import Completion, Sampling, Token
 
 SHALLOW, MIDDLE, DEEP = (91, 143, 249), (230, 170, 30), (225, 60, 50)
 """Colours of depth 1, of half the budget and of all of it."""
@@ -73,9 +74,9 @@ def main(args: list[str]) -> int:
     request = budget_of(options.max_segments, options.halting, options.exit_threshold, options.schedule)
     request |= {} if options.state is None else {"state": options.state}
 
-    from hrm.evaluation.text_generation import Sampling, candidates, encode, generate, shown, unknown_characters
     from hrm.runs import threads
-    from hrm.runs.text import load_text
+    from hrm.text.load import load_text
+    from hrm.text.writing.generation import Sampling, candidates, encode, generate, shown, unknown_characters
 
     sampling = Sampling(**vars(options.decoding), stop=tuple(map(replaced, options.stop)))
     sampling.check()
@@ -151,7 +152,7 @@ class _Writer:
 def _best(
     loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: dict[str, Any], memory: int
 ) -> int:
-    from hrm.evaluation.text_best_of import RANKS, best_of
+    from hrm.text.measuring.best_of import RANKS, best_of
 
     found = best_of(
         loaded.model, loaded.tokenizer, prompt, options.best_of, options.rank, sampling, memory=memory, **request

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hrm import names, output
 from hrm.cli.options import Positional, parse
-from hrm.config import LearnConfig, UserError
-from hrm.data.encoding import known_encoding
-from hrm.output import to_json
+from hrm.files import names, output
+from hrm.files.encoding import known_encoding
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.text.config import LearnConfig
 
 if TYPE_CHECKING:
-    from hrm.continual import Learner
+    from hrm.text.learning.learner import Learner
 
 LONG = 1200.0
 """Seconds of a book above which it is said what would be faster."""
@@ -80,7 +81,7 @@ def _main(args: list[str], held: ExitStack) -> int:
     held.enter_context(lock.own(options.run, "learn", new=True))
     if (options.run / "run.json").is_file() and (options.fresh or not known):
         raise lock.InUse(f"{options.run} has just been begun by another process: go on with that one, or use another")
-    from hrm.continual import Learner
+    from hrm.text.learning.learner import Learner
 
     run, config = options.run, options.config
     learner = Learner.open(run, config=config) if known and not options.fresh else Learner.create(run, config)

@@ -79,8 +79,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _explained(error: Exception, debug: bool) -> tuple[int, str]:
     """Exit code and sentence for an error."""
-    from hrm.output import is_mistake, refusal
-    from hrm.reading import UserError
+    from hrm.files.output import is_mistake, refusal
+    from hrm.files.reading import UserError
 
     reason = " ".join(terminal.clean(str(error)[:100_000]).split()) or type(error).__name__
     if isinstance(error, UserError):
@@ -103,7 +103,7 @@ def _run(args: list[str]) -> int:
         print(f"hrm {__version__}")
         return 0
     if args[0] not in _available():
-        from hrm.config import UserError, nearest
+        from hrm.files.reading import UserError, nearest
 
         kind = "flag" if args[0].startswith("-") else "verb"
         raise UserError(

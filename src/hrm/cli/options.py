@@ -18,7 +18,7 @@ where the settings start) and `config: Settings = field(default_factory=Config)`
         options = parse("train", Options, args, example="hrm train sudoku-4x4 --optim.lr 1e-3",
                         main=("optim.lr", "train.steps"), base=lambda options: load_preset(options.preset))
 
-The flags on the command line then override `base(options)`, and `options.config` has passed `hrm.config.check`.
+The flags on the command line then override `base(options)`, and `options.config` has passed `hrm.settings.check`.
 A verb with actions (`hrm data build ...`) ends in `return choose("data", {"build": build, "check": check}, args)`.
 """
 
@@ -43,21 +43,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
-from hrm.config import (
-    Config,
-    Decoding,
-    LearnConfig,
-    Strategy,
-    TextConfig,
-    UserError,
-    check,
-    check_range,
-    describe,
-    fit,
-    lay_over,
-    nearest,
-    without_lists,
-)
+from hrm.files.reading import UserError, nearest
+from hrm.puzzles.config import Config, Strategy
+from hrm.settings import check, check_range, describe, fit, lay_over, without_lists
+from hrm.text.config import Decoding, LearnConfig, TextConfig
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]

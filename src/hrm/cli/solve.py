@@ -16,17 +16,17 @@ from typing import IO, TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hrm import output
 from hrm.cli.options import TRIES, Positional, Tries, parse
-from hrm.config import Strategy, UserError
 from hrm.console import Console
-from hrm.output import to_json
-from hrm.reading import opened
+from hrm.files import output
+from hrm.files.output import to_json
+from hrm.files.reading import UserError, opened
+from hrm.puzzles.config import Strategy
 
 if TYPE_CHECKING:
-    from hrm.data.puzzle_file import Row
-    from hrm.solving import Answer, Solver
-    from hrm.solving.engine import Segment
+    from hrm.puzzles.data.puzzle_file import Row
+    from hrm.puzzles.solving import Answer, Solver
+    from hrm.puzzles.solving.engine import Segment
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def main(args: list[str]) -> int:
     with _progress(options.puzzle == "-", several) as bar:
         # From here on, since the libraries alone take seconds to load.
         shown = bar.add_task("loading the model", total=None)
-        from hrm.data import puzzle_file
+        from hrm.puzzles.data import puzzle_file
+        from hrm.puzzles.solving import load
         from hrm.runs import threads
-        from hrm.solving import load
 
         solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
         if several and solver.task.name == "arc":
@@ -108,13 +108,13 @@ def _check_pictures(options: Options) -> None:
     for flag, name in (("--html", options.html), ("--gif", options.gif)):
         output.check(flag, name)
     if options.gif is not None:
-        from hrm.solving.gif import pillow
+        from hrm.puzzles.pictures.gif import pillow
 
         pillow()
 
 
 def _solve_one(solver: Solver, options: Options, text: str) -> int:
-    from hrm.solving.watch import grid
+    from hrm.puzzles.pictures.watch import grid
 
     console = _console()
     answer, segments = _observed(solver, options, text, console)
@@ -225,7 +225,7 @@ def _console() -> Console:
 
 def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Sequence[Segment]]:
     """Solve one puzzle, drawing it with --watch; its last segment or, for pictures, all; none of an invalid one."""
-    from hrm.solving.watch import Watch
+    from hrm.puzzles.pictures.watch import Watch
 
     segments: deque[Segment] = deque(maxlen=None if options.html or options.gif else 1)
     with Watch(solver, console, options.delay) if options.watch else nullcontext() as watch:
@@ -240,8 +240,8 @@ def _observed(solver: Solver, options: Options, text: str, console: Console) -> 
 
 
 def _save_pictures(solver: Solver, options: Options, answer: Answer, segments: Sequence[Segment]) -> None:
-    from hrm.solving.gif import gif
-    from hrm.solving.page import page
+    from hrm.puzzles.pictures.gif import gif
+    from hrm.puzzles.pictures.page import page
 
     for name, drawn in ((options.html, page), (options.gif, gif)):
         if name is not None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hrm.cli.options import Positional, parse
-from hrm.config import LearnConfig, UserError, kind_of
-from hrm.output import to_json
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.settings import kind_of
+from hrm.text.config import LearnConfig
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def main(args: list[str]) -> int:
     options = parse("status", Options, args, example="hrm status runs/reader")
     if options.run is None:
         return _list(options)
-    from hrm.runs import Run, checkpoint, learned, lock
+    from hrm.runs import Run, checkpoint, lock
+    from hrm.text import learned
 
     with lock.own(options.run, "status --repair") if options.repair else nullcontext():
         run = Run.open(options.run, LearnConfig)
@@ -113,7 +116,7 @@ def _show(path: Path, found: dict[str, Any]) -> None:
 
 
 def _repair(path: Path, state: dict[str, Any]) -> None:
-    from hrm.runs.text import rebuild_of
+    from hrm.text.load import rebuild_of
 
     folder = path / "tokenizer"
     if folder.exists():
@@ -126,7 +129,7 @@ def _repair(path: Path, state: dict[str, Any]) -> None:
 
 def _list(options: Options) -> int:
     names = sorted(p.parent for p in options.folder.glob("*/run.json"))
-    rows = [{"run": str(path), "kind": _KINDS[kind_of(path).__name__]} for path in names]
+    rows = [{"run": str(path), "kind": _KINDS[kind_of(path).family]} for path in names]
     if options.json:
         print(to_json(rows))
         return 0
@@ -137,4 +140,4 @@ def _list(options: Options) -> int:
     return 0
 
 
-_KINDS = {"Config": "puzzles", "TextConfig": "text", "LearnConfig": "learner"}
+_KINDS = {"puzzle": "puzzles", "text": "text", "learner": "learner"}

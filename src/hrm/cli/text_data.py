@@ -11,16 +11,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hrm import names, output
 from hrm.cli.options import Positional, parse
-from hrm.config import UserError
 from hrm.console import Console
-from hrm.data import text as corpus
-from hrm.data.progress import bar
-from hrm.data.text import chat
-from hrm.output import to_json
+from hrm.files import names, output
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.progress import bar
 from hrm.runs import lock
 from hrm.terminal import report
+from hrm.text import data as corpus
+from hrm.text.data import chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

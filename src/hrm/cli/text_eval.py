@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from hrm import output
 from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
-from hrm.config import UserError
 from hrm.console import Console
-from hrm.output import to_json
+from hrm.files import output
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
 
 if TYPE_CHECKING:
-    from hrm.data.text import Packed, Rows, Way
-    from hrm.data.text.chat import Messages
-    from hrm.runs.text import TextModel
+    from hrm.text.data import Packed, Rows, Way
+    from hrm.text.data.chat import Messages
+    from hrm.text.load import TextModel
 
 Report = Callable[[float], None]
 
@@ -116,7 +116,7 @@ def main(args: list[str]) -> int:
     request |= {"state": "carry"} if options.state == "carry" and options.task == "pairs" else {}
 
     from hrm.runs import threads
-    from hrm.runs.text import load_text
+    from hrm.text.load import load_text
 
     loaded = load_text(options.run, options.checkpoint, options.device, options.precision)
     length = options.length or loaded.length or loaded.model.config.max_position_embeddings
@@ -130,9 +130,9 @@ def main(args: list[str]) -> int:
 
 
 def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    from hrm.evaluation.text import THRESHOLDS, evaluate
-    from hrm.evaluation.text_report import draw, states_table, table
-    from hrm.evaluation.text_state import evaluate_states
+    from hrm.text.measuring.losses import THRESHOLDS, evaluate
+    from hrm.text.measuring.report import draw, states_table, table
+    from hrm.text.measuring.state import evaluate_states
 
     model, trained = loaded.model, loaded.length
     budget = model.model.budget(**request)
@@ -167,14 +167,14 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
 
 
 def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    from hrm.data.text import Packed
-    from hrm.evaluation.text_best_of import compare_ranks
-    from hrm.evaluation.text_fresh import trained_on
-    from hrm.evaluation.text_generation import Sampling
-    from hrm.evaluation.text_pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
+    from hrm.text.data import Packed
+    from hrm.text.measuring.best_of import compare_ranks
+    from hrm.text.measuring.fresh import trained_on
+    from hrm.text.measuring.pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
+    from hrm.text.writing.generation import Sampling
 
     if options.fresh is not None:
-        from hrm.data.text.chat import prompt
+        from hrm.text.data.chat import prompt
 
         source, template, tokenizer = None, _template(loaded), loaded.tokenizer
         made = _fresh(loaded, options)
@@ -217,7 +217,7 @@ def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
 
 def _fresh(loaded: TextModel, options: TextOptions) -> list[Messages]:
     """Questions that the run has not seen; says how many were left out because it has."""
-    from hrm.evaluation.text_fresh import fresh_questions
+    from hrm.text.measuring.fresh import fresh_questions
 
     made = fresh_questions(loaded, options.fresh or 0, options.seed)
     print(
@@ -229,7 +229,7 @@ def _fresh(loaded: TextModel, options: TextOptions) -> list[Messages]:
 
 
 def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    from hrm.evaluation.text_tasks import evaluate_task, load, names
+    from hrm.text.measuring.tasks import evaluate_task, load, names
 
     folder = options.data_folder
     if folder is None:
@@ -261,8 +261,8 @@ def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
 @contextmanager
 def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | Rows, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
-    from hrm.data.text import Packed, documents, encode
-    from hrm.data.text.chat import are_conversations, conversations, examples
+    from hrm.text.data import Packed, documents, encode
+    from hrm.text.data.chat import are_conversations, conversations, examples
 
     tokenizer, source = loaded.tokenizer, options.data
     if options.fresh is None and (source is None or _is_packed(source)):
@@ -279,20 +279,20 @@ def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | 
 
 
 def _way(options: TextOptions) -> Way:
-    from hrm.data.text import Way
+    from hrm.text.data import Way
 
     return Way(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
 
 
 def _is_packed(source: str) -> bool:
-    from hrm.data.text import is_packed
+    from hrm.text.data import is_packed
 
     return is_packed(source)
 
 
 def _folder(loaded: TextModel, options: TextOptions) -> tuple[Packed | Rows, Path]:
     """A packed folder, or what the run held out."""
-    from hrm.data.text import open_text
+    from hrm.text.data import open_text
 
     held = loaded.held_out
     if options.data is None and len(held) > 1:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hrm.cli.options import Positional, Settings, TextSettings, parse
-from hrm.config import Config, TextConfig, UserError, kind_of, load_preset, presets, to_yaml
-from hrm.output import to_json
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.puzzles.config import Config
+from hrm.settings import kind_of, load_preset, presets, to_yaml
+from hrm.text.config import TextConfig
 
 MAIN = (
     "data", "validation", "seed", "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr",
@@ -80,8 +83,8 @@ def _puzzles(args: list[str], held: ExitStack) -> int:
     options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=base)
     if options.dry_run:
         return _dry_run(options)
+    from hrm.puzzles.training.session import train
     from hrm.training.course import BadBatch
-    from hrm.training.session import train
 
     name = Path(options.preset or f"{options.init}-new-tasks").stem
     path = options.resume or options.out or Path("runs") / name
@@ -124,13 +127,13 @@ def _text(args: list[str], held: ExitStack) -> int:
         kept = ", ".join(sorted(left))
         print(f"{options.config.model} keeps its own {kept}: --settings changes them", file=sys.stderr)
     if options.dry_run:
-        from hrm.training.text_plan import describe, plan
+        from hrm.text.training.plan import describe, plan
 
         figures = plan(options.config)
         print(to_json(figures) if options.json else f"{to_yaml(options.config)}\n{describe(figures)}")
         return 0
+    from hrm.text.training.session import train_text
     from hrm.training.course import BadBatch
-    from hrm.training.text_session import train_text
 
     path = options.resume or options.out or Path("runs") / Path(str(options.preset)).stem
     try:
@@ -172,7 +175,7 @@ def _base(held: ExitStack, options: Options) -> Config:
         _own(held, options)
         from hrm.runs import Run
 
-        return Run.open(options.resume).config
+        return Run.open(options.resume, Config).config
     if (options.init is None) != (options.new_tasks is None):
         raise UserError("--init RUN and --new-tasks FILE go together: the model, and what it is to learn")
     if options.init is not None:
@@ -180,22 +183,20 @@ def _base(held: ExitStack, options: Options) -> Config:
             raise UserError(f"--init {options.init} already has its settings: leave out '{options.preset}'")
         from hrm.runs import Run
 
-        config = Run.open(options.init).config
+        config = Run.open(options.init, Config).config
         if config.task.kind != "arc":
             raise UserError(f"--init {options.init} was trained on {config.task.kind}: only ARC has tasks to add")
         learn = replace(config.train, learn="embedding")
         return replace(config, train=learn, data=None, validation=options.new_tasks)
     if options.preset is None:
-        raise UserError(
-            f"train needs a preset ({', '.join([*presets(), *presets(TextConfig)])}), a YAML file, or --resume RUN"
-        )
+        raise UserError(f"train needs a preset ({', '.join(presets())}), a YAML file, or --resume RUN")
     return load_preset(options.preset)
 
 
 def _dry_run(options: Options) -> int:
-    from hrm.models.puzzle import board_of
-    from hrm.tasks import build
-    from hrm.training.plan import describe, plan
+    from hrm.puzzles.model import board_of
+    from hrm.puzzles.tasks import build
+    from hrm.puzzles.training.plan import describe, plan
 
     figures = plan(options.config, board_of(build(options.config.task)))
     if options.json:

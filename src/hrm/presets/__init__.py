@@ -1,1 +1,1 @@
-"""Recipes: one YAML file each, read by `hrm.config.load_preset`. A preset may name its parent."""
+"""Recipes: one YAML file each, read by `hrm.settings.load_preset`. A preset may name its parent."""

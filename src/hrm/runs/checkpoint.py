@@ -22,10 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hrm import names
-from hrm.config import UserError, quoted
-from hrm.output import refused, to_json
-from hrm.reading import reading, reason
+from hrm.files import names
+from hrm.files.output import refused, to_json
+from hrm.files.reading import UserError, quoted, reading, reason
 from hrm.runs import durable
 
 FORMAT = 1

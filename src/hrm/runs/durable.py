@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hrm.output import flush as flush
-from hrm.output import replacing, to_json
+from hrm.files.output import flush as flush
+from hrm.files.output import replacing, to_json
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hrm import names
-from hrm.config import Config, LearnConfig, TextConfig, UserError, check_ranges, from_yaml, quoted, to_yaml
-from hrm.output import refused, to_json
-from hrm.reading import parsed, reading, shown
+from hrm.files import names
+from hrm.files.output import refused, to_json
+from hrm.files.reading import UserError, parsed, quoted, reading, shown
 from hrm.runs import checkpoint, durable, lock, manifest
+from hrm.settings import Recipe, check_ranges, families, from_yaml, to_yaml
 
 FORMAT = 1
 _CONTENTS = (
@@ -39,14 +39,8 @@ _NEW, _OLD = ".tmp-run-new", ".tmp-run-old"
 """Inside the folder: a run that is being made, and one that was moved aside for it."""
 
 
-C = TypeVar("C", Config, TextConfig, LearnConfig)
+C = TypeVar("C", bound=Recipe)
 _RESTORE = "restore it or start a new run"
-_KINDS: dict[str, type] = {"puzzle": Config, "text": TextConfig, "learner": LearnConfig}
-_USE = {
-    "puzzle": "solve it with hrm solve, measure it with hrm eval",
-    "text": "see hrm generate, hrm chat and hrm eval",
-    "learner": "go on with hrm learn, see hrm status and hrm chat",
-}
 
 
 class Run(Generic[C]):
@@ -92,7 +86,7 @@ class Run(Generic[C]):
             fill(new)
         facts = {
             "format": FORMAT,
-            "kind": next(name for name, kind in _KINDS.items() if isinstance(config, kind)),
+            "kind": config.family,
             "board": dict(board),
             "version": _version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -104,8 +98,8 @@ class Run(Generic[C]):
         return cls(path, config, facts)
 
     @classmethod
-    def open(cls, path: Path | str, kind: type[C] = Config) -> Run[C]:  # type: ignore[assignment]
-        """The run in a folder, of puzzles or (TextConfig) of text; UserError with the nearest name if there is none."""
+    def open(cls, path: Path | str, kind: type[C]) -> Run[C]:
+        """The run of a family in a folder; UserError with the nearest name if there is none, or one of another."""
         path = Path(path)
         if not (path / "run.json").is_file():
             raise UserError(_no_run_at(path))
@@ -116,10 +110,10 @@ class Run(Generic[C]):
             found = quoted(facts["format"])
             raise UserError(f"{path} has run format {found}, this hrm reads {FORMAT}: use another version")
         found = facts.get("kind", "puzzle")
-        if not isinstance(found, str) or _KINDS.get(found) is not kind:
-            wanted = next(name for name, known in _KINDS.items() if known is kind)
-            use = _USE.get(str(found), "use another version of hrm")
-            raise UserError(f"{path} is a run of kind {quoted(found)}, not {wanted}: {use}")
+        if found != kind.family:
+            other = families().get(str(found))
+            use = "use another version of hrm" if other is None else other.use
+            raise UserError(f"{path} is a run of kind {quoted(found)}, not {kind.family}: {use}")
         if not _has_sizes(facts):
             raise UserError(f"{path / 'run.json'} does not say how large its board is: {_RESTORE}")
         where = path / "config.yaml"

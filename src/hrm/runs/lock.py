@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from hrm.config import UserError
+from hrm.files.reading import UserError
 from hrm.runs import durable
 
 _LOCK, _OWNER = ".lock", ".owner.json"

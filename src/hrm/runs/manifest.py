@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hrm import names
+from hrm.files import names
 
 _BEGINNINGS = ("dataset.json", "index.json", "tasks.json", "identifiers.json")
 """What makes a folder a part of a data set; one that comes later is no part of this one."""

@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import nn
 
-from hrm.config import UserError
+from hrm.files.reading import UserError
 
 SMALL = 1 << 26
 """Multiplications of a visit, positions times weights, below which a second thread gains next to nothing."""

@@ -13,9 +13,9 @@ from accelerate.utils import broadcast
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hrm.config import TrainConfig
-from hrm.reading import reading
+from hrm.files.reading import reading
 from hrm.runs import Run, checkpoint
+from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Interrupt
 from hrm.training.progress import Reporter, duration, memory_gib
 

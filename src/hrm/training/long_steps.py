@@ -7,14 +7,12 @@ from typing import Protocol
 
 import torch
 
-from hrm.config import Config, TextConfig
+from hrm.training.config import TrainConfig
 from hrm.training.progress import Reporter, in_days
 
 _ENOUGH = 0.5
 """Seconds of a trial that tell enough."""
 _DAY = 24 * 3600
-_FITTING = {"sudoku": "sudoku-9x9", "maze": "maze-10x10", "arc": "arc-small", "gym": "gym-mini-sudoku"}
-"""For each kind of puzzles a preset that a CPU trains."""
 
 
 class Tries(Protocol):
@@ -37,13 +35,18 @@ def seconds_of(trainer: Tries, rows: int, part: int) -> float:
 
 
 def announce(
-    config: Config | TextConfig, trainer: Tries, step: int, processes: int, device: torch.device, reporter: Reporter
+    train: TrainConfig,
+    trainer: Tries,
+    step: int,
+    processes: int,
+    device: torch.device,
+    reporter: Reporter,
+    fitting: str | None,
 ) -> None:
-    """Say what a step takes here and what is left of the training; where that is days, what else there is.
+    """Say what a step takes here and what is left of the training; where that is days, which preset is `fitting`.
 
     Only of a CPU: an accelerator needs full batches to show what it can, and shows it soon.
     """
-    train = config.train
     if device.type != "cpu" or step >= train.steps:
         return
     rows = train.batch_size // processes
@@ -53,7 +56,6 @@ def announce(
         whole = min(whole, 60 * train.minutes)
     reporter.say(f"about {about(each)} per step here, {about(whole)} for the rest of the training")
     if whole > _DAY:
-        fitting = _FITTING.get(config.task.kind) if isinstance(config, Config) else "text-char"
         instead = f"; hrm train {fitting} is made for a CPU" if fitting else ""
         reporter.say(f"that is long: this recipe is made for an accelerator{instead} (Ctrl-C saves at any time)")
     reporter.begin(train.steps, step, whole)

@@ -1,9 +1,9 @@
-"""AdamATan2, sign-SGD for the task embeddings, the averaged weights and the learning-rate schedule."""
+"""AdamATan2, the averaged weights and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from hrm.config import OptimConfig
-from hrm.models.puzzle import TaskEmbedding
+from hrm.training.config import OptimConfig
 
 # Elements handled at a time on a CPU, so that all passes over a piece find it in the cache.
 _PIECE = 1 << 18
@@ -58,30 +57,6 @@ def _atan2_update(
     p.add_(torch.atan2(m, scale), alpha=-lr / (1 - betas[0] ** step))
 
 
-class SignSGD:
-    """The update of the sparse task embeddings: p = p * (1 - lr*wd) - lr * sign(summed gradient), touched rows only."""
-
-    def __init__(self, embedding: TaskEmbedding, gather: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
-        self.embedding, self.gather = embedding, gather
-
-    def collect(self) -> tuple[Tensor, Tensor]:
-        """Task ids and gradients [rows, dim] of this step, from all processes."""
-        used, self.embedding.used = self.embedding.used, []
-        ids = torch.cat([ids for ids, rows in used])
-        grads = torch.cat([torch.zeros_like(rows) if rows.grad is None else rows.grad for _, rows in used])
-        return self.gather(ids), self.gather(grads)
-
-    @torch.no_grad()
-    def step(self, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None:
-        """Sum the gradients of equal ids, then move each touched row by the sign."""
-        unique, where = ids.unique(return_inverse=True)
-        summed = torch.zeros(len(unique), grads.shape[1], dtype=grads.dtype, device=grads.device).index_add_(
-            0, where, grads
-        )
-        rows = self.embedding.weight[unique]
-        self.embedding.weight[unique] = rows * (1 - lr * weight_decay) - lr * summed.sign()
-
-
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     """The dense optimizers; Muon takes the matrices inside the stacks and AdamW the rest."""
     parameters = dict(model.named_parameters())
@@ -107,12 +82,11 @@ def lr_factor(step: int, progress: float, config: OptimConfig) -> float:
 
 
 class EMA:
-    """An exponential moving average of the parameters and task embeddings, kept beside the raw ones."""
+    """An exponential moving average of the parameters, and of tables that are none, kept beside the raw ones."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, tables: Mapping[str, Tensor] | None = None) -> None:
         self.decay = decay
-        self.live = dict(model.named_parameters())
-        self.live |= {name: buffer for name, buffer in model.named_buffers() if name == "task_embedding.weight"}
+        self.live = {**dict(model.named_parameters()), **(tables or {})}
         self.average = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 
     @torch.no_grad()

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, filter_trackers, get_available_trackers
 from rich.progress import BarColumn, Progress, TextColumn
 
-from hrm.config import TrainConfig, UserError, needs
 from hrm.console import Console
+from hrm.files.reading import UserError, needs
+from hrm.training.config import TrainConfig
 
 _BAR = 8
 CLOCKED = (

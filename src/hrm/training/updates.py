@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +11,25 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hrm.config import OptimConfig, TrainConfig, UserError
-from hrm.models.puzzle import TaskEmbedding
-from hrm.training.optim import EMA, SignSGD, build_optimizers, lr_factor
+from hrm.files.reading import UserError
+from hrm.training.config import OptimConfig, TrainConfig
+from hrm.training.optim import EMA, build_optimizers, lr_factor
 
 COUNTERS = ("grad_norm", "lr", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row")
+
+
+class Sparse(Protocol):
+    """Tables of which an update touches few rows, and their optimizer."""
+
+    tables: dict[str, Tensor]
+    """By their names in the model; averaged with the weights."""
+
+    def collect(self) -> tuple[Tensor, Tensor]:
+        """Row numbers and gradients [rows, dim] of this step, from all processes."""
+        ...
+
+    def step(self, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None: ...
+    def forget(self) -> None: ...
 
 
 class Updates:
@@ -27,14 +41,15 @@ class Updates:
         optim: OptimConfig,
         train: TrainConfig,
         accelerator: Accelerator,
-        task_embedding: TaskEmbedding | None = None,
+        sparse: Sparse | None = None,
+        optimizers: list[Optimizer] | None = None,
     ) -> None:
+        """`optimizers` are of one's own groups; default: those that the settings name, for all parameters."""
         self.model, self.optim, self.train, self.accelerator = model, optim, train, accelerator
-        self.optimizers = build_optimizers(model, optim)
+        self.optimizers = optimizers or build_optimizers(model, optim)
         self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        gather: Any = accelerator.gather
-        self.sign_sgd = SignSGD(task_embedding, gather) if task_embedding is not None else None
-        self.ema = EMA(model, optim.ema) if optim.ema else None
+        self.sparse = sparse
+        self.ema = EMA(model, optim.ema, sparse.tables if sparse else None) if optim.ema else None
         self.scales = train.precision == "float16"
         self.loss_scale = 2.0**15 if self.scales else 1.0
         self.good_steps = self.bad_steps = self.bad_in_a_row = 0
@@ -46,7 +61,7 @@ class Updates:
         `share(steps)` is the part of the training that lies behind after so many steps.
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        task = self.sign_sgd.collect() if self.sign_sgd else None
+        task = self.sparse.collect() if self.sparse else None
         grads = [p.grad for p in parameters if p.grad is not None]
         if self.accelerator.num_processes > 1:
             summed = self.accelerator.reduce(torch.cat([g.flatten() for g in grads]), "sum")
@@ -73,8 +88,8 @@ class Updates:
         """Leave out the gradients there are."""
         for parameter in self.model.parameters():
             parameter.grad = None
-        if self.sign_sgd:
-            self.sign_sgd.embedding.used = []
+        if self.sparse:
+            self.sparse.forget()
 
     @property
     def hopeless(self) -> bool:
@@ -108,8 +123,8 @@ class Updates:
             group["lr"] = base * factor
         for optimizer in self.optimizers:
             optimizer.step()
-        if task is not None and self.sign_sgd is not None:
-            self.sign_sgd.step(*task, lr=config.task_lr * factor, weight_decay=config.task_weight_decay)
+        if task is not None and self.sparse is not None:
+            self.sparse.step(*task, lr=config.task_lr * factor, weight_decay=config.task_weight_decay)
         if self.ema:
             self.ema.update()
         self.bad_in_a_row = 0

@@ -1,1 +1,0 @@
-"""What trained models do: how good their text is, and how it changes."""

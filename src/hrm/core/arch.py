@@ -1,0 +1,153 @@
+"""Every setting of the architecture, and which of them cannot work together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hrm.files.reading import UserError, quoted
+
+MOST_BLOCKS = 4000
+"""Blocks that a segment may visit."""
+
+
+@dataclass(frozen=True)
+class ArchConfig:
+    """The two stacks and the loop between them (HRM, arXiv 2506.21734; TRM, arXiv 2510.04871)."""
+
+    dim: int = 512
+    """Width of the states."""
+    heads: int = 8
+    """Attention heads."""
+    kv_heads: int | None = None
+    """Key and value heads; default: as many as heads."""
+    fast_layers: int = 4
+    """Blocks of the fast module L."""
+    slow_layers: int = 4
+    """Blocks of the slow module H."""
+    shared: bool = False
+    """One stack of fast-layers blocks plays both roles (TRM)."""
+    hierarchy: bool = True
+    """Off: a plain Transformer of fast-layers + slow-layers blocks, visited once."""
+    h_cycles: int = 2
+    """Cycles per segment, N."""
+    l_cycles: int = 2
+    """Steps of L per cycle, T."""
+    horizon: str = "last_step"
+    """What is back-propagated: last_step, last_cycle, trailing(k) or per_cycle([1, 2])."""
+    join: Literal["every_step", "first_state"] = "every_step"
+    """Where the input enters: at every step of L, or once as the first slow state."""
+    norm: Literal["post", "pre"] = "post"
+    """RMSNorm after each residual sum, or before each branch and once at the stack's exit."""
+    norm_eps: float = 1e-5
+    """Added to the mean square under RMSNorm's root."""
+    mixer: Literal["attention", "mlp", "groups"] = "attention"
+    """How positions exchange information: attention, an MLP over positions, or pooling over the task's groups."""
+    tokens: Literal["cells", "candidates"] = "cells"
+    """One state per cell, or one per cell and symbol (exact symmetry between symbols)."""
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """What a position may look at."""
+    gate: bool = False
+    """Element-wise sigmoid gate on the attention output."""
+    expansion: float = 4.0
+    """SwiGLU width: round(expansion * dim * 2/3), up to a multiple of expansion-multiple."""
+    expansion_multiple: int = 256
+    """The inner width is rounded up to a multiple of this."""
+    unit: Literal["swiglu", "bounded"] = "swiglu"
+    """Of the feed-forward layers: silu(g) * v, or sigmoid(g) * rms(g * v), which no input makes large."""
+    positions: Literal["rope", "learned", "groups", "none"] = "rope"
+    """Rotary, learned per position, learned per row, column and box, or none."""
+    rope_base: float = 10000.0
+    """Base of the rotary frequencies."""
+    task_positions: int = 1
+    """Positions taken by the task embedding in front of the grid; 0 for none."""
+    tied: bool = False
+    """The token embedding is also the output layer."""
+    q_from: Literal["first", "mean"] = "first"
+    """What the Q head reads: the first position's slow state, or the mean over positions."""
+
+
+@dataclass(frozen=True)
+class HaltingConfig:
+    """When a puzzle leaves its slot in training (HRM section 2, adaptive computation time)."""
+
+    max_segments: int = 16
+    """A puzzle halts after this many segments at the latest, M_max."""
+    exploration: float = 0.1
+    """Probability of a random minimum number of segments, drawn anew at every segment."""
+    q_continue: bool = True
+    """Learn the value of going on by a second forward (HRM); off: halt when q_halt > 0 (TRM)."""
+    weight: float = 0.5
+    """Weight of the halting losses."""
+
+
+def parse_horizon(text: str) -> tuple[str, Any]:
+    """A gradient horizon and its argument: ("last_step", None), ("trailing", 3), ("per_cycle", [1, 2])."""
+    match = re.fullmatch(
+        r"(last_step|last_cycle)|(trailing)\((\d{1,6})\)|(per_cycle)\(\[(\d{1,6}(?:\s*,\s*\d{1,6})*)\]\)",
+        text.strip()[:10_000],
+    )
+    if match is None:
+        known = "use last_step, last_cycle, trailing(k) or per_cycle([1, 2])"
+        raise UserError(f"unknown gradient horizon {quoted(text)} (--arch.horizon): {known}")
+    plain, trailing, passes, per_cycle, steps = match.groups()
+    if trailing:
+        return trailing, int(passes)
+    return (per_cycle, [int(step) for step in steps.split(",")]) if per_cycle else (plain, None)
+
+
+def blocks_of(arch: Any) -> int:
+    """How many blocks a segment goes through."""
+    slow = arch.fast_layers if arch.shared else arch.slow_layers
+    return arch.h_cycles * (arch.l_cycles * arch.fast_layers + slow) if arch.hierarchy else 1
+
+
+def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
+    """One sentence per combination that cannot work: the flag, why, and what to use."""
+    horizon, argument = parse_horizon(arch.horizon)
+    dim, heads, mixer = arch.dim, arch.heads, arch.mixer
+
+    if mixer == "attention":
+        if dim % heads:
+            fitting = max(dim // heads, 1) * heads
+            yield f"--arch.dim {dim} is not divisible by --arch.heads {heads}: use --arch.dim {fitting} or other heads"
+        if arch.kv_heads is not None and heads % arch.kv_heads:
+            yield f"--arch.kv-heads {arch.kv_heads} does not divide --arch.heads {heads}: use a divisor of {heads}"
+        if arch.positions == "rope" and dim // heads % 2:
+            yield f"--arch.positions rope needs an even --arch.dim / --arch.heads, not {dim // heads}: change one"
+    else:
+        if arch.positions == "rope":
+            yield f"--arch.positions rope turns queries, and --arch.mixer {mixer} has none: use --arch.positions none"
+        if arch.attention != "bidirectional":
+            yield f"--arch.attention {arch.attention} needs --arch.mixer attention: {mixer} looks at every position"
+        if arch.gate:
+            yield f"--arch.gate multiplies the output of attention, and --arch.mixer is {mixer}: use --arch.no-gate"
+    if mixer == "groups" and arch.task_positions > 0:
+        yield "--arch.mixer groups pools cells, and a task embedding is none: use --arch.task-positions 0"
+    if arch.tokens == "candidates":
+        if arch.positions == "groups":
+            yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"
+        if arch.tied:
+            yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
+    if arch.expansion <= 0:
+        yield f"--arch.expansion {arch.expansion} leaves no inner width: use 4"
+
+    if arch.hierarchy and not arch.shared and arch.slow_layers == 0:
+        yield "--arch.slow-layers 0 leaves no slow module: use at least 1, or --arch.shared"
+    if not arch.hierarchy and arch.shared:
+        yield "--arch.no-hierarchy has one stack anyway: drop --arch.shared"
+    if (visits := blocks_of(arch)) > MOST_BLOCKS:
+        cycles = f"--arch.h-cycles {arch.h_cycles} and --arch.l-cycles {arch.l_cycles}"
+        yield f"{cycles} visit {visits:,} blocks in a segment: lower one, to {MOST_BLOCKS:,} blocks at most"
+    if horizon == "trailing" and argument < 2:
+        yield f"--arch.horizon {arch.horizon} leaves the last update of H without gradient: use trailing(2) or more"
+    if horizon == "per_cycle" and len(argument) > arch.h_cycles:
+        yield f"--arch.horizon {arch.horizon} lists more cycles than --arch.h-cycles {arch.h_cycles}: shorten the list"
+    if horizon == "per_cycle" and max(argument) > arch.l_cycles:
+        yield f"--arch.horizon {arch.horizon} wants more steps than --arch.l-cycles {arch.l_cycles}: use fewer"
+    if not arch.hierarchy and halting.max_segments > 1:
+        yield f"--arch.no-hierarchy is visited once: use --halting.max-segments 1, not {halting.max_segments}"
+    if halting.q_continue and halting.max_segments == 1:
+        yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"

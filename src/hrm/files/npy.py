@@ -1,0 +1,50 @@
+"""Arrays of HRM's dataset folders, of puzzles and of tokens: `dataset.json` with the facts, `NAME__FIELD.npy`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrm.files import names
+from hrm.files.reading import SMALL, UserError, json_of, quoted, reading
+
+IGNORE = -100
+"""Label of a cell or token that does not count."""
+RESTORE = "restore it or build the data set anew"
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    """The facts in a split's `dataset.json`; UserError where one is missing or of the wrong type."""
+    where = folder / "dataset.json"
+    facts = json_of(names.regular(where), SMALL, RESTORE)
+    numbers = ("pad_id", "vocab_size", "seq_len", "num_puzzle_identifiers", "blank_identifier_id")
+    for name in numbers:
+        if not isinstance(facts, dict) or type(facts.get(name)) is not int or not 0 <= facts[name] < 2**31:
+            raise UserError(f"{where} has no whole number '{name}' below 2 to the power of 31: {RESTORE}")
+    sets, ignored = facts.get("sets"), facts.get("ignore_label_id")
+    if not isinstance(sets, list) or not sets or not all(isinstance(name, str) for name in sets):
+        raise UserError(f"{where} has no list of 'sets', each a name: {RESTORE}")
+    if len(set(sets)) < len(sets):
+        raise UserError(f"{where} lists the set {quoted(Counter(sets).most_common(1)[0][0])} twice: {RESTORE}")
+    if ignored is not None and (type(ignored) is not int or abs(ignored) >= 2**31):
+        raise UserError(f"{where}: 'ignore_label_id' must be a whole number, not {quoted(ignored)}: {RESTORE}")
+    return facts
+
+
+def read_array(folder: Path, name: str, field: str, mapped: bool = False) -> np.ndarray:
+    """One array of a set in a split's folder; mapped from the disk, or in memory."""
+    path = names.file_in(folder, f"{name}__{field}.npy")
+    array = array_of(path, RESTORE)
+    return array if mapped else np.array(array)
+
+
+def array_of(path: Path, hint: str) -> np.ndarray:
+    """The whole numbers of an .npy file, mapped from the disk, so that its header promises no more than it has."""
+    with reading(path, hint):
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+        raise UserError(f"{path} does not hold whole numbers: {hint}")
+    return array

@@ -1,1 +1,0 @@
-"""Architecture only: no files, no devices, no training, and no knowledge of what a Sudoku is."""

@@ -1,0 +1,162 @@
+"""Settings of a run on puzzles: frozen dataclasses, the one source of flags, presets and `config.yaml`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from hrm.core import arch as architecture
+from hrm.core.arch import ArchConfig, HaltingConfig
+from hrm.settings import Recipe
+from hrm.training import config as course
+from hrm.training.config import OptimConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Which puzzles, and how many are made when no data is given."""
+
+    kind: Literal["sudoku", "maze", "grid", "arc", "gym"] = "sudoku"
+    """sudoku, maze, arc, gym (Reasoning Gym), or grid: any grid-to-grid data set, without augmentation or verifier."""
+    box: tuple[int, int] = (3, 3)
+    """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
+    size: tuple[int, int] = (30, 30)
+    """Rows and columns of a maze or grid, or of the board that ARC's grids stand on."""
+    extra_clues: float = 0.0
+    """Up to this share of a generated Sudoku's blanks, drawn per puzzle, is given as well; 0 keeps it minimal."""
+    min_path: int = 110
+    """Least number of steps on the shortest path of a generated maze."""
+    vocabulary: int = 12
+    """Number of tokens of a grid task, padding included."""
+    gym: str = "n_queens"
+    """Dataset of Reasoning Gym."""
+    gym_options: tuple[str, ...] = ()
+    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
+    puzzles: int = 1000
+    """Training puzzles to generate when no data is given."""
+    holdout: int = 500
+    """Puzzles set aside (whole symmetry classes) to measure and to choose the best checkpoint."""
+    augment: bool = True
+    """Draw a random symmetry of the puzzle each time it is shown."""
+    reveal: float = 0.0
+    """Share of the shown puzzles that get a random share of their blanks filled in."""
+    copies: int = 1000
+    """Augmented copies of each ARC task, the first as it is; each has a task embedding of its own."""
+    dihedral: bool = True
+    """Turn and mirror the copies of ARC tasks."""
+    colours: bool = True
+    """Exchange colours 1 to 9 in the copies of ARC tasks."""
+    translate: float = 0.7
+    """Share of the shown ARC pairs that stand at a random place of the board instead of in its corner."""
+    leaks: Literal["refuse", "drop", "allow"] = "refuse"
+    """What happens to ARC training tasks that hold a test pair of the tasks to answer (--validation)."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The token loss."""
+
+    kind: Literal["stablemax", "softmax"] = "stablemax"
+    """Stablemax for small data, softmax for large."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over the whole vocabulary."""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser."""
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """A whole run on puzzles. Order of precedence: class default < preset < file < flag."""
+
+    family: ClassVar = "puzzle"
+    use: ClassVar = "solve it with hrm solve, measure it with hrm eval"
+    folder: ClassVar = ""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    arch: ArchConfig = field(default_factory=ArchConfig)
+    halting: HaltingConfig = field(default_factory=HaltingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: str | None = None
+    """File of puzzles or dataset folder to train on; ARC: task files, joined by commas; default: puzzles are made."""
+    validation: str | None = None
+    """File of puzzles or dataset folder to measure on; default: puzzles set aside from the training data. For ARC the
+    tasks to answer: their demonstrations are trained on, their test pairs never."""
+    allow_overlap: bool = False
+    """Measure also on puzzles of which symmetric variants are trained on."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+    def problems(self) -> Iterator[str]:
+        """One sentence per combination that cannot work: the flag, why, and what to use."""
+        return _problems(self)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What is tried for a puzzle at test time, and when it is enough."""
+
+    max_segments: int | None = None
+    """Segments after which an attempt is given up; default: as in training, or the shipped solver's own."""
+    restarts: int | None = None
+    """New attempts from other initial states for puzzles that were given up; default: 0, or the shipped solver's."""
+    views: int | None = None
+    """Ways to look at a puzzle, taken in turn: 1 (the default) is as asked, more are random symmetries, mapped back."""
+    guesses: int | None = None
+    """After these, attempts with a blank or two filled in as the model guesses; default: 0, or the shipped solver's."""
+    budget: int | None = None
+    """Segments that all attempts at a puzzle may take together."""
+    stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)
+    """What ends an attempt early: the verifier, the Q head (always without verifier), a state that no longer moves."""
+    margin: float = 0.0
+    """How far halting must be worth more than going on for the Q head to stop."""
+    residual: float = 0.01
+    """Relative change of the slow state below which it no longer moves."""
+    vote: Literal["majority", "q", "first"] = "majority"
+    """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
+
+
+def _problems(config: Config) -> Iterator[str]:
+    """One sentence per combination that cannot work: the flag, why, and what to use."""
+    task, arch, train = config.task, config.arch, config.train
+    box, size = (" ".join(map(str, sides)) for sides in (task.box, task.size))
+
+    if task.kind == "sudoku" and math.prod(task.box) > 16:
+        yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
+    if task.kind == "maze" and task.min_path >= math.prod(task.size):
+        yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
+    if task.kind == "arc":
+        yield from _arc_problems(config)
+    for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
+        if task.kind != "sudoku" and share > 0:
+            yield f"{flag} {share} fills in blanks of a Sudoku, and a {task.kind} has none: set it to 0"
+
+    yield from architecture.problems(arch, config.halting)
+    if arch.tokens == "candidates":
+        if task.kind != "sudoku" and (task.kind, task.gym) not in (("gym", "sudoku"), ("gym", "mini_sudoku")):
+            yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
+        if config.loss.label_smoothing:
+            yield "--loss.label-smoothing spreads over tokens that --arch.tokens candidates rules out: use 0 or cells"
+    yield from course.problems(config.optim, train)
+    if train.target_accuracy > 0 and train.eval_puzzles == 0:
+        yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
+    if train.patience > 0 and train.eval_puzzles == 0:
+        yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
+    for flag, path in (("--data", config.data), ("--validation", config.validation)):
+        if path is not None and not path.strip():
+            yield f"{flag} is empty: name a file of puzzles or a dataset folder, or leave the flag out"
+
+
+def _arc_problems(config: Config) -> Iterator[str]:
+    task = config.task
+    rows, columns = task.size
+    if rows != columns:
+        yield f"--task.size {rows} {columns} has no room for turned copies of ARC tasks: use {max(rows, columns)} twice"
+    most = 8 if task.dihedral else 1
+    if task.augment and task.copies > most and not task.colours:
+        yield f"--task.copies {task.copies} differ by nothing but {most} symmetries: use {most}, or --task.colours"
+    if config.arch.task_positions < 1:
+        yield "--arch.task-positions 0 leaves no task embedding, without which ARC cannot be answered: use 1"

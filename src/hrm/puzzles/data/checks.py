@@ -1,0 +1,110 @@
+"""What is wrong with a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.progress import track
+from hrm.puzzles.data import csv_file, npy_folder
+from hrm.puzzles.data.overlap import shared
+from hrm.puzzles.data.puzzle_set import Located
+from hrm.puzzles.data.storage import existing
+from hrm.puzzles.tasks import Puzzle, PuzzleError, Task
+
+if TYPE_CHECKING:
+    from hrm.console import Console
+
+
+def check(path: Path | str, task: Task, against: Path | str | None = None) -> list[str]:
+    """All problems of a data set, one sentence each, naming file and row and what to do."""
+    return list(problems(path, task, against))
+
+
+def problems(
+    path: Path | str, task: Task, against: Path | str | None = None, console: Console | None = None
+) -> Iterator[str]:
+    """The problems one by one: rows that do not parse, wrong questions and answers, duplicates, overlap up to symmetry.
+
+    Overlap is sought between the splits of a folder, and with `against`, another data set, which is checked as well.
+    """
+    unreadable: list[str] = []
+    parts = _load(path, task, unreadable)
+    others = _load(against, task, unreadable) if against is not None else []
+    yield from unreadable
+    sound: dict[int, list[int]] = {}
+    for part in (*parts, *others):
+        wrong = dict(_wrong(part, task, console))
+        sound[id(part)] = [row for row in range(len(part.puzzles.inputs)) if row not in wrong]
+        yield from (f"{part.where(row)}: {reason}" for row, reason in wrong.items())
+        yield from _duplicates(part)
+    pairs = [*zip(parts[1:], parts, strict=False), *product(parts, others)]
+    yield from _overlap(pairs, sound, task, console)
+
+
+def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[Located]:
+    """Each split that can be read; what cannot goes into `unreadable`."""
+    try:
+        path = existing(path)
+        if not path.is_dir():
+            return [csv_file.load(path, task, unreadable.append)]
+        # A folder may also be one split; then the name given here does not matter.
+        return [npy_folder.load(path, task, split, unreadable.append) for split in npy_folder.splits(path) or ["train"]]
+    except UserError as error:
+        unreadable.append(str(error))
+        return []
+
+
+def _wrong(part: Located, task: Task, console: Console | None) -> Iterator[tuple[int, str]]:
+    """Rows whose question or answer is not what the task's rules ask for."""
+    if not task.verifies:
+        return
+    # A dot or a space is a cell that the answer fills in; everything else it must repeat.
+    blank = [token for token, character in enumerate(task.vocabulary) if token and character in ". "]
+    for row in track(range(len(part.puzzles.inputs)), f"checking {part.puzzles.source}", console):
+        question, answer = _puzzle(part, row)[:2]
+        if (answer <= 0).any():
+            yield row, "the answer has cells without a value; correct or remove the row"
+            continue
+        changed = np.flatnonzero((question != answer) & ~np.isin(question, blank))
+        if len(changed):
+            place = f"row {changed[0] // task.shape[1] + 1}, column {changed[0] % task.shape[1] + 1}"
+            there = f"'{task.vocabulary[question[changed[0]]]}' became '{task.vocabulary[answer[changed[0]]]}'"
+            yield row, f"the answer contradicts the question at {place}: {there}; correct or remove the row"
+            continue
+        try:
+            task.check(question)
+        except PuzzleError as error:
+            yield row, f"the question is not well-posed ({error}); correct or remove the row"
+        else:
+            if not task.verify(question, answer):
+                yield row, "the answer is wrong by the rules; correct or remove the row"
+
+
+def _duplicates(part: Located) -> Iterator[str]:
+    """Questions that stand in the data set more than once, other than as augmentations of one original."""
+    seen: dict[bytes, int] = {}
+    groups = part.puzzles.groups
+    for row, question in enumerate(part.puzzles.inputs):
+        first = seen.setdefault(question.tobytes(), row)
+        if groups[first] != groups[row]:
+            yield f"{part.where(row)}: the same question as {part.where(first)}; remove one of them"
+
+
+def _overlap(
+    pairs: list[tuple[Located, Located]], sound: dict[int, list[int]], task: Task, console: Console | None
+) -> Iterator[str]:
+    """Puzzles of the first of a pair that are symmetric variants of one in the second."""
+    for part, other in pairs:
+        mine, theirs = (np.array(sound[id(each)], int) for each in (part, other))
+        for row, first in shared(part.puzzles.take(mine), other.puzzles.take(theirs), task, console):
+            yield f"{part.where(mine[row])}: a symmetric variant of {other.where(theirs[first])}; remove one of them"
+
+
+def _puzzle(part: Located, row: int) -> Puzzle:
+    return Puzzle(part.puzzles.inputs[row], part.puzzles.labels[row])

@@ -1,0 +1,99 @@
+"""Make puzzles, and keep whole symmetry classes of them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.progress import bar
+from hrm.puzzles.data.overlap import classes
+from hrm.puzzles.data.puzzle_set import PuzzleSet
+from hrm.puzzles.tasks import Puzzle, Task
+
+if TYPE_CHECKING:
+    from hrm.console import Console
+
+PATIENCE = 20_000
+"""Draws without a new puzzle after which there are taken to be no more."""
+LEAST_SHARE = 0.2
+"""A set gets at least this share of the classes: there are only 36 of minimal 4x4 puzzles."""
+
+
+def generate(task: Task, counts: Sequence[int], seed: int = 0, console: Console | None = None) -> list[PuzzleSet]:
+    """Sets of that many different puzzles; no symmetry class is in two of them.
+
+    A class is given to a set when it first turns up, in proportion to the sets' sizes. UserError where the task has not
+    that many puzzles.
+    """
+    rng = np.random.default_rng(seed)
+    share = np.maximum(np.array(counts) / max(sum(counts), 1), LEAST_SHARE)
+    made: list[dict[bytes, Puzzle]] = [{} for _ in counts]
+    home: dict[bytes, int] = {}
+    classes = np.zeros(len(counts))
+    apart = sum(count > 0 for count in counts) > 1
+    misses = 0
+    with bar("making puzzles", sum(counts), console) as advance:
+        while open_ := [i for i, count in enumerate(counts) if len(made[i]) < count]:
+            puzzle = task.generate(rng)
+            key = task.canonical(puzzle) if apart else b""
+            if key not in home:
+                home[key] = min(open_, key=lambda i: (classes[i] + 1) / share[i])
+                classes[home[key]] += 1
+            mine = made[home[key]]
+            misses += 1
+            if len(mine) < counts[home[key]] and puzzle.question.tobytes() not in mine:
+                mine[puzzle.question.tobytes()] = puzzle
+                misses = 0
+                advance()
+            if misses == PATIENCE:
+                found, wanted = len(made[open_[0]]), counts[open_[0]]
+                raise UserError(
+                    f"found only {found} different puzzles of {wanted} wanted for this {task.name}: ask for fewer"
+                )
+    return [_pack(task, list(puzzles.values()), seed) for puzzles in made]
+
+
+def split(
+    puzzles: PuzzleSet, task: Task, holdout: int, seed: int = 0, console: Console | None = None
+) -> tuple[PuzzleSet, PuzzleSet]:
+    """The training puzzles and at least `holdout` others, cut along symmetry classes and groups.
+
+    UserError if nothing is left to train on.
+    """
+    if not holdout:
+        return puzzles, puzzles.take(np.arange(0))
+    by_class = classes(puzzles, task, console)
+    _, groups = np.unique(puzzles.groups, return_inverse=True)
+    # Rows that share a class or a group, directly or through others, stay together.
+    lots = np.arange(len(by_class))
+    while True:
+        before = lots
+        for labels in (by_class, groups):
+            least = np.full(len(lots), len(lots))
+            np.minimum.at(least, labels, lots)
+            lots = least[labels]
+        if np.array_equal(before, lots):
+            break
+    _, lots, sizes = np.unique(lots, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    taken = order[: int(np.searchsorted(np.cumsum(sizes[order]), holdout)) + 1]
+    held_out = np.isin(lots, taken)
+    if held_out.all():
+        raise UserError(f"{puzzles.source} has only {len(lots)} puzzles: hold out fewer than {holdout}")
+    return puzzles.take(np.flatnonzero(~held_out)), puzzles.take(np.flatnonzero(held_out))
+
+
+def _pack(task: Task, puzzles: list[Puzzle], seed: int) -> PuzzleSet:
+    cells = task.shape[0] * task.shape[1]
+    number = np.arange(len(puzzles), dtype=np.int32)
+    return PuzzleSet(
+        np.array([puzzle.question for puzzle in puzzles], np.uint8).reshape(-1, cells),
+        np.array([puzzle.answer for puzzle in puzzles], np.uint8).reshape(-1, cells),
+        np.zeros_like(number),
+        number,
+        np.array([puzzle.rating for puzzle in puzzles], np.int32),
+        f"generated with seed {seed}",
+    )

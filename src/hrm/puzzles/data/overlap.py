@@ -1,0 +1,113 @@
+"""Which puzzles are symmetric variants of one another, found fast: an invariant first, exact forms where it agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.progress import track
+from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.tasks import Puzzle, Task
+from hrm.puzzles.tasks.maze import Maze
+from hrm.puzzles.tasks.sudoku import FIRST, Sudoku, mixed
+
+if TYPE_CHECKING:
+    from hrm.console import Console
+
+_ROUNDS = 3
+_CHUNK = 4096
+COUNTED = 1000
+"""An overlap is counted up to this many puzzles: an exact form takes one to two milliseconds."""
+
+
+def classes(puzzles: PuzzleSet, task: Task, console: Console | None = None) -> np.ndarray:
+    """A number [n] from 0 per row, the same for symmetric variants and different for different classes."""
+    hashes = invariants(puzzles, task)
+    _, number, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    keys: dict[bytes, int] = {}
+    for row in track(np.flatnonzero(counts[number] > 1).tolist(), "comparing puzzles", console):
+        number[row] = len(counts) + keys.setdefault(_canonical(puzzles, row, task), len(keys))
+    return np.unique(number, return_inverse=True)[1]
+
+
+def shared(
+    puzzles: PuzzleSet, others: PuzzleSet, task: Task, console: Console | None = None
+) -> Iterator[tuple[int, int]]:
+    """Each row that is a symmetric variant of another set's puzzle, with the first such row there."""
+    hashes, their_hashes = invariants(puzzles, task), invariants(others, task)
+    suspects = np.flatnonzero(np.isin(their_hashes, hashes))
+    bucket: dict[int, list[int]] = {}
+    for row in suspects.tolist():
+        bucket.setdefault(int(their_hashes[row]), []).append(row)
+    known: dict[int, bytes] = {}
+
+    def same(row: int, other: int) -> bool:
+        if all(np.array_equal(mine[row], theirs[other]) for mine, theirs in zip(puzzles[:2], others[:2], strict=True)):
+            return True
+        if other not in known:
+            known[other] = _canonical(others, other, task)
+        return _canonical(puzzles, row, task) == known[other]
+
+    for row in track(
+        np.flatnonzero(np.isin(hashes, their_hashes)).tolist(), "comparing with training puzzles", console
+    ):
+        for other in bucket[int(hashes[row])]:
+            if same(row, other):
+                yield row, other
+                break
+
+
+def refuse(measured: Located, training: PuzzleSet, task: Task, console: Console | None = None) -> None:
+    """UserError where puzzles to measure on are symmetric variants of training puzzles."""
+    found = list(islice(shared(measured.puzzles, training, task, console), COUNTED))
+    if found:
+        first, _ = found[0]
+        many = f"{'at least ' if len(found) == COUNTED else ''}{len(found):,} of {len(measured.puzzles.inputs):,}"
+        raise UserError(
+            f"{measured.where(first)} is a training puzzle ({training.source}) or a symmetric variant of one, as are "
+            f"{many}: measure on others, or add --allow-overlap"
+        )
+
+
+def invariants(puzzles: PuzzleSet, task: Task) -> np.ndarray:
+    """A number [n] uint64 per puzzle that symmetric variants share and different puzzles seldom do.
+
+    A cell's colour is refined by the colours in its row, column and box and, for interchangeable symbols, in the cells
+    with its own; all directions count alike. Of a task that is not built in, the canonical form is hashed.
+    """
+    if not isinstance(task, Sudoku | Maze):
+        digests = (blake2b(_canonical(puzzles, row, task), digest_size=8) for row in range(len(puzzles.inputs)))
+        return np.array([int.from_bytes(digest.digest(), "little") for digest in digests], np.uint64)
+    symbols = range(FIRST, len(task.vocabulary)) if isinstance(task, Sudoku) else range(0)
+    found = np.zeros(len(puzzles.inputs), np.uint64)
+    for i in range(0, len(found), _CHUNK):
+        found[i : i + _CHUNK] = _refined(task.groups, np.asarray(puzzles.inputs[i : i + _CHUNK]), symbols)
+    return found
+
+
+def _refined(groups: np.ndarray, questions: np.ndarray, interchangeable: range) -> np.ndarray:
+    start = np.where(questions >= FIRST, FIRST, questions) if interchangeable else questions
+    colours = mixed(start.astype(np.uint64))
+    members = [np.argsort(labels, kind="stable").reshape(labels.max() + 1, -1) for labels in groups]
+    for _ in range(_ROUNDS):
+        seen = np.zeros_like(colours)
+        for labels, cells in zip(groups, members, strict=True):
+            seen += mixed(colours[:, cells].sum(axis=2))[:, labels]
+        for digit in interchangeable:
+            own = questions == digit
+            seen += own * mixed((colours * own).sum(axis=1))[:, None]
+        colours = mixed(colours + mixed(seen))
+    return colours.sum(axis=1)
+
+
+def _canonical(puzzles: PuzzleSet, row: int, task: Task) -> bytes:
+    """The exact form; of a puzzle whose answer is no answer, which has none, the question itself."""
+    question, answer = puzzles.inputs[row], puzzles.labels[row]
+    if isinstance(task, Sudoku) and not task.verify(question, answer):
+        return question.astype(np.uint8).tobytes()
+    return task.canonical(Puzzle(question, answer))

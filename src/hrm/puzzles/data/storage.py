@@ -1,0 +1,83 @@
+"""Read and write puzzles in either form; the path says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hrm.files.reading import UserError
+from hrm.puzzles.data import csv_file, npy_folder
+from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.tasks import Task
+
+if TYPE_CHECKING:
+    from hrm.console import Console
+
+
+def is_csv(path: Path | str) -> bool:
+    """Whether a path to be written names a CSV file rather than a dataset folder."""
+    return str(path).endswith((".csv", ".csv.gz"))
+
+
+def locate(path: Path | str, task: Task, split: str = "train", console: Console | None = None) -> Located:
+    """The puzzles in a file, or in a split of a dataset folder, and the place of each; a UserError names it."""
+    path = existing(path)
+
+    def refuse(problem: str) -> None:
+        raise UserError(problem)
+
+    if path.is_dir():
+        return npy_folder.load(path, task, split, refuse)
+    return csv_file.load(path, task, refuse, console)
+
+
+def read(path: Path | str, task: Task, split: str = "train") -> PuzzleSet:
+    """The puzzles that `locate` finds, without their places."""
+    return locate(path, task, split).puzzles
+
+
+def read_both(path: Path | str, task: Task) -> tuple[PuzzleSet, PuzzleSet | None]:
+    """Everything in a file, or both splits of a dataset folder (the second may be missing)."""
+    if not Path(path).is_dir() or "test" not in npy_folder.splits(Path(path)):
+        return read(path, task), None
+    return read(path, task, "train"), read(path, task, "test")
+
+
+def write_csv(path: Path | str, task: Task, puzzles: PuzzleSet) -> None:
+    """Write a CSV file (source,question,answer,rating), gzipped if the name ends in .gz."""
+    csv_file.save(Path(path), task, puzzles)
+
+
+def write_folder(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:
+    """Write HRM's dataset folder, readable by the official code; difficulties are not kept."""
+    npy_folder.save(Path(path), task, train, test)
+
+
+def write(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> list[Path]:
+    """Write to the `targets` of a path; return those that were written."""
+    if not is_csv(path):
+        write_folder(path, task, train, test)
+        return targets(path)
+    written = [
+        (file, puzzles) for file, puzzles in zip(targets(path), (train, test), strict=True) if puzzles is not None
+    ]
+    for file, puzzles in written:
+        write_csv(file, task, puzzles)
+    return [file for file, _ in written]
+
+
+def targets(path: Path | str) -> list[Path]:
+    """Where puzzles go: a dataset folder, or a CSV file and one for the test puzzles: x.csv.gz and x_test.csv.gz."""
+    path = Path(path)
+    if not is_csv(path):
+        return [path]
+    stem, dot, suffix = path.name.partition(".csv")
+    return [path, path.with_name(f"{stem}_test{dot}{suffix}")]
+
+
+def existing(path: Path | str) -> Path:
+    """The path, if there is something; otherwise a UserError."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}")
+    return path

@@ -1,0 +1,176 @@
+"""Measuring a solver on puzzles whose labels it never sees."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hrm.core.calibration import calibrate, expected_calibration_error, interval
+from hrm.files.npy import IGNORE
+from hrm.puzzles.config import Strategy
+from hrm.puzzles.data.puzzle_set import PuzzleSet
+from hrm.puzzles.solving import engine
+from hrm.puzzles.solving.engine import Job, Outcome
+from hrm.puzzles.solving.solver import Solver
+from hrm.puzzles.tasks import Task
+
+
+def evaluate(
+    solver: Solver,
+    puzzles: PuzzleSet,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+    **strategy: Any,
+) -> dict[str, Any]:
+    """Solve every puzzle and judge the result (see Measurement); `progress` gets the number of puzzles done so far."""
+    measurement = Measurement(solver, puzzles, batch_size, **strategy)
+    for done in measurement:
+        if progress is not None:
+            progress(done)
+    return measurement.result()
+
+
+class Measurement:
+    """Solves puzzles in the order of their set and judges each; `result` is of the first puzzles, up to the last done.
+
+    So a measurement that is broken off favours no puzzle that is quickly solved. `strategy` are fields of
+    hrm.puzzles.config.Strategy.
+    """
+
+    def __init__(self, solver: Solver, puzzles: PuzzleSet, batch_size: int = 64, **strategy: Any) -> None:
+        self.solver, self.puzzles, self.batch_size = solver, puzzles, batch_size
+        self.how = solver.complete(Strategy(**strategy))
+        self.rules = solver.rules(self.how)
+        self._judged: list[_Judged] = []
+        self._start = self._end = time.perf_counter()
+
+    def __iter__(self) -> Iterator[int]:
+        """Solve; after each puzzle the number of those done."""
+        self._start = time.perf_counter()
+        for row, outcome in engine.solve(self.solver.models, jobs_of(self.puzzles), self.rules, self.batch_size):
+            assert outcome is not None
+            self._judged.append(self._judge(row, outcome))
+            self._end = time.perf_counter()
+            yield row + 1
+
+    def result(self) -> dict[str, Any]:
+        """What is known so far.
+
+        solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that
+        the label contradicts, or for mazes and tasks with a method `judge` a second reading of the rules; unsolved: the
+        rest. exact_accuracy counts readouts equal to the label, with its 95 % interval, and token_accuracy is the mean
+        over puzzles of their share of right cells; of unsolved puzzles both look at the last readout. Mazes, which have
+        many right answers, add `valid` and `optimal`: the shares of readouts that are a path, and a shortest one.
+        """
+        judged, solver, puzzles = list(self._judged), self.solver, self.puzzles
+        n, seconds = len(judged), self._end - self._start
+        totals: Counter[str] = Counter()
+        for one in judged:
+            totals.update(one.counts)
+        q, rights = np.array([one.q for one in judged]), np.array([one.right for one in judged], bool)
+        confidences = np.array([solver.confidence((value,)) for value in q])
+        return {
+            "n": n,
+            "exact_accuracy": totals["exact"] / max(n, 1),
+            "exact_interval": interval(totals["exact"], n),
+            "token_accuracy": sum(one.tokens for one in judged) / max(n, 1),
+            **{name: totals[name] / max(n, 1) for name in ("valid", "optimal") if name in totals},
+            "solved": totals["solved"],
+            "wrong": totals["wrong"],
+            "unsolved": n - totals["solved"],
+            "mean_segments": totals["segments"] / max(n, 1),
+            "max_segments": self.rules.max_segments,
+            "restarts": self.how.restarts,
+            "views": self.how.views,
+            "guesses": self.how.guesses,
+            "ece": expected_calibration_error(confidences, rights),
+            "calibration": calibrate(q, rights),
+            "puzzles_per_second": n / seconds if n else 0.0,
+            "seconds": seconds,
+            "device": str(solver.device),
+            "dtype": str(solver.model.dtype).removeprefix("torch."),
+            "checkpoint": solver.checkpoint,
+            "data": puzzles.source,
+            "data_sha256": self._digest,
+        }
+
+    @cached_property
+    def _digest(self) -> str:
+        return _sha256(self.puzzles)
+
+    def _judge(self, row: int, outcome: Outcome) -> _Judged:
+        task, question, label = self.solver.task, self.puzzles.inputs[row], self.puzzles.labels[row]
+        judge = getattr(task, "judge", None)
+        counted = label != IGNORE
+        hits = (label == outcome.readout)[counted]
+        exact = len(hits) > 0 and bool(hits.all())
+        verdicts = _paths(task, question, label, outcome.readout)
+        right = judge(question, outcome.readout) if judge else verdicts.get("optimal", exact)
+        counts = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
+        tokens = float(hits.mean()) if len(hits) else 0.0
+        return _Judged(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
+
+
+class _Judged(NamedTuple):
+    """One puzzle: what it adds to the totals, its share of right cells, its q_halt, and whether it is right."""
+
+    counts: dict[str, int]
+    tokens: float
+    q: float
+    right: bool
+
+
+def jobs_of(puzzles: PuzzleSet) -> Iterator[Job]:
+    """The questions of a set, for the engine."""
+    return (Job(question, int(id)) for question, id in zip(puzzles.inputs, puzzles.task_ids, strict=True))
+
+
+def is_right(task: Task, question: np.ndarray, label: np.ndarray, readout: np.ndarray) -> bool:
+    """Whether a readout equals the label in every cell that counts; in a maze, whether it is a shortest path."""
+    counted = label != IGNORE
+    exact = bool(counted.any()) and bool((label == readout)[counted].all())
+    return exact or _paths(task, question, label, readout).get("optimal", False)
+
+
+def _paths(task: Task, question: np.ndarray, label: np.ndarray, readout: np.ndarray) -> dict[str, bool]:
+    """For mazes: is the readout a path, and as short as the label's? Walked step by step, apart from the verifier."""
+    if task.name != "maze":
+        return {}
+    free, start, goal, path = (task.vocabulary.index(character) for character in " SGo")
+    marks = (question == free) & (readout == path)
+    valid = bool(np.all((readout == question) | marks))
+    here, end = int(np.flatnonzero(question == start)[0]), int(np.flatnonzero(question == goal)[0])
+    left = {*np.flatnonzero(marks).tolist(), end}
+    rows, columns = task.shape
+    while valid and here != end:
+        row, column = divmod(here, columns)
+        beside = [((row - 1) * columns + column, row > 0), ((row + 1) * columns + column, row < rows - 1)]
+        beside += [(here - 1, column > 0), (here + 1, column < columns - 1)]
+        ways = [cell for cell, inside in beside if inside and cell in left]
+        valid = len(ways) == 1
+        if valid:
+            here = ways[0]
+            left.remove(here)
+    valid = valid and not left
+    return {"valid": valid, "optimal": valid and int(marks.sum()) <= int((label == path).sum())}
+
+
+def _sha256(puzzles: PuzzleSet) -> str:
+    """Of the file; of a folder's files in the order of their names; of the arrays where there is no file."""
+    digest, source = hashlib.sha256(), Path(puzzles.source)
+    found = sorted(source.rglob("*")) if source.is_dir() else [source]
+    files = [path for path in found if path.is_file()]
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    if not files:
+        digest.update(puzzles.inputs.tobytes() + puzzles.labels.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,182 @@
+"""Accuracy against compute: what more segments, halting and further attempts buy on puzzles with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hrm.files import output
+from hrm.puzzles.config import Strategy
+from hrm.puzzles.data.puzzle_set import PuzzleSet
+from hrm.puzzles.measuring import is_right, jobs_of
+from hrm.puzzles.solving import engine
+from hrm.puzzles.solving.engine import Rules, Segment
+from hrm.puzzles.solving.solver import Solver
+
+WORSE = 0.01
+"""A fall of accuracy by this much from one depth to a larger one is reported."""
+
+
+class Curve(NamedTuple):
+    """Accuracy and mean segments at growing effort: the largest number of segments, or of attempts."""
+
+    name: str
+    effort: list[int]
+    mean_segments: list[float]
+    accuracy: list[float]
+
+
+class Readings(NamedTuple):
+    """Every puzzle after every segment, nothing halted; all [n, segments]."""
+
+    right: np.ndarray
+    verified: np.ndarray
+    halts: np.ndarray
+    """Whether the Q head would stop there."""
+
+
+def sweep(
+    solver: Solver,
+    puzzles: PuzzleSet,
+    strategy: Strategy,
+    batch_size: int = 64,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Curves up to the given segments, views, restarts and guesses, and warnings where more segments make it worse."""
+    strategy = solver.complete(strategy)
+    rules = solver.rules(strategy)
+    deepest, attempts = rules.max_segments, len(rules.attempts)
+    tell = progress or (lambda share: None)
+    parts = 2 if attempts > 1 and solver.task.verifies else 1
+    readings = read_all(solver, puzzles, deepest, batch_size, lambda share: tell(share / parts))
+    curves = depth_curves(readings, solver.task.verifies)
+    if parts == 2:
+        curves.append(_attempts(solver, puzzles, strategy, batch_size, tell))
+    return {
+        "n": len(puzzles.inputs),
+        "checkpoint": solver.checkpoint,
+        "data": puzzles.source,
+        "device": str(solver.device),
+        "dtype": str(solver.model.dtype).removeprefix("torch."),
+        "max_segments": deepest,
+        "views": strategy.views,
+        "restarts": strategy.restarts,
+        "guesses": strategy.guesses,
+        "curves": [curve._asdict() for curve in curves],
+        "warnings": warnings_of(curves[0]),
+    }
+
+
+def read_all(
+    solver: Solver, puzzles: PuzzleSet, segments: int, batch_size: int, progress: Callable[[float], None]
+) -> Readings:
+    """Run every puzzle to the last segment and judge each readout."""
+    n, task = len(puzzles.inputs), solver.task
+    readings = Readings(*(np.zeros((n, segments), bool) for _ in range(3)))
+
+    def observe(row: int, segment: Segment) -> None:
+        at = row, segment.segment - 1
+        readings.right[at] = is_right(task, puzzles.inputs[row], puzzles.labels[row], segment.readout)
+        readings.verified[at] = task.verifies and task.verify(segment.question, segment.readout)
+        readings.halts[at] = segment.q[0] > (segment.q[1] if solver.q_continue else 0)
+
+    # Without a verifier and without a rule of halting nothing leaves before the end.
+    for done, _ in enumerate(
+        engine.solve(solver.model, jobs_of(puzzles), Rules(segments), batch_size, False, observe), 1
+    ):
+        progress(done / n)
+    return readings
+
+
+def depth_curves(readings: Readings, verifies: bool) -> list[Curve]:
+    """Running all puzzles to a depth, halting by the Q head, halting at random at the same depths, and verifying."""
+    n, segments = readings.right.shape
+    efforts = [d for d in sorted({*(2**i for i in range(20)), *range(16, segments, 16), segments}) if d <= segments]
+    rows = np.arange(n)
+    at_depth = readings.right.mean(0)
+    fixed = Curve(
+        "every puzzle to the end", efforts, [float(d) for d in efforts], [float(at_depth[d - 1]) for d in efforts]
+    )
+    curves: dict[str, Curve] = {}
+    names = ["the Q head halts", "halting at random, same depths", *(["the verifier stops"] if verifies else [])]
+    for name in names:
+        curves[name] = Curve(name, efforts, [], [])
+    for d in efforts:
+        by_q = _first(readings.halts, d)
+        values = {names[0]: (by_q, readings.right[rows, by_q].mean()), names[1]: (by_q, at_depth[by_q].mean())}
+        if verifies:
+            values[names[2]] = _first(readings.verified, d), readings.verified[:, :d].any(1).mean()
+        for name, (depth, accuracy) in values.items():
+            curves[name].mean_segments.append(float(depth.mean()) + 1)
+            curves[name].accuracy.append(float(accuracy))
+    return [fixed, *curves.values()]
+
+
+def _first(marks: np.ndarray, cap: int) -> np.ndarray:
+    """Index of the first mark among the first `cap` columns, or of the last column."""
+    marks = marks[:, :cap].copy()
+    marks[:, -1] = True
+    return marks.argmax(1)
+
+
+def _attempts(
+    solver: Solver, puzzles: PuzzleSet, strategy: Strategy, batch_size: int, progress: Callable[[float], None]
+) -> Curve:
+    """The share solved within 1, 2, ... attempts: models, views, noise, guesses, in the order of trying."""
+    rules, n = solver.rules(replace(strategy, stop=("verifier",), budget=None)), len(puzzles.inputs)
+    segments, begun, solved = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
+    outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, ordered=False)
+    for done, (row, outcome) in enumerate(outcomes, 1):
+        assert outcome is not None
+        segments[row], begun[row], solved[row] = outcome.segments, outcome.attempts - 1, outcome.accepted
+        progress(0.5 + 0.5 * done / n)
+    efforts = list(range(1, len(rules.attempts) + 1))
+    # An attempt that fails takes all its segments.
+    cost = [np.where(begun < e, segments, e * rules.max_segments).mean() for e in efforts]
+    share = [(solved & (begun < e)).mean() for e in efforts]
+    return Curve("further attempts", efforts, [float(c) for c in cost], [float(s) for s in share])
+
+
+def warnings_of(fixed: Curve) -> list[str]:
+    """One sentence where running longer loses accuracy."""
+    best = int(np.argmax(fixed.accuracy))
+    if fixed.accuracy[best] - fixed.accuracy[-1] < WORSE:
+        return []
+    return [
+        f"more segments make it worse: {fixed.accuracy[best]:.2%} after {fixed.effort[best]} segments, "
+        f"{fixed.accuracy[-1]:.2%} after {fixed.effort[-1]}; use --max-segments {fixed.effort[best]}, "
+        "or let the verifier stop"
+    ]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The curves in words and numbers."""
+    lines = []
+    for curve in result["curves"]:
+        lines += ["", curve["name"], f"{'effort':>10}{'mean segments':>16}{'accuracy':>12}"]
+        rows = zip(curve["effort"], curve["mean_segments"], curve["accuracy"], strict=True)
+        lines += [f"{effort:>10}{segments:>16.2f}{accuracy:>12.2%}" for effort, segments, accuracy in rows]
+    lines += ["", *result["warnings"]] if result["warnings"] else []
+    return "\n".join(lines[1:])
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The curves as a picture, accuracy over mean segments a puzzle."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for curve in result["curves"]:
+        axes.plot(
+            curve["mean_segments"], [100 * a for a in curve["accuracy"]], marker="o", markersize=4, label=curve["name"]
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="mean segments a puzzle", ylabel="right, %", title=f"{result['n']:,} puzzles")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    output.write_figure(path, figure, 150)

@@ -1,0 +1,204 @@
+"""Solving as a moving picture: the question, then the grid after every segment with its numbers below."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError, needs
+from hrm.puzzles.pictures.page import chosen, verdict
+from hrm.puzzles.solving.answer import Answer
+from hrm.puzzles.solving.conflicts import conflicts, rule_of
+from hrm.puzzles.solving.engine import Segment
+from hrm.puzzles.solving.look import look
+from hrm.puzzles.solving.solver import Solver
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIZE = 480
+"""Pixels of the longer side of the grid, about."""
+MARGIN, CAPTION = 16, 66
+"""Pixels around the grid, and below it for two lines of text and the progress."""
+PAUSES = 1500, 700, 4000
+"""Milliseconds for which the question, a segment and the end are shown."""
+COLOURS = 128
+LARGEST = 900_000
+"""Bytes, about: of a longer story fewer segments are shown."""
+LONGEST = 20_000
+"""Milliseconds that all segments together take at most: many go by faster."""
+
+CARD, INK, SOFT, LINE, STRONG, TRACK = "#ffffff", "#1d1c1a", "#625e57", "#d3d0c8", "#3a3833", "#e9e6df"
+MODEL, FRESH, WRONG, TINT, GOOD = "#1f4fc4", "#8fabf0", "#b3201a", "#fbd9d5", "#0f6b47"
+FILLS = {"": CARD, "wall": "#45433f", "path": "#34b58d", "end": "#0d5c46"}
+DOUBT = "#f7c667"
+"""The colours of the page in daylight."""
+
+
+def pillow() -> None:
+    """UserError where Pillow is not installed."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise UserError(needs("a GIF", "Pillow", "report")) from error
+
+
+def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
+    """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever.
+
+    Of hundreds of segments so few are shown that it stays below 1 MB.
+    """
+    pillow()
+    drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
+    frames = len(segments)
+    while True:
+        content = _content(drawing, _steps(segments, end, frames))
+        if len(content) <= LARGEST or frames <= 8:
+            return content
+        # A little fewer than would fit if all frames were of one size.
+        frames = max(8, min(frames - 1, int(0.9 * frames * LARGEST / len(content))))
+
+
+def _steps(segments: Sequence[Segment], end: int, frames: int) -> list[int]:
+    """Which segments, counted from 1, are shown after the question: all, or about `frames`, evenly, and the first and
+    the last of the attempt that ends it."""
+    last = len(segments)
+    begins = 1 + next(i for i, segment in enumerate(segments) if segment.attempt == segments[end - 1].attempt)
+    kept = range(1, last + 1) if frames >= last else {round(1 + i * (last - 1) / (frames - 1)) for i in range(frames)}
+    return [0, *sorted({*kept, begins, end, last}), *([end] if end < last else [])]
+
+
+def _content(drawing: _Drawing, steps: Sequence[int]) -> bytes:
+    """The bytes of the picture that shows these steps."""
+    from PIL import Image
+
+    pages = [(step, number == len(steps) - 1) for number, step in enumerate(steps)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_palette([drawing.frame(*page) for page in [*pages[:: 1 + len(pages) // 8], pages[-1]]]))
+    first, *others = (drawing.frame(*page).quantize(palette=palette, dither=Image.Dither.NONE) for page in pages)
+    each = max(100, min(PAUSES[1], LONGEST // len(steps)))
+    pauses = [PAUSES[0], *[each] * (len(steps) - 2), PAUSES[2]]
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=pauses, loop=0, optimize=True)
+    return content.getvalue()
+
+
+class _Drawing:
+    """What all frames have in common."""
+
+    def __init__(self, solver: Solver, answer: Answer, segments: Sequence[Segment]) -> None:
+        from PIL import ImageFont
+
+        self.solver, self.answer, self.segments, self.look = solver, answer, segments, look(solver.task)
+        self.rows, self.columns = solver.task.shape
+        self.cell = max(10, min(72, SIZE // max(self.rows, self.columns)))
+        self.width = max(self.columns * self.cell, 320) + 2 * MARGIN
+        self.height = 2 * MARGIN + self.rows * self.cell + CAPTION
+        self.left = (self.width - self.columns * self.cell) // 2
+        longest = max(map(len, self.look.labels))
+        self.glyphs = ImageFont.load_default(self.cell * min(0.62, 0.85 / (0.6 * longest)))
+        self.words, self.details = ImageFont.load_default(17), ImageFont.load_default(14)
+
+    def frame(self, step: int, last: bool = False) -> Image:
+        """The question (step 0) or the grid after a segment, counted from 1; the last one has the verdict."""
+        from PIL import Image, ImageDraw
+
+        image = Image.new("RGB", (self.width, self.height), CARD)
+        self.pen = ImageDraw.Draw(image)
+        segment = self.segments[step - 1] if step else None
+        wrong = set(conflicts(self.solver.task, segment.question, segment.readout)) if segment else set()
+        for cell in range(self.rows * self.columns):
+            self._cell(cell, step, cell in wrong)
+        self._lines()
+        self._caption(step, len(wrong), last)
+        return image
+
+    def _cell(self, cell: int, step: int, wrong: bool) -> None:
+        asked = int(self.segments[0].question[cell])
+        token = int(self.segments[step - 1].readout[cell]) if step else asked
+        fill = FILLS[self.look.fills[token]]
+        if wrong:
+            fill = _mixed(TINT, WRONG, 0.5) if self.look.fills[token] == "path" else TINT
+        elif step:
+            # In four shades, so that a frame has few colours.
+            doubt = 1 - float(self.segments[step - 1].probabilities[cell, token])
+            fill = _mixed(fill, DOUBT, 0.75 * round(3 * doubt) / 3)
+        x, y = self._corner(cell)
+        box = x, y, x + self.cell - 1, y + self.cell - 1
+        self.pen.rectangle(box, fill)
+        if self._continues(step) and token != int(self.segments[step - 2].readout[cell]):
+            self.pen.rectangle(box, outline=FRESH, width=max(1, self.cell // 20))
+        end = self.look.fills[token] == "end"
+        colour = WRONG if wrong else CARD if end else INK if token == asked else MODEL
+        middle = x + self.cell / 2, y + self.cell / 2
+        bold = self.cell // 40 if token == asked else 0
+        self.pen.text(middle, self.look.labels[token], colour, self.glyphs, anchor="mm", stroke_width=bold)
+        if wrong:
+            size = self.cell * 0.3
+            self.pen.polygon([(box[2] - size, y), (box[2], y), (box[2], y + size)], WRONG)
+
+    def _continues(self, step: int) -> bool:
+        """Whether a segment of the same attempt went before."""
+        return step > 1 and self.segments[step - 1].attempt == self.segments[step - 2].attempt
+
+    def _corner(self, cell: int) -> tuple[int, int]:
+        row, column = divmod(cell, self.columns)
+        return self.left + column * self.cell, MARGIN + row * self.cell
+
+    def _lines(self) -> None:
+        """Borders of cells, then, over them, those of boxes and of the grid."""
+        blocks, size = self.look.blocks, self.cell
+        borders: dict[bool, list[tuple[int, int, int, int]]] = {False: [], True: []}
+        for cell in range(self.rows * self.columns):
+            x, y = self._corner(cell)
+            if cell % self.columns:
+                borders[bool(blocks) and blocks[cell] != blocks[cell - 1]].append((x, y, x, y + size))
+            if cell >= self.columns:
+                borders[bool(blocks) and blocks[cell] != blocks[cell - self.columns]].append((x, y, x + size, y))
+        for line in borders[False]:
+            self.pen.line(line, LINE)
+        for line in borders[True]:
+            self.pen.line(line, STRONG, 2)
+        right, bottom = self.left + self.columns * size, MARGIN + self.rows * size
+        self.pen.rectangle((self.left - 1, MARGIN - 1, right, bottom), outline=STRONG, width=2)
+
+    def _caption(self, step: int, wrong: int, last: bool) -> None:
+        """Where we are and what the model thinks; at the end the verdict; and the progress as a bar."""
+        first, second, colour = "Question", "", INK
+        if step:
+            segment = self.segments[step - 1]
+            again = f"attempt {segment.attempt}, " if self.segments[-1].attempt > 1 else ""
+            first = f"{again}segment {segment.segment}".capitalize()
+            second = f"confidence {100 * self.solver.confidence(segment.q):.0f} %"
+            if rule_of(self.solver.task) is not None:
+                second += f", {wrong} cell{' breaks' if wrong == 1 else 's break'} a rule"
+        if last:
+            first, colour = verdict(self.answer), {"solved": GOOD, "unsolved": WRONG}.get(self.answer.status, INK)
+        y, right = MARGIN + self.rows * self.cell + 12, self.width - MARGIN
+        self.pen.text((MARGIN, y), first, colour, self.words)
+        self.pen.text((MARGIN, y + 25), second, SOFT, self.details)
+        end = right if last else MARGIN + (right - MARGIN) * step // len(self.segments)
+        self.pen.rectangle((MARGIN, y + 50, right, y + 55), TRACK)
+        if step:
+            self.pen.rectangle((MARGIN, y + 50, end, y + 55), MODEL)
+
+
+def _palette(frames: Sequence[Image]) -> list[int]:
+    """Red, green and blue of the most frequent colours that differ visibly: one palette for all frames, small files."""
+    pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames]).astype(int)
+    packed, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
+    kept = np.empty((0, 3), int)
+    for colour in packed[np.argsort(-counts)]:
+        parts = np.array((colour >> 16, colour >> 8 & 255, colour & 255))
+        if len(kept) < COLOURS and (np.abs(kept - parts).sum(1) > 16).all():
+            kept = np.vstack((kept, parts))
+    return kept.ravel().tolist()
+
+
+def _mixed(one: str, other: str, share: float) -> tuple[int, ...]:
+    """A colour with `share` of another."""
+    pairs = [(int(one[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5)]
+    return tuple(round(a + (b - a) * share) for a, b in pairs)

@@ -1,0 +1,132 @@
+"""Solving as one HTML file: step through the segments of a puzzle, see the probabilities of each cell."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from hrm.files.output import to_json
+from hrm.puzzles.solving.answer import Answer, as_grid
+from hrm.puzzles.solving.conflicts import conflicts, rule_of
+from hrm.puzzles.solving.engine import Segment
+from hrm.puzzles.solving.look import look
+from hrm.puzzles.solving.solver import Solver
+from hrm.puzzles.tasks import Task
+
+BARS = 16
+"""Up to this many symbols each has its own bar; of more, a cell shows its most probable ones."""
+
+
+def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
+    """The text of a page about one answer and the segments observed on the way (at least one).
+
+    It needs no other file and no network. Probabilities are rounded to a tenth of a percent.
+    """
+    fields = {
+        "title": html.escape(f"{_name(solver)}: {verdict(answer)}"),
+        "status": answer.status,
+        "verdict": html.escape(verdict(answer)),
+        "about": html.escape(_about(solver, answer)),
+        "question": html.escape(_rows(answer.question, solver.task)),
+        "answer": html.escape(_rows(answer.answer or "none was accepted", solver.task)),
+        # A "<" could end the script element that holds the data.
+        "data": to_json(_data(solver, answer, segments), separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    template = resources.files("hrm.puzzles.solving").joinpath("page.html").read_text("utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
+
+
+def verdict(answer: Answer) -> str:
+    """The outcome in a few words."""
+    many = "s" if answer.segments != 1 else ""
+    again = f" in {answer.attempts} attempts" if answer.attempts > 1 else ""
+    checked = {"solved": ", verified", "answered": ", not verified"}.get(answer.status, "")
+    return f"{answer.status} after {answer.segments} segment{many}{again}{checked}".capitalize()
+
+
+def chosen(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> int:
+    """The last segment, counted from 1, whose readout became the answer: after a vote not always the last one."""
+    if answer.answer is not None and answer.grid is not None:
+        for number in range(len(segments), 0, -1):
+            if np.array_equal(as_grid(solver.task, segments[number - 1].readout), answer.grid):
+                return number
+    return len(segments)
+
+
+def _rows(text: str, task: Task) -> str:
+    """A long line with a character per cell, broken as the grid is."""
+    rows, columns = task.shape
+    one_line = len(text) == rows * columns > 81 and "\n" not in text
+    return "\n".join(text[i : i + columns] for i in range(0, len(text), columns)) if one_line else text
+
+
+def _name(solver: Solver) -> str:
+    rows, columns = solver.task.shape
+    return f"{rows}x{columns} {solver.task.name.capitalize()}"
+
+
+def _about(solver: Solver, answer: Answer) -> str:
+    believed = f"the model's own confidence is {100 * answer.confidence:.0f} %"
+    checked = {
+        "solved": "every rule holds",
+        "answered": "no rule is known that could tell a right answer from a wrong one",
+        "unsolved": "no readout passed the verifier",
+    }
+    return f"{_name(solver)}. {checked.get(answer.status, '').capitalize()}; {believed}."
+
+
+def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> dict[str, Any]:
+    task, style = solver.task, look(solver.task)
+    return {
+        "rows": task.shape[0],
+        "columns": task.shape[1],
+        **style._asdict(),
+        "bars": list(task.symbols) if len(task.symbols) <= BARS else [],
+        "rules": rule_of(task) is not None,
+        "both": solver.q_continue,
+        "question": segments[0].question.tolist(),
+        "chosen": chosen(solver, answer, segments),
+        "steps": [
+            {
+                "segment": segment.segment,
+                "attempt": segment.attempt,
+                "confidence": _number(solver.confidence(segment.q)),
+                "q": [_number(value) for value in segment.q],
+                "residual": _number(segment.residual),
+                "wrong": conflicts(task, segment.question, segment.readout),
+                "shares": _shares(segment),
+            }
+            for segment in segments
+        ],
+    }
+
+
+def _shares(segment: Segment) -> list[int | list[int]]:
+    """Per cell the readout's token alone where that is certain, else token, share in 1/1000, token, share, ...
+
+    The readout comes first, then the others from the most probable on; shares of less than 1/1000 are left out.
+    """
+    cells = np.arange(len(segment.readout))
+    rank = -segment.probabilities.astype(np.float64)
+    rank[cells, segment.readout] = -2
+    tokens = np.argsort(rank, axis=1, kind="stable")[:, :BARS]
+    shares = np.rint(1000 * np.take_along_axis(segment.probabilities, tokens, axis=1)).astype(int)
+    found: list[int | list[int]] = []
+    for names, parts in zip(tokens.tolist(), shares.tolist(), strict=True):
+        if parts[0] == 1000:
+            found.append(names[0])
+        else:
+            pairs = [pair for i, pair in enumerate(zip(names, parts, strict=True)) if i == 0 or pair[1]]
+            found.append([number for pair in pairs for number in pair])
+    return found
+
+
+def _number(value: float) -> float | None:
+    """Four significant digits; None for what JSON cannot say."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

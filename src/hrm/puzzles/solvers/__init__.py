@@ -1,0 +1,22 @@
+"""Trained solvers that come with the package, each a run folder: `hrm solve sudoku PUZZLE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hrm.puzzles.config import Strategy
+
+HOME = Path(__file__).parent
+STRATEGIES = {HOME / "sudoku": Strategy(max_segments=16, restarts=0, views=1, guesses=60)}
+"""What each tries with a puzzle unless told otherwise: a few seconds of two CPU cores for the hardest."""
+
+
+def names() -> list[str]:
+    """The solvers there are."""
+    return sorted(folder.parent.name for folder in HOME.glob("*/run.json"))
+
+
+def find(name: str | Path) -> Path:
+    """The folder of that name if there is one, else the solver of that name, else the name as it is."""
+    path = Path(name)
+    return HOME / path.name if not path.exists() and str(name) in names() else path

@@ -1,0 +1,312 @@
+"""A trained model with its task: text in, answers out."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrm.core.halting import wants_to_halt
+from hrm.files.reading import UserError
+from hrm.puzzles import solvers, tasks
+from hrm.puzzles.config import Config, Strategy
+from hrm.puzzles.model import PuzzleModel, board_of, build
+from hrm.puzzles.solving import engine
+from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of
+from hrm.puzzles.solving.conflicts import conflicts
+from hrm.puzzles.solving.engine import Attempt, Job, Outcome, Rules, Segment
+from hrm.puzzles.tasks import PuzzleError, Task, View
+from hrm.puzzles.tasks.written import text_of
+from hrm.runs import checkpoint as checkpoints
+from hrm.runs.folder import Run
+from hrm.settings import check_range
+
+Question = str | bytes | Sequence[Any] | np.ndarray
+"""What can be asked: text, or rows or cells in lists and arrays."""
+MOST_ATTEMPTS = 1_000_000
+"""At one puzzle."""
+UNSURE = 0.5
+"""A guess is made in a cell whose likeliest symbol is less likely than this."""
+
+
+class Solver:
+    """Answers the questions of one task with one model, or several in turn. It is never given a label."""
+
+    def __init__(
+        self,
+        models: PuzzleModel | Sequence[PuzzleModel],
+        task: Task,
+        device: str | torch.device = "cpu",
+        *,
+        max_segments: int = 16,
+        q_continue: bool = True,
+        calibration: tuple[float, float] = (1.0, 0.0),
+        strategy: Strategy = Strategy(),  # noqa: B008
+        checkpoint: str = "",
+        seed: int = 0,
+    ) -> None:
+        """`max_segments` and `q_continue` as the models were trained; `checkpoint` names them; `seed` is for restarts
+        and views. `calibration` (scale, shift) turns q_halt into a confidence, sigmoid(scale * q + shift); `strategy`
+        holds where segments, restarts and views are not said."""
+        self.models = [models] if isinstance(models, PuzzleModel) else list(models)
+        self.task, self.device = task, torch.device(device)
+        for model in self.models:
+            model.to(device)
+        self.max_segments, self.q_continue, self.checkpoint, self.seed = max_segments, q_continue, checkpoint, seed
+        self.calibration = calibration
+        self._strategy = strategy
+
+    @property
+    def model(self) -> PuzzleModel:
+        """The first model."""
+        return self.models[0]
+
+    def complete(self, strategy: Strategy) -> Strategy:
+        """The strategy with this solver's own segments, restarts, views and guesses where none are said."""
+        last = {"max_segments": self.max_segments, "restarts": 0, "views": 1, "guesses": 0}
+        chosen = [vars(strategy), vars(self._strategy), last]
+        return replace(strategy, **{name: next(c[name] for c in chosen if c[name] is not None) for name in last})
+
+    def rules(self, strategy: Strategy) -> Rules:
+        """When puzzles leave and what is tried with them; UserError names the flag of an impossible setting."""
+        strategy = self.complete(strategy)
+        most, restarts, views, guesses = strategy.max_segments, strategy.restarts, strategy.views, strategy.guesses
+        assert most is not None and restarts is not None and views is not None and guesses is not None
+        for flag, value in vars(strategy).items():
+            check_range(flag, value)
+        if (attempts := (restarts + 1) * views * len(self.models)) > MOST_ATTEMPTS:
+            raise UserError(
+                f"--restarts {restarts} with --views {views} make {attempts:,} attempts: use at most {MOST_ATTEMPTS:,}"
+            )
+        verifies = self.task.verifies
+        if views > 1 and not self.task.uniforms:
+            raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
+        if guesses and not hasattr(self.task, "blank"):
+            raise UserError(
+                f"--guesses {guesses} needs cells that are blank, and a {self.task.name} has none: leave it out"
+            )
+        if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
+            raise UserError(f"--stop verifier is not possible, a {self.task.name} has none: use --stop q")
+        by_q = "q" in strategy.stop or not verifies
+        return Rules(
+            most,
+            # Every model sees every view before anything begins from another state, and then with a guess.
+            [
+                Attempt(model, view, noise)
+                for noise, view, model in product(range(restarts + 1), range(views), range(len(self.models)))
+            ]
+            + [
+                Attempt(guess % len(self.models), guess // len(self.models) % views, guess=guess)
+                for guess in range(1, guesses + 1)
+            ],
+            self.seed,
+            verify=self.task.verify if verifies else None,
+            early="verifier" in strategy.stop,
+            halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
+            still=strategy.residual if "residual" in strategy.stop else 0.0,
+            budget=strategy.budget,
+            view=self._view,
+            guess=self._guess if guesses else None,
+            vote=strategy.vote,
+        )
+
+    def solve(
+        self,
+        question: Question,
+        trace: bool = False,
+        observe: Callable[[Segment], None] | None = None,
+        **strategy: Any,
+    ) -> Answer:
+        """Answer one question: text in any form, or lists and arrays of its cells.
+
+        `strategy` are fields of hrm.puzzles.config.Strategy, such as restarts=8.
+
+        `observe` is called after every segment. A wrong question costs no forward pass.
+        """
+        each = None if observe is None else lambda _, segment: observe(segment)
+        return next(self.solve_many([question], trace, observe=each, **strategy))
+
+    def solve_many(
+        self,
+        texts: Iterable[Question],
+        trace: bool = False,
+        batch_size: int = 64,
+        ordered: bool = True,
+        observe: Callable[[int, Segment], None] | None = None,
+        **strategy: Any,
+    ) -> Iterator[Answer]:
+        """Answer a stream of questions, in its order or as completed, with `batch_size` of them in a batch.
+
+        Memory is constant: `texts` is read as slots become free. Answers do not depend on the batch size or the order,
+        up to rounding in the last bits of the states.
+        """
+        if batch_size < 1:
+            raise UserError(f"--batch-size {batch_size} is not possible: use 1 or more")
+        rules = self.rules(Strategy(**strategy))
+        asked: dict[int, tuple[str, str]] = {}
+        traces: dict[int, list[Segment]] = {}
+
+        def jobs() -> Iterator[Job | None]:
+            for index, question in enumerate(texts):
+                text, job, reason = self._read(question)
+                asked[index] = text, reason
+                yield job
+
+        def watch(index: int, segment: Segment) -> None:
+            if trace:
+                traces.setdefault(index, []).append(segment)
+            if observe is not None:
+                observe(index, segment)
+
+        watched = watch if trace or observe is not None else None
+        for index, outcome in engine.solve(self.models, jobs(), rules, batch_size, ordered, watched):
+            text, reason = asked.pop(index)
+            if outcome is None:
+                yield Answer("invalid", text, reason=reason)
+            else:
+                yield self._answer(text, outcome, traces.pop(index, []) if trace else None)
+
+    def confidence(self, q: tuple[float, ...]) -> float:
+        """The chance that a readout with these values is right, as measured on held-out puzzles after training."""
+        scale, shift = self.calibration
+        return confidence(scale * q[0] + shift)
+
+    def _view(self, question: np.ndarray, number: int) -> View:
+        """A random symmetry that seed, puzzle and number alone decide."""
+        return self.task.view(self._random("view", question, number).random(self.task.uniforms))
+
+    def _guess(self, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
+        """A blank that the model is not sure of, filled in by its own probabilities; seed, puzzle and number decide."""
+        symbols = self.task.symbols
+        blanks = np.flatnonzero(question == self.task.blank)  # type: ignore[attr-defined]
+        if not len(blanks):
+            return question
+        shares = shares[blanks, symbols.start : symbols.stop].astype(np.float64)
+        shares /= shares.sum(1, keepdims=True)
+        unsure = np.flatnonzero(shares.max(1) < UNSURE)
+        random = self._random("guess", question, number)
+        cell = random.choice(unsure) if len(unsure) else shares.max(1).argmin()
+        guessed = question.copy()
+        guessed[blanks[cell]] = symbols[random.choice(len(symbols), p=shares[cell])]
+        return guessed
+
+    def _random(self, what: str, question: np.ndarray, number: int) -> np.random.Generator:
+        """Random numbers that seed, puzzle and number alone decide."""
+        key = hashlib.sha256(f"{self.seed} {what} {number} ".encode() + question.astype("<i4").tobytes()).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
+
+    def _read(self, asked: Question) -> tuple[str, Job | None, str]:
+        """A question as text, and parsed, or None and the reason why it is none."""
+        text = asked if isinstance(asked, str) else ""
+        try:
+            text = text_of(asked, self.task)
+            question = self.task.parse(text)
+            self.task.check(question)
+        except PuzzleError as error:
+            return text, None, str(error)
+        return text, Job(question), ""
+
+    def _answer(self, text: str, outcome: Outcome, trace: list[Segment] | None) -> Answer:
+        task = self.task
+        return Answer(
+            status=("solved" if task.verifies else "answered") if outcome.accepted else "unsolved",
+            question=text,
+            answer=in_form_of(text, task, outcome.readout) if outcome.accepted else None,
+            segments=outcome.segments,
+            attempts=outcome.attempts,
+            view=outcome.attempt.view,
+            model=outcome.attempt.model,
+            guess=outcome.attempt.guess,
+            confidence=self.confidence(outcome.q),
+            grid=as_grid(task, outcome.readout),
+            trace=None if trace is None else [self._describe(segment) for segment in trace],
+        )
+
+    def _describe(self, segment: Segment) -> dict[str, Any]:
+        return {
+            "segment": segment.segment,
+            "attempt": segment.attempt,
+            "grid": as_grid(self.task, segment.readout),
+            "confidence": self.confidence(segment.q),
+            "q": segment.q,
+            "residual": segment.residual,
+            "wrong": conflicts(self.task, segment.question, segment.readout),
+        }
+
+
+def load(
+    path: str | Path,
+    checkpoint: str | int = "best",
+    device: str | None = None,
+    precision: str | None = None,
+    task: Task | None = None,
+    also: Sequence[str | Path] = (),
+) -> Solver:
+    """The solver of a run folder, or the one of that name that comes with the package ("sudoku").
+
+    Averaged weights where there are any; the device at hand and the run's own precision. `checkpoint` is "best",
+    "latest" or a step; `task` the one it was trained on, where that was one of your own; `also` names runs on the same
+    task whose models try in turn. UserError names what is missing.
+    """
+    folder = solvers.find(path)
+    run = Run.open(folder, Config)
+    task = task or tasks.build(run.config.task)
+    models, names = [], []
+    for other in (run, *(Run.open(solvers.find(other), Config) for other in also)):
+        if any(other.board[key] != run.board[key] for key in ("cells", "vocabulary", "task_ids")):
+            raise UserError(
+                f"{other.path} was trained on another task than {run.path}: --also takes runs on the same one"
+            )
+        where = other.checkpoint(checkpoint, partial(print, file=sys.stderr))
+        models.append(_model(other, where, task, precision))
+        names.append(str(where))
+    halting = run.config.halting
+    return Solver(
+        models,
+        task,
+        _device(device),
+        max_segments=halting.max_segments,
+        q_continue=halting.q_continue,
+        strategy=solvers.STRATEGIES.get(folder, Strategy()),
+        calibration=tuple((run.best or {}).get("calibration", (1.0, 0.0))),  # type: ignore[arg-type]
+        checkpoint=", ".join(names),
+        seed=run.config.seed,
+    )
+
+
+def _model(run: Run, where: Path, task: Task, precision: str | None) -> PuzzleModel:
+    tensors, _ = checkpoints.load(where, {"weights", "ema"})
+    model = build(run.config, board_of(task, run.board["task_ids"])).eval()
+    try:
+        model.load_state_dict(tensors["weights"] | tensors.get("ema", {}))
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} does not hold the weights that {run.path}/config.yaml describes: {reason}") from error
+    model.dtype = _dtype(precision or run.config.train.precision)
+    return model
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in ("float32", "bfloat16", "float16", "float64"):
+        raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
+    return getattr(torch, name)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None or name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used (--device): {reason}; use cpu or leave it out") from error
+    return device

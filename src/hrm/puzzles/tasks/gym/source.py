@@ -1,0 +1,66 @@
+"""Where the puzzles come from: a dataset of Reasoning Gym, imported when the first puzzle is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hrm.files.reading import UserError, nearest, needs
+
+Number = int | float
+
+
+class Source:
+    """One dataset with its options; every random number draws its own entry."""
+
+    def __init__(self, name: str, options: Mapping[str, Number]):
+        self.name, self.options = name, options
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+        """An entry as Reasoning Gym makes it: question and answer as text, and its metadata."""
+        return self.dataset[int(rng.integers(2**62))]
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The dataset itself; UserError where the package is missing or refuses the options."""
+        try:
+            import reasoning_gym
+        except ImportError as error:
+            raise UserError(needs(f"the task {self.name}", "Reasoning Gym", "gym", error)) from error
+        try:
+            return reasoning_gym.create_dataset(self.name, seed=0, **self.options)
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"Reasoning Gym refuses --task.gym-options of {self.name}: {error}") from error
+
+
+def read_options(name: str, defaults: Mapping[str, Number], given: Sequence[str]) -> dict[str, Number]:
+    """The defaults with the NAME=VALUE pairs put in; UserError for a name or value that cannot be."""
+    options, flag = dict(defaults), "--task.gym-options"
+    for pair in given:
+        key, equals, text = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UserError(f"{flag} '{pair}' is not NAME=VALUE: for {name} write for example {_example(defaults)}")
+        if key not in defaults:
+            known = ": it has " + ", ".join(defaults)
+            raise UserError(f"{flag}: {name} has no option '{key}'{nearest(key, defaults) or known}")
+        kind = type(defaults[key])
+        try:
+            options[key] = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise UserError(f"{flag} {key} must be {what}, not '{text}'") from None
+        if not 0 <= options[key] <= 1000:
+            raise UserError(f"{flag} {key} must be from 0 to 1000, not {text}")
+    for key, least in options.items():
+        most = options.get("max" + key[3:], least) if key.startswith("min") else least
+        if least > most:
+            raise UserError(f"{flag}: {key}={least} exceeds max{key[3:]}={most}: change one of them")
+    return options
+
+
+def _example(options: Mapping[str, Number]) -> str:
+    return "=".join(map(str, next(iter(options.items()))))

@@ -1,0 +1,199 @@
+"""Mazes on a grid: mark a shortest path from S to G (Maze-Hard is 30x30 with 110 steps or more)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.puzzles.tasks import Puzzle, PuzzleError, Symmetry
+from hrm.puzzles.tasks.search import MazeSearch
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PAD, WALL, FREE, START, GOAL, PATH = range(6)
+"""Tokens."""
+WALLS = (0.30, 0.45)
+"""Range of the share of walls; Maze-Hard lies between 0.28 and 0.45 and its walls are independent of one another."""
+TRIES = 100_000
+"""Random grids looked at before a minimum path is called impossible: about ten seconds."""
+
+
+class Maze:
+    """Mazes of `rows` x `cols` cells whose shortest path has at least `min_path` steps when generated."""
+
+    name = "maze"
+    vocabulary = "?# SGo"
+    symbols = range(WALL, PATH + 1)
+    uniforms = 1
+    verifies = True
+
+    def __init__(self, rows: int, cols: int, min_path: int):
+        if min(rows, cols) < 2:
+            raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
+        self.shape = rows, cols
+        self.min_path = min_path
+        row, column = np.indices(self.shape).reshape(2, -1)
+        self.groups = np.stack([row, column])
+        if rows % 2 == cols % 2 == 0:
+            # Dominoes: with these a pooling mixer reaches each cell's four neighbours (around the edge, at the edge).
+            pairs = [row * (cols // 2) + (column + odd) % cols // 2 for odd in (0, 1)]
+            pairs += [column * (rows // 2) + (row + odd) % rows // 2 for odd in (0, 1)]
+            self.groups = np.stack([row, column, *pairs])
+        cells = np.arange(rows * cols).reshape(rows, cols)
+        flips = [cells, cells[::-1], cells[:, ::-1], cells[::-1, ::-1]]
+        if rows == cols:
+            flips += [flip.T for flip in flips]
+        self._symmetries = np.stack([flip.ravel() for flip in flips])
+        self._answers = lru_cache(maxsize=1 << 14)(self._answer)  # room for all variants of the 1000 of Maze-Hard
+
+    def parse(self, text: str) -> np.ndarray:
+        """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count.
+
+        A row that ends early is filled up with free cells, since editors cut spaces at the end of lines.
+        """
+        rows, cols = self.shape
+        lines = text.strip("\r\n").splitlines()
+        if len(lines) == rows:
+            if long := [i for i, line in enumerate(lines, 1) if len(line) > cols]:
+                raise PuzzleError(f"row {long[0]} has more than {cols} characters")
+            lines = [line.ljust(cols) for line in lines]
+        characters = "".join(lines)
+        if len(characters) != rows * cols:
+            raise PuzzleError(f"expected {rows * cols} characters for {rows}x{cols}, got {len(characters)}")
+        tokens = np.array([self.vocabulary.find(character) for character in characters])
+        if (wrong := np.flatnonzero(tokens < WALL)).size:
+            at = int(wrong[0])
+            raise PuzzleError(f"'{characters[at]}' at row {at // cols + 1}, column {at % cols + 1} is none of '# SGo'")
+        return tokens.astype(np.uint8)
+
+    def format(self, tokens: np.ndarray) -> str:
+        """One character per cell, row after row, without line breaks."""
+        return "".join(self.vocabulary[token] for token in tokens.tolist())
+
+    def check(self, question: np.ndarray) -> None:
+        """PuzzleError unless there is one S, one G and a way between them, and no path is marked yet."""
+        for name, token in (("S", START), ("G", GOAL)):
+            if (count := int((question == token).sum())) != 1:
+                raise PuzzleError(f"expected one {name}, found {count}")
+        if not np.isin(question, (WALL, FREE, START, GOAL)).all():
+            raise PuzzleError("a question holds only '#', ' ', 'S' and 'G'; it has a marked path or padding")
+        if self._distance(question) is None:
+            raise PuzzleError("no way from S to G")
+
+    def solution(self, question: np.ndarray) -> np.ndarray:
+        """One of the shortest paths, the one that `augment` keeps to; PuzzleError unless the question is sound."""
+        self.check(question)
+        return self._answer(question.astype(np.uint8).tobytes())
+
+    def valid(self, question: np.ndarray, answer: np.ndarray) -> bool:
+        """Whether the answer marks one chain of free cells from S to G, of any length.
+
+        The chain neither branches nor touches itself (cells that are neighbours in the grid follow one another), so
+        that the marks can be read in one way only; every shortest path is such a chain.
+        """
+        if not self._marks_only(question, answer):
+            return False
+        marks = MazeSearch(np.isin(answer, (START, GOAL, PATH)).reshape(self.shape))
+        ends = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
+        waves = marks.waves(*ends)
+        one_each = all(wave & (wave - 1) == 0 for wave in waves)
+        return bool(one_each and waves[-1] == marks.bit(ends[1]) and len(waves) == (answer == PATH).sum() + 2)
+
+    def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
+        """Whether the answer marks a path from S to G, and no path is shorter."""
+        return self.valid(question, answer) and int((answer == PATH).sum()) + 1 == self._distance(question)
+
+    def generate(self, rng: np.random.Generator) -> Puzzle:
+        """Random walls, start and goal until the shortest path is long enough; the rating is its number of steps."""
+        rows, cols = self.shape
+        for _ in range(TRIES if self.min_path < rows * cols else 0):
+            walls = rng.random(self.shape) < rng.uniform(*WALLS)
+            search = MazeSearch(~walls)
+            if walls.all():
+                continue
+            waves = search.waves(int(rng.choice(np.flatnonzero(~walls))))
+            if 2 * len(waves) < self.min_path:  # no two cells here are further apart than twice this
+                continue
+            # long paths are rare: start at one of the cells that are furthest from a random one
+            start = int(rng.choice(search.cells(waves[-1])))
+            goals = [goal for wave in search.waves(start)[max(self.min_path, 1) :] for goal in search.cells(wave)]
+            if not goals:
+                continue
+            goal = int(rng.choice(goals))
+            if rng.random() < 0.5:
+                start, goal = goal, start
+            question = np.where(walls, WALL, FREE).astype(np.uint8).ravel()
+            question[[start, goal]] = START, GOAL
+            answer = self._answer(question.tobytes())
+            return Puzzle(question, answer, int((answer == PATH).sum()) + 1)
+        raise UserError(
+            f"found no {rows}x{cols} maze with a shortest path of {self.min_path} steps (--task.min-path): "
+            "ask for fewer steps or a larger --task.size"
+        )
+
+    def augment(
+        self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One of the 8 symmetries of a square, or the 4 of a rectangle, per row.
+
+        Answers are found anew by the rule of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is
+        another of the shortest paths, and which one depends on the turn, which a model cannot see.
+        """
+        source = self._drawn(uniforms)
+        questions, answers = (np.take_along_axis(grids, source, axis=1) for grids in (questions, answers))
+        marked = ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=1)
+        ends = [(questions == token).sum(axis=1) == 1 for token in (START, GOAL)]
+        for row in np.flatnonzero(marked & ends[0] & ends[1]):
+            answers[row] = self._answers(questions[row].astype(np.uint8).tobytes())
+        return questions, answers
+
+    def view(self, uniforms: np.ndarray) -> Symmetry:
+        """The symmetry that `augment` applies for the same number."""
+        return Symmetry(self._drawn(uniforms[None])[0], np.arange(len(self.vocabulary)))
+
+    def _drawn(self, uniforms: np.ndarray) -> np.ndarray:
+        return self._symmetries[(uniforms[:, 0] * len(self._symmetries)).astype(np.int64)]
+
+    def canonical(self, puzzle: Puzzle) -> bytes:
+        """The smallest of the question's 8 (square) or 4 images; the answer is one of several and does not count."""
+        return min(image.tobytes() for image in puzzle.question.astype(np.uint8)[self._symmetries])
+
+    def draw(
+        self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
+    ) -> RenderableType:
+        """The maze, two characters a cell: walls '##', the path 'oo', `marked` cells red and followed by '!'."""
+        from rich.text import Text
+
+        styles = {WALL: "bright_black on bright_black", START: "bold cyan", GOAL: "bold cyan", PATH: "green"}
+        shown, wrong, text = question if answer is None else answer, set(marked), Text(no_wrap=True)
+        for cell, token in enumerate(shown.tolist()):
+            character = self.vocabulary[token]
+            if cell in wrong:
+                text.append((character if character != " " else ".") + "!", "bold red")
+            else:
+                text.append(character * 2, styles.get(token, ""))
+            if (cell + 1) % self.shape[1] == 0 and cell + 1 < len(shown):
+                text.append("\n")
+        return text
+
+    def _marks_only(self, question: np.ndarray, answer: np.ndarray) -> bool:
+        """Whether the answer is the question with some free cells marked."""
+        return answer.shape == question.shape and bool(
+            np.all((answer == question) | ((question == FREE) & (answer == PATH)))
+        )
+
+    def _answer(self, question: bytes) -> np.ndarray:
+        """The question's tokens with the path that `MazeSearch.path` chooses."""
+        answer = np.frombuffer(question, np.uint8).copy()
+        start, goal = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
+        answer[MazeSearch((answer != WALL).reshape(self.shape)).path(start, goal)] = PATH
+        return answer
+
+    def _distance(self, question: np.ndarray) -> int | None:
+        start, goal = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])
+        return MazeSearch((question != WALL).reshape(self.shape)).distance(start, goal)

@@ -1,0 +1,419 @@
+"""How dataclasses of settings become flags, YAML files and one-sentence errors; no field of any recipe."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from hrm.files.reading import FLOAT, SMALL, UserError, bytes_of, nearest, quoted, shown, text_of, yaml_of
+
+_MANY = 2**63 - 1
+_LARGEST = sys.float_info.max
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+_ABOVE_ZERO = 5e-324
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run of one family; a frozen dataclass."""
+
+    family: ClassVar[str]
+    """Of runs, as `run.json` has it."""
+    use: ClassVar[str]
+    """What one does with such a run."""
+    folder: ClassVar[str | None] = None
+    """Of its presets, within `hrm.presets`."""
+    verb: ClassVar[str] = ""
+    """The verb that has these settings alone, where its names mean something of their own."""
+
+    def problems(self) -> Iterator[str]:
+        """One sentence per combination that cannot work: the flag, why, and what to use."""
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=Recipe)
+_FAMILIES = {
+    "puzzle": "hrm.puzzles.config.Config",
+    "text": "hrm.text.config.TextConfig",
+    "learner": "hrm.text.config.LearnConfig",
+}
+"""The one list of the families there are."""
+
+
+def families() -> dict[str, type[Recipe]]:
+    """Every family's settings, by the family's name."""
+    places = {family: place.rpartition(".") for family, place in _FAMILIES.items()}
+    return {family: getattr(import_module(module), name) for family, (module, _, name) in places.items()}
+
+
+def presets(kind: type[Recipe] | None = None) -> list[str]:
+    """Names of the presets shipped with the package, of one family or of all."""
+    if kind is None:
+        return [name for each in families().values() for name in presets(each)]
+    if kind.folder is None:
+        return []
+    return sorted(entry.name[:-5] for entry in _folder(kind).iterdir() if entry.name.endswith(".yaml"))
+
+
+def about(preset: str) -> str:
+    """What a preset is, in a sentence: its first line."""
+    folder = _folder(kind_of(preset))
+    return folder.joinpath(f"{preset}.yaml").read_text("utf-8").splitlines()[0].removeprefix("# ")
+
+
+def kind_of(name_or_path: str | Path, children: tuple[str, ...] = ()) -> type[Recipe]:
+    """Which family a preset, YAML file or run folder is of; puzzles where that cannot be told."""
+    name, path = str(name_or_path), Path(name_or_path)
+    known = list(families().values())
+    for kind in known:
+        if name in presets(kind):
+            return kind
+    file = path / "config.yaml" if os.path.isdir(path) else path
+    if not os.path.isfile(file):
+        return known[0]
+    text = bytes_of(file, SMALL).decode("utf-8", "replace")
+    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    own = {kind: {each.name for each in fields(kind)} for kind in known}  # type: ignore[arg-type]
+    for kind in reversed(known):
+        # What only this one has; a learner's settings are a text model's as well.
+        others = [own[other] for other in known if other is not kind and (other is known[0] or kind is known[-1])]
+        if keys & own[kind].difference(*others):
+            return kind
+    parent = re.search(r"^parent:\s*(\S+)", text, re.MULTILINE)
+    return kind_of(parent[1], (*children, name)) if parent and parent[1] not in (*children, name) else known[0]
+
+
+def load_preset(name_or_path: str | Path, kind: type[C] | None = None) -> C:
+    """The configuration of a preset, YAML file or run folder (its config.yaml); UserError if there is none.
+
+    `kind` is the family's settings; default: those of the family that it is of.
+    """
+    return _load(str(name_or_path), (), kind or kind_of(name_or_path))  # type: ignore[arg-type, return-value]
+
+
+def from_yaml(text: str, where: str, kind: type[C]) -> C:
+    """The configuration a YAML text describes on top of its `parent`; a UserError names `where` and the key."""
+    return _parse(text, where, (), kind)
+
+
+def to_yaml(config: Recipe) -> str:
+    """Every setting as YAML; `from_yaml` reads it back to an equal configuration."""
+    tree = {name: vars(value) if is_dataclass(value) else value for name, value in vars(config).items()}
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def settings(config: Recipe) -> dict[str, Any]:
+    """All settings by their dotted names: {"task.kind": "sudoku", ..., "seed": 0}."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        flat |= {f"{name}.{key}": item for key, item in vars(value).items()} if is_dataclass(value) else {name: value}
+    return flat
+
+
+LISTS = {"settings": "model", "text.options": "data", "task.gym_options": "task.gym"}
+"""The lists of NAME=VALUE, and the setting that says what each is about."""
+
+
+def without_lists(config: C) -> C:
+    """The configuration on which a layer of settings says its own NAME=VALUE lists, before `lay_over`."""
+    return _with(config, dict.fromkeys(LISTS.keys() & settings(config), ()))
+
+
+def lay_over(below: C, layer: C) -> C:
+    """`layer` with the NAME=VALUE lists of what it stands on below its own, name by name: preset < file < flag.
+
+    Options stay behind where the data set changes, and settings where the model is now one that exists: it has its own.
+    """
+    old, new = settings(below), settings(layer)
+    merged = {}
+    for name, about in LISTS.items():
+        if name not in new:
+            continue
+        moved = old.get(about) != new.get(about) and (name != "settings" or Path(new["model"]).exists())
+        if old[name] and not moved:
+            merged[name] = tuple({part.partition("=")[0]: part for part in (*old[name], *new[name])}.values())
+    return _with(layer, merged)
+
+
+def _with(config: C, values: Mapping[str, Any]) -> C:
+    """The configuration with some settings, by their dotted names, replaced."""
+    for name, value in values.items():
+        group, _, last = name.rpartition(".")
+        change = {group: replace(getattr(config, group), **{last: value})} if group else {last: value}
+        config = replace(config, **change)
+    return config
+
+
+def describe(kind: Any) -> str:
+    """A setting's type in words, for messages: "an integer", "one of rope, none"."""
+    words = {int: "an integer", float: "a number", str: "text", bool: "on or off", Path: "a path"}
+    if kind in words:
+        return words[kind]
+    arguments = [argument for argument in get_args(kind) if argument is not types.NoneType]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if get_origin(kind) is tuple:
+        count = "a list of values" if arguments[-1] is ... else f"{len(arguments)} values"
+        return f"{count}, each {describe(arguments[0])}"
+    return f"{describe(arguments[0])} or null"
+
+
+def fit(kind: Any, value: Any) -> Any:
+    """The value as exactly this type, ValueError otherwise; only int becomes float, and list tuple."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if value is None else fit(next(a for a in arguments if a is not types.NoneType), value)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
+        if len(kinds) == len(value):
+            return tuple(fit(*pair) for pair in zip(kinds, value, strict=True))
+    elif origin is Literal and any(value == known and type(value) is type(known) for known in arguments):
+        return value
+    elif kind is float and isinstance(value, int | float) and type(value) is not bool and abs(value) <= _LARGEST:
+        return float(value)
+    elif kind in (int, bool, str) and type(value) is kind:
+        return value
+    raise ValueError(f"must be {describe(kind)}, not {quoted(value)}")
+
+
+def check(config: Recipe) -> None:
+    """UserError for the first value out of range or combination that cannot work, naming the flag and the fix."""
+    check_ranges(config)
+    for problem in config.problems():
+        raise UserError(problem)
+
+
+def check_ranges(config: Recipe) -> None:
+    """UserError for the first value out of range."""
+    for name, value in settings(config).items():
+        check_range(name, value, config.verb)
+
+
+def check_range(name: str, value: Any, verb: str = "") -> None:
+    """UserError unless every number of a setting or flag is in the range in which the program works."""
+    least, most = range_of(name, verb) or (-math.inf, math.inf)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float) and type(number) is not bool and not least <= number <= most:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} must be {_between(least, most)}, not {quoted(number)}")
+
+
+def range_of(name: str, verb: str = "") -> tuple[float, float] | None:
+    """Least and largest value of a setting or of a verb's flag; None for one without a range."""
+    return _RANGES.get(f"{verb}.{name}", _RANGES.get(name))
+
+
+def _between(least: float, most: float) -> str:
+    low = "above 0" if least == _ABOVE_ZERO else f"at least {least:,}"
+    if most == _MANY:
+        return low
+    return f"{low} and below 1" if most == _BELOW_ONE else f"{low} and at most {most:,}"
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    # Settings of a run; those of a learner begin with learn.
+    "task.box": (2, 8),
+    "task.size": (1, 1024),
+    "task.min_path": (1, 1 << 20),
+    "task.vocabulary": (2, 1_000_000),
+    "task.puzzles": (1, 10**9),
+    "task.holdout": (0, 10**9),
+    "task.extra_clues": (0, 1),
+    "task.reveal": (0, 1),
+    "task.copies": (1, 100_000),
+    "task.translate": (0, 1),
+    "arch.dim": (1, 65_536),
+    "arch.heads": (1, 4096),
+    "arch.kv_heads": (1, 4096),
+    "arch.fast_layers": (1, 1000),
+    "arch.slow_layers": (0, 1000),
+    "arch.h_cycles": (1, 1000),
+    "arch.l_cycles": (1, 1000),
+    "arch.norm_eps": (0, 1),
+    "arch.expansion": (0, 256),
+    "arch.expansion_multiple": (1, 65_536),
+    "arch.rope_base": (1, 10**12),
+    "arch.task_positions": (0, 1024),
+    "halting.max_segments": (1, 100_000),
+    "halting.exploration": (0, 1),
+    "halting.weight": (0, 10**6),
+    "loss.label_smoothing": (0, _BELOW_ONE),
+    "loss.z_loss": (0, 10**6),
+    "optim.lr": (0, 1000),
+    "optim.betas": (0, _BELOW_ONE),
+    "optim.weight_decay": (0, 1000),
+    "optim.muon_lr": (0, 1000),
+    "optim.muon_weight_decay": (0, 1000),
+    "optim.task_lr": (0, 1000),
+    "optim.task_weight_decay": (0, 1000),
+    "optim.warmup_steps": (0, 10**12),
+    "optim.min_ratio": (0, 1),
+    "optim.clip": (0, 10**9),
+    "optim.ema": (0, _BELOW_ONE),
+    "train.steps": (1, 10**12),
+    "train.minutes": (0, 10**7),
+    "train.batch_size": (1, 1 << 20),
+    "train.accumulate": (1, 1 << 20),
+    "train.log_every": (1, 10**12),
+    "train.eval_every": (1, 10**12),
+    "train.eval_puzzles": (0, 10**9),
+    "train.target_accuracy": (0, 1),
+    "train.patience": (0, 10**9),
+    "train.checkpoint_every": (1, 10**12),
+    "train.keep": (1, 10**6),
+    "train.max_bad_steps": (1, 10**9),
+    "train.threads": (0, 1024),
+    "seed": (0, _MANY),
+    "lora": (0, 4096),
+    "text.length": (2, 1 << 20),
+    "text.examples": (1, 10**8),
+    "text.holdout": (0, 0.9),
+    "learn.epochs": (1, 10**6),
+    "learn.length": (2, 1 << 16),
+    "learn.stride": (1, 1 << 16),
+    "learn.batch_size": (1, 1 << 16),
+    "learn.lr": (0, 1000),
+    "learn.embedding_lr": (0, 1000),
+    "learn.weight_decay": (0, 1000),
+    "learn.warmup": (0, _BELOW_ONE),
+    "learn.holdout": (0.01, 0.5),
+    "learn.memory": (0, 1),
+    "learn.replay": (0, 100),
+    "learn.recall": (0, 1000),
+    "learn.grow_every": (0, 10**12),
+    "learn.grow_fast": (0, 1000),
+    "learn.grow_slow": (0, 1000),
+    "learn.grow_params": (0, 10**11),
+    "learn.grow_plateau": (0, 1),
+    "learn.threads": (0, 1024),
+    "learn.log_every": (1, 10**9),
+    "learn.checkpoint_every": (1, 10**9),
+    "learn.eval_characters": (1, 10**9),
+    # What is tried for a puzzle (Strategy), and how text is drawn (Decoding).
+    "max_segments": (1, 100_000),
+    "restarts": (0, 100_000),
+    "views": (1, 100_000),
+    "guesses": (0, 100_000),
+    "budget": (1, 10**12),
+    "margin": (-(10**6), 10**6),
+    "residual": (0, 10**6),
+    "max_new_tokens": (1, 10**7),
+    "temperature": (_ABOVE_ZERO, 1000),
+    "top_k": (0, 10**9),
+    "top_p": (_ABOVE_ZERO, 1),
+    "repetition_penalty": (0.01, 100),
+    # Flags of the verbs; where one name means two things, the verb stands before it.
+    "batch_size": (1, 1 << 16),
+    "best_of": (1, 10_000),
+    "block": (200, 10**6),
+    "box": (2, 8),
+    "characters": (1, 10**8),
+    "copies": (1, 100_000),
+    "count": (1, _MANY),
+    "delay": (0, 60),
+    "exit_threshold": (-(10**6), 10**6),
+    "fresh": (1, 10**7),
+    "largest": (1, 30),
+    "length": (2, 1 << 20),
+    "limit": (1, _MANY),
+    "memory": (2, _MANY),
+    "min_characters": (0, 10**9),
+    "min_path": (1, 1 << 20),
+    "puzzles": (1, 10**9),
+    "row": (1, _MANY),
+    "rows": (1, 1 << 20),
+    "schedule": (1, 1000),
+    "segments": (1, 1000),
+    "shape": (1, 1024),
+    "size": (1, 1024),
+    "skip": (0, _MANY),
+    "steps": (1, 10**9),
+    "stride": (1, 1 << 20),
+    "test": (0, 10**9),
+    "threads": (0, 1024),
+    "top_k_table": (1, 10**6),
+    "vocabulary": (2, 1_000_000),
+    "data pack.holdout": (0, _BELOW_ONE),
+    "data tokenizer.vocabulary": (257, 1_000_000),
+    "generate.max_segments": (1, 1000),
+    "analyze text.max_segments": (1, 1000),
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Tuples as [1, 2]."""
+
+
+_Dumper.add_representer(
+    tuple, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+
+
+def _folder(kind: type[Recipe]) -> Any:
+    return resources.files("hrm.presets").joinpath(kind.folder or "")
+
+
+def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
+    path = Path(name_or_path)
+    known = presets(kind)
+    if name_or_path in known:
+        text, where = _folder(kind).joinpath(f"{name_or_path}.yaml").read_text("utf-8"), f"preset {name_or_path}"
+    elif os.path.isfile(path) or os.path.isfile(path / "config.yaml"):
+        path = path / "config.yaml" if path.is_dir() else path
+        text, where = text_of(path, SMALL), str(path)
+    else:
+        hint = (
+            nearest(name_or_path, presets()) or f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
+        )
+        raise UserError(f"no preset, file or run folder is named {quoted(name_or_path)}{hint}")
+    if where in children:
+        raise UserError(f"{where} has itself as parent: change one of the parent: lines of {shown(children)}")
+    if len(children) > 20:
+        raise UserError(f"{children[0]} has more than 20 parents, one above the other: write some of them together")
+    return _parse(text, where, (*children, where), kind)
+
+
+def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C:
+    tree = yaml_of(text, where)
+    tree = {} if tree is None else tree
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where} must consist of `key: value` lines")
+    named = tree.get("parent")
+    if not isinstance(named, str | None):
+        raise UserError(f"{where}: 'parent' must be the name of a preset or file, not {quoted(named)}")
+    parent = kind() if named is None else _load(named, children, kind)
+    own = {key: value for key, value in tree.items() if key != "parent"}
+    return lay_over(parent, _overlay(without_lists(parent), own, where, "", kind()))
+
+
+def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Recipe) -> Any:
+    changes: dict[str, Any] = {}
+    hints = get_type_hints(type(base))
+    kinds = {each.name: hints[each.name] for each in fields(base)}
+    for key, value in tree.items():
+        name = f"{prefix}{key if isinstance(key, str) else quoted(key)}"
+        if key not in kinds:
+            hint = nearest(name, [*settings(root), *vars(root)]) or "; `hrm config show` lists all keys"
+            raise UserError(f"{where}: unknown key {quoted(name)}{hint}")
+        if is_dataclass(kinds[key]):
+            if not isinstance(value, Mapping):
+                inner = next(iter(vars(getattr(base, key))))
+                raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {quoted(value)}")
+            changes[key] = _overlay(getattr(base, key), value, where, f"{name}.", root)
+        else:
+            try:
+                changes[key] = fit(kinds[key], value)
+            except ValueError as error:
+                raise UserError(f"{where}: '{name}' {error}") from None
+    return replace(base, **changes)

@@ -1,5 +1,0 @@
-"""Questions in, verified answers out. The model answers; a task's search solver is never asked for a solution."""
-
-from hrm.solving.answer import Answer as Answer
-from hrm.solving.solver import Solver as Solver
-from hrm.solving.solver import load as load

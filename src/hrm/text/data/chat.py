@@ -1,0 +1,110 @@
+"""Questions with answers, and conversations, of which only the answers count: how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.text.data.forms import Messages
+from hrm.text.data.forms import are_conversations as are_conversations
+from hrm.text.data.forms import conversations as conversations
+from hrm.text.data.packed import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TEMPLATE = "{question}\n\n{answer}"
+"""How a question and its answer are written where the tokenizer has no chat template; the end token follows."""
+
+
+def examples(
+    tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Messages], template: str | None = None
+) -> Iterator[Example]:
+    """Each conversation as a document in which only the assistant's words, and the end after them, count.
+
+    `template` holds {question} and {answer}; default: the tokenizer's chat template, or else TEMPLATE.
+    """
+    for messages in dialogues:
+        last = max(n for n, message in enumerate(messages) if message["role"] == "assistant")
+        ids, mask, said = _encoded(tokenizer, messages[: last + 1], template)
+        if ids[-1] == tokenizer.eos_token_id:  # packing adds it
+            ids, mask = ids[:-1], mask[:-1]
+        yield Example(np.array(ids), np.array(mask), len(said), len(said.encode()))
+
+
+def prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages, template: str | None = None) -> list[int]:
+    """The tokens after which the model answers the last message, exactly as `examples` writes them."""
+    return _encoded(tokenizer, messages, template)[0]
+
+
+def written(messages: Messages, template: str | None = None) -> list[tuple[str, bool]]:
+    """A conversation as pieces of text, and whether each counts, by a plain template; the end follows what counts.
+
+    What the system says stands before the first question. Where a question comes last, the text ends where the answer
+    begins.
+    """
+    before, after = _halves(template or TEMPLATE)
+    pieces: list[tuple[str, bool]] = []
+    asked: list[str] = []
+    for message in messages:
+        if message["role"] == "assistant":
+            pieces += [(before.replace("{question}", "\n\n".join(asked)), False), (message["content"] + after, True)]
+            asked = []
+        else:
+            asked.append(message["content"])
+    if asked:
+        pieces.append((before.replace("{question}", "\n\n".join(asked)), False))
+    return pieces
+
+
+def _halves(template: str) -> tuple[str, str]:
+    """What a template says up to the answer, and after it."""
+    before, found, after = template.partition("{answer}")
+    if not found or "{question}" not in before or "{answer}" in after or "{question}" in after:
+        raise UserError(f"--template {template!r} should hold {{question}} and then {{answer}}, once each")
+    return before, after
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerFast, messages: Messages, template: str | None
+) -> tuple[list[int], list[bool], str]:
+    """The tokens of a conversation, which of them count, and the text that counts."""
+    plain = template is not None or not tokenizer.chat_template
+    ids: list[int] = []
+    mask: list[bool] = []
+    pieces = written(messages, template) if plain else _rendered_pieces(tokenizer, messages)
+    for text, counts in pieces:
+        # Only a chat template means the special tokens that it writes.
+        piece = tokenizer(text, add_special_tokens=False, split_special_tokens=plain, verbose=False)["input_ids"]
+        ids += [*piece, tokenizer.eos_token_id] if plain and counts else piece
+        mask += [counts] * (len(ids) - len(mask))
+    return ids, mask, "".join(text for text, counts in pieces if counts)
+
+
+def _rendered_pieces(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> list[tuple[str, bool]]:
+    """A conversation as pieces of text, and whether each counts, by the tokenizer's chat template."""
+    pieces: list[tuple[str, bool]] = []
+    done = ""
+    for n, message in enumerate([*messages, {"role": "assistant"}]):
+        if message["role"] != "assistant" or (n == len(messages) and messages[-1]["role"] == "assistant"):
+            continue
+        asked = _rendered(tokenizer, messages[:n], True)
+        said = asked if n == len(messages) else _rendered(tokenizer, messages[: n + 1], False)
+        if not asked.startswith(done) or not said.startswith(asked):
+            raise UserError(
+                "the tokenizer's chat template writes earlier messages anew with every answer, so that the answers "
+                "cannot be told from the rest: use --template"
+            )
+        pieces += [(asked[len(done) :], False), (said[len(asked) :], True)]
+        done = said
+    return [piece for piece in pieces if piece[0]]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerFast, messages: Messages, answer_next: bool) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next))
+    except Exception as error:  # templates are programs, which complain in their own ways
+        raise UserError(f"the tokenizer's chat template refuses a conversation ({error}): use --template") from error

@@ -1,0 +1,272 @@
+"""Folders of transformers' `hrm_text` (HRM-Text, arXiv 2605.20613), in and out: the same weights, fused on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hrm.core.arch import parse_horizon
+from hrm.files import names
+from hrm.files.reading import SMALL, UserError, json_of, quoted, reading
+from hrm.text.model.configuration import HRMConfig
+from hrm.text.model.modeling import HRMForCausalLM
+
+_SAME = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "embedding_scale",
+    "prefix_lm",
+    "tie_word_embeddings",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+_STACKS = (("L_module", "fast"), ("H_module", "slow"))
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+)
+
+
+def model_type(path: Path) -> str | None:
+    """The `model_type` of a folder's config.json; None where there is none."""
+    file = path / "config.json"
+    tree = json_of(file, SMALL) if file.is_file() else None
+    kind = tree.get("model_type") if isinstance(tree, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def read(path: Path) -> HRMForCausalLM:
+    """The model of an `hrm_text` folder: one H cycle is one segment, so that it runs at every depth.
+
+    UserError names the file and the setting or tensor that does not fit.
+    """
+    where = path / "config.json"
+    tree = json_of(where, SMALL)
+    with reading(where):
+        config = _config(tree, str(where))
+    tensors = _tensors(path)
+    dtype = tensors["model.embed_tokens.weight"].dtype if "model.embed_tokens.weight" in tensors else torch.float32
+    model = HRMForCausalLM(config).to(dtype=dtype)
+    mine = model.state_dict()
+    for name in list(mine):
+        if "q_head" in name or name.endswith("z_h_init") or (name == "lm_head.weight" and config.tie_word_embeddings):
+            continue
+        mine[name] = _take(tensors, name, mine[name].shape, str(path))
+    left = {name for name in tensors if name not in _used(config)}
+    if left:
+        raise UserError(f"{path} holds '{min(left)}', which the model that {where.name} describes does not have")
+    model.load_state_dict(mine)
+    return model
+
+
+def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokenizer: Path | None = None) -> list[str]:
+    """Write the model at a fixed depth of so many segments as an `hrm_text` folder; return what to beware of.
+
+    `tokenizer`: a folder whose tokenizer is copied. UserError for settings outside the family, or a folder in use.
+    """
+    config = model.config
+    for problem in _outside(model):
+        raise UserError(f"this model is none of the hrm_text family: {problem}")
+    segments = segments or config.max_segments
+    if segments < 1:
+        raise UserError(f"--segments {segments} must be at least 1")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is in use: choose a new folder for the converted model")
+    state = model.state_dict()
+    tensors = {
+        "model.embed_tokens.weight": state["model.embed_tokens.weight"],
+        "model.z_L_init": state["model.z_l_init"],
+    }
+    if not config.tie_word_embeddings:
+        tensors["lm_head.weight"] = state["lm_head.weight"]
+    for layer, theirs, mine in _layers(config):
+        block = f"model.recurrence.{mine}.layers.{layer}"
+        target = f"model.{theirs}.layers.{layer}"
+        # Ours ends with the gate, theirs begins with it.
+        tensors[f"{target}.attn.gqkv_proj.weight"] = state[f"{block}.mixer.qkv.weight"].roll(config.hidden_size, 0)
+        tensors[f"{target}.attn.o_proj.weight"] = state[f"{block}.mixer.out.weight"]
+        tensors[f"{target}.mlp.gate_up_proj.weight"] = state[f"{block}.mlp.gate_up.weight"]
+        tensors[f"{target}.mlp.down_proj.weight"] = state[f"{block}.mlp.down.weight"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=path.name, dir=path.parent))
+    try:
+        # Clones, because safetensors refuses tensors that share memory.
+        save_file(
+            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
+            scratch / "model.safetensors",
+            {"format": "pt"},
+        )
+        (scratch / "config.json").write_text(json.dumps(_tree(model, segments), indent=2) + "\n", "utf-8")
+        copy_tokenizer(tokenizer, scratch)
+        if path.exists():
+            path.rmdir()
+        scratch.rename(path)
+        path.chmod(0o755)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return warnings(config, segments)
+
+
+def copy_tokenizer(source: Path | None, target: Path) -> None:
+    """Copy the tokenizer's files of a folder to another."""
+    for pattern in _TOKENIZER if source is not None else ():
+        for file in source.glob(pattern):  # type: ignore[union-attr]
+            shutil.copy(names.regular(file), target / file.name)
+
+
+def warnings(config: HRMConfig, segments: int) -> list[str]:
+    """What other engines do with such a folder, one sentence each."""
+    found = [f"The export thinks {segments} segments about every token: hrm_text has no halting, and no Q head."]
+    if config.prefix_lm:
+        found += [
+            "This model reads its prompt in both directions. transformers does so where token_type_ids are 1 and the "
+            "cache is on; its pipeline drops them, and with use_cache=False it generates wrong text.",
+            "vLLM reads the prompt of every hrm_text model in both directions; llama.cpp and its relatives read all "
+            "text causally and will answer differently.",
+        ]
+    else:
+        found += [
+            "This model is causal. transformers and llama.cpp run it so.",
+            "vLLM has been seen to read the prompt in both directions even where prefix_lm is false: compare a few "
+            "answers before you rely on it.",
+        ]
+    return found
+
+
+def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
+    if tree.get("model_type") != "hrm_text":
+        raise UserError(f"{where}: model_type is {quoted(tree.get('model_type'))}, not hrm_text")
+    from transformers import HrmTextConfig
+
+    theirs = HrmTextConfig(**{key: value for key, value in tree.items() if key not in ("model_type", "architectures")})
+    heads, width = theirs.num_attention_heads, theirs.hidden_size
+    for name, value, wanted in (
+        ("hidden_act", theirs.hidden_act, "silu"),
+        ("attention_bias", theirs.attention_bias, False),
+        ("mlp_bias", theirs.mlp_bias, False),
+        ("head_dim", theirs.head_dim, width // heads),
+    ):
+        if value != wanted:
+            raise UserError(f"{where}: '{name}' is {value}, and this package has only {wanted}")
+    layers, steps = theirs.num_layers_per_stack, list(theirs.L_bp_cycles or [2])
+    values: dict[str, Any] = {name: getattr(theirs, name) for name in _SAME}
+    values["L_bp_cycles"] = steps  # kept for the way back
+    return HRMConfig(
+        **values,
+        rope_parameters=dict(theirs.rope_parameters or {}),
+        fast_layers=layers or 0,
+        slow_layers=layers or 0,
+        h_cycles=1,
+        l_cycles=theirs.L_cycles,
+        max_segments=theirs.H_cycles,
+        horizon=f"per_cycle([{min(steps[-1], theirs.L_cycles)}])",
+        norm="pre",
+        gate=True,
+        join="first_state",
+    )
+
+
+def _tree(model: HRMForCausalLM, segments: int) -> dict[str, Any]:
+    config = model.config
+    cycles = segments * config.h_cycles
+    name, steps = parse_horizon(config.horizon)
+    horizon = getattr(config, "L_bp_cycles", None) or (steps if name == "per_cycle" else [1])
+    return {
+        "architectures": ["HrmTextForCausalLM"],
+        "model_type": "hrm_text",
+        **{name: getattr(config, name) for name in _SAME},
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "head_dim": config.head_dim,
+        "rope_parameters": config.rope_parameters,
+        "num_layers_per_stack": config.fast_layers,
+        "num_hidden_layers": config.fast_layers * cycles * (config.l_cycles + 1),
+        "H_cycles": cycles,
+        "L_cycles": config.l_cycles,
+        "L_bp_cycles": horizon[-cycles:],
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_act": "silu",
+    }
+
+
+def _outside(model: HRMForCausalLM) -> Iterator[str]:
+    """One sentence for each setting that hrm_text has no place for."""
+    config = model.config
+    for name, wanted in (
+        ("norm", "pre"),
+        ("gate", True),
+        ("join", "first_state"),
+        ("hierarchy", True),
+        ("shared", False),
+        ("share_cycles", False),
+        ("share_segments", False),
+    ):
+        if getattr(config, name) != wanted:
+            yield f"{name} is {getattr(config, name)!r} and would have to be {wanted!r}"
+    if config.num_key_value_heads != config.num_attention_heads:
+        counts = f"{config.num_key_value_heads} key heads for {config.num_attention_heads} heads"
+        yield f"it has {counts}, and hrm_text shares none"
+    if config.fast_layers != config.slow_layers:
+        yield f"L has {config.fast_layers} layers and H {config.slow_layers}, and hrm_text has one number for both"
+    bias = model.lm_head.bias
+    if bias is not None and bool(bias.any()):
+        yield "its output layer has a bias (head_bias)"
+
+
+def _layers(config: HRMConfig) -> Iterator[tuple[int, str, str]]:
+    return ((layer, theirs, mine) for theirs, mine in _STACKS for layer in range(config.fast_layers))
+
+
+def _used(config: HRMConfig) -> set[str]:
+    names = {"model.embed_tokens.weight", "model.z_L_init", "lm_head.weight"}
+    for layer, theirs, _ in _layers(config):
+        for part in ("attn.gqkv_proj", "attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"):
+            names.add(f"model.{theirs}.layers.{layer}.{part}.weight")
+    return names
+
+
+def _take(tensors: Mapping[str, Tensor], name: str, shape: torch.Size, where: str) -> Tensor:
+    """One of our tensors out of theirs."""
+    source = name.replace("z_l_init", "z_L_init")
+    for theirs, mine in _STACKS:
+        source = source.replace(f"recurrence.{mine}.", f"{theirs}.")
+    source = source.replace(".gate_up.", ".gate_up_proj.").replace(".down.", ".down_proj.")
+    source = source.replace(".mixer.out.", ".attn.o_proj.")
+    source = source.replace(".mixer.qkv.", ".attn.gqkv_proj.")
+    if source not in tensors:
+        raise UserError(f"{where} lacks '{source}'")
+    tensor = tensors[source]
+    if "gqkv_proj" in source:
+        tensor = tensor.roll(-tensor.shape[1], 0)  # theirs begins with the gate, ours ends with it
+    if tensor.shape != shape:
+        raise UserError(f"{where}: '{source}' gives {list(tensor.shape)}, but config.json makes it {list(shape)}")
+    return tensor
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path} holds no .safetensors file")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with reading(file), safe_open(names.regular(file), "pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return tensors

@@ -1,0 +1,1 @@
+"""Learning one book after another: a character model that grows, remembers, and can be switched off at any moment."""

@@ -1,0 +1,684 @@
+"""The learner: reads a book, remembers some of it, grows where it must, and goes on after any interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from hrm.core.recurrence import Schedule
+from hrm.files import names
+from hrm.files.reading import UserError, reading
+from hrm.runs import Run, checkpoint, durable, lock, threads
+from hrm.settings import check
+from hrm.text import data as corpus
+from hrm.text import learned
+from hrm.text.config import LearnConfig
+from hrm.text.data import Packed
+from hrm.text.data.growing import grow_tokenizer, new_characters, tokenizer_files
+from hrm.text.learning.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
+from hrm.text.learning.memory import Dreams, Memory
+from hrm.text.learning.pace import Pace
+from hrm.text.load import configure, form_of, load_tokenizer, rebuild
+from hrm.text.measuring.losses import evaluate
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.loss import supervision
+from hrm.text.writing.generation import Sampling, complete
+from hrm.training.config import OptimConfig, TrainConfig
+from hrm.training.course import BadBatch
+from hrm.training.long_steps import seconds_of
+from hrm.training.randomness import uniforms
+from hrm.training.session import make_accelerator
+from hrm.training.updates import Updates
+
+if TYPE_CHECKING:
+    pass
+
+SHAPE = (
+    "hidden_size=256", "num_attention_heads=8", "fast_layers=3", "slow_layers=3", "intermediate_size=640",
+    "max_segments=3", "halting=fixed",
+)  # fmt: skip
+"""The model of a new learner, on top of text-char."""
+MODES = (((1, 1), 0.35), ((2, 2), 0.4), ((3, 2), 0.15), ((6, 4), 0.1))
+"""Schedules of a segment, h_cycles x l_cycles, and how often each is learned."""
+_EDGES = np.cumsum([share for _, share in MODES[:-1]])
+EACH = 1.5
+"""How much an old book counts against the new one."""
+DEEP = 0.2
+"""Share of the updates with all segments, in which the Q head learns; the others have one."""
+_PARTS = ("train", "validation")
+_EXPLORATION, _MODE, _REPLAY = 1, 2, 3
+
+
+def _visits(schedule: tuple[int, int]) -> int:
+    """Visits of a stack in a segment."""
+    return schedule[0] * (schedule[1] + 1)
+
+
+def _work(segments: int) -> float:
+    """Visits of an update on average, where deep ones have so many segments."""
+    deep = {(2, 2): 1 + DEEP * (segments - 1)}
+    return sum(share * _visits(schedule) * deep.get(schedule, 1) for schedule, share in MODES)
+
+
+Event = dict[str, Any]
+
+
+class _Asked(Exception):
+    """Whoever watches wants it to pause or stop."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class Learner:
+    """A run that learns books, and is this process's until `close`. Use `Learner.create` or `open`, then `learn`."""
+
+    def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
+        self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
+        """Let other processes write into the run; at the latest this happens when nobody has the learner any more."""
+        run.check_places()
+        self.run, self.config = run, run.config
+        self.memory: Memory = memory or Dreams(run.config.memory)
+        self.accelerator = make_accelerator(_train_config(run.config, 1), "--device")
+        if self.accelerator.num_processes > 1:
+            raise UserError("hrm learn works in one process: start it without torchrun")
+        self.device = self.accelerator.device
+        self.books: list[dict[str, Any]] = []
+        """What was learned, in order; the last one may be unfinished."""
+        self.growth: list[dict[str, Any]] = []
+        self.step_number, self.seconds = 0, 0.0
+        self.asked: Callable[[], str | None] = lambda: None
+        """Called after every update, and often while it prepares or measures; "pause" and "stop" end it there."""
+        newest = checkpoint.newest(run.checkpoints, partial(print, flush=True))
+        if newest is None:
+            self.tokenizer = load_tokenizer(run.path)
+            torch.manual_seed(run.config.seed)
+            self.model = HRMForCausalLM(form_of(run.path))
+            self.optimizer: dict[str, Tensor] = {}
+            self.counters: dict[str, Any] = {}
+        else:
+            with checkpoint.restoring(newest):
+                self._restore(*learned.load(newest), newest)
+        self.model.to(self.device).train()
+        self.threads = self._choose_threads()
+        """A few words on them, for people."""
+        dtype = getattr(torch, self.config.precision)
+        self.model.model.compute_dtype = None if dtype == torch.float32 else dtype
+
+    @classmethod
+    def create(cls, path: Path | str, config: LearnConfig | None = None, memory: Memory | None = None) -> Learner:
+        """A new run with a model that knows nothing; UserError where one is there. Byte pairs come with a book."""
+        config = config or LearnConfig()
+        check(config)
+        tokenizer = corpus.make_tokenizer("char" if config.tokenizer.startswith("bpe:") else config.tokenizer)
+        length = f"max_position_embeddings={max(1024, config.length)}"
+        shape = configure("text-char", (*SHAPE, length, *config.settings), tokenizer)
+
+        def save(folder: Path) -> None:
+            tokenizer.save_pretrained(folder / "tokenizer")
+            shape.save_pretrained(folder / "model")
+            (folder / "books").mkdir(exist_ok=True)
+
+        with lock.own(path, "learn", new=True):
+            return cls(Run.create(path, config, {}, fill=save), memory)
+
+    @classmethod
+    def open(
+        cls, path: Path | str, memory: Memory | None = None, config: LearnConfig | None = None, **changes: Any
+    ) -> Learner:
+        """A run as its newest intact checkpoint left it; other settings, or `changes` of its own, hold from here on."""
+        with lock.own(path, "learn"):
+            run = Run.open(path, LearnConfig)
+            changed = replace(config or run.config, **changes)
+            if changed != run.config:
+                check(changed)
+                if changed.settings != run.config.settings:
+                    raise UserError(
+                        f"--settings {' '.join(changed.settings)}: {path} has a model of its own by now "
+                        f"(--settings {' '.join(run.config.settings) or 'none'}): begin another run, "
+                        "or start over with --fresh"
+                    )
+                if changed.tokenizer != run.config.tokenizer:
+                    raise UserError(
+                        f"--tokenizer {changed.tokenizer}: {path} has learned with {run.config.tokenizer}: begin "
+                        "another run, or start over with --fresh"
+                    )
+                run.set_config(changed)
+            return cls(run, memory)
+
+    def learn(
+        self,
+        source: str | Path,
+        epochs: int | None = None,
+        say: Callable[[Event], None] = lambda event: None,
+        encoding: str | None = None,
+    ) -> dict[str, Any]:
+        """Read a book, or go on where it stopped; returns its entry in `books`.
+
+        `say` hears of every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
+        what it was read in before, or is found to be. UserError for a book that cannot be read.
+        """
+        for known in self.books:  # before anything is learned
+            for part in _PARTS:
+                if (self._folder(known) / part / "index.json").exists():
+                    self._part(known, part)
+        place = str(Path(source).absolute())
+        before = next((b.get("encoding") for b in self.books if b.get("source") == place), None)
+        way = corpus.Way(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
+        book = self._enter(source, epochs, way)
+        if book["state"] != "learning":
+            known = {name: book.get(name) for name in ("name", "state", "step", "steps", "epochs")}
+            say({"event": "known", "given": Path(source).name, **known})
+            return book
+        return self._read(book, say)
+
+    def go_on(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+        """Go on with the paused book, of which the file is no longer needed; UserError where there is none."""
+        book = self.unfinished
+        if book is None:
+            raise UserError(f"{self.run.path} has no paused book: give it the next one, hrm learn {self.run.path} FILE")
+        if not self._packed(book):
+            raise UserError(f"the text of {book['name']} in {self._folder(book)} is incomplete: give the file again")
+        if epochs is not None and epochs > book["epochs"]:
+            book["epochs"] = epochs
+        return self._read(book, say)
+
+    def _read(self, book: dict[str, Any], say: Callable[[Event], None]) -> dict[str, Any]:
+        """Learn a book from where it stands to its end, or until asked to pause or stop."""
+        for known in self.books:  # before anything is learned: all of them are measured
+            self._part(known, "validation")
+        training, pace = self._part(book, "train").verify(), Pace()
+        steps = book["steps"] = self._steps(book, training)
+        updates = self._updates(steps)
+        self.run.rewind(self.step_number)
+        say(
+            {"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], "threads": self.threads}
+            | self.facts()
+        )
+        measured = [record["measuring_seconds"] for record in self.run.records() if "measuring_seconds" in record]
+        pace.last["measuring"] = measured[-1] if measured else 0.0
+        if book["step"] < steps and self.device.type == "cpu":
+            say({"event": "estimate", "seconds": self._expected(book, training, pace), "new": not self.step_number})
+        try:
+            self._prepare(book, training, updates, pace, say)
+            stopping = self._update(book, training, updates, pace, say) or "end"
+        except _Asked as asked:  # while it prepared or measured, which will be done again
+            stopping = asked.answer
+        if stopping != "pause":
+            self._finish(book, training, updates, say)
+        self.seconds += pace.spent()
+        self._save(updates)
+        say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
+        return book
+
+    def trial(self, rows: int) -> None:
+        """Compute an update of one segment for some rows, of which nothing remains."""
+        length = self.config.length
+        ids = torch.zeros(rows, length, dtype=torch.long, device=self.device)
+        budget = self.model.model.budget(halting="fixed", max_segments=1)
+        with torch.random.fork_rng([]):  # dropout draws from it
+            thought = self.model.begin(input_ids=ids, budget=budget)
+            explore = torch.zeros(2, *ids.shape, device=self.device)
+            for loss, _ in supervision(self.model, thought, budget, ids, torch.tensor(rows * length), explore):
+                loss.backward()
+                if thought.kept is not None:
+                    thought.kept.forget()
+        self.model.zero_grad()
+
+    def _expected(self, book: dict[str, Any], training: Packed, pace: Pace) -> float:
+        """About the seconds that a book will take from here on, by a trial of what an update takes."""
+        config = self.config
+        rows = config.batch_size + (round(config.replay * config.batch_size) if len(self.books) > 1 else 0)
+        each = seconds_of(self, rows, rows)
+        if self.model.config.hierarchy:
+            each *= _work(self.model.config.max_segments) / _visits(self.model.config.schedule)
+        return each * (book["steps"] - book["step"]) + book["epochs"] * pace.last["measuring"]
+
+    def _prepare(
+        self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
+    ) -> None:
+        """What comes before the first update: a measurement, and what the memory does."""
+        if book["step"] == 0 and "bits_per_character_before" not in book:
+            with pace.part("measuring"):
+                book["bits_per_character_before"] = self.bits(book, progress=self._tick)
+            pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
+            known = {"bits": book["bits_per_character_before"], "new_tokens": book.get("new_tokens", 0)}
+            say({"event": "before", "book": book["name"], "vocabulary": len(self.tokenizer), **known})
+            with pace.part("saving"):
+                self._save(updates)
+        if not book.get("begun"):
+            self.memory.asked = self._tick  # type: ignore[attr-defined]
+            self.memory.begin(self.model, self.config.length, self.config.seed, book["number"])
+            if book["step"] == 0:
+                self._expect(book, training)
+            book["begun"] = True
+
+    def _update(
+        self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
+    ) -> str | None:
+        """Updates to the end of a book; returns why they stopped earlier."""
+        steps = book["steps"]
+        window: list[tuple[float, float]] = []
+        per_epoch = max(1, steps // book["epochs"])
+        scale = training.count / training.characters / math.log(2)  # nats a token to bits a character
+
+        def left() -> float:
+            done, every = book["step"], self.config.checkpoint_every
+            before = done - 1  # what comes at this very step is still to come
+            measurements = steps // per_epoch - before // per_epoch + (steps % per_epoch > 0)
+            saves = steps // every - before // every + 1
+            return pace.left({"update": steps - done, "measuring": measurements, "saving": saves})
+
+        def measure() -> None:
+            with pace.part("measuring"):
+                self._measure(book, say, self._tick)
+
+        if book["step"] and (book["step"] % per_epoch == 0 or book["step"] == steps) and not self._measured(book):
+            measure()  # it was paused meanwhile
+        while book["step"] < steps:
+            with pace.part("update"):
+                window.append(self._step(book, training, updates, steps))
+            book["step"] += 1
+            self.step_number += 1
+            place = {"epoch": min(book["epochs"], 1 + (book["step"] - 1) // per_epoch), "epochs": book["epochs"]}
+            place |= {"book": book["name"], "book_step": book["step"], "steps": steps, "left": left()}
+            say({"event": "update", **place})
+            if book["step"] % self.config.log_every == 0 or book["step"] == steps:
+                rate, means = pace.rate(), np.mean(window, axis=0)
+                self.seconds += pace.spent()
+                metrics = {
+                    "step": self.step_number,
+                    "book": book["name"],
+                    "book_step": book["step"],
+                    "bits": float(means[0] * scale),
+                    "replayed_bits": None if math.isnan(means[1]) else float(means[1] * scale),
+                    "steps_per_second": rate,
+                    "seconds": self.seconds,
+                    "lr": updates.lr,
+                    "grad_norm": updates.grad_norm,
+                }
+                self.run.log(metrics)
+                say({**place, **metrics, "event": "step"})
+                window = []
+            if book["step"] % per_epoch == 0 or book["step"] == steps:
+                measure()
+            if book["step"] % self.config.checkpoint_every == 0:
+                self.seconds += pace.spent()
+                with pace.part("saving"):
+                    self._save(updates)
+            if (stopping := self.asked()) is not None and book["step"] < steps:
+                return stopping
+        return None
+
+    def _tick(self, share: float = 0.0) -> None:
+        """Called again and again while something takes long that can be done anew."""
+        if (answer := self.asked()) is not None:
+            raise _Asked(answer)
+
+    def _choose_threads(self) -> str:
+        """Settle the threads on a CPU, and keep their number with the run."""
+        config = self.config
+        if self.device.type != "cpu":
+            return ""
+        positions = round(config.batch_size * (1 + config.replay)) * config.length
+        number, said = threads.settle(threads.work_of(self.model, positions), config.threads)
+        if not config.threads:
+            self.config = replace(config, threads=number)
+            self.run.set_config(self.config)
+        return said
+
+    def end(self) -> dict[str, Any]:
+        """End the unfinished book where it stands; UserError where there is none."""
+        book = self.unfinished
+        if book is None:
+            raise UserError(f"{self.run.path} has no unfinished book to end")
+        training = self._part(book, "train").verify()
+        updates = self._updates(self._steps(book, training))
+        self._finish(book, training, updates, lambda event: None)
+        self._save(updates)
+        return book
+
+    def grow(
+        self, fast: int | None = None, slow: int | None = None, parameters: int | None = None, why: str = "command"
+    ) -> dict[str, Any]:
+        """Add layers now; what it says does not change. Returns the entry in the growth history."""
+        config, parameters = self.config, parameters or self.config.grow_params
+        if parameters:
+            fast, slow = layers_for(self.model, parameters)
+        fast, slow = config.grow_fast if fast is None else fast, config.grow_slow if slow is None else slow
+        before = self.parameters
+        grow_depth(self.model, fast, slow, config.seed)
+        self.model.to(self.device).train()
+        self.optimizer = carry_over(self.optimizer, self.model)
+        entry = {
+            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "depth", "why": why,
+            "fast_layers": fast, "slow_layers": slow, "parameters": [before, self.parameters],
+        }  # fmt: skip
+        self.growth.append(entry)
+        self._save(None)
+        return entry
+
+    def bits(self, book: dict[str, Any], limit: int | None = None, **request: Any) -> float:
+        """Bits a character on the held-out part of a book, in one segment of the own schedule unless asked else."""
+        held = self._part(book, "validation")  # its ids never move
+        request = {"max_segments": 1, "halting": "fixed"} | request
+        try:
+            found = evaluate(
+                self.model, self.tokenizer, held, self.config.length, batch_size=32,
+                limit=limit or self.config.eval_characters, **request,
+            )  # fmt: skip
+        finally:
+            self.model.train()
+        return found["bits_per_character"]
+
+    def facts(self) -> dict[str, Any]:
+        """What `hrm status --json` says of the model."""
+        config = self.model.config
+        return {
+            "vocabulary": len(self.tokenizer),
+            "parameters": self.parameters,
+            "layers": {"fast": config.fast_layers, "slow": config.slow_layers},
+            "characters": self.characters,
+            "updates": self.step_number,
+            "growth": self.growth,
+        }
+
+    @property
+    def unfinished(self) -> dict[str, Any] | None:
+        """The book that is being learned, or paused; not one that was stopped."""
+        return next((book for book in self.books if book["state"] == "learning"), None)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are learned."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def characters(self) -> int:
+        """Read so far, each book counted once."""
+        return sum(book["characters"] for book in self.books)
+
+    def _enter(self, source: str | Path, epochs: int | None, way: corpus.Way) -> dict[str, Any]:
+        """The entry of a book, packed and with all its characters known; a new one after the last."""
+        name, digest, size = Path(source).name, hashlib.sha256(), 0
+        documents = corpus.documents(str(source), way=way)
+        for part in documents:
+            digest.update(part.encode("utf-8", "surrogatepass"))
+            size += len(part)
+        least = self.config.length * (4 if self.config.tokenizer == "char" else 16)  # tokens of several characters
+        if size < least:
+            raise UserError(f"{source} has {size} characters: a book of at least {least} is needed")
+        known = next((b for b in self.books if b["sha256"] == digest.hexdigest()), None)
+        if known is None:
+            if (unfinished := self.unfinished) is not None:
+                raise UserError(
+                    f"{unfinished['name']} is not finished: go on with it first (hrm learn {self.run.path} "
+                    f"{unfinished['source']}), or end it with --stop"
+                )
+            known = {
+                "name": name, "source": str(Path(source).absolute()), "sha256": digest.hexdigest(), "characters": size,
+                "learned_at": _now(), "epochs": epochs or self.config.epochs, "step": 0, "state": "learning",
+                "number": len(self.books), "scores": [], "begun": False,
+            }  # fmt: skip
+            if way.encoding:
+                known["encoding"] = way.encoding
+            known["new_tokens"] = self._learn_alphabet(documents)
+            self.books.append(known)
+        elif epochs is not None and epochs + (known["state"] == "stopped") > known["epochs"]:
+            known["epochs"], known["state"], known["begun"] = epochs, "learning", False
+        if not self._packed(known):
+            self._pack(documents, self._folder(known), way)
+            known.pop("packed", None)
+        known.setdefault("packed", {part: Packed.open(self._folder(known) / part).fingerprint for part in _PARTS})
+        return known
+
+    def _learn_alphabet(self, documents: Iterable[str]) -> int:
+        """New characters get the next ids; the model says what it said. Returns how many it has to learn to say."""
+        before, added = self.model.config.vocab_size, []
+        if self.config.tokenizer.startswith("bpe:") and not self.books:
+            self.tokenizer = corpus.train_bpe(documents, int(self.config.tokenizer[4:]))
+        else:
+            added = grow_tokenizer(self.tokenizer, new_characters(self.tokenizer, documents))
+        if len(self.tokenizer) == before:
+            return 0
+        if self.books:
+            grow_vocabulary(self.model, len(self.tokenizer), seed=self.config.seed)
+        else:  # it has learned nothing that could change
+            torch.manual_seed(self.config.seed)
+            dtype, config = self.model.model.compute_dtype, self.model.config
+            config.vocab_size = len(self.tokenizer)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                setattr(config, name, getattr(self.tokenizer, name))
+            self.model = HRMForCausalLM(config)
+            self.model.model.compute_dtype = dtype
+        self.model.to(self.device).train()
+        self.optimizer = carry_over(self.optimizer, self.model)
+        entry = {
+            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "vocabulary",
+            "added": "".join(added), "vocabulary": [before, len(self.tokenizer)],
+        }  # fmt: skip
+        self.growth.append(entry)
+        return len(added) if self.books else 0
+
+    def _expect(self, book: dict[str, Any], training: Packed) -> None:
+        """New characters, kept out of old texts until here, become possible; that is the first thing learned."""
+        if book.get("new_tokens"):
+            batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
+            ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
+            admit(self.model, ids, targets, max(0, len(self.tokenizer) - book["new_tokens"]))
+
+    def _pack(self, documents: Iterable[str], folder: Path, way: corpus.Way) -> None:
+        shutil.rmtree(names.place_in(self.run.path, "books", folder.name), ignore_errors=True)
+        folder.mkdir(parents=True)
+        kept, held = corpus.hold_out(documents, self.config.holdout)
+        for doubt in corpus.doubts(kept, held):
+            way.say(doubt)
+        for part, items in (("train", kept), ("validation", held)):
+            Packed.write(folder / part, self.tokenizer, corpus.encode(self.tokenizer, items))
+
+    def _packed(self, book: dict[str, Any]) -> bool:
+        return all((self._folder(book) / part / "index.json").is_file() for part in _PARTS)
+
+    def _part(self, book: dict[str, Any], part: str) -> Packed:
+        """A part of a book; UserError where it is not the one that was packed."""
+        packed = Packed.open(self._folder(book) / part)
+        if packed.fingerprint != book.get("packed", {}).get(part, packed.fingerprint):
+            raise UserError(f"{packed.folder / 'index.json'} has changed since {book['name']} was packed: restore it")
+        return packed
+
+    def _folder(self, book: dict[str, Any]) -> Path:
+        return learned.folder_of(self.run.path, book)
+
+    def _steps(self, book: dict[str, Any], training: Packed) -> int:
+        """Updates for a book: a row begins at every `stride`-th character, in each epoch."""
+        rows = book["epochs"] * max(1, training.count // self.config.stride)
+        return max(1, rows // self.config.batch_size)
+
+    def _updates(self, steps: int) -> Updates:
+        """The optimizer of a book: warm-up, cosine, a slower rate for embeddings; moments go on from the last book."""
+        config = self.config
+        optim = OptimConfig(
+            name="adamw", lr=config.lr, weight_decay=config.weight_decay, warmup_steps=round(config.warmup * steps),
+            schedule="cosine", min_ratio=0.05, clip=1.0,
+        )  # fmt: skip
+        slow = [p for name, p in self.model.named_parameters() if "embed_tokens" in name or name.startswith("lm_head")]
+        taken = {id(p) for p in slow}
+        rest = [p for p in self.model.parameters() if id(p) not in taken]
+        groups = [{"params": rest, "lr": config.lr}, {"params": slow, "lr": config.embedding_lr}]
+        adamw = AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+        updates = Updates(self.model, optim, _train_config(config, steps), self.accelerator, optimizers=[adamw])
+        if self.optimizer:
+            with reading(self.run.checkpoints, "use another checkpoint"):
+                updates.unpack({"optimizer": self.optimizer}, self.counters)
+        return updates
+
+    def _step(self, book: dict[str, Any], training: Packed, updates: Updates, steps: int) -> tuple[float, float]:
+        """One update on rows of the book and of the memory; nats a character of each."""
+        config, number = self.config, self.step_number
+        size, length = config.batch_size, config.length
+        batch = training.batch(config.seed * 1000 + book["number"], book["step"], range(size), size, length)
+        ids, labels, positions = (np.asarray(array) for array in batch)
+        rng = np.random.default_rng([config.seed, _REPLAY, number])
+        old = self.memory.rows(round(config.replay * size), length, rng, book["number"])
+        if old is not None:
+            ids, labels = np.concatenate((ids, old.ids)), np.concatenate((labels, old.labels))
+            own = np.broadcast_to(np.arange(length), old.ids.shape)
+            positions = np.concatenate((positions, own))
+        taught, weights = (None, None) if old is None else (old.taught, self._weights(book, size, len(old.ids)))
+        tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
+        draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
+        schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
+        if not self.model.config.hierarchy:  # a plain Transformer is visited once
+            schedule = self.model.config.schedule
+        segments = self.model.config.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
+        budget = self.model.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
+        draws = uniforms(config.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
+        explore = torch.from_numpy(draws.astype(np.float32)).to(self.device)
+        thought = self.model.begin(input_ids=tensors[0], position_ids=tensors[2], budget=budget)
+        counted = tensors[1] != -100
+        losses: Tensor | None = None
+        extra = (explore, taught, weights)
+        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), *extra):  # type: ignore[arg-type]
+            loss.backward()
+            if thought.kept is not None:
+                thought.kept.forget()
+            losses = each if losses is None else losses
+        assert losses is not None
+        self.memory.pull(self.model)
+        if not updates.step(book["step"], lambda done: min(1.0, done / steps)) and updates.hopeless:
+            raise BadBatch(updates.complaint(number), {"inputs": tensors[0], "labels": tensors[1]})
+        sums, counts = losses.cpu().double().sum(1), counted.sum(1).clamp(min=1).cpu()
+        per_row = (sums / counts).tolist()
+        return float(np.mean(per_row[:size])), float(np.mean(per_row[size:])) if old is not None else math.nan
+
+    def _weights(self, book: dict[str, Any], new: int, old: int) -> Tensor:
+        """How much each row counts: every old book half as much again as the new one, all of them `recall` times it."""
+        share = min(EACH * sum(b is not book for b in self.books), self.config.recall)
+        each = torch.tensor([1 / new, share / old]) * (new + old) / (1 + share)
+        return each.repeat_interleave(torch.tensor([new, old])).to(self.device)
+
+    def _measured(self, book: dict[str, Any]) -> bool:
+        """Whether the newest scores are those of now."""
+        return bool(book["scores"]) and book["scores"][-1]["step"] == book["step"]
+
+    def _measure(
+        self, book: dict[str, Any], say: Callable[[Event], None], tick: Callable[[float], None] | None = None
+    ) -> None:
+        """Every book's held-out text so far, and a sample of how it writes."""
+        start = time.perf_counter()
+        bits = [self.bits(other, progress=tick) for other in self.books]
+        at = {"step": book["step"], "update": self.step_number}
+        book["scores"].append({**at, "bits_per_character": bits})
+        scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
+        sample, rate = self.sample()
+        self.run.log(
+            {"event": "eval", "step": self.step_number, "book": book["name"], "bits_per_character": scores}
+            | {"sample": sample, "characters_per_second": rate, "measuring_seconds": time.perf_counter() - start}
+        )
+        say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
+
+    def sample(self, characters: int = 120) -> tuple[str, float]:
+        """A piece of its writing, in one segment, and characters a second."""
+        self.model.eval()
+        first = self.tokenizer("\n", add_special_tokens=False)["input_ids"] or [0]
+        sampling = Sampling(max_new_tokens=characters, temperature=0.8, seed=self.step_number)
+        request = {"memory": self.config.length, "max_segments": 1, "halting": "fixed"}
+        (found,) = complete(self.model, self.tokenizer, [first], sampling, **request)  # type: ignore[arg-type]
+        self.model.train()
+        return found.text, len(found.text) / found.seconds
+
+    def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
+        """Remember the book, note how well it is known, and grow if enough was read."""
+        read = book["step"] >= self._steps(book, training)
+        book["state"], book["finished_at"] = "finished" if read else "stopped", _now()
+        if not self._measured(book):
+            self._measure(book, say)
+        bits = book["scores"][-1]["bits_per_character"]
+        book["bits_per_character_then"] = bits[book["number"]]
+        for other, now in zip(self.books, bits, strict=True):
+            other["bits_per_character_now"] = now
+        tokens = np.asarray(training.tokens)
+        self.memory.remember(
+            book["number"], tokens, book["characters"], self.config.length, self.config.seed, self.model
+        )
+        kept = self.memory.pack().values()
+        book["scores"][-1]["memory_bytes"] = sum(t.numel() * t.element_size() for t in kept)
+        groups, self.counters = updates.pack()
+        self.optimizer = groups["optimizer"]
+        every = self.config.grow_every
+        depth = [entry for entry in self.growth if entry["kind"] == "depth"]
+        grown = sum(entry.get("why", "characters") == "characters" for entry in depth)
+        if every and self.characters // every > grown:
+            say({"event": "grown", **self.grow(why="characters")})
+        elif self._stands_still(book, training):
+            say({"event": "grown", **self.grow(why="plateau")})
+
+    def _stands_still(self, book: dict[str, Any], training: Packed) -> bool:
+        """Whether the last epoch of a book that was read to its end brought less than `grow_plateau`."""
+        scores = [score["bits_per_character"][book["number"]] for score in book["scores"][-2:]]
+        read = len(scores) == 2 and book["step"] >= self._steps(book, training)
+        return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
+
+    def _save(self, updates: Updates | None) -> None:
+        if updates is not None and self.unfinished is not None:
+            groups, self.counters = updates.pack()
+            self.optimizer = groups["optimizer"]
+        groups = {"weights": dict(self.model.state_dict()), "optimizer": self.optimizer, "memory": self.memory.pack()}
+        state = {
+            "step_number": self.step_number, "seconds": self.seconds, "books": self.books, "growth": self.growth,
+            "counters": self.counters, "parameters": self.parameters, "model": self.model.config.to_dict(),
+            "tokens": self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))),
+        }  # fmt: skip
+        if self.config.tokenizer != "char":
+            state["tokenizer"] = tokenizer_files(self.tokenizer)
+        checkpoint.save(self.run.checkpoints, self.step_number, groups, state)
+        checkpoint.prune(self.run.checkpoints, 2)
+        self._mirror()
+
+    def _mirror(self) -> None:
+        """The tokenizer and the model's form beside the checkpoints, for whoever reads the folder."""
+        _mirrored(self.tokenizer, self.run.path, "tokenizer")
+        _mirrored(self.model.config, self.run.path, "model")
+
+    def _restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any], where: Path) -> None:
+        self.model, self.tokenizer = rebuild(state, groups["weights"], where)
+        self.optimizer, self.counters = groups.get("optimizer", {}), state["counters"]
+        if groups.get("memory"):
+            with reading(where / "memory.safetensors", "use another checkpoint or restore this one"):
+                self.memory.unpack(groups["memory"], self.model)
+        self.step_number, self.seconds = state["step_number"], state["seconds"]
+        self.books, self.growth = state["books"], state["growth"]
+
+
+def _mirrored(what: Any, run: Path, name: str) -> None:
+    """Replace a folder that `save_pretrained` writes file by file, each complete or as it was, and no link followed."""
+    folder = names.place_in(run, name)
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        what.save_pretrained(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            durable.write(folder / file.name, file.read_text("utf-8"))
+
+
+def _train_config(config: LearnConfig, steps: int) -> TrainConfig:
+    return TrainConfig(steps=steps, batch_size=config.batch_size, precision=config.precision, device=config.device)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

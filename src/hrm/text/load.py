@@ -1,0 +1,261 @@
+"""Models of text and their tokenizers: made new, taken from a run, or from any folder that transformers saves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from hrm.files import names
+from hrm.files.reading import SMALL, UserError, json_of, needs, quoted, reading, reason, yaml_of
+from hrm.runs import Run
+from hrm.runs import checkpoint as checkpoints
+from hrm.settings import fit, kind_of
+from hrm.text import learned
+from hrm.text.config import LearnConfig, TextConfig
+from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
+from hrm.text.data.tokenizers import code_refused, tried
+from hrm.text.model import HRMConfig, HRMForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ADAPTED = ["qkv", "out", "gate_up", "down"]
+"""The layers that get adapters."""
+
+
+class TextModel(NamedTuple):
+    """A model in evaluation mode on its device, and what turns text into its tokens."""
+
+    model: HRMForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    """The checkpoint or folder that it is from."""
+    run: Run[TextConfig] | None = None
+    held_out: tuple[Path, ...] = ()
+    """Folders of packed text that it has not learned from."""
+    length: int | None = None
+    """Tokens of the rows that it was trained on."""
+
+
+def is_text(path: str | Path) -> bool:
+    """Whether a folder is a run of text, or a model of text that transformers saved."""
+    path = Path(path)
+    if (path / "run.json").is_file():
+        return kind_of(path).family != "puzzle"
+    return (path / "config.json").is_file()
+
+
+def load_text(
+    path: str | Path, checkpoint: str | int = "best", device: str | None = None, precision: str | None = None
+) -> TextModel:
+    """The model and tokenizer of a run (averaged weights, where there are any) or of a saved folder.
+
+    `checkpoint` is "best", "latest" or a step; device and precision are those at hand and the run's own unless given.
+    UserError names what is missing.
+    """
+    path = Path(path)
+    where = _device(device)
+    if not (path / "run.json").is_file() and (path / "config.json").is_file():
+        model, tokenizer = load_saved(path)
+        dtype = None if precision is None else _dtype(precision)
+        return TextModel(model.to(device=where, dtype=dtype).eval(), tokenizer, str(path))
+    if kind_of(path) is LearnConfig:
+        return _load_learner(path, checkpoint, where, precision)
+    run = Run.open(path, TextConfig)
+    file = run.checkpoint(checkpoint, partial(print, file=sys.stderr))
+    model = architecture(run)
+    tensors, _ = checkpoints.load(file, {"weights", "ema"})
+    fill(model, tensors["weights"] | tensors.get("ema", {}), file)
+    if run.config.lora:
+        merge(model)
+    dtype = _dtype(precision or run.config.train.precision)
+    model = model.to(device=where, dtype=dtype).eval()
+    held = tuple(p for p in (run.data / "validation",) if p.is_dir())
+    return TextModel(model, load_tokenizer(run.path), str(file), run, held, run.config.text.length)
+
+
+def _load_learner(path: Path, which: str | int, device: torch.device, precision: str | None) -> TextModel:
+    run = Run.open(path, LearnConfig)
+    file = run.checkpoint(which, partial(print, file=sys.stderr))
+    tensors, state = learned.load(file, {"weights"})
+    model, tokenizer = rebuild(state, tensors["weights"], file)
+    model = model.to(device=device, dtype=_dtype(precision or run.config.precision)).eval()
+    held = tuple(sorted(run.path.glob("books/*/validation")))
+    return TextModel(model, tokenizer, str(file), None, held, run.config.length)
+
+
+def rebuild(
+    state: dict[str, Any], weights: dict[str, torch.Tensor], where: Path
+) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
+    """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
+    with reading(where):
+        config = _form(partial(HRMConfig.from_dict, state["model"]), where)
+        if config.fast_layers + config.slow_layers > len(weights):
+            raise UserError(f"{where} does not hold the weights of {config.fast_layers + config.slow_layers} layers")
+        model = HRMForCausalLM(config)
+        fill(model, weights, where)
+        tokenizer = rebuild_of(state)
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(f"{where} has a tokenizer of {len(tokenizer)} tokens and a model of {config.vocab_size}")
+    return model, tokenizer
+
+
+def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """The tokenizer of a learner's checkpoint: its tokens, or where they are no characters its files."""
+    return tokenizer_from(state["tokenizer"]) if "tokenizer" in state else rebuild_tokenizer(state["tokens"])
+
+
+def architecture(run: Run[TextConfig]) -> HRMForCausalLM:
+    """A model of a run's form, adapters included, with fresh weights."""
+    with reading(run.path / "model"):
+        model = HRMForCausalLM(form_of(run.path))
+    return adapt(model, run.config.lora) if run.config.lora else model
+
+
+def form_of(path: Path) -> HRMConfig:
+    """The form of a run's model."""
+    return _form(partial(HRMConfig.from_pretrained, names.folder_of_files(path / "model")), path / "model")
+
+
+def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
+    """A configuration from a file; UserError with the place for one that no model can have."""
+    try:
+        with reading(where):
+            return read()
+    except UserError as error:
+        raise error if str(where) in str(error) else UserError(f"{where}: {error}") from error
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that lies beside a run's weights."""
+    from transformers import AutoTokenizer
+
+    names.folder_of_files(path / "tokenizer")
+    with reading(path / "tokenizer"), code_refused(path / "tokenizer"):
+        return tried(AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False))
+
+
+def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
+    """Model and tokenizer of a folder that `save_pretrained` wrote; UserError for one of another kind."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    names.folder_of_files(path)
+    json_of(path / "config.json", SMALL)  # says best what is wrong with it
+    with reading(path, "save a model and its tokenizer there"), code_refused(path):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        kind = config.model_type
+        if kind != HRMConfig.model_type:
+            raise UserError(
+                f"{path} holds a model of type {quoted(kind)}: convert it with hrm convert, if it is hrm_text"
+            )
+        if getattr(config, "quantization_config", None) and find_spec("torchao") is None:
+            raise UserError(needs(f"{path}, which is quantised,", "torchao", "quantize"))
+        tokenizer = tried(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
+    return load_model(path), tokenizer
+
+
+def load_model(path: Path) -> HRMForCausalLM:
+    """The model alone of such a folder."""
+    names.folder_of_files(path)
+    with reading(path, "save a model there"), code_refused(path), _no_bar():
+        model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        for name, value in vars(model.generation_config).items():
+            wanted = bool if name.startswith(("use_", "output_", "return_", "do_")) else int | float | str | list | dict
+            if value is not None and not name.startswith("_") and not isinstance(value, wanted):
+                raise ValueError(f"generation_config.json says of {name} {quoted(value)}")
+        return model
+
+
+def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrainedTokenizerFast | None) -> HRMConfig:
+    """A shape's configuration, changed by NAME=VALUE settings, for a tokenizer; UserError names what does not fit."""
+    if isinstance(shape, HRMConfig):
+        config = shape.to_dict()
+        if tokenizer is not None and len(tokenizer) > shape.vocab_size:
+            raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the model {shape.vocab_size}: use its own")
+    else:
+        config = HRMConfig.preset(shape).to_dict()
+        if tokenizer is not None:
+            ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+            config |= {name: getattr(tokenizer, name) for name in ends} | {"vocab_size": len(tokenizer)}
+    known = HRMConfig().to_dict()
+    given: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise UserError(f"--settings {quoted(change)}: the model has no setting '{name}'{HRMConfig.instead(name)}")
+        given[name] = yaml_of(text, f"--settings {quoted(change)}")
+        if type(known[name]) in (int, float, bool, str):
+            try:
+                given[name] = fit(type(known[name]), given[name])
+            except ValueError as error:
+                raise UserError(f"--settings {change}: {name} {error}") from None
+    if "hidden_size" in given:  # these follow from it unless they are given as well
+        config |= {"intermediate_size": None, "embedding_scale": None}
+    if "num_attention_heads" in given:
+        config["num_key_value_heads"] = None
+    return HRMConfig.from_dict(config | given)
+
+
+def adapt(model: HRMForCausalLM, rank: int) -> HRMForCausalLM:
+    """The model with low-rank adapters (LoRA, arXiv 2106.09685), which alone will learn; changed in place."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise UserError(needs("--lora", "peft", "lora", error)) from None
+    return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=ADAPTED), model)  # type: ignore[return-value, arg-type]
+
+
+def merge(model: HRMForCausalLM) -> None:
+    """Add the adapters to the weights and take them out."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()  # type: ignore[attr-defined]
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, module.get_base_layer())
+
+
+def fill(model: HRMForCausalLM, weights: dict[str, torch.Tensor], where: Path) -> None:
+    """Put a checkpoint's weights into a model of the same form; UserError where they do not fit."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{where} does not hold the weights that its run describes: {reason(error)}") from error
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' bar for reading weights from the disk, which would stand before every answer."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _device(name: str | None) -> torch.device:
+    if name in (None, "auto"):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except RuntimeError as error:
+        raise UserError(f"device '{name}' (--device) cannot be used here: {reason(error)}") from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in ("float32", "bfloat16", "float16", "float64"):
+        raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
+    return getattr(torch, name)

@@ -1,0 +1,159 @@
+"""Model cards: what a run of text is, learned from and reached, in facts that the run itself holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hrm.files.reading import SMALL, json_of
+from hrm.text.data import Packed, is_packed, open_text
+from hrm.text.load import form_of, load_tokenizer
+from hrm.text.measuring.fresh import prompts_of
+from hrm.text.model import HRMConfig, HRMForCausalLM
+
+if TYPE_CHECKING:
+    from hrm.runs import Run
+    from hrm.text.config import TextConfig
+
+MEASURES = (
+    ("exact_match", "answers exact", ".1%"),
+    ("loss", "loss, nats a token", ".4f"),
+    ("perplexity", "perplexity", ".2f"),
+    ("bits_per_byte", "bits per byte", ".4f"),
+    ("bits_per_character", "bits per character", ".4f"),
+    ("token_accuracy", "token accuracy", ".2%"),
+    ("ece", "calibration error (ECE) of the best token's probability", ".3f"),
+    ("ece_q", "calibration error (ECE) of the Q head's confidence", ".3f"),
+    ("mean_segments", "mean depth, segments", ".2f"),
+)
+
+
+def model_card(run: Run[TextConfig]) -> str:
+    """README.md of a run: data, settings, results per depth, use and limits; what was not measured is not said."""
+    name, model = run.path.resolve().name, form_of(run.path)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in HRMForCausalLM(model).parameters())
+    result = json_of(run.result, SMALL) if run.result.is_file() else {}
+    depth = "one segment" if model.max_segments == 1 else f"up to {model.max_segments} segments"
+    kind = f"of {depth} a token" if model.hierarchy else "without hierarchy, a plain Transformer"
+    version = "" if run.version == "unknown" else f"with hrm {run.version} "
+    parts = [
+        "---\nlibrary_name: hrm\npipeline_tag: text-generation\ntags: [hrm, adaptive-computation]\n---",
+        f"# {name}",
+        f"A causal language model with {parameters:,} parameters: a hierarchical reasoning model {kind}, "
+        f"trained {version}on {run.created[:10]}.",
+        "## Data",
+        _data(run),
+        "## Settings",
+        _table(("setting", "value"), _settings(run.config, model)),
+        "## Results",
+        _results(run, result),
+        "## Use",
+        _use(run, name),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in _limits(run, model, result)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _data(run: Run[TextConfig]) -> str:
+    config, rows = run.config, []
+    for part, words in (("train", "trained on"), ("validation", "held out")):
+        if not is_packed(run.data / part):
+            continue
+        packed = open_text(run.data / part)
+        sizes = [packed.count, getattr(packed, "characters", 0), getattr(packed, "bytes", 0)]
+        rows.append((words, *(f"{size:,}" if size else "unknown" for size in sizes)))
+    source = ", ".join(f"`{Path(part.strip()).name}`" for part in (config.data or "").split(",") if part.strip())
+    held = f" Held out: `{Path(config.validation).name}`." if config.validation else ""
+    answers = " Only answers count in the loss." if config.text.kind in ("chat", "gym") else ""
+    return f"From {source or 'unknown sources'}.{held}{answers}\n\n" + _table(
+        ("part", "tokens", "characters", "bytes"), rows
+    )
+
+
+def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
+    layers = f"{model.fast_layers} fast" + ("" if model.shared else f", {model.slow_layers} slow")
+    found: list[tuple[str, Any]] = [
+        ("shape", Path(config.model).name),
+        ("width, heads, keys' heads", f"{model.hidden_size}, {model.num_attention_heads}, {model.num_key_value_heads}"),
+        ("layers", layers if model.hierarchy else model.fast_layers + model.slow_layers),
+        ("cycles and steps of a segment", f"{model.h_cycles}, {model.l_cycles}" if model.hierarchy else "none"),
+        ("halting", model.halting if model.max_segments > 1 else "fixed"),
+        ("vocabulary", f"{model.vocab_size:,} ({config.text.tokenizer})"),
+        ("tokens of a row", config.text.length),
+        ("steps, rows of a step", f"{config.train.steps:,}, {config.train.batch_size}"),
+        ("optimizer, learning rate", f"{config.optim.name}, {config.optim.lr:g}"),
+        ("precision", config.train.precision),
+        ("seed", config.seed),
+    ]
+    if config.lora:
+        found.insert(1, ("rank of the adapters (LoRA)", config.lora))
+    return [(name, str(value)) for name, value in found]
+
+
+def _results(run: Run[TextConfig], result: dict[str, Any]) -> str:
+    known = [(words, format(result[key], form)) for key, words, form in MEASURES if result.get(key) is not None]
+    if not known:
+        return "Not measured: nothing was held out."
+    step = (run.best or {}).get("step")
+    after = "" if step is None else f", weights of step {step:,}"
+    said = [f"On {result['n']:,} held-out tokens{after}:" if "n" in result else f"On held-out text{after}:"]
+    said.append(_table(("measure", "value"), known))
+    losses = result.get("loss_by_depth") or []
+    if len(losses) > 1:
+        rows, head = [(str(i), f"{loss:.4f}") for i, loss in enumerate(losses, 1)], ("segments", "loss, nats a token")
+        if shares := result.get("exact_match_by_depth"):
+            rows, head = [(*row, f"{share:.1%}") for row, share in zip(rows, shares, strict=True)], (*head, "exact")
+        said += ["With every token at the same depth:", _table(head, rows)]
+    return "\n\n".join(said)
+
+
+def _use(run: Run[TextConfig], name: str) -> str:
+    begin = ""
+    held = open_text(run.data / "validation") if is_packed(run.data / "validation") else None
+    if isinstance(held, Packed) and (asked := next(prompts_of(held), None)):
+        begin = str(load_tokenizer(run.path).decode(asked))  # to its last blank line, as it was learned
+    elif held is not None:
+        batch = next(held.windows(run.config.text.length, None, 1))
+        words = load_tokenizer(run.path).decode(batch.input_ids[0][:12].tolist(), skip_special_tokens=True)
+        begin = (str(words).strip().splitlines() or [""])[0].replace('"', "")
+    begin = begin or "Once"
+    return f"""\
+```python
+from hrm.text.writing.generation import generate
+from hrm.text.load import load_text
+
+loaded = load_text("{name}")
+print(generate(loaded.model, loaded.tokenizer, {json.dumps(begin, ensure_ascii=False)}).text)
+```
+
+`hrm generate {name} "..." --trace` shows the depth of each token, `hrm eval {name}` measures again."""
+
+
+def _limits(run: Run[TextConfig], model: HRMConfig, result: dict[str, Any]) -> list[str]:
+    found = ["It knows what its data says and nothing else; what it writes is neither checked nor filtered."]
+    if run.config.text.tokenizer == "char":
+        found.append("It reads only the characters of its data; others become one unknown token.")
+    found.append(
+        f"It was trained on rows of {run.config.text.length:,} tokens: what lies further back was never learned from."
+    )
+    losses = result.get("loss_by_depth") or []
+    if losses and min(losses) < losses[-1]:
+        best = losses.index(min(losses)) + 1
+        found.append(
+            f"More depth is not better throughout: held-out loss is lowest after {best} of {len(losses)} segments."
+        )
+    if model.max_segments > 1 and model.halting == "q" and not run.config.validation and not losses:
+        found.append("Whether the Q head halts where it should was not measured.")
+    if run.config.seed is not None and result:
+        found.append("One training with one seed: how much the numbers vary is not known.")
+    return found
+
+
+def _table(head: tuple[str, ...], rows: list[Any]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,68 @@
+"""Questions that a run has not seen: made anew with another seed, or counted among those that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.text.data import Packed, is_packed
+from hrm.text.data.chat import prompt
+from hrm.text.data.gym import Made, gym_text
+
+if TYPE_CHECKING:
+    from hrm.text.load import TextModel
+
+
+class Seen:
+    """The questions of packed folders, as a run's model reads them."""
+
+    def __init__(self, loaded: TextModel, folders: Iterable[Path]) -> None:
+        self.tokenizer, config = loaded.tokenizer, loaded.run.config.text if loaded.run else None
+        self.template = config.template if config is not None else None
+        self.prompts = {
+            tuple(tokens)
+            for folder in folders
+            if is_packed(folder) and isinstance(packed := Packed.open(folder, self.tokenizer), Packed)
+            for tokens in prompts_of(packed)
+        }
+
+    def __contains__(self, question: object) -> bool:
+        return (
+            tuple(prompt(self.tokenizer, [{"role": "user", "content": str(question)}], self.template)) in self.prompts
+        )
+
+
+def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> Made:
+    """`count` questions of the Reasoning Gym data set of a run, none of them trained on or held out by it.
+
+    UserError for a run that learned something else.
+    """
+    run = loaded.run
+    if run is None or run.config.text.kind != "gym" or run.config.data is None:
+        raise UserError("--fresh makes questions of the Reasoning Gym data set that a run was trained on: name --data")
+    seen = Seen(loaded, (run.data / "train", run.data / "validation"))
+    # The training's own seeds are single numbers.
+    return gym_text(run.config.data, run.config.text.options, count, [seed, 1], seen)
+
+
+def trained_on(loaded: TextModel, prompts: Iterable[str | list[int]]) -> int | None:
+    """How many of these prompts the run was trained on; None where that is not known."""
+    folder = loaded.run.data / "train" if loaded.run else None
+    if folder is None or not is_packed(folder):
+        return None
+    known = Seen(loaded, [folder]).prompts
+    return sum(tuple(loaded.tokenizer(one)["input_ids"] if isinstance(one, str) else one) in known for one in prompts)
+
+
+def prompts_of(packed: Packed) -> Iterator[list[int]]:
+    """The tokens of each packed document up to its last answer; nothing for running text."""
+    if packed.mask is None:
+        return
+    tokens, mask = np.asarray(packed.tokens), np.asarray(packed.mask)
+    for begin, end in zip(packed.documents[:-1].tolist(), packed.documents[1:].tolist(), strict=True):
+        given = np.flatnonzero(mask[begin:end] == 0)
+        yield tokens[begin : begin + int(given[-1]) + 1].tolist() if len(given) else []

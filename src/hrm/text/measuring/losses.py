@@ -1,0 +1,300 @@
+"""Measuring a model of text: loss, accuracy and calibration at every fixed depth, and where tokens choose theirs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrm.core.calibration import BINS, interval
+from hrm.core.layers import at_least_float32
+from hrm.text.model.halting import Budget
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hrm.text.data import Packed, Rows
+    from hrm.text.model import HRMForCausalLM, Thought
+
+LOGITS = 1 << 22
+"""At most about so many logits are in memory at once: they are read twice and should stay in a CPU's cache."""
+THRESHOLDS = {
+    "q": (0.1, 0.3, 0.5, 0.7, 0.9),
+    "kl": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
+    "change": (1.0, 0.5, 0.2, 0.1, 0.05),
+}
+"""Exit thresholds of a curve, by criterion."""
+
+
+class Reading(NamedTuple):
+    """Of each counted token [n]: loss in nats, whether the best next token is right, its probability, P(halt)."""
+
+    loss: np.ndarray
+    right: np.ndarray
+    probability: np.ndarray
+    confidence: np.ndarray
+
+
+class Tally:
+    """Sums over the tokens that were read at one depth, or at depths of their own."""
+
+    def __init__(self) -> None:
+        self.count, self.loss, self.right, self.segments = 0, 0.0, 0, 0
+        self.gaps = {name: np.zeros(BINS) for name in ("ece", "ece_q", "ece_q_target")}
+        self.targets = self.answers = self.exact = 0
+
+    def add(self, reading: Reading, depth: np.ndarray | int, answers: np.ndarray | None = None) -> None:
+        """The tokens of a batch, after how many segments each was read, and which answer each belongs to."""
+        self.count += len(reading.loss)
+        self.loss += float(reading.loss.sum(dtype=np.float64))
+        self.right += int(reading.right.sum())
+        self.segments += int(np.sum(depth)) if isinstance(depth, np.ndarray) else depth * len(reading.loss)
+        self._gap("ece", reading.probability, reading.right)
+        self._gap("ece_q", reading.confidence, reading.right)
+        if answers is not None:
+            wrong = np.bincount(answers, reading.right == 0)
+            self.answers, self.exact = self.answers + len(wrong), self.exact + int((wrong == 0).sum())
+
+    def add_target(self, confidence: np.ndarray, target: np.ndarray) -> None:
+        """What the Q head said, and what it was trained to say."""
+        self.targets += len(confidence)
+        self._gap("ece_q_target", confidence, target)
+
+    def result(self, size: Size) -> dict[str, Any]:
+        """Means over the tokens."""
+        n = max(1, self.count)
+        loss = self.loss / n
+        found: dict[str, Any] = {
+            "mean_segments": self.segments / n,
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+            "bits_per_byte": self.loss / math.log(2) / max(1, size.bytes),
+            "bits_per_character": self.loss / math.log(2) / max(1, size.characters),
+            "token_accuracy": self.right / n,
+            "ece": float(np.abs(self.gaps["ece"]).sum() / n),
+            "ece_q": float(np.abs(self.gaps["ece_q"]).sum() / n),
+        }
+        if self.targets:
+            found["ece_q_target"] = float(np.abs(self.gaps["ece_q_target"]).sum() / self.targets)
+        if self.answers:
+            found["exact_match"] = self.exact / self.answers
+            found["exact_match_interval"] = list(interval(self.exact, self.answers))
+        return found
+
+    def _gap(self, name: str, confidence: np.ndarray, right: np.ndarray) -> None:
+        which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        self.gaps[name] += np.bincount(which, confidence - right, minlength=BINS)
+
+
+class Adaptive:
+    """Tokens that choose their depth under one budget, and with `control` the same depths dealt out at random."""
+
+    def __init__(self, budget: Budget, control: bool, generator: torch.Generator) -> None:
+        self.budget, self.control, self.generator = budget, control, generator
+        self.chosen, self.dealt = Tally(), Tally()
+        self.histogram = np.zeros(budget.limit + 1, np.int64)
+
+    def add(self, model: HRMForCausalLM, tokens: dict[str, Tensor], labels: Tensor, answers: np.ndarray | None) -> None:
+        """Read a batch."""
+        budget, counted = self.budget, labels != -100
+        thought = model.begin(**tokens, budget=budget)
+        model.model.think(thought, budget, model.lm_head)
+        depth = thought.depth[counted]
+        reading = read(model, thought, labels, budget)
+        self.chosen.add(reading, depth.cpu().numpy(), answers)
+        self.histogram += torch.bincount(depth, minlength=len(self.histogram)).cpu().numpy()
+        if not self.control:
+            return
+        others = thought.depth.clone()
+        others[counted] = depth[torch.randperm(len(depth), generator=self.generator).to(depth.device)]
+        if not torch.equal(others, thought.depth):
+            thought = model.begin(**tokens, budget=budget)
+            halt_at(model, thought, others, budget)
+            reading = read(model, thought, labels, budget)
+        self.dealt.add(reading, others[counted].cpu().numpy(), answers)
+
+    def result(self, size: Size) -> dict[str, Any]:
+        """Means over the tokens, and how many stopped at each depth."""
+        found = {"exit_threshold": self.budget.threshold, **self.chosen.result(size)}
+        found["depths"] = self.histogram[1:].tolist()
+        return found | ({"random": self.dealt.result(size)} if self.control else {})
+
+
+class Size(NamedTuple):
+    """What the counted tokens stand for."""
+
+    bytes: int
+    characters: int
+    unknown: int
+    """Tokens that stand for characters the tokenizer does not know."""
+
+
+def evaluate(
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    packed: Packed | Rows,
+    length: int,
+    stride: int | None = None,
+    batch_size: int = 8,
+    thresholds: tuple[float, ...] = (),
+    progress: Callable[[float], None] | None = None,
+    limit: int | None = None,
+    control: bool = True,
+    **request: Any,
+) -> dict[str, Any]:
+    """Read a text in windows of `length` tokens and measure every token at every depth, and where tokens stop.
+
+    `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
+    else at the budget's own, each beside a `control`: the same depths dealt out at random. The first numbers are those
+    of the model as the budget uses it. `limit` stops after about so many tokens.
+
+    Where some tokens are given and others count, `exact_match` is the share of documents in which every token that
+    counts is the likeliest one: then, and only then, is it what the model writes greedily.
+    """
+    budget = model.model.budget(**request)
+    adaptive = budget.adaptive
+    budgets = [budget._replace(threshold=t) for t in thresholds or (budget.threshold,)] if adaptive else []
+    if adaptive and budget.threshold not in [b.threshold for b in budgets]:
+        budgets.append(budget)
+    fixed = budget._replace(halting="fixed", retry_confidence=0.0)
+    depths = [Tally() for _ in range(fixed.max_segments)]
+    generator = torch.Generator().manual_seed(0)
+    curve = [Adaptive(each, control, generator) for each in budgets]
+    table = byte_lengths(tokenizer)
+    answering = stride is None and getattr(packed, "mask", None) is not None
+    unknown, sizes, seen = tokenizer.unk_token_id, np.zeros(3, np.int64), 0
+    was_training, start = model.training, time.perf_counter()
+    model.eval()
+    with torch.inference_mode():
+        for batch in packed.windows(length, stride, batch_size):
+            columns = (*batch, batch.token_types)
+            ids, labels, positions, types = (torch.from_numpy(column).to(model.device) for column in columns)
+            counted = labels != -100
+            if not bool(counted.any()):
+                continue
+            which = labels[counted].cpu().numpy()
+            sizes += (*table[which].sum(0), 0 if unknown is None else (which == unknown).sum())
+            answers = _numbered(positions, counted) if answering else None
+            tokens = {"input_ids": ids, "position_ids": positions, "token_type_ids": types}
+            _fixed(model, tokens, labels, fixed, depths, answers)
+            for each in curve:
+                each.add(model, tokens, labels, answers)
+            seen += len(which)
+            if progress is not None:
+                progress(min(1.0, seen / max(1, min(limit or packed.count, packed.count))))
+            if limit is not None and seen >= limit:
+                break
+    model.train(was_training)
+    seconds = time.perf_counter() - start
+    size = Size(*sizes.tolist())
+    found = [each.result(size) for each in curve]
+    own = next((row for row in found if row["exit_threshold"] == budget.threshold), None)
+    own = depths[-1].result(size) if own is None else own
+    return {
+        "n": seen,
+        **({"answers": depths[-1].answers} if answering else {}),
+        **{name: value for name, value in own.items() if name not in ("depths", "random", "exit_threshold")},
+        **size._asdict(),
+        "max_segments": budget.max_segments,
+        "halting": budget.halting if adaptive else "fixed",
+        "exit_threshold": budget.threshold if adaptive else None,
+        "schedule": list(budget.schedule),
+        "length": length,
+        "stride": stride or length,
+        "fixed": [{"segments": i, **tally.result(size)} for i, tally in enumerate(depths, 1)],
+        "adaptive": found,
+        "tokens_per_second": seen / seconds,
+        "seconds": seconds,
+        "device": str(model.device),
+        "dtype": str(model.model.compute_dtype or model.dtype).removeprefix("torch."),
+    }
+
+
+def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget) -> Reading:
+    """What the tokens with a label say where they are, in pieces, because logits are large."""
+    counted = labels != -100
+    z, targets = thought.exited.z_h[counted], labels[counted]
+    parts = []
+    for some, wanted in zip(*(t.split(max(1, LOGITS // model.config.vocab_size)) for t in (z, targets)), strict=True):
+        logits = at_least_float32(model.lm_head(some))
+        scale, (top, best) = logits.logsumexp(-1), logits.max(-1)
+        loss = scale - logits.gather(1, wanted[:, None])[:, 0]
+        parts.append((loss, best == wanted, (top - scale).exp(), budget.probability(model.model.q_head(some))))
+    return Reading(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
+
+
+def halt_at(model: HRMForCausalLM, thought: Thought, depth: Tensor, budget: Budget) -> None:
+    """Think until every token has the depth [b, p] that it is given."""
+    for segment in range(1, int(depth.max()) + 1):
+        model.model.segment(thought, budget.schedule)
+        thought.halt(depth <= segment)
+
+
+def _fixed(
+    model: HRMForCausalLM,
+    tokens: dict[str, Tensor],
+    labels: Tensor,
+    budget: Budget,
+    depths: list[Tally],
+    answers: np.ndarray | None,
+) -> None:
+    """One pass to the last segment, read after each."""
+    config, before = model.config, None
+    thought = model.begin(**tokens, budget=budget)
+    for segment, tally in enumerate(depths, 1):
+        model.model.segment(thought, budget.schedule)
+        reading = read(model, thought, labels, budget)
+        tally.add(reading, segment, answers)
+        if config.q_target == "improvement" and before is not None:
+            depths[segment - 2].add_target(before.confidence, before.loss - reading.loss < config.q_gamma)
+        before = reading
+
+
+def _numbered(positions: Tensor, counted: Tensor) -> np.ndarray:
+    """Of each counted token the number of its document in the batch, from 0, leaving out those without such tokens."""
+    documents = (positions == 0).flatten().cumsum(0)[counted.flatten()]
+    return np.unique(documents.cpu().numpy(), return_inverse=True)[1]
+
+
+def byte_lengths(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """[vocabulary, 2]: UTF-8 bytes and characters of every token; 0 for special ones, 1 for the unknown token.
+
+    A character counts where its first byte is.
+    """
+    backend = tokenizer.backend_tokenizer
+    decoder = json.dumps(json.loads(backend.to_str())["decoder"])
+    of_byte = {letter: byte for byte, letter in enumerate(_byte_letters())} if '"ByteLevel"' in decoder else None
+    special = set(tokenizer.all_special_ids)
+    table = np.zeros((max(len(tokenizer), *tokenizer.get_vocab().values(), 0) + 1, 2), np.int64)
+    for token, index in tokenizer.get_vocab().items():
+        if index == tokenizer.unk_token_id:
+            table[index] = 1
+        elif index not in special:
+            raw = _bytes_of(token, of_byte, decoder)
+            table[index] = len(raw), sum(byte & 0xC0 != 0x80 for byte in raw)
+    return table
+
+
+def _bytes_of(token: str, of_byte: dict[str, int] | None, decoder: str) -> bytes:
+    if of_byte is not None and all(letter in of_byte for letter in token):
+        return bytes(of_byte[letter] for letter in token)
+    if '"ByteFallback"' in decoder and re.fullmatch("<0x[0-9A-F]{2}>", token):
+        return bytes([int(token[3:5], 16)])
+    return (token.replace("\u2581", " ") if "\\u2581" in decoder or "\u2581" in decoder else token).encode()
+
+
+def _byte_letters() -> str:
+    """The letter that stands for each byte in byte-level vocabularies (GPT-2)."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    shown, more = [], 256
+    for byte in range(256):
+        shown.append(chr(byte if byte in plain else more))
+        more += byte not in plain
+    return "".join(shown)

@@ -1,0 +1,157 @@
+"""Questions with known answers: what the model answers greedily, and how near that comes."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hrm.core.calibration import expected_calibration_error, interval
+from hrm.files.reading import UserError, needs
+from hrm.text.writing.generation import Completion, Sampling, complete
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hrm.text.data import Packed, Way
+    from hrm.text.model import HRMForCausalLM
+
+
+class Pair(NamedTuple):
+    """A prompt as the model was trained to see it, and the right answer."""
+
+    prompt: str | list[int]
+    """Its text, or its tokens."""
+    answer: str
+
+
+def pairs_of(
+    source: str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    template: str | None = None,
+    limit: int | None = None,
+    way: Way | None = None,
+) -> list[Pair]:
+    """The last answer of each conversation, or question with its answer, in a file; UserError names file and line.
+
+    `template` is that of the training; default: the tokenizer's chat template, or else the question and an empty line.
+    """
+    from hrm.text.data.chat import conversations, prompt
+
+    found = []
+    for messages in islice(conversations(source, way), limit):
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        found.append(Pair(prompt(tokenizer, messages[:last], template), messages[last]["content"]))
+    return found
+
+
+def packed_pairs(packed: Packed, tokenizer: PreTrainedTokenizerFast, limit: int | None = None) -> list[Pair]:
+    """The last answer of each packed document, told from its question by what counts in the loss."""
+    if packed.mask is None:
+        raise UserError(f"{packed.folder} holds running text, no answers: name questions with --data")
+    found = []
+    for begin, end in islice(zip(packed.documents[:-1], packed.documents[1:], strict=True), limit):
+        counts = np.asarray(packed.mask[begin:end])
+        start = int(np.flatnonzero(counts == 0)[-1]) + 1 if not counts.all() else 0
+        tokens = packed.tokens[begin:end].tolist()
+        found.append(Pair(tokens[:start], str(tokenizer.decode(tokens[start:], skip_special_tokens=True))))
+    return found
+
+
+def evaluate_pairs(
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: Sequence[Pair],
+    batch_size: int = 8,
+    sampling: Sampling | None = None,
+    progress: Callable[[float], None] | None = None,
+    **request: Any,
+) -> dict[str, Any]:
+    """Exact match, and BLEU, chrF and ROUGE-L (0 to 100) where the extra [eval] is installed, of greedy answers.
+
+    Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
+    """
+    if not pairs:
+        raise UserError("there are no questions to answer")
+    sampling = sampling or Sampling(greedy=True)
+    # Prompts of like length share a batch, which then has little padding.
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
+    answers: list[Completion] = [Completion()] * len(pairs)
+    start = time.perf_counter()
+    for at in range(0, len(order), batch_size):
+        rows = order[at : at + batch_size]
+        said = complete(model, tokenizer, [pairs[i].prompt for i in rows], sampling, **request)
+        for i, completion in zip(rows, said, strict=True):
+            answers[i] = completion
+        if progress is not None:
+            progress((at + len(rows)) / len(order))
+    seconds = time.perf_counter() - start
+    right = [is_exact(a.text, pair.answer) for a, pair in zip(answers, pairs, strict=True)]
+    texts, wanted = [a.text.strip() for a in answers], [pair.answer.strip() for pair in pairs]
+    tokens = [token for a in answers for token in a.tokens]
+    sure = np.array([a.confidence for a in answers])
+    budget = model.model.budget(**request)
+    return {
+        "n": len(pairs),
+        "exact_match": sum(right) / max(1, len(pairs)),
+        "exact_match_interval": list(interval(sum(right), len(pairs))),
+        **overlap(texts, wanted),
+        "mean_segments": sum(token.depth for token in tokens) / max(1, len(tokens)),
+        "ece_q": expected_calibration_error(sure, np.array(right, bool)),
+        "tokens": len(tokens),
+        "ended": sum(a.end == "end" for a in answers) / max(1, len(pairs)),
+        "max_segments": budget.max_segments,
+        "halting": budget.halting,
+        "tokens_per_second": len(tokens) / max(1e-9, seconds),
+        "seconds": seconds,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "answers": [
+            {"answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
+            for pair, a, exact in zip(pairs, answers, right, strict=True)
+        ],
+    }
+
+
+def is_exact(said: str, answer: str) -> bool:
+    """Whether the same was said, leaving spaces at both ends aside."""
+    return said.strip() == answer.strip()
+
+
+def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU and chrF of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing without [eval].
+
+    BLEU counts runs of up to four words; where no answer has so many, up to as many as there are.
+    """
+    missing = next((name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None), None)
+    if not said or missing:
+        if said:
+            print(needs("measuring BLEU, chrF and ROUGE", str(missing), "eval"), file=sys.stderr)
+        return {}
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words())
+    f1 = [scorer.score(right, text)["rougeL"].fmeasure for text, right in zip(said, wanted, strict=True)]
+    texts, references = list(said), [list(wanted)]
+    return {
+        "bleu": BLEU(effective_order=True).corpus_score(texts, references).score,
+        "chrf": CHRF().corpus_score(texts, references).score,
+        "rouge_l": 100 * sum(f1) / len(f1),
+    }
+
+
+class _Words:
+    """Words for ROUGE: rouge-score's own in English, but it drops every letter outside a to z."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Runs of letters and digits in lower case; of a text without any, what stands between spaces."""
+        return re.findall(r"[^\W_]+", text.lower()) or text.split()

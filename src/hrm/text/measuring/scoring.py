@@ -1,0 +1,128 @@
+"""Likelihoods of texts after contexts: what multiple choice, last words and lm-eval tasks ask of a model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from hrm.files.reading import UserError
+from hrm.text.measuring.losses import LOGITS
+from hrm.text.model.loss import token_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hrm.text.model import HRMForCausalLM
+
+
+class Score(NamedTuple):
+    """Of a continuation: log-probability in nats, whether each token is the likeliest, tokens, their mean depth."""
+
+    log_probability: float
+    greedy: bool
+    tokens: int
+    depth: float
+
+
+class Scorer:
+    """A model that is asked how likely texts are. `request` changes its budget.
+
+    A text without a context begins after the tokenizer's bos or else eos token. A context that is too long loses its
+    beginning. Models of prefixes read the context as one.
+    """
+
+    def __init__(
+        self, model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Any
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size, self.request = model, tokenizer, batch_size, request
+        self.length = model.config.max_position_embeddings
+        first: Any = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if first is None:
+            raise UserError("the tokenizer has neither a bos nor an eos token for a text to begin after: add one")
+        self.first: int = first
+
+    def continuations(
+        self, pairs: Sequence[tuple[str, str]], progress: Callable[[float], None] | None = None
+    ) -> list[Score]:
+        """How likely each continuation is after its context."""
+        return self._scores([self.encode(context, text) for context, text in pairs], progress)
+
+    def whole(self, texts: Sequence[str], progress: Callable[[float], None] | None = None) -> list[Score]:
+        """How likely whole texts are, read in windows that do not overlap."""
+        rows, counts = [], []
+        for text in texts:
+            ids = [self.first, *self.ids(text)]
+            windows = [ids[at : at + self.length + 1] for at in range(0, len(ids) - 1, self.length)]
+            counts.append(len(windows))
+            rows += [(window[:1], window[1:]) for window in windows]
+        scores = iter(self._scores(rows, progress, prefix=False))
+        return [_joined(list(itertools.islice(scores, count))) for count in counts]
+
+    def encode(self, context: str, text: str) -> tuple[list[int], list[int]]:
+        """Tokens of both, cut where the context's own tokens end; spaces between them belong to the continuation."""
+        kept = context.rstrip()
+        text = context[len(kept) :] + text
+        both, alone = self.ids(kept + text), self.ids(kept)
+        if not kept:
+            return [self.first], both
+        if len(both) <= len(alone):
+            return alone, self.ids(text)  # the seam melted into one token
+        return both[: len(alone)], both[len(alone) :]
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text, none added."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[call-overload]
+
+    def _scores(
+        self,
+        rows: Sequence[tuple[list[int], list[int]]],
+        progress: Callable[[float], None] | None,
+        prefix: bool = True,
+    ) -> list[Score]:
+        found = [Score(0.0, True, 0, 0.0)] * len(rows)
+        order = sorted((i for i, (_, text) in enumerate(rows) if text), key=lambda i: -sum(map(len, rows[i])))
+        for at in range(0, len(order), self.batch_size):
+            some = order[at : at + self.batch_size]
+            for i, score in zip(some, self._batch([rows[i] for i in some], prefix), strict=True):
+                found[i] = score
+            if progress is not None:
+                progress(min(1.0, (at + len(some)) / len(order)))
+        return found
+
+    @torch.inference_mode()
+    def _batch(self, rows: Sequence[tuple[list[int], list[int]]], prefix: bool) -> Iterator[Score]:
+        model, device = self.model, self.model.device
+        cut = [((context + text)[-self.length - 1 :], min(len(text), self.length)) for context, text in rows]
+        width = max(len(ids) - 1 for ids, _ in cut)
+        inputs, labels, types = (torch.full((len(cut), width), fill) for fill in (0, -100, 0))
+        for row, (ids, count) in enumerate(cut):
+            end = len(ids) - 1
+            inputs[row, :end] = torch.tensor(ids[:-1])
+            labels[row, end - count : end] = torch.tensor(ids[-count:])
+            types[row, : len(ids) - count] = 1
+        inputs, labels, types = inputs.to(device), labels.to(device), types.to(device)
+        budget = model.model.budget(**self.request)
+        # What pads a row comes after all that counts, where nothing looks.
+        thought = model.begin(input_ids=inputs, token_type_ids=types if prefix else None, budget=budget)
+        model.model.think(thought, budget, model.lm_head)
+        where = labels != -100
+        states, wanted = thought.exited.z_h[where], labels[where]
+        losses, greedy = [], []
+        size = max(1, LOGITS // model.config.vocab_size)
+        for z, targets in zip(states.split(size), wanted.split(size), strict=True):
+            logits = model.lm_head(z)
+            losses.append(token_loss(logits[None], targets[None])[0])
+            greedy.append(logits.argmax(-1) == targets)
+        counts = [count for _, count in cut]
+        columns = (torch.cat(losses), torch.cat(greedy), thought.depth[where].float())
+        for loss, right, depth in zip(*(column.cpu().split(counts) for column in columns), strict=True):
+            yield Score(-float(loss.cpu().double().sum()), bool(right.all()), len(loss), float(depth.mean()))
+
+
+def _joined(scores: Sequence[Score]) -> Score:
+    tokens = sum(score.tokens for score in scores)
+    depth = sum(score.depth * score.tokens for score in scores) / max(1, tokens)
+    return Score(sum(s.log_probability for s in scores), all(s.greedy for s in scores), tokens, depth)

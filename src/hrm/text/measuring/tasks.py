@@ -1,0 +1,210 @@
+"""Tasks of multiple choice, last words and minimal pairs from local JSON lines, asked without a framework."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hrm.files.reading import UserError, lines_of, nearest, parsed, reading, shown
+from hrm.text.measuring.scoring import Scorer
+from hrm.text.writing.generation import Sampling, complete
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hrm.text.model import HRMForCausalLM
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+ANSWER = ("piqa", "arc_easy", "arc_challenge", "boolq")
+"""Tasks whose questions end in "Answer:" on a new line, as in LLM Foundry; the others' in themselves."""
+
+
+class Choice(NamedTuple):
+    """A question with several (context, continuation) to choose from; `gold` is the right one."""
+
+    options: tuple[tuple[str, str], ...]
+    gold: int
+    group: str = ""
+
+
+class Word(NamedTuple):
+    """A context whose continuation is known."""
+
+    context: str
+    continuation: str
+
+
+class Sum(NamedTuple):
+    """A question whose answer is a number that the model has to write."""
+
+    question: str
+    answer: float
+
+
+Item = Choice | Word | Sum
+
+
+def names(folder: Path) -> dict[str, Path]:
+    """The tasks of a folder: a file of JSON lines each."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: --data-folder wants the one with the tasks' .jsonl files")
+    return {
+        path.name[: -len(ending)]: path
+        for ending in ENDINGS
+        for path in sorted(folder.iterdir())
+        if path.name.endswith(ending)
+    }
+
+
+def load(name: str, folder: Path, limit: int | None = None) -> list[Item]:
+    """The items of a task; UserError for an unknown name, or with file and line for a row of no known form."""
+    known = names(folder)
+    if name not in known:
+        raise UserError(
+            f"no task '{name}' in {folder}{nearest(name, known) or ': it has ' + (', '.join(known) or 'none')}"
+        )
+    path = known[name]
+    items: list[Item] = []
+    for number, line in enumerate(lines_of(path), 1):
+        if limit is not None and len(items) >= limit:
+            break
+        if line.strip():
+            items.append(_item(name, line, f"{path}, line {number}"))
+    if not items:
+        raise UserError(f"{path} holds no items")
+    return items
+
+
+def _item(name: str, line: bytes, where: str) -> Item:
+    row = parsed(line, where, "fetch the file again")
+    with reading(where, "fetch the file again"):
+        item = _formed(name, row)
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not an object with fields: fetch the file again")
+    if item is None:
+        raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
+    if isinstance(item, Choice) and not 0 <= item.gold < len(item.options):
+        raise UserError(f"{where}: choice {item.gold} is none of {len(item.options)}: fetch the file again")
+    asked = item.options if isinstance(item, Choice) else ((item.question,) if isinstance(item, Sum) else tuple(item),)
+    finite = not isinstance(item, Sum) or math.isfinite(item.answer)
+    if not finite or not all(isinstance(text, str) for texts in asked for text in texts):
+        raise UserError(f"{where}: what is asked and answered must be text: fetch the file again")
+    return item
+
+
+def _formed(name: str, row: dict[str, Any]) -> Item | None:
+    """The item that a row's fields make; None for fields of no known form."""
+    if isinstance(row, dict):
+        asked = "\nAnswer:" if name in ANSWER else ""
+        if "sentence_good" in row:
+            return Choice((("", row["sentence_good"]), ("", row["sentence_bad"])), 0, str(row.get("UID", "")))
+        if "endings" in row:
+            return Choice(tuple((row["ctx"], " " + ending) for ending in row["endings"]), int(row["label"]))
+        if "choices" in row:
+            return Choice(tuple((row["query"] + asked, " " + choice) for choice in row["choices"]), int(row["gold"]))
+        if "context_options" in row:
+            after = " " + row["continuation"]
+            return Choice(tuple((context, after) for context in row["context_options"]), int(row["gold"]))
+        if "continuation" in row:
+            return Word(row["context"] + asked, " " + row["continuation"])
+        if "answer" in row:
+            return Sum(row.get("context") or row["question"], float(row["answer"]))
+    return None
+
+
+def evaluate_task(
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    items: Sequence[Item],
+    batch_size: int = 8,
+    progress: Callable[[float], None] | None = None,
+    **request: Any,
+) -> dict[str, Any]:
+    """Accuracy with its standard error, that of guessing, and the mean depth; without examples in the prompt.
+
+    Choices: `accuracy` by log-probability, `accuracy_per_byte` by log-probability a byte of the continuation. Known
+    continuations: every token the likeliest, and `perplexity`. Numbers: the first number that is written.
+    """
+    start = time.perf_counter()
+    kinds = {type(item) for item in items}
+    if len(kinds) != 1:
+        raise UserError("a task's rows must be of one form, and this one mixes several: split the file")
+    if kinds == {Choice}:
+        found = _choices(Scorer(model, tokenizer, batch_size, **request), items, progress)  # type: ignore[arg-type]
+    elif kinds == {Word}:
+        found = _words(Scorer(model, tokenizer, batch_size, **request), items, progress)  # type: ignore[arg-type]
+    else:
+        found = _sums(model, tokenizer, items, batch_size, progress, request)  # type: ignore[arg-type]
+    accuracy = found["accuracy"]
+    error = math.sqrt(accuracy * (1 - accuracy) / max(1, len(items) - 1))
+    return {"n": len(items), **found, "standard_error": error, "seconds": time.perf_counter() - start}
+
+
+def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float], None] | None) -> dict[str, Any]:
+    scores = iter(scorer.continuations([option for item in items for option in item.options], progress))
+    by_sum = by_byte = tokens = segments = 0.0
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for item in items:
+        own = [next(scores) for _ in item.options]
+        sums = [score.log_probability for score in own]
+        per_byte = [s / max(1, len(text.strip().encode())) for s, (_, text) in zip(sums, item.options, strict=True)]
+        # Equal options tell nothing apart: the right one wins no tie.
+        right = sums[item.gold] > max((s for i, s in enumerate(sums) if i != item.gold), default=-math.inf)
+        by_sum += right
+        by_byte += per_byte.index(max(per_byte)) == item.gold
+        groups[item.group].append(right)
+        tokens += sum(score.tokens for score in own)
+        segments += sum(score.depth * score.tokens for score in own)
+    found: dict[str, Any] = {
+        "accuracy": by_sum / len(items),
+        "accuracy_per_byte": by_byte / len(items),
+        "guessing": sum(1 / len(item.options) for item in items) / len(items),
+        "mean_segments": segments / max(1, tokens),
+    }
+    if len(groups) > 1:
+        found["groups"] = {name: sum(rights) / len(rights) for name, rights in sorted(groups.items())}
+    return found
+
+
+def _words(scorer: Scorer, items: Sequence[Word], progress: Callable[[float], None] | None) -> dict[str, Any]:
+    scores = scorer.continuations([(item.context, item.continuation) for item in items], progress)
+    tokens = max(1, sum(score.tokens for score in scores))
+    return {
+        "accuracy": sum(score.greedy for score in scores) / len(items),
+        "perplexity": math.exp(min(700, -sum(score.log_probability for score in scores) / len(items))),
+        "mean_segments": sum(score.depth * score.tokens for score in scores) / tokens,
+    }
+
+
+def _sums(
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    items: Sequence[Sum],
+    batch_size: int,
+    progress: Callable[[float], None] | None,
+    request: dict[str, Any],
+) -> dict[str, Any]:
+    right = segments = tokens = 0
+    sampling = Sampling(max_new_tokens=32, greedy=True, stop=("\n\n",))
+    for at in range(0, len(items), batch_size):
+        some = items[at : at + batch_size]
+        prompts = [tokenizer(f"Q: {item.question}\nA:", verbose=False)["input_ids"] for item in some]
+        said = complete(model, tokenizer, prompts, sampling, **request)  # type: ignore[arg-type]
+        for item, completion in zip(some, said, strict=True):
+            right += _number(completion.text) == item.answer
+            tokens += len(completion.tokens)
+            segments += sum(token.depth for token in completion.tokens)
+        if progress is not None:
+            progress((at + len(some)) / len(items))
+    return {"accuracy": right / len(items), "mean_segments": segments / max(1, tokens)}
+
+
+def _number(text: str) -> float | None:
+    """The first number in a text."""
+    found = re.search(r"-?\d[\d,]*(\.\d+)?", text)
+    return float(found[0].replace(",", "")) if found else None

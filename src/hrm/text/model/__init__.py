@@ -1,0 +1,40 @@
+"""HRM as a causal language model, native to transformers: configuration, models and cache."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hrm.text.model.cache import HRMCache as HRMCache
+    from hrm.text.model.configuration import PRESETS as PRESETS
+    from hrm.text.model.configuration import HRMConfig as HRMConfig
+    from hrm.text.model.halting import Budget as Budget
+    from hrm.text.model.modeling import HRMForCausalLM as HRMForCausalLM
+    from hrm.text.model.modeling import HRMForSequenceClassification as HRMForSequenceClassification
+    from hrm.text.model.modeling import HRMModel as HRMModel
+    from hrm.text.model.modeling import Thought as Thought
+
+# The configuration is imported while transformers itself is being imported (hrm._auto); the models cannot be.
+_HOME = {
+    "HRMCache": "cache",
+    **dict.fromkeys(("PRESETS", "HRMConfig"), "configuration"),
+    "Budget": "halting",
+    **dict.fromkeys(("HRMForCausalLM", "HRMForSequenceClassification", "HRMModel", "Thought"), "modeling"),
+}
+__all__ = [
+    "PRESETS",
+    "Budget",
+    "HRMCache",
+    "HRMConfig",
+    "HRMForCausalLM",
+    "HRMForSequenceClassification",
+    "HRMModel",
+    "Thought",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hrm.text.model' has no attribute '{name}'")
+    return getattr(import_module(f"hrm.text.model.{_HOME[name]}"), name)

@@ -1,0 +1,165 @@
+"""Generation: `transformers.GenerationMixin` with a budget per request and a record of depth and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin
+
+from hrm.core.layers import at_least_float32, packed
+from hrm.files.reading import UserError
+from hrm.text.model.cache import HRMCache
+from hrm.text.model.compiled import Decoder
+from hrm.text.model.halting import REQUEST, Budget
+
+
+class Trace:
+    """Of each generated token: depth in segments, the Q head's P(halt), the entropy of its distribution in nats."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor, depth: Tensor, confidence: Tensor, retried: Tensor | None) -> None:
+        """One step of a batch: logits [b, v], depth and confidence [b]."""
+        log_p = torch.log_softmax(at_least_float32(logits), dim=-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        again = torch.zeros_like(depth, dtype=torch.bool) if retried is None else retried[:, -1]
+        self.steps.append((depth, confidence, entropy, again))
+
+    def columns(self, count: int) -> dict[str, Tensor]:
+        """What was recorded for the first `count` tokens, each [b, count]."""
+        names = ("depth", "confidence", "entropy", "retried")
+        return {
+            name: torch.stack([step[i] for step in self.steps[:count]], dim=1)
+            for i, name in enumerate(names)
+            if self.steps
+        }
+
+
+class HRMGenerationMixin(GenerationMixin):
+    """`generate` that takes the settings of a `Budget` as arguments or from the `GenerationConfig`."""
+
+    _decoder: Decoder | None = None
+
+    def generate(  # type: ignore[override]
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """As in transformers; `output_depth=True` adds `depth`, `confidence`, `entropy` and `retried`, each [b, new].
+
+        A prefix model takes the prompt as its prefix unless `token_type_ids` say otherwise. `compile_config` compiles
+        the steps of single tokens: seconds at first, then a token takes about half the time (see `Decoder`).
+        """
+        output_depth = kwargs.pop("output_depth", False)
+        prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        beams = kwargs.get("num_beams") or getattr(generation_config, "num_beams", None) or 1
+        if output_depth and beams > 1:
+            raise UserError("output_depth follows one text per row: leave num_beams at 1")
+        budget = self._requested(generation_config, kwargs)
+        if budget.state == "carry" and kwargs.get("use_cache") is False:
+            raise UserError("state 'carry' hands the last token's state on in the cache: leave use_cache on")
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, HRMCache) and cache.key not in (None, budget.key):
+            cache.reset()  # another schedule makes other keys: the whole text is read anew
+        if self.config.prefix_lm and prompt is not None:  # type: ignore[attr-defined]
+            types = kwargs.get("token_type_ids")
+            # Many tokenizers hand out zeros for lack of anything to say.
+            if types is None or not bool(types.any()):
+                mask = kwargs.get("attention_mask")
+                kwargs["token_type_ids"] = torch.ones_like(prompt) if mask is None else mask.to(prompt.dtype)
+        compiles, generation_config = self._compiles(generation_config, kwargs)
+        self.model._refresh()  # type: ignore[attr-defined]
+        with packed(self), self._decoding(compiles):  # type: ignore[arg-type]
+            if not output_depth:
+                return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
+            trace = Trace()
+            kwargs |= {"trace": trace, "return_dict_in_generate": True}
+            out = super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
+        for name, column in trace.columns(out.sequences.shape[1] - (0 if prompt is None else prompt.shape[1])).items():
+            out[name] = column
+        return out
+
+    def _compiles(
+        self, config: GenerationConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[bool, GenerationConfig | None]:
+        """Whether single tokens are compiled here, and the configuration without that wish.
+
+        With a cache of fixed size it stays one: transformers compiles the whole forward pass then.
+        """
+        used = config or self.generation_config
+        cache = kwargs.get("past_key_values")
+        ours = (
+            isinstance(cache, HRMCache) if cache is not None else kwargs.get("use_cache", used.use_cache) is not False
+        )
+        ours = ours and (kwargs.get("cache_implementation") or used.cache_implementation) is None
+        wish = kwargs.get("compile_config") or used.compile_config
+        off = kwargs.get("disable_compile", used.disable_compile)
+        if off or not ours or wish is None:
+            return False, config
+        kwargs.pop("compile_config", None)
+        if used.compile_config is not None:
+            config = copy(used)
+            config.compile_config = None
+        return True, config
+
+    @contextmanager
+    def _decoding(self, compiles: bool) -> Iterator[None]:
+        if not compiles:
+            yield
+            return
+        model: Any = self.model  # type: ignore[attr-defined]
+        # Made again only where the weights have changed.
+        if self._decoder is None or not self._decoder.current:
+            self._decoder = Decoder(model.recurrence, self.lm_head)  # type: ignore[attr-defined]
+        with self._decoder.at_work() as model.decoder:
+            try:
+                yield
+            finally:
+                model.decoder = None
+
+    def _requested(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> Budget:
+        request: dict[str, Any] = {}
+        for source in (self.generation_config, generation_config):
+            request |= {name: getattr(source, name) for name in REQUEST if getattr(source, name, None) is not None}
+        return Budget.of(self.config, **(request | {name: kwargs[name] for name in REQUEST if name in kwargs}))  # type: ignore[attr-defined]
+
+    def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any) -> Any:
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        for name in REQUEST:
+            # What a GenerationConfig holds is for the forward pass.
+            value = getattr(generation_config, name, None)
+            if value is not None:
+                model_kwargs.setdefault(name, value)
+        return generation_config, model_kwargs
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
+    ) -> dict[str, Any]:
+        types = model_kwargs.pop("token_type_ids", None)
+        model_kwargs = super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
+        )
+        if types is not None:
+            # What is generated is no prefix, whatever the prompt was.
+            model_kwargs["token_type_ids"] = torch.nn.functional.pad(types, (0, num_new_tokens))
+        return model_kwargs
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        given = model_kwargs.get("past_key_values") is not None
+        if not given and generation_config.use_cache is not False and generation_config.cache_implementation is None:
+            model_kwargs["past_key_values"] = HRMCache(room=max_cache_length + 1)
+            return
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )

@@ -1,0 +1,125 @@
+"""One scale for all measures: 100 is held-out text of the reference, 0 the same text with its characters shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from hrm.files.reading import UserError
+from hrm.text.quality.copying import Training, repeats
+from hrm.text.quality.measures import MEASURES, Reference, blocks_of, measure
+
+LEAST_BLOCKS = 4
+"""A text of fewer blocks is not judged."""
+FLAG = 0.1
+"""A text is flagged when more than this share of it is copied from the training text, or from itself."""
+GROUPS = tuple(dict.fromkeys(one.group for one in MEASURES))
+COUNTED = tuple(group for group in GROUPS if group != "characters")
+"""Shuffling keeps the characters' distribution: its 0 is text of equally frequent characters, and it is in no mean."""
+_STRETCHES = 20  # of the reference, in turn known and held out
+_RESAMPLES = 1000
+
+
+class Scale:
+    """What the measures say of natural and of shuffled text in blocks of `size` characters.
+
+    Half of the text, ten of twenty stretches, is the reference; the other half gives both ends. `words` are taken as
+    real too. UserError for a text too short.
+    """
+
+    def __init__(self, name: str, text: str, size: int = 1000, words: Collection[str] = (), seed: int = 0) -> None:
+        blocks = blocks_of(text, size)
+        if len(blocks) < _STRETCHES:
+            raise UserError(
+                f"{name} has {len(text):,} characters, too few for a reference: give at least {_STRETCHES * size:,}, "
+                f"{_STRETCHES} times --block"
+            )
+        self.size, self.name, self._seed = size, name, seed
+        odd = np.arange(len(blocks)) * _STRETCHES // len(blocks) % 2 == 1
+        held_out = [block for block, out in zip(blocks, odd, strict=True) if out]
+        self.reference = Reference([block for block, out in zip(blocks, odd, strict=True) if not out], words)
+        rng = np.random.default_rng(seed)
+        natural = measure(held_out, self.reference)
+        bottom = measure(["".join(rng.permutation(list(block))) for block in held_out], self.reference)
+        alphabet = sorted(set(text))
+        even = measure(["".join(rng.choice(alphabet, size)) for _ in held_out], self.reference)
+        apart = [one.group not in COUNTED for one in MEASURES]
+        bottom[:, apart] = even[:, apart]
+        self.natural, self.shuffled = natural.mean(0), bottom.mean(0)
+        self.worst = np.array([one.worst(size) if one.worst else np.inf for one in MEASURES])
+        error = np.sqrt((natural.var(0) + bottom.var(0)) / len(held_out))
+        toward = np.sign(self.worst - self.natural)
+        self.tells = (self.natural - self.shuffled) * toward > 2 * error
+        """Which measures tell natural from shuffled text in this reference; the others have no score."""
+
+    def scores(self, values: np.ndarray) -> np.ndarray:
+        """Values of measures as 0 to 100, [..., measures]; nan for a measure that tells nothing here.
+
+        Less than natural text is measured toward shuffled text, more toward the worst, or not held against a text.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            near = (values - self.shuffled) / (self.natural - self.shuffled)
+            far = 1 - (values - self.natural) / (self.worst - self.natural)
+        scores = 100 * np.clip(np.minimum(near, far), 0, 1)
+        return np.where(self.tells, scores, np.nan)
+
+    def judge(self, name: str, text: str, training: Training | None = None) -> dict[str, Any]:
+        """The scores of a text with 95 % intervals (its blocks resampled; the ends stand), and what it has copied.
+
+        `overall` is the mean of the groups COUNTED, a group the mean of its measures. `copied` is the share of the text
+        in verbatim copies of the training text, `repeated` that in copies of the text before. UserError for a text too
+        short.
+        """
+        blocks = blocks_of(text, self.size)
+        if len(blocks) < LEAST_BLOCKS:
+            raise UserError(
+                f"{name} has {len(text):,} characters, too few to judge: give at least {LEAST_BLOCKS * self.size:,}, "
+                f"or a smaller --block than {self.size}"
+            )
+        values = measure(blocks, self.reference)
+        rng = np.random.default_rng(self._seed)
+        drawn = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), _RESAMPLES) / len(blocks)
+        # Row 0 is the text itself, the others are resampled.
+        scores = self.scores(np.vstack([values.mean(0), drawn @ values]))
+        groups = {group: _mean(scores[:, [one.group == group for one in MEASURES]]) for group in GROUPS}
+        overall = _mean(np.stack([groups[group] for group in COUNTED], 1))
+        own = repeats(text)
+        copies = training.copies(text) if training else None
+        flags = {"copies": copies is not None and copies.share > FLAG, "repeats": own.share > FLAG}
+        return {
+            "name": name,
+            "characters": len(text),
+            "blocks": len(blocks),
+            "overall": _interval(overall),
+            "groups": {group: _interval(column) for group, column in groups.items()},
+            "measures": {
+                one.name: {
+                    "definition": one.definition,
+                    "value": float(values[:, i].mean()),
+                    "natural": float(self.natural[i]),
+                    "shuffled": float(self.shuffled[i]),
+                    **_interval(scores[:, i]),
+                }
+                for i, one in enumerate(MEASURES)
+            },
+            "copied": None if copies is None else copies.share,
+            "longest_copy": None if copies is None else copies.longest,
+            "repeated": own.share,
+            "longest_repeat": own.longest,
+            "flags": [flag for flag, up in flags.items() if up],
+        }
+
+
+def _mean(scores: np.ndarray) -> np.ndarray:
+    """Over the measures that tell something, [resamples]; nan without any."""
+    telling = scores[:, ~np.isnan(scores).any(0)]
+    return telling.mean(1) if telling.shape[1] else np.full(len(scores), np.nan)
+
+
+def _interval(column: np.ndarray) -> dict[str, float | None]:
+    if np.isnan(column).any():
+        return {"score": None, "low": None, "high": None}
+    low, high = np.quantile(column[1:], (0.025, 0.975))
+    return {"score": float(column[0]), "low": float(low), "high": float(high)}

@@ -1,0 +1,95 @@
+"""How a model is trained, whatever it is: optimizer and loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, learning rates and averaging."""
+
+    name: Literal["adam_atan2", "adamw", "muon"] = "adam_atan2"
+    """muon takes the matrices and leaves everything else to AdamW."""
+    lr: float = 1e-4
+    """Learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the two moments."""
+    weight_decay: float = 1.0
+    """Decoupled weight decay."""
+    muon_lr: float = 0.02
+    """Learning rate of Muon's matrices."""
+    muon_weight_decay: float = 0.005
+    """Decoupled weight decay of Muon's matrices."""
+    task_lr: float = 1e-4
+    """Learning rate of the task embeddings (sign-SGD)."""
+    task_weight_decay: float = 1.0
+    """Weight decay of the task embeddings."""
+    warmup_steps: int = 2000
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up."""
+    min_ratio: float = 0.0
+    """Where the cosine ends, as a share of the learning rate."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 for no clipping."""
+    ema: float = 0.0
+    """Decay of the averaged weights; 0 for none."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 26041
+    """Optimizer steps: of puzzles one segment each, of text one batch."""
+    minutes: float = 0.0
+    """Stop after this many minutes; 0 for no limit. The learning-rate schedule follows whichever is nearer."""
+    learn: Literal["all", "embedding"] = "all"
+    """What moves: everything, or the task embeddings alone."""
+    batch_size: int = 768
+    """Puzzles in flight, or rows of text, over all processes."""
+    accumulate: int = 1
+    """Parts a batch is split into to save memory; the gradient is the same."""
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Of states and activations; weights stay float32."""
+    compile: bool = False
+    """torch.compile the two stacks."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    eval_every: int = 1000
+    """Steps between measurements on held-out data."""
+    eval_puzzles: int = 500
+    """Held-out puzzles, or rows of text, measured each time."""
+    target_accuracy: float = 0.0
+    """Stop once this exact accuracy is reached on the held-out puzzles or answers; 0 for never."""
+    patience: int = 0
+    """Stop after this many measurements in a row that are no better than the best one; 0 for never."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints kept, besides the best."""
+    max_bad_steps: int = 10
+    """Non-finite updates in a row that stop the training."""
+    device: str = "auto"
+    """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free at the start, which then stays the run's
+    number. OMP_NUM_THREADS overrides it."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers beside metrics.jsonl."""
+
+
+def problems(optim: OptimConfig, train: TrainConfig) -> Iterator[str]:
+    """One sentence per combination that cannot work."""
+    warmup, steps, batch = optim.warmup_steps, train.steps, train.batch_size
+    if warmup > steps:
+        yield f"--optim.warmup-steps {warmup} exceeds --train.steps {steps}: use --optim.warmup-steps {steps // 10}"
+    if batch % train.accumulate:
+        yield f"--train.accumulate {train.accumulate} does not divide --train.batch-size {batch}: use a divisor of it"
+    if len(set(train.track)) < len(train.track):
+        yield f"--train.track {' '.join(train.track)} names a tracker twice: name each once"

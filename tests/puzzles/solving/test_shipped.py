@@ -1,0 +1,63 @@
+"""Solvers that come with the package: found by name, unless a folder has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import hrm
+from hrm.cli.main import main
+from hrm.puzzles import solvers
+from hrm.puzzles.config import Strategy
+from tests.puzzles.solving.small import questions, run_folder, solver
+
+
+def test_a_run_becomes_a_solver_that_can_be_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = run_folder(tmp_path / "run")
+    best = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps(best | {"n": 500, "calibration": [2.0, 0.5], "data": "/home/me/x.csv"}))
+    home = tmp_path / "shipped"
+    assert main(["convert", str(run), str(home / "four"), "--to", "hrm"]) == 0
+    text = "".join(path.read_text() for path in home.rglob("*") if path.suffix in (".json", ".yaml"))
+    assert str(tmp_path) not in text and "/home" not in text
+
+    monkeypatch.setattr(solvers, "HOME", home)
+    monkeypatch.chdir(tmp_path)
+    assert solvers.names() == ["four"]
+    loaded = hrm.load("four")
+    assert loaded.calibration == (2.0, 0.5) and str(home) in loaded.checkpoint
+    question = "2..14..232.41.2."
+    assert loaded.solve(question).answer == solver().solve(question).answer
+
+
+def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = tmp_path / "shipped"
+    for folder in (home / "four", tmp_path / "four"):
+        run_folder(folder)
+    monkeypatch.setattr(solvers, "HOME", home)
+    monkeypatch.chdir(tmp_path)
+    assert not hrm.load("four").checkpoint.startswith(str(home))
+
+
+def test_an_unknown_name_is_still_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["solve", str(tmp_path / "nothing"), "1"]) == 2
+    assert "there is no run at" in capsys.readouterr().err
+
+
+def test_a_shipped_solver_tries_as_much_as_it_says_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home = tmp_path / "shipped"
+    run_folder(home / "four")
+    monkeypatch.setattr(solvers, "HOME", home)
+    monkeypatch.setattr(solvers, "STRATEGIES", {home / "four": Strategy(max_segments=3, restarts=2, views=2)})
+    monkeypatch.chdir(tmp_path)
+    hard = next(a.question for a in solver().solve_many(questions(60), restarts=8) if a.status == "unsolved")
+    loaded = hrm.load("four")
+    answer = loaded.solve(hard)
+    assert (answer.restarts, answer.segments) == (5, 18)
+    answer = loaded.solve(hard, restarts=0, views=1)
+    assert (answer.restarts, answer.segments) == (0, 3)
+    assert hrm.load(home / "four" / ".." / "four").solve(hard).restarts == 0

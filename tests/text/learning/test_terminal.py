@@ -1,0 +1,75 @@
+"""Ctrl-C while a book is learned, in a terminal and outside of one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hrm.text.learning.learner import Learner
+from tests.person import Person
+from tests.text.learning.test_learner import FLAGS, config, first, same, second, weights
+
+pytestmark = pytest.mark.slow
+LONG = ["--epochs", "4", "--checkpoint-every", "1000", "--log-every", "5"]
+
+
+def learns(run: Path, *books: Path) -> Person:
+    """Somebody who starts `hrm learn` and sees the first updates."""
+    return Person("updates/s", "learn", str(run), *map(str, books), *FLAGS, *LONG)
+
+
+def test_ctrl_c_asks_and_a_pause_goes_on_to_the_weights_of_an_uninterrupted_run(tmp_path: Path):
+    files = [first(tmp_path, 600), second(tmp_path, 300)]
+    straight = Learner.create(tmp_path / "straight", config(epochs=4, checkpoint_every=1000))
+    for file in files:
+        straight.learn(file)
+    for answer in ("p\r", "\r", "\x04"):
+        with learns(tmp_path / "run", *files) as person:
+            person.key("\x03")
+            assert "pause (p)" in person.read("[p] ")
+            person.key(answer)
+            assert person.leaves() == 0
+            assert f"paused; go on with: hrm learn {tmp_path / 'run'} {files[0]} {files[1]}" in person.rest
+        steps = Learner.open(tmp_path / "run").step_number
+        assert 5 <= steps < straight.books[0]["step"]
+    with learns(tmp_path / "run", *files) as person:
+        assert person.leaves() == 0 and "[p]" not in person.rest
+    paused = Learner.open(tmp_path / "run")
+    assert same(weights(paused), weights(straight)) and [b["state"] for b in paused.books] == ["finished"] * 2
+
+
+def test_ctrl_c_and_stop_end_the_book_and_leave_the_next_ones(tmp_path: Path):
+    files = [first(tmp_path, 600), second(tmp_path, 300)]
+    with learns(tmp_path / "run", *files) as person:
+        person.key("\x03")
+        person.read("[p] ")
+        person.key("s\r")
+        assert person.leaves() == 0
+        assert "held-out bits a character: first.txt" in person.rest  # what was learned is measured
+        assert f"first.txt counts as learned; go on with: hrm learn {tmp_path / 'run'} {files[1]}\r" in person.rest
+    (book,) = Learner.open(tmp_path / "run").books
+    assert book["state"] == "stopped" and 5 <= book["step"] < 600 and book["bits_per_character_then"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_without_a_terminal_nothing_is_asked(tmp_path: Path, number: signal.Signals):
+    command = [sys.executable, "-m", "hrm", "learn", str(tmp_path / "run"), str(first(tmp_path, 600)), *FLAGS, *LONG]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "updates/s" not in (line := process.stderr.readline()):
+        assert line, "it ended early"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and "paused; go on with" in said and "[p]" not in said
+    assert Learner.open(tmp_path / "run").books[0]["state"] == "learning"
+
+
+def test_sigterm_in_a_terminal_pauses_without_asking(tmp_path: Path):
+    with learns(tmp_path / "run", first(tmp_path, 600)) as person:
+        person.process.send_signal(signal.SIGTERM)
+        assert person.leaves() == 0 and "paused" in person.rest and "[p]" not in person.rest
+    assert Learner.open(tmp_path / "run").books[0]["state"] == "learning"

@@ -1,0 +1,113 @@
+"""Generation with single tokens compiled: what it gives is what the model gives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CompileConfig
+
+from hrm.files.reading import UserError
+from tests.text.model import small
+
+pytestmark = pytest.mark.slow
+
+COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
+
+SAME = """
+import copy, sys, torch
+from transformers import CompileConfig
+from hrm.text.learning.growth import grow_depth
+from hrm.text.model import HRMCache
+from hrm.text.model.compiled import Decoder
+from tests.text.model import small
+torch.set_num_threads(1)
+greedy = {"max_new_tokens": 6, "do_sample": False}
+fast = {"compile_config": CompileConfig(), "output_depth": True, "output_logits": True}
+calls, call = [], Decoder.__call__
+Decoder.__call__ = lambda self, *args: calls.append(1) or call(self, *args)
+
+def check(model, ids, **request):
+    plain = model.generate(ids, **greedy, **request, output_depth=True, output_logits=True)
+    calls.clear()
+    out = model.generate(ids, **greedy, **request, **fast)
+    assert calls, "nothing was compiled"
+    assert torch.equal(out.sequences, plain.sequences) and torch.equal(out.depth, plain.depth), request
+    torch.testing.assert_close(torch.stack(out.logits), torch.stack(plain.logits))
+    return out
+
+form = sys.argv[1]
+model, ids = small.model(**small.FORMS[form]), small.tokens(rows=3)
+padded, mask = torch.nn.functional.pad(ids, (2, 0)), torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
+check(model, padded, attention_mask=mask)
+depths = check(model, ids, halting="q", exit_threshold=0.3 if form == "all shared" else 0.5).depth
+assert len(depths.unique()) > 1, depths
+# One row reads the weights in another order.
+check(model, padded[:1], attention_mask=mask[:1], halting="q", exit_threshold=0.5)
+if form == "original":
+    check(model, ids, halting="q", halting_rule="last_exited", state="carry")
+    # A cache that holds a text already, too small for what comes.
+    caches = [HRMCache(room=4), HRMCache(room=4)]
+    for cache, more in zip(caches, ({}, fast)):
+        first = model.generate(ids, **greedy, **more, past_key_values=cache, return_dict_in_generate=True).sequences
+        again = model.generate(first, **greedy, **more, past_key_values=cache, return_dict_in_generate=True).sequences
+    assert torch.equal(again, model.generate(first, **greedy))
+    # Other weights, changed without telling, in a copy, and more layers.
+    model = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.data.mul_(1.5)
+    check(model, ids)
+    grow_depth(model, fast=1, slow=1)
+    check(model, ids)
+# In low precision attention is sums as well: heads that share keys, and padding.
+model, ids = small.model(dtype=torch.float32, **small.FORMS["grouped"]), small.tokens(rows=1)
+model.model.compute_dtype = torch.bfloat16
+ids, mask = torch.nn.functional.pad(ids, (2, 0)), torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
+for scale in (1, 1.5) if form == "original" else ():
+    for weight in model.parameters():
+        weight.data.mul_(scale)
+    plain = model.generate(ids, **greedy, attention_mask=mask, output_depth=True, output_logits=True)
+    out = model.generate(ids, **greedy, attention_mask=mask, **fast)
+    shared = int((out.sequences == plain.sequences).all(0).long().cumprod(0).sum()) - ids.shape[1]
+    assert shared > 1, "the first compiled token differs"
+    for i in range(shared):
+        torch.testing.assert_close(out.logits[i], plain.logits[i], atol=0.05, rtol=0.05)
+print("the same")
+"""
+
+
+@pytest.mark.parametrize("form", ["original", "grouped", "all shared"])
+def test_compiled_steps_give_the_same_tokens_depths_and_logits(form: str) -> None:
+    """In a process of its own: the compiler does not look through the checks of shapes that run in these tests."""
+    if not COMPILER:
+        pytest.skip("torch.compile needs a C++ compiler on this machine")
+    root = Path(__file__).parents[3]
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    result = subprocess.run([sys.executable, "-c", SAME, form], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "the same", result.stderr
+
+
+def test_a_machine_without_a_compiler_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def missing() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    with pytest.raises(UserError, match="C\\+\\+ compiler"):
+        small.model().generate(small.tokens(), max_new_tokens=2, compile_config=CompileConfig())
+
+
+def test_disable_compile_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("hrm.text.model.generation.Decoder", lambda _: asked.append(1))
+    model = small.model()
+    expected = model.generate(small.tokens(), max_new_tokens=3, do_sample=False)
+    off = CompileConfig()
+    out = model.generate(small.tokens(), max_new_tokens=3, do_sample=False, compile_config=off, disable_compile=True)
+    assert torch.equal(out, expected) and not asked

@@ -1,0 +1,404 @@
+"""Training on text: the losses and gradients of deep supervision, resuming, adapters, going on, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from hrm.cli.main import main as hrm
+from hrm.runs import Run, checkpoint
+from hrm.settings import load_preset
+from hrm.text.config import TextConfig
+from hrm.text.data import Batch
+from hrm.text.load import is_text, load_text
+from hrm.text.model import HRMConfig, HRMForCausalLM
+from hrm.text.model.loss import supervised_loss, supervision
+from hrm.text.training.trainer import TextTrainer
+from hrm.training.config import OptimConfig
+from hrm.training.progress import CLOCKED
+from tests.data import hrm_data
+
+TINY = dict(vocab_size=20, hidden_size=16, num_attention_heads=2, fast_layers=1, slow_layers=1, intermediate_size=32)
+SETTINGS = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2 "
+SETTINGS += "halting=q horizon=last_step"
+FLAGS = (
+    f"--settings {SETTINGS} --text.length 32 --train.batch-size 4 --train.steps 6 --train.eval-every 3 "
+    "--train.eval-puzzles 4 --train.checkpoint-every 2 --train.log-every 1 --optim.warmup-steps 2 --train.device cpu"
+).split()
+
+
+class Same:
+    """One batch of random tokens, whatever is asked for."""
+
+    def batch(self, seed: int, step: int, rows: range, size: int, length: int) -> Batch:
+        ids = np.random.default_rng(0).integers(0, 20, (size, length + 1))
+        positions = np.broadcast_to(np.arange(length), (size, length)).copy()
+        chosen = slice(rows.start, rows.stop)
+        return Batch(ids[chosen, :-1], ids[chosen, 1:], positions[chosen])
+
+
+def trainer(**changes: Any) -> TextTrainer:
+    """A tiny trainer on the same batch again and again."""
+    base = load_preset("text-char", TextConfig)
+    train = replace(base.train, batch_size=4, device="cpu", **changes.pop("train", {}))
+    optim = OptimConfig("adamw", lr=1e-2, weight_decay=0.0, warmup_steps=0)
+    config = replace(base, text=replace(base.text, length=12), optim=optim, train=train)
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {**TINY, "max_segments": 3, "halting": "q", **changes}
+    model = HRMForCausalLM(HRMConfig(**shape))
+    return TextTrainer(config, model, Same(), Accelerator(cpu=True))
+
+
+def gradients(model: HRMForCausalLM) -> dict[str, Tensor]:
+    """The gradients there are."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("target", ["improvement", "right"])
+def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(target: str) -> None:
+    made = trainer(q_target=target, exploration=0.0)
+    batch: Any = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
+    count, budget, draws = (batch[1] != -100).sum(), made.model.model.budget(), torch.rand(2, 4, 12)
+    made._think(batch[0], batch[1], batch[2], torch.zeros_like(batch[0]), draws, count, budget)
+    ours = gradients(made.model)
+    made.model.zero_grad()
+    thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+    supervised_loss(made.model, thought, budget, batch[1]).backward()
+    theirs = gradients(made.model)
+    assert ours.keys() == theirs.keys() and len(ours) > 8
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-7)
+
+
+def halting(**changes: Any) -> tuple[HRMForCausalLM, Any, Any, Any]:
+    """A model in float64 whose tokens halt at all depths, and its batch, budget and draws."""
+    model = trainer(exploration=0.3, max_segments=4, **changes).model.double()
+    torch.manual_seed(5)
+    torch.nn.init.normal_(model.model.q_head.weight, std=0.5)
+    torch.nn.init.zeros_(model.model.q_head.bias)
+    batch = [torch.from_numpy(array.copy()) for array in Same().batch(0, 0, range(4), 4, 12)]
+    batch[1][0, :5] = -100
+    return model, batch, model.model.budget(), torch.rand(2, 4, 12)
+
+
+def learn(model: HRMForCausalLM, batch: Any, budget: Any, draws: Any, **more: Any) -> tuple[float, dict[str, Tensor]]:
+    """The summed loss, and the gradients of a backward pass after each segment."""
+    model.zero_grad()
+    torch.manual_seed(6)
+    thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+    total = 0.0
+    for loss, _ in supervision(model, thought, budget, batch[1], 43, draws, **more):
+        loss.backward()
+        total += float(loss.detach())
+        if thought.kept is not None:
+            thought.kept.forget()
+    assert len(thought.depth.unique()) > 2
+    return total, gradients(model)
+
+
+def test_a_halted_token_counts_with_its_last_loss_and_is_no_evidence_of_what_more_would_bring() -> None:
+    model, batch, budget, draws = halting()
+    total, ours = learn(model, batch, budget, draws)
+    model.zero_grad()
+    model.model.gathers = False
+    config, q_head, counted = model.config, model.model.q_head, batch[1] != -100
+    explores, least = draws[0] < config.exploration, 2 + (draws[1] * (budget.max_segments - 1)).long()
+    thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+    losses, before, went_on = [], None, torch.ones_like(counted)
+    for depth in range(1, budget.max_segments + 1):
+        model.model.segment(thought, budget.schedule)
+        logits = model.lm_head(thought.exited.z_h).transpose(1, 2)
+        token = torch.nn.functional.cross_entropy(logits, batch[1], reduction="none")
+        losses.append(token.sum() / 43)
+        z = thought.exited.z_h.detach()
+
+        def q_loss(z: Tensor, halts: Tensor, which: Tensor) -> Tensor:
+            p = torch.sigmoid(q_head(z)[..., 0] - q_head(z)[..., 1] if budget.q_continue else q_head(z)[..., 0])
+            return -(torch.where(halts, p, 1 - p).log() * which).sum() * config.q_weight / 43
+
+        if before is not None:
+            gained = before[1] - token.detach()
+            losses.append(q_loss(before[0], gained < config.q_gamma, counted & went_on))
+        if depth == budget.max_segments:
+            losses.append(q_loss(z, torch.ones_like(counted), counted & went_on))
+        before = z, token.detach()
+        stop = budget.probability(q_head(z)) > budget.threshold
+        went_on = went_on & ~(stop & ~(explores & (depth < least)))
+        thought.halt(~went_on)
+        thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
+        thought.kept.detach()  # type: ignore[union-attr]
+    summed = torch.stack(losses).sum() / budget.max_segments
+    summed.backward()
+    assert total == pytest.approx(float(summed.detach()), rel=1e-9)
+    for name, theirs in gradients(model).items():
+        torch.testing.assert_close(ours[name], theirs, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_cycles": True, "share_segments": True, "num_key_value_heads": 1, "h_cycles": 2},
+        {"share_cycles": True, "h_cycles": 2, "l_cycles": 2, "norm": "pre", "gate": True, "join": "first_state"},
+        {"dropout": 0.2, "q_target": "right"},
+        {"horizon": "per_cycle([1])", "h_cycles": 2},
+    ],
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_to_compute_only_live_tokens_gives_the_gradients_of_computing_all(
+    changes: dict[str, Any], recompute: bool
+) -> None:
+    model, *rest = halting(**changes)
+    model.model.gradient_checkpointing = recompute
+    taught = torch.softmax(torch.randn(2, 12, 20, dtype=torch.float64), -1)
+    found = []
+    for gathers in (True, False):
+        model.model.gathers = gathers
+        found.append(learn(model, *rest, taught=taught, weights=torch.tensor([1.0, 0.5, 2.0, 1.0])))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    for name, theirs in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], theirs, rtol=1e-7, atol=1e-9)
+
+
+def test_the_summed_loss_recomputes_the_live_tokens_of_each_segment() -> None:
+    model, batch, budget, _ = halting()
+    found = []
+    for recompute in (False, True):
+        model.zero_grad()
+        model.model.gradient_checkpointing = recompute
+        torch.manual_seed(7)
+        thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
+        supervised_loss(model, thought, budget, batch[1]).backward()
+        found.append(gradients(model))
+    for name, theirs in found[0].items():
+        torch.testing.assert_close(found[1][name], theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_parts_of_a_batch_give_the_same_gradient() -> None:
+    whole, split = trainer(), trainer(train={"accumulate": 2})
+    for made in (whole, split):
+        made.step()
+    assert split.updates.grad_norm == pytest.approx(whole.updates.grad_norm, rel=1e-5)
+    assert split.metrics()["token_loss"] == pytest.approx(whole.metrics()["token_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_batch_seen_again_and_again_falls_at_every_depth() -> None:
+    made = trainer()
+    made.step()
+    before = made.metrics()
+    for _ in range(60):
+        made.step()
+    made.metrics()
+    made.step()
+    after = made.metrics()
+    for name in ("first_loss", "token_loss"):
+        assert after[name] < 0.5 * before[name]
+    assert 1 <= after["mean_segments"] <= 3
+
+
+def test_a_segment_is_forgotten_before_the_next_one_begins() -> None:
+    made, alive = trainer(halting="fixed"), []
+    batch = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
+    thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=made.model.model.budget())
+    for loss, _ in supervision(made.model, thought, made.model.model.budget(), batch[1], 48, torch.rand(2, 4, 12)):
+        loss.backward()
+        alive.append(thought.carry.z_h.grad_fn is not None)
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+    assert alive == [True] * 3
+
+
+def test_rows_taught_by_shares_learn_as_from_labels_where_one_token_has_all_of_them() -> None:
+    gradients = []
+    for rows in (0, 2):
+        made = trainer(halting="fixed")
+        ids, targets, positions = (torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12))
+        taught = (
+            torch.nn.functional.one_hot(targets[4 - rows :], made.model.config.vocab_size).float() if rows else None
+        )
+        budget = made.model.model.budget()
+        thought = made.model.begin(input_ids=ids, position_ids=positions, budget=budget)
+        for loss, _ in supervision(made.model, thought, budget, targets, 48, torch.zeros(2, 4, 12), taught):
+            loss.backward()
+        gradients.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_sampled_depths_are_a_function_of_the_step() -> None:
+    depths = []
+    for _ in range(2):
+        made = trainer(depth_sampling=True, halting="fixed")
+        depths.append([])
+        for _ in range(12):
+            made.step()
+            depths[-1].append(round(made.metrics()["mean_segments"]))
+    assert depths[0] == depths[1] and set(depths[0]) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("halting", ["q", "fixed"])
+def test_half_precision_trains_close_to_float32(halting: str) -> None:
+    exact, half = trainer(halting=halting), trainer(halting=halting, train={"precision": "bfloat16"})
+    for made in (exact, half):
+        made.step()
+    assert half.updates.grad_norm == pytest.approx(exact.updates.grad_norm, rel=0.05)
+    assert half.metrics()["first_loss"] == pytest.approx(exact.metrics()["first_loss"], rel=0.01)
+
+
+def book(folder: Path, text: str = "the cat sat on the mat. the dog ate the fog. ") -> Path:
+    """A little book."""
+    (folder / "book.txt").write_text(text * 40)
+    return folder / "book.txt"
+
+
+def train(folder: Path, name: str, *more: str, data: Path | None = None) -> Path:
+    """A run of six steps."""
+    source = data or book(folder)
+    assert hrm(["train", "text-char", "--data", str(source), "--out", str(folder / name), *FLAGS, *more]) == 0
+    return folder / name
+
+
+def last_weights(path: Path) -> dict[str, Tensor]:
+    """The newest checkpoint's weights."""
+    newest = checkpoint.newest(path / "checkpoints", print)
+    assert newest is not None
+    return checkpoint.load(newest)[0]["weights"]
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics without what the clock decides."""
+    own = (*CLOCKED, "tokens_per_second")
+    return [{k: v for k, v in r.items() if k not in own} for r in Run.open(path, TextConfig).records()]
+
+
+@pytest.mark.slow
+def test_a_paused_and_resumed_training_equals_a_straight_one_bit_for_bit(tmp_path: Path) -> None:
+    constant = ("--optim.schedule", "constant")
+    straight = train(tmp_path, "straight", *constant)
+    paused = train(tmp_path, "paused", *constant, "--train.steps", "3")
+    assert hrm(["train", "--resume", str(paused), "--train.steps", "6"]) == 0
+    ours, theirs = last_weights(paused), last_weights(straight)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed = [r for r in timeless(paused) if r.get("event") != "resumed"]
+    assert resumed == timeless(straight)
+
+
+@pytest.mark.slow
+def test_a_run_holds_all_that_is_needed_to_use_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = train(tmp_path, "run", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["state"] == "finished" and len(result["loss_by_depth"]) == 2 and result["n"] > 100
+    assert json.loads((path / "result.json").read_text())["loss"] == result["loss"]
+    (tmp_path / "book.txt").unlink()
+    found = load_text(path, device="cpu")
+    ids = found.tokenizer("the cat", return_tensors="pt")["input_ids"]
+    out = found.model.generate(ids, max_new_tokens=5, do_sample=False)
+    assert is_text(path) and len(found.tokenizer.decode(out[0])) >= len("the cat") and found.run is not None
+    assert "hidden" in (path / "README.md").read_text().lower() or "parameters" in (path / "README.md").read_text()
+    assert hrm(["solve", str(path), "1234"]) == 2
+    assert "run of kind 'text', not puzzle" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_adapters_learn_alone_and_are_merged_when_the_run_is_used(tmp_path: Path) -> None:
+    first = train(tmp_path, "first")
+    second = tmp_path / "second"
+    flags = [f for f in FLAGS if "=" not in f and f != "--settings"]
+    args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(second), *flags]
+    assert hrm([*args, "--lora", "2", "--settings", "max_segments=2"]) == 0
+    start, end = last_weights(first), last_weights(second)
+    changed = [name for name in end if name.endswith("lora_B.default.weight") and bool(end[name].any())]
+    assert changed and all(torch.equal(end[n], start[n.replace(".base_layer", "")]) for n in end if "lora" not in n)
+    merged = load_text(second, device="cpu").model.state_dict()
+    assert merged.keys() == start.keys()
+    assert not torch.equal(*(w["model.recurrence.fast.layers.0.mixer.qkv.weight"] for w in (merged, start)))
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_the_weights_and_tokenizer_of_another_run(tmp_path: Path) -> None:
+    first = train(tmp_path, "first")
+    args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(tmp_path / "b")]
+    flags = [f for f in FLAGS if "=" not in f and f != "--settings"]
+    assert hrm([*args, *flags]) == 0
+    losses = [next(r["token_loss"] for r in timeless(tmp_path / name)) for name in ("first", "b")]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.slow
+def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run"), "--data", str(book(tmp_path))]
+    for args, words in (
+        (["--out", str(tmp_path / "run")], "--data"),
+        (["--settings", "hiden_size=8", *out], "hidden_size"),
+        (["--settings", "hidden_size=x", *out], "integer"),
+        (["--settings", "hidden_size", *out], "NAME=VALUE"),
+        (["--text.length", "5000", *out], "positions"),
+        (["--model", "text-nothing", *out], "no text preset"),
+        ([*out[:2], "--data", str(tmp_path / "none.txt")], "none.txt"),
+        (["--train.target-accuracy", "0.5", *out], "target-accuracy"),
+        (["--text.frame", *out], "--text.frame"),
+    ):
+        assert hrm(["train", "text-char", *args]) == 2
+        error = capsys.readouterr().err.strip()
+        assert words in error and "\n" not in error
+        assert not (tmp_path / "run/run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_character_model_learns_a_real_book(tmp_path: Path) -> None:
+    flags = [
+        "--settings",
+        "hidden_size=48",
+        "num_attention_heads=2",
+        "fast_layers=1",
+        "slow_layers=1",
+        "max_segments=2",
+    ]
+    flags += [
+        "--text.length",
+        "64",
+        "--train.batch-size",
+        "16",
+        "--train.steps",
+        "150",
+        "--train.eval-every",
+        "150",
+        "--optim.lr",
+        "5e-3",
+    ]
+    flags += ["--optim.warmup-steps", "10", "--train.eval-puzzles", "20", "--train.device", "cpu"]
+    source = hrm_data() / "text/alice.txt"
+    assert hrm(["train", "text-char", "--data", str(source), "--out", str(tmp_path / "run"), *flags]) == 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["bits_per_character"] < 3.4
+
+
+@pytest.mark.slow
+def test_a_run_becomes_a_folder_that_the_auto_classes_load(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = train(tmp_path, "run")
+    assert hrm(["convert", str(path), str(tmp_path / "out"), "--to", "hrm_lm"]) == 0
+    assert (tmp_path / "out/README.md").read_text("utf-8").startswith((path / "README.md").read_text("utf-8"))
+    model, own = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), load_text(path, device="cpu")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")("the cat", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(ids).logits, own.model(ids).logits)
+    assert hrm(["convert", str(path), str(tmp_path / "out"), "--to", "hrm_lm"]) == 2
+
+
+def test_a_run_to_go_on_with_is_known_for_text_in_either_form_of_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("model: text-char\ntext: {length: 16}\n")
+    for flag in (["--resume", str(tmp_path)], [f"--resume={tmp_path}"]):
+        assert hrm(["train", *flag, "--text.nosuch", "3"]) == 2
+        assert "--text." in capsys.readouterr().err
