@@ -9,6 +9,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Both workers of pytest must name the tests alike, also those named after a set.
 export PYTHONHASHSEED := 0
 
+# Shapes and types in the signatures of the models, checked at every call: three times as slow, so in part of the tests.
+SHAPES := --jaxtyping-packages=hrm.core.layers,hrm.core.recurrence,hrm.core.halting,hrm.puzzles.model,hrm.text.model,beartype.beartype tests/core tests/text/model tests/puzzles/training
+
 .PHONY: demo test test-fast wheel clean
 
 demo: $(VENV)/base
@@ -20,6 +23,7 @@ test: $(VENV)/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow" $(SHAPES)
 
 test-fast: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" -q

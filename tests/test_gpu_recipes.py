@@ -35,15 +35,15 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    seeds = "--seeds", "0", "1", "--"
+    seeds = "--seeds", "1", "--"
     first = sitting(0.3, *seeds, "--train.steps", "1000000")
     assert "estimate" in first and "go on with: python" in first
-    assert (tmp_path / "runs/tiny-0/run.json").is_file()
+    assert (tmp_path / "runs/tiny-1/run.json").is_file()
     for _ in range(10):
         if "go on with" not in (printed := sitting(3.0, *seeds, "--train.steps", "60")):
             break
     written = json.loads((tmp_path / "results/tiny.json").read_text())
-    assert [row["seed"] for row in written["seeds"]] == [0, 1]
+    assert [row["seed"] for row in written["seeds"]] == [1]
     for row in written["seeds"]:
         assert row["step"] >= 60 and row["training_seconds"] > 0
         assert {name: result["n"] for name, result in row["test"].items()} == {
@@ -54,4 +54,4 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
         assert row["time_to"].keys() == {"50%", "80%", "87%", "95%"}
         lines = (tmp_path / f"results/tiny-{row['seed']}.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["step"] == row["step"]
-    assert printed.splitlines()[-3].startswith("seed") and printed.count("%") >= 6
+    assert printed.splitlines()[-3].startswith("seed") and printed.count("%") >= 3
