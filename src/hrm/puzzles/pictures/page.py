@@ -38,7 +38,7 @@ def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
         # A "<" could end the script element that holds the data.
         "data": to_json(_data(solver, answer, segments), separators=(",", ":")).replace("<", "\\u003c"),
     }
-    template = resources.files("hrm.puzzles.solving").joinpath("page.html").read_text("utf-8")
+    template = resources.files("hrm.puzzles.pictures").joinpath("page.html").read_text("utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
 
 
