@@ -8,39 +8,72 @@ from typing import TYPE_CHECKING, Any
 from hrm import _auto
 
 if TYPE_CHECKING:
+    from hrm.either import evaluate as evaluate
+    from hrm.either import load as load
+    from hrm.either import solve as solve
+    from hrm.either import train as train
     from hrm.files.reading import UserError as UserError
     from hrm.puzzles.config import Config as Config
-    from hrm.puzzles.measuring import evaluate as evaluate
+    from hrm.puzzles.pictures.gif import gif as gif
+    from hrm.puzzles.pictures.page import page as page
     from hrm.puzzles.solving import Answer as Answer
     from hrm.puzzles.solving import Solver as Solver
-    from hrm.puzzles.solving import load as load
     from hrm.settings import load_preset as load_preset
+    from hrm.text.chat.session import Session as Session
+    from hrm.text.config import LearnConfig as LearnConfig
+    from hrm.text.config import TextConfig as TextConfig
+    from hrm.text.data import Packed as Packed
+    from hrm.text.data import make_tokenizer as make_tokenizer
+    from hrm.text.data import open_text as open_text
+    from hrm.text.data.growing import grow_tokenizer as grow_tokenizer
+    from hrm.text.data.growing import new_characters as new_characters
+    from hrm.text.learning.growth import admit as admit
+    from hrm.text.learning.growth import carry_over as carry_over
+    from hrm.text.learning.growth import carry_over_average as carry_over_average
+    from hrm.text.learning.growth import grow_depth as grow_depth
+    from hrm.text.learning.growth import grow_vocabulary as grow_vocabulary
+    from hrm.text.learning.growth import layers_for as layers_for
+    from hrm.text.learning.learner import Learner as Learner
+    from hrm.text.load import TextModel as TextModel
     from hrm.text.model import HRMConfig as HRMConfig
     from hrm.text.model import HRMForCausalLM as HRMForCausalLM
+    from hrm.text.quality.copying import Training as Training
+    from hrm.text.quality.scale import Scale as Scale
+    from hrm.text.writing.generation import Sampling as Sampling
+    from hrm.text.writing.generation import generate as generate
 
 __version__ = "0.1.0"
 
 # torch takes a second to import, so every name is fetched when it is first asked for.
-_HOME = {
-    **dict.fromkeys(("Answer", "Solver", "load"), "hrm.puzzles.solving"),
-    "Config": "hrm.puzzles.config",
-    "UserError": "hrm.files.reading",
-    "load_preset": "hrm.settings",
-    "evaluate": "hrm.puzzles.measuring",
-    **dict.fromkeys(("HRMConfig", "HRMForCausalLM"), "hrm.text.model"),
+_PLACES = {
+    "hrm.either": ("evaluate", "load", "solve", "train"),
+    "hrm.files.reading": ("UserError",),
+    "hrm.settings": ("load_preset",),
+    "hrm.puzzles.config": ("Config",),
+    "hrm.puzzles.solving": ("Answer", "Solver"),
+    "hrm.puzzles.pictures.gif": ("gif",),
+    "hrm.puzzles.pictures.page": ("page",),
+    "hrm.text.config": ("LearnConfig", "TextConfig"),
+    "hrm.text.model": ("HRMConfig", "HRMForCausalLM"),
+    "hrm.text.load": ("TextModel",),
+    "hrm.text.data": ("Packed", "make_tokenizer", "open_text"),
+    "hrm.text.data.growing": ("grow_tokenizer", "new_characters"),
+    "hrm.text.learning.growth": (
+        "admit",
+        "carry_over",
+        "carry_over_average",
+        "grow_depth",
+        "grow_vocabulary",
+        "layers_for",
+    ),
+    "hrm.text.learning.learner": ("Learner",),
+    "hrm.text.chat.session": ("Session",),
+    "hrm.text.writing.generation": ("Sampling", "generate"),
+    "hrm.text.quality.copying": ("Training",),
+    "hrm.text.quality.scale": ("Scale",),
 }
-__all__ = [
-    "Answer",
-    "Config",
-    "HRMConfig",
-    "HRMForCausalLM",
-    "Solver",
-    "UserError",
-    "__version__",
-    "evaluate",
-    "load",
-    "load_preset",
-]
+_HOME = {name: module for module, names in _PLACES.items() for name in names}
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 _auto.register()
 
 
