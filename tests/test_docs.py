@@ -103,6 +103,15 @@ def test_every_command_has_a_verb_and_flags_that_exist(page: Path):
             assert rest[0] in presets() or rest[0] == "PRESET" or rest[0].endswith(".yaml"), rest[0]
 
 
+def test_the_readme_is_short_and_has_every_verb_in_the_order_of_the_help():
+    text = README.read_text("utf-8")
+    prose = re.sub(r"^```.*?^```$|^\|.*$", "", text, flags=re.S | re.M)
+    assert len(prose.split()) <= 900
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == list(VERBS)
+    headline = text[text.index("## Results") : text.index("[All results]")]
+    assert len(re.findall(r"^\| ", headline, re.M)) == 1 + 8
+
+
 @each_page
 def test_every_script_and_make_target_exists(page: Path):
     text = page.read_text("utf-8")

@@ -41,8 +41,8 @@ class Options:
 
     run: Positional[str]
     """Run folder, or the name of a solver that comes with the package: sudoku."""
-    data: str
-    """File of puzzles (text, CSV, XML) or dataset folder."""
+    data: str | None = None
+    """File of puzzles (text, CSV, XML) or dataset folder; default: the puzzles that the run held out."""
     strategy: Tries = field(default_factory=Strategy)
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
@@ -53,13 +53,13 @@ class Options:
     sweep: Path | None = None
     """Instead: accuracy against compute, up to the given segments, views and restarts, as PATH.json and PATH.png."""
     limit: int | None = None
-    """Measure only the first so many puzzles."""
+    """Measure only this many puzzles, the first ones."""
     skip: int = 0
-    """Leave out so many puzzles before these."""
+    """Leave out this many puzzles before these."""
     split: str = "test"
     """Which part of a dataset folder."""
     allow_overlap: bool = False
-    """Measure also on puzzles of which symmetric variants were trained on."""
+    """Also measure puzzles of which a symmetric variant was trained on."""
     batch_size: int = 64
     """Puzzles in a batch."""
     checkpoint: str = "best"
@@ -78,6 +78,8 @@ def main(args: list[str]) -> int:
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=TRIES)
     if arc.is_run(options.run):
+        if options.data is None:
+            raise UserError(f"{options.run} was trained on ARC: name the task files to answer with --data")
         same = ("data", "json", "json_file", "checkpoint", "batch_size", "device", "precision")
         shared = {name: getattr(options, name) for name in same}
         return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
@@ -96,16 +98,20 @@ def main(args: list[str]) -> int:
 
     solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
-    located = data.locate(options.data, solver.task, options.split, Console(stderr=True))
+    if options.data is None:
+        located = Located(_held_out(options.run, solver.task), lambda row: f"held-out puzzle {row + 1}")
+    else:
+        located = data.locate(options.data, solver.task, options.split, Console(stderr=True))
     puzzles = located.puzzles
     n = len(puzzles.inputs)
     if options.skip >= n > 0:
-        raise UserError(f"--skip {options.skip} leaves nothing of the {n} puzzles of {options.data}: use less")
+        raise UserError(f"--skip {options.skip} leaves nothing of the {n} puzzles of {puzzles.source}: use less")
     if options.limit is not None or options.skip:
         puzzles = puzzles.take(np.arange(options.skip, min(n, options.skip + (options.limit or n))))
     if not options.allow_overlap:
-        for run in (options.run, *options.also):
-            _refuse_trained(run, Located(puzzles, located.where), solver.task)
+        # What a run held out is none of its own training puzzles; another run may have seen it.
+        for run in (*options.also, *([] if options.data is None else [options.run])):
+            _refuse_trained(run, Located(puzzles, lambda row: located.where(row + options.skip)), solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
     measurement = Measurement(solver, puzzles, options.batch_size, **vars(options.strategy))
@@ -136,6 +142,20 @@ def _is_text(word: str) -> bool:
     from hrm.text.load import is_text
 
     return is_text(word)
+
+
+def _held_out(run: str, task: tasks.Task) -> PuzzleSet:
+    """The puzzles that a run set aside; UserError where there are none."""
+    from hrm.puzzles import solvers
+    from hrm.puzzles.training.session import puzzles_of
+    from hrm.runs import Run
+
+    opened = Run.open(solvers.find(run), Config)
+    kept = opened.config.data is not None or opened.data.is_dir()
+    held_out = puzzles_of(opened, task)[1] if kept else None
+    if held_out is None:
+        raise UserError(f"{run} held out no puzzles to measure: name some with --data")
+    return held_out
 
 
 def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:

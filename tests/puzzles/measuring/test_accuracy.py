@@ -257,7 +257,7 @@ def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--data x.csv --limit 0", "--limit must be at least 1, not 0"),
         ("--data x.csv --skip -1", "--skip must be at least 0, not -1"),
         ("--data x.csv --json-file no/where.json", "make it first"),
-        ("", "--data is missing"),
+        ("", "held out no puzzles to measure: name some with --data"),
     ],
 )
 def test_eval_names_a_mistake(
