@@ -123,7 +123,7 @@ def test_the_wheel_holds_presets_types_and_licence_and_no_tests(wheel: Path):
     assert "hrm/py.typed" in names
     assert {f"hrm/presets/{path.name}" for path in (ROOT / "src/hrm/presets").glob("*.yaml")} <= names
     assert {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/hrm").rglob("*.py")} <= names
-    assert "hrm/solving/page.html" in names
+    assert "hrm/puzzles/pictures/page.html" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) or name.endswith(".pyc") for name in names)
 
