@@ -27,9 +27,9 @@ from hrm.puzzles.data import PuzzleSet
 from hrm.puzzles.model import board_of, build
 from hrm.puzzles.tasks.sudoku import Sudoku
 from hrm.puzzles.training.batches import Sampler
-from hrm.puzzles.training.session import make_accelerator
 from hrm.puzzles.training.trainer import Trainer
 from hrm.training.config import OptimConfig, TrainConfig
+from hrm.training.devices import make_accelerator
 from hrm.training.optim import AdamATan2
 
 

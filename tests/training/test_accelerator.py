@@ -13,11 +13,11 @@ from accelerate import Accelerator
 
 from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
-from hrm.puzzles.training.session import make_accelerator
 from hrm.runs import Run
 from hrm.text.config import TextConfig
 from hrm.text.learning.learner import Learner
 from hrm.training.config import TrainConfig
+from hrm.training.devices import make_accelerator
 from tests import pretend
 from tests.training import small
 

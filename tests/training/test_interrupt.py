@@ -18,8 +18,8 @@ import pytest
 from hrm.cli.main import main
 from hrm.runs import Run, checkpoint
 from hrm.training import interrupt as interrupts
-from hrm.training.course import Course
 from hrm.training.interrupt import Ended, Interrupt, ending
+from hrm.training.loop import TrainingLoop
 from tests.training import small
 from tests.training.small import config
 
@@ -120,11 +120,11 @@ def test_a_training_in_another_thread_leaves_the_signals_alone() -> None:
 
 
 def test_a_training_without_a_checkpoint_says_so_when_it_is_stopped_at_once(tmp_path: Path) -> None:
-    course = Course.__new__(Course)
-    course.run = Run(tmp_path, SETTINGS, {"board": {}, "version": "", "created": ""})
-    assert course._stands() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
+    loop = TrainingLoop.__new__(TrainingLoop)
+    loop.run = Run(tmp_path, SETTINGS, {"board": {}, "version": "", "created": ""})
+    assert loop._stands() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
     checkpoint.save(tmp_path / "checkpoints", 1, {}, {})
-    assert course._stands() == f"the checkpoint of step 1 stands: hrm train --resume {tmp_path}"
+    assert loop._stands() == f"the checkpoint of step 1 stands: hrm train --resume {tmp_path}"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

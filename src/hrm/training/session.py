@@ -1,82 +1,168 @@
-"""What every training does at its start, whatever is trained: devices and threads, the run's owner, changed flags."""
+"""A training from its configuration to its result, whatever is trained: start, resume, announce, loop, finish."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import InitProcessGroupKwargs
 
 from hrm.files import names
 from hrm.files.reading import UserError
-from hrm.runs import Run, lock, threads
+from hrm.runs import Run, checkpoint, lock
 from hrm.runs.folder import refuse_in_use
-from hrm.settings import Recipe, settings
+from hrm.settings import Recipe, check, settings
 from hrm.training.config import TrainConfig
+from hrm.training.devices import choose_threads, make_accelerator
+from hrm.training.long_steps import announce
+from hrm.training.loop import Measures, TrainingLoop, Trains
+from hrm.training.progress import Reporter
 
 _FIXED = ("arch.", "task.", "seed", "optim.name", "model", "settings", "lora", "text.")
 """Settings that make a run what it is."""
+C = TypeVar("C", bound=Recipe)
+T = TypeVar("T", bound=Trains)
 
 
-def owner(path: Path, resume: bool, accelerator: Accelerator) -> AbstractContextManager[object]:
+class Subject(ABC, Generic[C, T]):
+    """What is trained: its data, model, trainer and measurements. Made for one training; asked from top to bottom."""
+
+    start: Path | str | None = None
+    """A run or model that a new one begins with."""
+    saves_start = False
+    """Whether a new run begins with a checkpoint, because nothing else holds the weights it starts from."""
+    fitting: str | None = None
+    """A preset that a CPU trains in reasonable time."""
+
+    def __init__(self, config: C, train: TrainConfig, sources: Sequence[str | None]) -> None:
+        """`sources` is what the data is read from; UserError for settings that cannot work."""
+        check(config)
+        self.config, self.train, self.sources = config, train, sources
+
+    @abstractmethod
+    def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
+        """Prepare the data and make a new run folder; the main process alone is asked."""
+
+    @abstractmethod
+    def read(self, run: Run[C], changed: dict[str, Any], reporter: Reporter) -> None:
+        """The data of a run, unless `create` has just prepared it; `changed` are the settings that flags changed."""
+
+    @abstractmethod
+    def trainer(self, run: Run[C], accelerator: Accelerator) -> T:
+        """Model and trainer at step 0."""
+
+    @abstractmethod
+    def amounts(self) -> str:
+        """How much is trained on and held out, in words."""
+
+    def notes(self) -> Iterator[str]:
+        """What else a person should know before the first step."""
+        return iter(())
+
+    @abstractmethod
+    def measures(self, trainer: T) -> Measures | None:
+        """How the training is measured; None where nothing is held out."""
+
+    @abstractmethod
+    def finish(self, run: Run[C], trainer: T) -> dict[str, Any]:
+        """What the best checkpoint is worth, for the result; the main process alone is asked, after the last step."""
+
+
+def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
+
+    Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
+    """
+    accelerator = make_accelerator(subject.train)
+    with _owner(path, resume, accelerator):
+        return _train(subject, path, resume, overwrite, accelerator)
+
+
+def _train(
+    subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, accelerator: Accelerator
+) -> dict[str, Any]:
+    config, train = subject.config, subject.train
+    reporter = Reporter(train, accelerator)
+    if not resume and accelerator.is_main_process:
+        _refuse_place(path, overwrite, subject.sources, subject.start)
+        subject.create(path, overwrite, reporter)
+    accelerator.wait_for_everyone()
+    run = Run.open(path, type(config))
+    run.check_places()
+    changed = changes(run.config, config)
+    run.config = config
+    subject.read(run, changed, reporter)
+    trainer = subject.trainer(run, accelerator)
+    if not resume and subject.saves_start:
+        groups, state = trainer.pack()
+        if accelerator.is_main_process:
+            checkpoint.save(run.checkpoints, 0, groups, state)
+        accelerator.wait_for_everyone()
+    if resume or subject.saves_start:
+        _restore(run, trainer, subject.saves_start, reporter)
+    if resume and accelerator.is_main_process:
+        run.rewind(trainer.step_number)
+        # Only now, so that flags that are refused leave no trace.
+        if changed:
+            said = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+            reporter.say(f"changed by flags: {said}")
+            run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
+            run.set_config(config)
+    device = choose_threads(run, accelerator, trainer.model, train.batch_size * trainer.positions)
+    _explain(subject, trainer, device, reporter)
+    reporter.start(accelerator, path.name, str(path), settings(config))
+    place = accelerator.num_processes, accelerator.device
+    announce(train, trainer, trainer.step_number, *place, reporter, subject.fitting)
+    loop = TrainingLoop(run, trainer, train, subject.measures(trainer), reporter)
+    result = loop.follow(lambda: subject.finish(run, trainer))
+    trainer.close()
+    # Together: a process that leaves while another one still measures can be torn down in the middle of its exit.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return result
+
+
+def _restore(run: Run[C], trainer: Trains, needed: bool, reporter: Reporter) -> None:
+    """Go on from the newest intact checkpoint, or where there is none, and none is needed, from the beginning."""
+    newest = checkpoint.newest(run.checkpoints, reporter.say)
+    if newest is not None:
+        with checkpoint.restoring(newest):
+            trainer.unpack(*checkpoint.load(newest))
+    elif needed:
+        raise UserError(f"{run.path} has no intact checkpoint, not even that of its start: begin a new run")
+    else:
+        reporter.say(f"{run.path} has no checkpoint yet: starting from the beginning")
+
+
+def _explain(subject: Subject[C, T], trainer: T, device: str, reporter: Reporter) -> None:
+    """Say what was chosen."""
+    train = subject.train
+    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    # Where no parameter learns, embeddings do that are none.
+    part = f", {learning:,} of them learning," if 0 < learning < total else ""
+    reporter.say(
+        f"{total:,} parameters{part} on {device} in {train.precision}; {subject.amounts()}; "
+        f"step {trainer.step_number} of {train.steps}"
+    )
+    for note in subject.notes():
+        reporter.say(note)
+
+
+def _owner(path: Path, resume: bool, accelerator: Accelerator) -> AbstractContextManager[object]:
     """Keeps other processes out of a run; of several of one training the main process holds it for all."""
     verb = "train --resume" if resume else "train"
     return lock.own(path, verb, new=not resume) if accelerator.is_main_process else nullcontext()
 
 
-def refuse_place(path: Path, overwrite: bool, data: Sequence[str | None], start: Path | str | None) -> None:
+def _refuse_place(path: Path, overwrite: bool, data: Sequence[str | None], start: Path | str | None) -> None:
     """UserError, before anything is made, for a place where no run may be: in use, or within what is read."""
     given = [value for value in data if value]
     names.apart(path, [start, *given, *(part.strip() for value in given for part in value.split(",") if part.strip())])
     refuse_in_use(path, overwrite)
-
-
-def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accelerator:
-    """Devices and processes; one process outside `torchrun` or `accelerate launch`. A training makes it once: what it
-    finds is the state of the whole process, and a second one of another kind is refused by accelerate. `flag` is what
-    the verb calls the device."""
-    device, count = train.device, torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    # accelerate joins processes on CPUs only where it is told so; else each would take itself for the only one.
-    cpu = device == "cpu" or (device == "auto" and not count)
-    if launched > max(1, count) and not cpu:
-        raise UserError(f"{launched} processes and {count} accelerators: start {max(1, count)}, or use {flag} cpu")
-    found = PartialState._shared_state
-    if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
-        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
-    # The main process prepares data and measures while the others wait; one that fails is noticed by the launcher.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
-    if device not in ("auto", accelerator.device.type):
-        raise UserError(f"{flag} {device} is not available here: use {accelerator.device.type} or auto")
-    if launched > accelerator.num_processes:
-        raise UserError(f"processes cannot train together on {accelerator.device.type}: use {flag} cpu")
-    if train.batch_size % accelerator.num_processes:
-        raise UserError(
-            f"--train.batch-size {train.batch_size} must be a multiple of the number of processes, "
-            f"{accelerator.num_processes}"
-        )
-    return accelerator
-
-
-def choose_threads(run: Run[Any], accelerator: Accelerator, model: Any, positions: int) -> str:
-    """Settle the threads of a training on a CPU, and keep their number with the run; returns a few words on it."""
-    if accelerator.device.type != "cpu":
-        return accelerator.device.type
-    config = run.config
-    share = positions // config.train.accumulate // accelerator.num_processes
-    number, said = threads.settle(threads.work_of(model, share), config.train.threads)
-    if accelerator.is_main_process and not config.train.threads:
-        run.set_config(replace(config, train=replace(config.train, threads=number)))
-    return f"cpu with {said}"
 
 
 def changes(before: Recipe, after: Recipe) -> dict[str, list[Any]]:

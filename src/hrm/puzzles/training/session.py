@@ -1,11 +1,10 @@
-"""A training from its configuration to its result: data, model, run folder, the loop, and resuming."""
+"""What a training on puzzles is about: its puzzles and the model, how it is measured, and what it is worth."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,10 @@ from hrm.puzzles.tasks import Task
 from hrm.puzzles.tasks.arc import Arc
 from hrm.puzzles.training.batches import Sampler
 from hrm.puzzles.training.start import start_from
-from hrm.puzzles.training.state import pack, unpack
 from hrm.puzzles.training.trainer import Trainer
-from hrm.runs import Run, checkpoint
-from hrm.settings import check, settings
-from hrm.training.course import Course
-from hrm.training.long_steps import announce
+from hrm.runs import Run
 from hrm.training.progress import Reporter
-from hrm.training.session import changes, choose_threads, make_accelerator, owner, refuse_place
+from hrm.training.session import Subject, run_training
 
 _FITTING = {"sudoku": "sudoku-9x9", "maze": "maze-10x10", "arc": "arc-small", "gym": "gym-mini-sudoku"}
 """For each kind of puzzles a preset that a CPU trains."""
@@ -53,27 +48,24 @@ def train(
     task embeddings a new one begins with.
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
-    check(config)
-    accelerator = make_accelerator(config.train)
-    with owner(path, resume, accelerator):
-        return _train(config, path, resume, overwrite, task, init, accelerator)
+    return run_training(_Puzzles(config, task, init), path, resume, overwrite)
 
 
-def _train(
-    config: Config,
-    path: Path,
-    resume: bool,
-    overwrite: bool,
-    task: Task | None,
-    init: Path | None,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    reporter = Reporter(config.train, accelerator)
-    task = task or tasks.build(config.task)
-    start = None if init is None else Run.open(init, Config)
-    if not resume and accelerator.is_main_process:
-        refuse_place(path, overwrite, (config.data, config.validation), init)
-        training, held_out, store = _prepare(config, task, reporter, start)
+class _Puzzles(Subject[Config, Trainer]):
+    """A training on puzzles."""
+
+    def __init__(self, config: Config, task: Task | None, init: Path | None) -> None:
+        super().__init__(config, config.train, (config.data, config.validation))
+        self.task = task or tasks.build(config.task)
+        self.start, self.fitting = init, _FITTING.get(config.task.kind)
+        self.begun_with = None if init is None else Run.open(init, Config)
+        self.created = False
+        self.training: PuzzleSet | None = None
+        self.held_out: PuzzleSet | None = None
+
+    def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
+        config, task = self.config, self.task
+        training, held_out, store = _prepare(config, task, reporter, self.begun_with)
         _refuse_overlap(config, task, training, reporter)
         board = {
             "cells": training.inputs.shape[1],
@@ -82,65 +74,61 @@ def _train(
         }
         board["training_sha256"] = _fingerprint(training)
         Run.create(path, config, board, overwrite, store)
-    accelerator.wait_for_everyone()
-    run = Run.open(path, Config)
-    run.check_places()
-    changed = changes(run.config, config)
-    run.config = config
-    training, held_out = puzzles_of(run, task, reporter)
-    if changed.keys() & {"validation", "allow_overlap"}:
-        _refuse_overlap(config, task, training, reporter)
-    model = build(config, board_of(task, training.num_task_ids))
-    if start is not None:
-        start_from(model, start)
-    if config.train.learn == "embedding":
-        model.requires_grad_(False)
-    trainer = Trainer(
-        config,
-        model,
-        Sampler(training, task, config.train.batch_size, config.seed, config.task.augment, config.task.reveal),
-        accelerator,
-    )
-    if resume:
-        newest = checkpoint.newest(run.checkpoints, reporter.say)
-        if newest is None:
-            reporter.say(f"{path} has no checkpoint yet: starting from the beginning")
-        else:
-            with checkpoint.restoring(newest):
-                unpack(trainer, *checkpoint.load(newest))
-        if accelerator.is_main_process:
-            run.rewind(trainer.step_number)
-            # Only now, so that flags that are refused leave no trace.
-            if changed:
-                reporter.say(
-                    "changed by flags: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
-                )
-                run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
-                run.set_config(config)
-    device = choose_threads(run, accelerator, model, config.train.batch_size * model.positions)
-    _explain(config, trainer, training, held_out, reporter, device)
-    reporter.start(accelerator, path.name, str(path), settings(config))
-    place = accelerator.num_processes, accelerator.device
-    announce(config.train, trainer, trainer.step_number, *place, reporter, _FITTING.get(config.task.kind))
-    measures = None if held_out is None else _Held(trainer, task, held_out)
+        self.created = True
+        if config.data is not None or isinstance(task, Arc):
+            # Those that were made are read from the run, by every process and whenever it is resumed.
+            self.training, self.held_out = training, held_out
 
-    def finish() -> dict[str, Any]:
-        if held_out is None:
+    def read(self, run: Run[Config], changed: dict[str, Any], reporter: Reporter) -> None:
+        if self.training is None:
+            self.training, self.held_out = puzzles_of(run, self.task, reporter, check=not self.created)
+        if changed.keys() & {"validation", "allow_overlap"}:
+            _refuse_overlap(self.config, self.task, self.training, reporter)
+
+    def trainer(self, run: Run[Config], accelerator: Accelerator) -> Trainer:
+        config, task, training = self.config, self.task, self._training
+        model = build(config, board_of(task, training.num_task_ids))
+        if self.begun_with is not None:
+            start_from(model, self.begun_with)
+        if config.train.learn == "embedding":
+            model.requires_grad_(False)
+        size, shown = config.train.batch_size, config.task
+        sampler = Sampler(training, task, size, config.seed, shown.augment, shown.reveal)
+        return Trainer(config, model, sampler, accelerator)
+
+    def amounts(self) -> str:
+        held_out = len(self.held_out.inputs) if self.held_out else 0
+        return f"{len(self._training.inputs):,} training puzzles, {held_out:,} held out"
+
+    def notes(self) -> Iterator[str]:
+        if self.held_out is None:
+            yield "nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout"
+
+    def measures(self, trainer: Trainer) -> _Held | None:
+        return None if self.held_out is None else _Held(trainer, self.task, self.held_out)
+
+    def finish(self, run: Run[Config], trainer: Trainer) -> dict[str, Any]:
+        if self.held_out is None:
             return {}
-        final = evaluate(load(run.path, device=str(accelerator.device), task=task), held_out)
+        device = str(trainer.accelerator.device)
+        final = evaluate(load(run.path, device=device, task=self.task), self.held_out)
         return {"exact": final["exact_accuracy"], **final}
 
-    result = Course(run, trainer, partial(pack, trainer), config.train, measures, reporter).follow(finish)
-    trainer.close()
-    # Together: a process that leaves while another one still measures can be torn down in the middle of its exit.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return result
+    @property
+    def _training(self) -> PuzzleSet:
+        assert self.training is not None  # read by now
+        return self.training
 
 
-def puzzles_of(run: Run, task: Task, reporter: Reporter | None = None) -> tuple[PuzzleSet, PuzzleSet | None]:
-    """The training puzzles of a run, and those held out; UserError if the data is no longer what it was."""
-    run.check_data()
+def puzzles_of(
+    run: Run, task: Task, reporter: Reporter | None = None, check: bool = True
+) -> tuple[PuzzleSet, PuzzleSet | None]:
+    """The training puzzles of a run, and those held out; UserError if the data is no longer what it was.
+
+    `check` is False where this process has just written what lies in the run.
+    """
+    if check:
+        run.check_data()
     if isinstance(task, Arc):
         training, held_out = arc_sets.prepare(run.config, task, arc_sets.Record.load(run.data))[:2]
         _compare(run, training)
@@ -208,22 +196,6 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
     for array in (puzzles.inputs, puzzles.labels):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _explain(
-    config: Config, trainer: Trainer, training: PuzzleSet, held_out: PuzzleSet | None, reporter: Reporter, device: str
-) -> None:
-    """Say what was chosen and why."""
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    reporter.say(
-        f"{parameters:,} parameters on {device} in {config.train.precision}; {len(training.inputs):,} "
-        f"training puzzles, {len(held_out.inputs) if held_out else 0:,} held out; "
-        f"step {trainer.step_number} of {config.train.steps}"
-    )
-    if held_out is None:
-        reporter.say(
-            "nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout"
-        )
 
 
 class _Held:

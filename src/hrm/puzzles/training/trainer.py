@@ -5,22 +5,28 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from hrm.core.halting import continue_target, halted, wants_to_halt
 from hrm.core.recurrence import Carry
+from hrm.files.reading import UserError
 from hrm.puzzles.config import Config
 from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.training.batches import Batch, Sampler
 from hrm.puzzles.training.objective import objective
 from hrm.puzzles.training.sign_sgd import SignSGD
-from hrm.training.course import BadBatch, Paced
+from hrm.runs.checkpoint import counted
 from hrm.training.interrupt import Abandoned
+from hrm.training.loop import BadBatch, Paced
 from hrm.training.updates import Updates
 
 _WINDOW = ("loss", "token_loss", "halt_loss", "continue_loss", "halted", "exact", "tokens", "segments", "q_right")
+
+
+_COUNTERS = ("step_number", "seconds", "window_steps")
 
 
 class Slots(NamedTuple):
@@ -87,6 +93,11 @@ class Trainer(Paced):
         self.step_number += 1
         self.seconds = self.agreed(self.seconds + time.perf_counter() - started)
 
+    @property
+    def positions(self) -> int:
+        """Tokens of a row, as the model sees it."""
+        return self.model.positions
+
     def describe(self, metrics: dict[str, Any]) -> str:
         """What is worth seeing while it runs."""
         if not metrics["halted"]:  # nothing is known of them yet
@@ -133,6 +144,46 @@ class Trainer(Paced):
             "puzzles_per_second": sums["halted"] / steps * rate,
             "seconds": self.seconds,
         }
+
+    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What a checkpoint holds; a call on every process, because slots are gathered from all."""
+        groups, counters = self.updates.pack()
+        groups = {"weights": dict(self.model.state_dict()), "slots": self._pack_slots(), **groups}
+        # Randomness is a pure function of (seed, step, row): the step is the random state and the data cursor.
+        state = {name: getattr(self, name) for name in _COUNTERS} | counters | {"seed": self.config.seed}
+        state["window"] = self.accelerator.reduce(self.window, "sum").tolist()  # type: ignore[union-attr]
+        return groups, state
+
+    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same architecture; UserError where it does not fit."""
+        for name in _COUNTERS:
+            setattr(self, name, counted(state, name))
+        if self.accelerator.is_main_process:
+            self.window.copy_(torch.from_numpy(np.array(state["window"], np.float64)))
+        try:
+            self.model.load_state_dict(groups["weights"])
+        except RuntimeError as error:
+            raise UserError(
+                f"the checkpoint does not fit the architecture (--arch...): {str(error).splitlines()[-1].strip()}"
+            ) from None
+        self.updates.unpack(groups, state)
+        self._unpack_slots(groups["slots"])
+
+    def _pack_slots(self) -> dict[str, Tensor]:
+        slots = self.slots._asdict()
+        carry, gather = slots.pop("carry"), self.accelerator.gather
+        return {name: gather(tensor.contiguous()) for name, tensor in {**carry._asdict(), **slots}.items()}  # type: ignore[misc]
+
+    def _unpack_slots(self, saved: dict[str, Tensor]) -> None:
+        size, wanted = len(saved["halted"]), self.config.train.batch_size
+        if size != wanted:
+            raise UserError(
+                f"the run has {size} puzzles in flight and --train.batch-size is {wanted}: "
+                "resume with the batch size it was started with"
+            )
+        mine = {name: tensor[self.rows].to(self.accelerator.device) for name, tensor in saved.items()}
+        carry = Carry(*(mine.pop(name).to(self.model.dtype) for name in Carry._fields))
+        self.slots = Slots(carry, **mine)
 
     def _empty_slots(self, rows: int) -> Slots:
         """All halted, so that the first step fills every slot."""

@@ -39,10 +39,10 @@ from hrm.text.model import HRMForCausalLM
 from hrm.text.model.loss import supervision
 from hrm.text.writing.generation import Sampling, complete
 from hrm.training.config import OptimConfig, TrainConfig
-from hrm.training.course import BadBatch
+from hrm.training.devices import make_accelerator
 from hrm.training.long_steps import seconds_of
+from hrm.training.loop import BadBatch
 from hrm.training.randomness import uniforms
-from hrm.training.session import make_accelerator
 from hrm.training.updates import Updates
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from hrm.text.config import TextConfig
 from hrm.text.data import Batch
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.loss import supervision
-from hrm.training.course import BadBatch, Paced
 from hrm.training.interrupt import Abandoned
+from hrm.training.loop import BadBatch, Paced
 from hrm.training.randomness import uniforms
 from hrm.training.updates import Updates
 
@@ -146,6 +146,14 @@ class TextTrainer(Paced):
         if self.accelerator.num_processes == 1:
             return self.window.tolist()
         return self.accelerator.reduce(self.window.to(self.accelerator.device), "sum").tolist()  # type: ignore[union-attr]
+
+    @property
+    def positions(self) -> int:
+        """Tokens of a row."""
+        return self.config.text.length
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def describe(self, metrics: dict[str, Any]) -> str:
         """What is worth seeing while it runs; losses in nats per token, after the first and the last segment."""

@@ -1,4 +1,4 @@
-"""The course of a training, whatever is trained: steps, measurements, checkpoints, progress, interruption, result."""
+"""The loop of a training, whatever is trained: steps, measurements, checkpoints, progress, interruption, result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrm.files.reading import reading
 from hrm.runs import Run, checkpoint
@@ -56,7 +56,7 @@ class Paced:
 
 
 class Trains(Protocol):
-    """What the course asks of a trainer."""
+    """What the loop asks of a trainer."""
 
     accelerator: Accelerator
     step_number: int
@@ -64,10 +64,21 @@ class Trains(Protocol):
     abandoning: Callable[[], AbstractContextManager[None]]
 
     @property
+    def model(self) -> nn.Module: ...
+    @property
     def progress(self) -> float: ...
+    @property
+    def positions(self) -> int: ...
     def step(self) -> None: ...
     def metrics(self) -> dict[str, Any]: ...
     def describe(self, metrics: dict[str, Any]) -> str: ...
+    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The tensors and the state of a checkpoint; a call on every process."""
+        ...
+
+    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None: ...
+    def trial(self, rows: int) -> None: ...
+    def close(self) -> None: ...
 
 
 class Measures(Protocol):
@@ -94,20 +105,19 @@ class Measures(Protocol):
         ...
 
 
-class Course:
-    """A training on its way: what is saved, what is measured, and when it ends."""
+class TrainingLoop:
+    """Steps to the end of a training: what is logged, saved and measured on the way, and when it ends."""
 
     def __init__(
         self,
         run: Run,
         trainer: Trains,
-        pack: Callable[[], tuple[dict[str, dict[str, Tensor]], dict[str, Any]]],
         config: TrainConfig,
         measures: Measures | None,
         reporter: Reporter,
     ) -> None:
-        """`pack()` gives what a checkpoint holds, on every process; `measures` is None where nothing is held out."""
-        self.run, self.trainer, self.pack, self.config = run, trainer, pack, config
+        """`measures` is None where nothing is held out."""
+        self.run, self.trainer, self.config = run, trainer, config
         self.measures, self.reporter = measures, reporter
         self.accelerator = trainer.accelerator
         self.measured: dict[str, Any] = {}
@@ -174,7 +184,7 @@ class Course:
 
     def _save(self) -> None:
         if self.saved != self.trainer.step_number:
-            groups, state = self.pack()
+            groups, state = self.trainer.pack()
             if self.accelerator.is_main_process:
                 checkpoint.save(self.run.checkpoints, self.trainer.step_number, groups, state)
                 self._prune()

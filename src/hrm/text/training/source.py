@@ -1,0 +1,87 @@
+"""What a model of text is trained and measured on, before it has tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrm.text import data as corpus
+from hrm.text.config import TextConfig
+from hrm.text.data import Packed, chat, gym
+from hrm.text.data.tokenizers import add_frame
+from hrm.training.progress import Reporter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class _Texts(Iterable[str]):
+    """Documents of several sources, which can be read more than once."""
+
+    def __init__(self, sources: list[str], field: str, way: corpus.Way) -> None:
+        self.sources, self.field, self.way = sources, field, way
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(corpus.documents(source, self.field, way=self.way) for source in self.sources)
+
+
+class Source:
+    """What is trained on and what is measured on, before it has tokens."""
+
+    def __init__(self, config: TextConfig, say: Callable[[str], object]) -> None:
+        self.config, text = config, config.text
+        self.way = corpus.Way(say, config.encoding)
+        assert config.data is not None
+        names = [part.strip() for part in config.data.split(",")]
+        others = [part.strip() for part in (config.validation or "").split(",") if part.strip()]
+        self.held: Any = None
+        self.left_out: int | None = None
+        if text.kind == "gym":
+            fresh = min(500, max(1, round(text.holdout * text.examples)))
+            self.items, made = gym.gym_sets(names[0], text.options, text.examples, fresh, config.seed)
+            self.held, self.left_out = made
+        elif text.kind == "chat":
+            self.items: Any = list(chain.from_iterable(chat.conversations(name, self.way) for name in names))
+            self.held = list(chain.from_iterable(chat.conversations(name, self.way) for name in others)) or None
+        else:
+            self.items = _Texts(names, text.field, self.way)
+            self.held = _Texts(others, text.field, self.way) if others else None
+        if self.held is None and text.holdout:
+            self.items, self.held = corpus.hold_out(self.items, text.holdout)
+        for doubt in corpus.doubts(self.items, self.held) if self.held is not None and text.kind != "gym" else ():
+            say(doubt)
+
+    @property
+    def talks(self) -> bool:
+        """Whether it consists of questions and answers."""
+        return self.config.text.kind in ("chat", "gym")
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that the settings name; of characters it knows those of the training part."""
+        kind, text = self.config.text.tokenizer, self.config.text
+        if kind != "char" or not self.talks:
+            return corpus.make_tokenizer(kind, self.items)
+        pieces = [chat.written(messages, text.template) for messages in self.items]
+        tokenizer = corpus.make_tokenizer(kind, ("".join(text for text, _ in some) for some in pieces))
+        if text.frame:
+            add_frame(tokenizer, (some[0][0] for some in pieces))
+        return tokenizer
+
+    def pack(self, tokenizer: PreTrainedTokenizerFast, folder: Path, reporter: Reporter) -> None:
+        """Both parts as packed tokens."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, items in (("train", self.items), ("validation", self.held)):
+            if items is None:
+                continue
+            template = self.config.text.template
+            tokens = chat.examples(tokenizer, items, template) if self.talks else corpus.encode(tokenizer, items)
+            packed = Packed.write(folder / name, tokenizer, tokens)
+            if name == "validation" and self.left_out is not None:
+                reporter.say(
+                    f"{len(items):,} questions are held out; none is trained on ({self.left_out:,} more were made that "
+                    f"are among the {len(self.items):,} trained on, and left out)"
+                )
+            if packed.facts["unknown"]:
+                reporter.say(f"{packed.facts['unknown']:,} tokens of {name} are unknown to the tokenizer")

@@ -1,0 +1,57 @@
+"""Where a training computes: devices and processes, and the threads of a CPU."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
+
+from hrm.files.reading import UserError
+from hrm.runs import Run, threads
+from hrm.training.config import TrainConfig
+
+
+def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accelerator:
+    """Devices and processes; one process outside `torchrun` or `accelerate launch`. A training makes it once: what it
+    finds is the state of the whole process, and a second one of another kind is refused by accelerate. `flag` is what
+    the verb calls the device."""
+    device, count = train.device, torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    # accelerate joins processes on CPUs only where it is told so; else each would take itself for the only one.
+    cpu = device == "cpu" or (device == "auto" and not count)
+    if launched > max(1, count) and not cpu:
+        raise UserError(f"{launched} processes and {count} accelerators: start {max(1, count)}, or use {flag} cpu")
+    found = PartialState._shared_state
+    if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
+        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
+    # The main process prepares data and measures while the others wait; one that fails is noticed by the launcher.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
+    if device not in ("auto", accelerator.device.type):
+        raise UserError(f"{flag} {device} is not available here: use {accelerator.device.type} or auto")
+    if launched > accelerator.num_processes:
+        raise UserError(f"processes cannot train together on {accelerator.device.type}: use {flag} cpu")
+    if train.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"--train.batch-size {train.batch_size} must be a multiple of the number of processes, "
+            f"{accelerator.num_processes}"
+        )
+    return accelerator
+
+
+def choose_threads(run: Run[Any], accelerator: Accelerator, model: Any, positions: int) -> str:
+    """Settle the threads of a training on a CPU, and keep their number with the run; returns a few words on it."""
+    if accelerator.device.type != "cpu":
+        return accelerator.device.type
+    config = run.config
+    share = positions // config.train.accumulate // accelerator.num_processes
+    number, said = threads.settle(threads.work_of(model, share), config.train.threads)
+    if accelerator.is_main_process and not config.train.threads:
+        run.set_config(replace(config, train=replace(config.train, threads=number)))
+    return f"cpu with {said}"
