@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm.cli.main import main
-from hrm.cli.options import options_of
+from hrm.cli.options import options_of, range_of
 from hrm.core.arch import ArchConfig, HaltingConfig, parse_horizon
 from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import Config, LossConfig, Strategy, TaskConfig
-from hrm.settings import check, check_range, from_yaml, kind_of, load_preset, presets, range_of, settings, to_yaml
+from hrm.settings import check, from_yaml, kind_of, load_preset, presets, ranges, settings, to_yaml
 from hrm.text.config import Decoding, LearnConfig, TextConfig
 from hrm.training.config import OptimConfig, TrainConfig
 
@@ -365,10 +365,10 @@ def test_what_passes_the_check_runs_and_learns(task: TaskConfig, arch: ArchConfi
 
 @pytest.mark.parametrize("kind", [Config, TextConfig, LearnConfig])
 def test_a_number_out_of_range_names_its_flag(kind: Any):
-    for name, default in settings(kind()).items():
-        low, high = range_of(name, "learn" if kind is LearnConfig else "") or (0, 0)
-        for number in (low - 1, high * 2 + 1, math.nan, math.inf) if high else ():
-            value = (number, number) if isinstance(default, tuple) else number
+    assert len(ranges(kind)) > 20
+    for name, (low, high) in ranges(kind).items():
+        for number in (low - 1, high * 2 + 1, math.nan, math.inf):
+            value = (number, number) if isinstance(settings(kind())[name], tuple) else number
             with pytest.raises(UserError, match=re.escape("--" + name.replace("_", "-")) + " must be"):
                 check(changed(kind(), {name: value}))
 
@@ -389,8 +389,9 @@ def test_every_number_of_every_setting_and_flag_has_a_range():
     for kind, verb in kinds.items():
         for option in options_of(kind):
             if re.search(r"\b(int|float)\b", str(option.kind)):
-                assert range_of(option.name, verb), f"{option.flag} of {verb or kind.__name__} has no range"
-                check_range(option.name, () if option.default is MISSING else option.default, verb)
+                allowed = range_of(option, verb)
+                assert allowed, f"{option.flag} of {verb or kind.__name__} has no range"
+                allowed.check(option.name, () if option.default is MISSING else option.default)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -11,16 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from hrm.files.ranges import Range
 from hrm.files.reading import FLOAT, SMALL, UserError, bytes_of, nearest, quoted, shown, text_of, yaml_of
 
-_MANY = 2**63 - 1
 _LARGEST = sys.float_info.max
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-_ABOVE_ZERO = 5e-324
 
 
 @dataclass(frozen=True)
@@ -193,161 +190,24 @@ def check(config: Recipe) -> None:
         raise UserError(problem)
 
 
-def check_ranges(config: Recipe) -> None:
-    """UserError for the first value out of range."""
-    for name, value in settings(config).items():
-        check_range(name, value, config.verb)
+def ranges(kind: type) -> dict[str, Range]:
+    """The ranges of the settings of a dataclass by their dotted names."""
+    found: dict[str, Range] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        plain, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if is_dataclass(plain):
+            found |= {f"{name}.{inner}": each for inner, each in ranges(plain).items()}  # type: ignore[arg-type]
+        for mark in marks:
+            if isinstance(mark, Range):
+                found[name] = mark
+    return found
 
 
-def check_range(name: str, value: Any, verb: str = "") -> None:
-    """UserError unless every number of a setting or flag is in the range in which the program works."""
-    least, most = range_of(name, verb) or (-math.inf, math.inf)
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, int | float) and type(number) is not bool and not least <= number <= most:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} must be {_between(least, most)}, not {quoted(number)}")
-
-
-def range_of(name: str, verb: str = "") -> tuple[float, float] | None:
-    """Least and largest value of a setting or of a verb's flag; None for one without a range."""
-    return _RANGES.get(f"{verb}.{name}", _RANGES.get(name))
-
-
-def _between(least: float, most: float) -> str:
-    low = "above 0" if least == _ABOVE_ZERO else f"at least {least:,}"
-    if most == _MANY:
-        return low
-    return f"{low} and below 1" if most == _BELOW_ONE else f"{low} and at most {most:,}"
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    # Settings of a run; those of a learner begin with learn.
-    "task.box": (2, 8),
-    "task.size": (1, 1024),
-    "task.min_path": (1, 1 << 20),
-    "task.vocabulary": (2, 1_000_000),
-    "task.puzzles": (1, 10**9),
-    "task.holdout": (0, 10**9),
-    "task.extra_clues": (0, 1),
-    "task.reveal": (0, 1),
-    "task.copies": (1, 100_000),
-    "task.translate": (0, 1),
-    "arch.dim": (1, 65_536),
-    "arch.heads": (1, 4096),
-    "arch.kv_heads": (1, 4096),
-    "arch.fast_layers": (1, 1000),
-    "arch.slow_layers": (0, 1000),
-    "arch.h_cycles": (1, 1000),
-    "arch.l_cycles": (1, 1000),
-    "arch.norm_eps": (0, 1),
-    "arch.expansion": (0, 256),
-    "arch.expansion_multiple": (1, 65_536),
-    "arch.rope_base": (1, 10**12),
-    "arch.task_positions": (0, 1024),
-    "halting.max_segments": (1, 100_000),
-    "halting.exploration": (0, 1),
-    "halting.weight": (0, 10**6),
-    "loss.label_smoothing": (0, _BELOW_ONE),
-    "loss.z_loss": (0, 10**6),
-    "optim.lr": (0, 1000),
-    "optim.betas": (0, _BELOW_ONE),
-    "optim.weight_decay": (0, 1000),
-    "optim.muon_lr": (0, 1000),
-    "optim.muon_weight_decay": (0, 1000),
-    "optim.task_lr": (0, 1000),
-    "optim.task_weight_decay": (0, 1000),
-    "optim.warmup_steps": (0, 10**12),
-    "optim.min_ratio": (0, 1),
-    "optim.clip": (0, 10**9),
-    "optim.ema": (0, _BELOW_ONE),
-    "train.steps": (1, 10**12),
-    "train.minutes": (0, 10**7),
-    "train.batch_size": (1, 1 << 20),
-    "train.accumulate": (1, 1 << 20),
-    "train.log_every": (1, 10**12),
-    "train.eval_every": (1, 10**12),
-    "train.eval_puzzles": (0, 10**9),
-    "train.target_accuracy": (0, 1),
-    "train.patience": (0, 10**9),
-    "train.checkpoint_every": (1, 10**12),
-    "train.keep": (1, 10**6),
-    "train.max_bad_steps": (1, 10**9),
-    "train.threads": (0, 1024),
-    "seed": (0, _MANY),
-    "lora": (0, 4096),
-    "text.length": (2, 1 << 20),
-    "text.examples": (1, 10**8),
-    "text.holdout": (0, 0.9),
-    "learn.epochs": (1, 10**6),
-    "learn.length": (2, 1 << 16),
-    "learn.stride": (1, 1 << 16),
-    "learn.batch_size": (1, 1 << 16),
-    "learn.lr": (0, 1000),
-    "learn.embedding_lr": (0, 1000),
-    "learn.weight_decay": (0, 1000),
-    "learn.warmup": (0, _BELOW_ONE),
-    "learn.holdout": (0.01, 0.5),
-    "learn.memory": (0, 1),
-    "learn.replay": (0, 100),
-    "learn.recall": (0, 1000),
-    "learn.grow_every": (0, 10**12),
-    "learn.grow_fast": (0, 1000),
-    "learn.grow_slow": (0, 1000),
-    "learn.grow_params": (0, 10**11),
-    "learn.grow_plateau": (0, 1),
-    "learn.threads": (0, 1024),
-    "learn.log_every": (1, 10**9),
-    "learn.checkpoint_every": (1, 10**9),
-    "learn.eval_characters": (1, 10**9),
-    # What is tried for a puzzle (Strategy), and how text is drawn (Decoding).
-    "max_segments": (1, 100_000),
-    "restarts": (0, 100_000),
-    "views": (1, 100_000),
-    "guesses": (0, 100_000),
-    "budget": (1, 10**12),
-    "margin": (-(10**6), 10**6),
-    "residual": (0, 10**6),
-    "max_new_tokens": (1, 10**7),
-    "temperature": (_ABOVE_ZERO, 1000),
-    "top_k": (0, 10**9),
-    "top_p": (_ABOVE_ZERO, 1),
-    "repetition_penalty": (0.01, 100),
-    # Flags of the verbs; where one name means two things, the verb stands before it.
-    "batch_size": (1, 1 << 16),
-    "best_of": (1, 10_000),
-    "block": (200, 10**6),
-    "box": (2, 8),
-    "characters": (1, 10**8),
-    "copies": (1, 100_000),
-    "count": (1, _MANY),
-    "delay": (0, 60),
-    "exit_threshold": (-(10**6), 10**6),
-    "fresh": (1, 10**7),
-    "largest": (1, 30),
-    "length": (2, 1 << 20),
-    "limit": (1, _MANY),
-    "memory": (2, _MANY),
-    "min_characters": (0, 10**9),
-    "min_path": (1, 1 << 20),
-    "puzzles": (1, 10**9),
-    "row": (1, _MANY),
-    "rows": (1, 1 << 20),
-    "schedule": (1, 1000),
-    "segments": (1, 1000),
-    "shape": (1, 1024),
-    "size": (1, 1024),
-    "skip": (0, _MANY),
-    "steps": (1, 10**9),
-    "stride": (1, 1 << 20),
-    "test": (0, 10**9),
-    "threads": (0, 1024),
-    "top_k_table": (1, 10**6),
-    "vocabulary": (2, 1_000_000),
-    "data pack.holdout": (0, _BELOW_ONE),
-    "data tokenizer.vocabulary": (257, 1_000_000),
-    "generate.max_segments": (1, 1000),
-    "analyze text.max_segments": (1, 1000),
-}
+def check_ranges(config: Any) -> None:
+    """UserError for the first number of a dataclass of settings that is out of its range."""
+    values = settings(config)
+    for name, each in ranges(type(config)).items():
+        each.check(name, values[name])
 
 
 class _Dumper(yaml.SafeDumper):

@@ -43,9 +43,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import tyro
 from tyro.conf import Positional as Positional
 
+from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
 from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import Config, Strategy
-from hrm.settings import check, check_range, describe, fit, lay_over, without_lists
+from hrm.settings import check, describe, fit, lay_over, without_lists
 from hrm.text.config import Decoding, LearnConfig, TextConfig
 
 T = TypeVar("T")
@@ -69,6 +70,8 @@ class Option(NamedTuple):
     default: Any
     doc: str
     positional: bool
+    range: Range | None = None
+    """Of a setting; those of flags of verbs are below."""
 
     @property
     def flag(self) -> str:
@@ -102,7 +105,8 @@ def parse(
     args = _json_file(list(options_of(options)), args)
     values = _read(verb, options, args, None)
     for option in options_of(options, values=values):
-        check_range(option.name, option.default, verb)
+        if (allowed := range_of(option, verb)) is not None:
+            allowed.check(option.name, option.default)
     if base is not None:
         below: Any = base(values)
         values: Any = _read(verb, options, args, dataclasses.replace(values, config=without_lists(below)))  # type: ignore[type-var]
@@ -139,7 +143,10 @@ def options_of(options: type, prefix: str = "", values: Any = None) -> Iterator[
             # Settings carry no prefix of their own; their groups do.
             yield from options_of(kind, prefix if marks else f"{prefix}{item.name}.", default)  # type: ignore[arg-type]
         else:
-            yield Option(prefix + item.name, kind, default, docs.get(item.name, ""), tyro.conf.Positional in marks)
+            allowed = next((mark for mark in marks if isinstance(mark, Range)), None)
+            yield Option(
+                prefix + item.name, kind, default, docs.get(item.name, ""), tyro.conf.Positional in marks, allowed
+            )
 
 
 def help_text(
@@ -337,3 +344,54 @@ def _docs(options: type) -> dict[str, str]:
         for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
+
+
+def range_of(option: Option, verb: str) -> Range | None:
+    """The range of a setting or of a verb's flag; None for one that has none."""
+    return option.range or _RANGES.get(f"{verb}.{option.name}", _RANGES.get(option.name))
+
+
+_RANGES: dict[str, Range] = {
+    "seed": Range(0, MANY),
+    "max_new_tokens": Range(1, 10**7),
+    "temperature": Range(ABOVE_ZERO, 1000),
+    "top_k": Range(0, 10**9),
+    "top_p": Range(ABOVE_ZERO, 1),
+    "repetition_penalty": Range(0.01, 100),
+    "max_segments": Range(1, 100_000),
+    "batch_size": Range(1, 1 << 16),
+    "best_of": Range(1, 10_000),
+    "block": Range(200, 10**6),
+    "box": Range(2, 8),
+    "characters": Range(1, 10**8),
+    "copies": Range(1, 100_000),
+    "count": Range(1, MANY),
+    "delay": Range(0, 60),
+    "exit_threshold": Range(-(10**6), 10**6),
+    "fresh": Range(1, 10**7),
+    "largest": Range(1, 30),
+    "length": Range(2, 1 << 20),
+    "limit": Range(1, MANY),
+    "memory": Range(2, MANY),
+    "min_characters": Range(0, 10**9),
+    "min_path": Range(1, 1 << 20),
+    "puzzles": Range(1, 10**9),
+    "row": Range(1, MANY),
+    "rows": Range(1, 1 << 20),
+    "schedule": Range(1, 1000),
+    "segments": Range(1, 1000),
+    "shape": Range(1, 1024),
+    "size": Range(1, 1024),
+    "skip": Range(0, MANY),
+    "steps": Range(1, 10**9),
+    "stride": Range(1, 1 << 20),
+    "test": Range(0, 10**9),
+    "threads": Range(0, 1024),
+    "top_k_table": Range(1, 10**6),
+    "vocabulary": Range(2, 1_000_000),
+    "data pack.holdout": Range(0, BELOW_ONE),
+    "data tokenizer.vocabulary": Range(257, 1_000_000),
+    "generate.max_segments": Range(1, 1000),
+    "analyze text.max_segments": Range(1, 1000),
+}
+"""Of flags that several verbs have; where one name means two things, the verb stands before it."""

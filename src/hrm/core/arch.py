@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hrm.files.ranges import Range
 from hrm.files.reading import UserError, quoted
 
 MOST_BLOCKS = 4000
@@ -17,23 +18,23 @@ MOST_BLOCKS = 4000
 class ArchConfig:
     """The two stacks and the loop between them (HRM, arXiv 2506.21734; TRM, arXiv 2510.04871)."""
 
-    dim: int = 512
+    dim: Annotated[int, Range(1, 65_536)] = 512
     """Width of the states."""
-    heads: int = 8
+    heads: Annotated[int, Range(1, 4096)] = 8
     """Attention heads."""
-    kv_heads: int | None = None
+    kv_heads: Annotated[int | None, Range(1, 4096)] = None
     """Key and value heads; default: as many as heads."""
-    fast_layers: int = 4
+    fast_layers: Annotated[int, Range(1, 1000)] = 4
     """Blocks of the fast module L."""
-    slow_layers: int = 4
+    slow_layers: Annotated[int, Range(0, 1000)] = 4
     """Blocks of the slow module H."""
     shared: bool = False
     """One stack of fast-layers blocks plays both roles (TRM)."""
     hierarchy: bool = True
     """Off: a plain Transformer of fast-layers + slow-layers blocks, visited once."""
-    h_cycles: int = 2
+    h_cycles: Annotated[int, Range(1, 1000)] = 2
     """Cycles per segment, N."""
-    l_cycles: int = 2
+    l_cycles: Annotated[int, Range(1, 1000)] = 2
     """Steps of L per cycle, T."""
     horizon: str = "last_step"
     """What is back-propagated: last_step, last_cycle, trailing(k) or per_cycle([1, 2])."""
@@ -41,7 +42,7 @@ class ArchConfig:
     """Where the input enters: at every step of L, or once as the first slow state."""
     norm: Literal["post", "pre"] = "post"
     """RMSNorm after each residual sum, or before each branch and once at the stack's exit."""
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, Range(0, 1)] = 1e-5
     """Added to the mean square under RMSNorm's root."""
     mixer: Literal["attention", "mlp", "groups"] = "attention"
     """How positions exchange information: attention, an MLP over positions, or pooling over the task's groups."""
@@ -51,17 +52,17 @@ class ArchConfig:
     """What a position may look at."""
     gate: bool = False
     """Element-wise sigmoid gate on the attention output."""
-    expansion: float = 4.0
+    expansion: Annotated[float, Range(0, 256)] = 4.0
     """SwiGLU width: round(expansion * dim * 2/3), up to a multiple of expansion-multiple."""
-    expansion_multiple: int = 256
+    expansion_multiple: Annotated[int, Range(1, 65_536)] = 256
     """The inner width is rounded up to a multiple of this."""
     unit: Literal["swiglu", "bounded"] = "swiglu"
     """Of the feed-forward layers: silu(g) * v, or sigmoid(g) * rms(g * v), which no input makes large."""
     positions: Literal["rope", "learned", "groups", "none"] = "rope"
     """Rotary, learned per position, learned per row, column and box, or none."""
-    rope_base: float = 10000.0
+    rope_base: Annotated[float, Range(1, 10**12)] = 10000.0
     """Base of the rotary frequencies."""
-    task_positions: int = 1
+    task_positions: Annotated[int, Range(0, 1024)] = 1
     """Positions taken by the task embedding in front of the grid; 0 for none."""
     tied: bool = False
     """The token embedding is also the output layer."""
@@ -73,13 +74,13 @@ class ArchConfig:
 class HaltingConfig:
     """When a puzzle leaves its slot in training (HRM section 2, adaptive computation time)."""
 
-    max_segments: int = 16
+    max_segments: Annotated[int, Range(1, 100_000)] = 16
     """A puzzle halts after this many segments at the latest, M_max."""
-    exploration: float = 0.1
+    exploration: Annotated[float, Range(0, 1)] = 0.1
     """Probability of a random minimum number of segments, drawn anew at every segment."""
     q_continue: bool = True
     """Learn the value of going on by a second forward (HRM); off: halt when q_halt > 0 (TRM)."""
-    weight: float = 0.5
+    weight: Annotated[float, Range(0, 10**6)] = 0.5
     """Weight of the halting losses."""
 
 

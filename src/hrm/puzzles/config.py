@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from hrm.core import arch as architecture
 from hrm.core.arch import ArchConfig, HaltingConfig
+from hrm.files.ranges import BELOW_ONE, MANY, Range
 from hrm.settings import Recipe
 from hrm.training import config as course
 from hrm.training.config import OptimConfig, TrainConfig
@@ -20,35 +21,35 @@ class TaskConfig:
 
     kind: Literal["sudoku", "maze", "grid", "arc", "gym"] = "sudoku"
     """sudoku, maze, arc, gym (Reasoning Gym), or grid: any grid-to-grid data set, without augmentation or verifier."""
-    box: tuple[int, int] = (3, 3)
+    box: Annotated[tuple[int, int], Range(2, 8)] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
-    size: tuple[int, int] = (30, 30)
+    size: Annotated[tuple[int, int], Range(1, 1024)] = (30, 30)
     """Rows and columns of a maze or grid, or of the board that ARC's grids stand on."""
-    extra_clues: float = 0.0
+    extra_clues: Annotated[float, Range(0, 1)] = 0.0
     """Up to this share of a generated Sudoku's blanks, drawn per puzzle, is given as well; 0 keeps it minimal."""
-    min_path: int = 110
+    min_path: Annotated[int, Range(1, 1 << 20)] = 110
     """Least number of steps on the shortest path of a generated maze."""
-    vocabulary: int = 12
+    vocabulary: Annotated[int, Range(2, 1_000_000)] = 12
     """Number of tokens of a grid task, padding included."""
     gym: str = "n_queens"
     """Dataset of Reasoning Gym."""
     gym_options: tuple[str, ...] = ()
     """Its options, each as NAME=VALUE: n=6 max_remove=5."""
-    puzzles: int = 1000
+    puzzles: Annotated[int, Range(1, 10**9)] = 1000
     """Training puzzles to generate when no data is given."""
-    holdout: int = 500
+    holdout: Annotated[int, Range(0, 10**9)] = 500
     """Puzzles set aside (whole symmetry classes) to measure and to choose the best checkpoint."""
     augment: bool = True
     """Draw a random symmetry of the puzzle each time it is shown."""
-    reveal: float = 0.0
+    reveal: Annotated[float, Range(0, 1)] = 0.0
     """Share of the shown puzzles that get a random share of their blanks filled in."""
-    copies: int = 1000
+    copies: Annotated[int, Range(1, 100_000)] = 1000
     """Augmented copies of each ARC task, the first as it is; each has a task embedding of its own."""
     dihedral: bool = True
     """Turn and mirror the copies of ARC tasks."""
     colours: bool = True
     """Exchange colours 1 to 9 in the copies of ARC tasks."""
-    translate: float = 0.7
+    translate: Annotated[float, Range(0, 1)] = 0.7
     """Share of the shown ARC pairs that stand at a random place of the board instead of in its corner."""
     leaks: Literal["refuse", "drop", "allow"] = "refuse"
     """What happens to ARC training tasks that hold a test pair of the tasks to answer (--validation)."""
@@ -60,9 +61,9 @@ class LossConfig:
 
     kind: Literal["stablemax", "softmax"] = "stablemax"
     """Stablemax for small data, softmax for large."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, BELOW_ONE)] = 0.0
     """Share of the target spread over the whole vocabulary."""
-    z_loss: float = 0.0
+    z_loss: Annotated[float, Range(0, 10**6)] = 0.0
     """Weight of the squared log-normaliser."""
 
 
@@ -87,7 +88,7 @@ class Config(Recipe):
     tasks to answer: their demonstrations are trained on, their test pairs never."""
     allow_overlap: bool = False
     """Measure also on puzzles of which symmetric variants are trained on."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, MANY)] = 0
     """Everything random follows from it."""
 
     def problems(self) -> Iterator[str]:
@@ -99,21 +100,21 @@ class Config(Recipe):
 class Strategy:
     """What is tried for a puzzle at test time, and when it is enough."""
 
-    max_segments: int | None = None
+    max_segments: Annotated[int | None, Range(1, 100_000)] = None
     """Segments after which an attempt is given up; default: as in training, or the shipped solver's own."""
-    restarts: int | None = None
+    restarts: Annotated[int | None, Range(0, 100_000)] = None
     """New attempts from other initial states for puzzles that were given up; default: 0, or the shipped solver's."""
-    views: int | None = None
+    views: Annotated[int | None, Range(1, 100_000)] = None
     """Ways to look at a puzzle, taken in turn: 1 (the default) is as asked, more are random symmetries, mapped back."""
-    guesses: int | None = None
+    guesses: Annotated[int | None, Range(0, 100_000)] = None
     """After these, attempts with a blank or two filled in as the model guesses; default: 0, or the shipped solver's."""
-    budget: int | None = None
+    budget: Annotated[int | None, Range(1, 10**12)] = None
     """Segments that all attempts at a puzzle may take together."""
     stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)
     """What ends an attempt early: the verifier, the Q head (always without verifier), a state that no longer moves."""
-    margin: float = 0.0
+    margin: Annotated[float, Range(-(10**6), 10**6)] = 0.0
     """How far halting must be worth more than going on for the Q head to stop."""
-    residual: float = 0.01
+    residual: Annotated[float, Range(0, 10**6)] = 0.01
     """Relative change of the slow state below which it no longer moves."""
     vote: Literal["majority", "q", "first"] = "majority"
     """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""

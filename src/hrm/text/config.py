@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
 from hrm.settings import Recipe
 from hrm.training import config as course
 from hrm.training.config import OptimConfig, TrainConfig
@@ -27,13 +28,13 @@ class CorpusConfig:
     """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
     options: tuple[str, ...] = ()
     """Of a Reasoning Gym data set, each as NAME=VALUE: max_terms=3."""
-    examples: int = 5000
+    examples: Annotated[int, Range(1, 10**8)] = 5000
     """Questions to make with it."""
     frame: bool = False
     """What all questions begin and end with is one token each, which keeps rows short; with the tokenizer char."""
-    length: int = 256
+    length: Annotated[int, Range(2, 1 << 20)] = 256
     """Tokens of a training row."""
-    holdout: float = 0.1
+    holdout: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the text set aside to measure on, in contiguous blocks, where no validation file is given."""
 
 
@@ -49,7 +50,7 @@ class TextConfig(Recipe):
     """A shape (text-char, text-80m, text-roberta-78m, hrm-text-1b, gpt2-1.5b), or a run or folder to go on with."""
     settings: tuple[str, ...] = ()
     """Changes of the model's settings, each as NAME=VALUE: max_segments=4 dropout=0.1."""
-    lora: int = 0
+    lora: Annotated[int, Range(0, 4096)] = 0
     """Rank of the adapters that learn in place of all weights; 0 for all weights."""
     text: CorpusConfig = field(default_factory=CorpusConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -60,7 +61,7 @@ class TextConfig(Recipe):
     """Files to measure on; default: a part of the data."""
     encoding: str | None = None
     """Of text files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, MANY)] = 0
     """Everything random follows from it."""
 
     def problems(self) -> Iterator[str]:
@@ -80,54 +81,54 @@ class LearnConfig(Recipe):
     """char, bpe:N for N byte pairs trained on the first book, or a folder or file; it stays for the run's life."""
     settings: tuple[str, ...] = ()
     """Changes of the model's settings, each as NAME=VALUE: hidden_size=128."""
-    epochs: int = 3
+    epochs: Annotated[int, Range(1, 10**6)] = 3
     """How often each book is read."""
-    length: int = 80
+    length: Annotated[int, Range(2, 1 << 16)] = 80
     """Characters of a row, or tokens."""
-    stride: int = 8
+    stride: Annotated[int, Range(1, 1 << 16)] = 8
     """Characters, or tokens, from one row to the next: an epoch has a row for each."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1, 1 << 16)] = 16
     """Rows of the new book in an update; those of the memory come on top."""
-    lr: float = 1e-3
+    lr: Annotated[float, Range(0, 1000)] = 1e-3
     """Learning rate."""
-    embedding_lr: float = 5e-4
+    embedding_lr: Annotated[float, Range(0, 1000)] = 5e-4
     """Learning rate of embeddings and output layer."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.01
     """Decoupled weight decay."""
-    warmup: float = 0.1
+    warmup: Annotated[float, Range(0, BELOW_ONE)] = 0.1
     """Share of a book's updates in which the learning rate rises."""
-    holdout: float = 0.1
+    holdout: Annotated[float, Range(0.01, 0.5)] = 0.1
     """Share of each book that is measured and never learned."""
-    memory: float = 0.05
+    memory: Annotated[float, Range(0, 1)] = 0.05
     """Share of each book that is kept to be repeated."""
-    replay: float = 1.5
+    replay: Annotated[float, Range(0, 100)] = 1.5
     """Rows of the memory for each row of the new book."""
-    recall: float = 4.5
+    recall: Annotated[float, Range(0, 1000)] = 4.5
     """Each old book counts 1.5 times as much as the new one, all of them together so many times as much at most."""
-    grow_every: int = 0
+    grow_every: Annotated[int, Range(0, 10**12)] = 0
     """Characters, each book counted once, after which layers are added: 3_000_000; 0 for never."""
-    grow_fast: int = 2
+    grow_fast: Annotated[int, Range(0, 1000)] = 2
     """Blocks added to the fast module."""
-    grow_slow: int = 1
+    grow_slow: Annotated[int, Range(0, 1000)] = 1
     """Blocks added to the slow module."""
-    grow_params: int = 0
+    grow_params: Annotated[int, Range(0, 10**11)] = 0
     """Instead: as many blocks as come nearest to this many parameters."""
-    grow_plateau: float = 0.0
+    grow_plateau: Annotated[float, Range(0, 1)] = 0.0
     """Also after a book whose last epoch lowered its held-out bits by less than this share; 0 for never."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of states and activations; weights stay float32."""
     device: str = "auto"
     """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, 1024)] = 0
     """On a CPU; 0: one for a small model, else as many as cores are free at the start, which then stays the run's
     number. OMP_NUM_THREADS overrides it."""
-    log_every: int = 50
+    log_every: Annotated[int, Range(1, 10**9)] = 50
     """Updates between lines of metrics."""
-    checkpoint_every: int = 200
+    checkpoint_every: Annotated[int, Range(1, 10**9)] = 200
     """Updates between checkpoints."""
-    eval_characters: int = 8000
+    eval_characters: Annotated[int, Range(1, 10**9)] = 8000
     """Held-out characters of each book that are measured each time."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, MANY)] = 0
     """Everything random follows from it."""
 
     def problems(self) -> Iterator[str]:
@@ -139,19 +140,19 @@ class LearnConfig(Recipe):
 class Decoding:
     """How the next token of a text is drawn, and how many are at most."""
 
-    max_new_tokens: int = 200
+    max_new_tokens: Annotated[int, Range(1, 10**7)] = 200
     """Tokens to write at most."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Range(ABOVE_ZERO, 1000)] = 1.0
     """Below 1 prefers likely tokens, above 1 unlikely ones."""
-    top_k: int = 0
+    top_k: Annotated[int, Range(0, 10**9)] = 0
     """Draw among the so many likeliest tokens; 0: all."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(ABOVE_ZERO, 1)] = 1.0
     """Draw among the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Annotated[float, Range(0.01, 100)] = 1.0
     """Above 1 avoids tokens that the text already has."""
     greedy: bool = False
     """Always take the likeliest token."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, MANY)] = 0
     """Another seed draws another text."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from hrm.files.ranges import BELOW_ONE, Range
 
 
 @dataclass(frozen=True)
@@ -13,29 +15,29 @@ class OptimConfig:
 
     name: Literal["adam_atan2", "adamw", "muon"] = "adam_atan2"
     """muon takes the matrices and leaves everything else to AdamW."""
-    lr: float = 1e-4
+    lr: Annotated[float, Range(0, 1000)] = 1e-4
     """Learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: Annotated[tuple[float, float], Range(0, BELOW_ONE)] = (0.9, 0.95)
     """Decay rates of the two moments."""
-    weight_decay: float = 1.0
+    weight_decay: Annotated[float, Range(0, 1000)] = 1.0
     """Decoupled weight decay."""
-    muon_lr: float = 0.02
+    muon_lr: Annotated[float, Range(0, 1000)] = 0.02
     """Learning rate of Muon's matrices."""
-    muon_weight_decay: float = 0.005
+    muon_weight_decay: Annotated[float, Range(0, 1000)] = 0.005
     """Decoupled weight decay of Muon's matrices."""
-    task_lr: float = 1e-4
+    task_lr: Annotated[float, Range(0, 1000)] = 1e-4
     """Learning rate of the task embeddings (sign-SGD)."""
-    task_weight_decay: float = 1.0
+    task_weight_decay: Annotated[float, Range(0, 1000)] = 1.0
     """Weight decay of the task embeddings."""
-    warmup_steps: int = 2000
+    warmup_steps: Annotated[int, Range(0, 10**12)] = 2000
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up."""
-    min_ratio: float = 0.0
+    min_ratio: Annotated[float, Range(0, 1)] = 0.0
     """Where the cosine ends, as a share of the learning rate."""
-    clip: float = 0.0
+    clip: Annotated[float, Range(0, 10**9)] = 0.0
     """Largest gradient norm; 0 for no clipping."""
-    ema: float = 0.0
+    ema: Annotated[float, Range(0, BELOW_ONE)] = 0.0
     """Decay of the averaged weights; 0 for none."""
 
 
@@ -43,15 +45,15 @@ class OptimConfig:
 class TrainConfig:
     """The loop."""
 
-    steps: int = 26041
+    steps: Annotated[int, Range(1, 10**12)] = 26041
     """Optimizer steps: of puzzles one segment each, of text one batch."""
-    minutes: float = 0.0
+    minutes: Annotated[float, Range(0, 10**7)] = 0.0
     """Stop after this many minutes; 0 for no limit. The learning-rate schedule follows whichever is nearer."""
     learn: Literal["all", "embedding"] = "all"
     """What moves: everything, or the task embeddings alone."""
-    batch_size: int = 768
+    batch_size: Annotated[int, Range(1, 1 << 20)] = 768
     """Puzzles in flight, or rows of text, over all processes."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1, 1 << 20)] = 1
     """Parts a batch is split into to save memory; the gradient is the same."""
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Of states and activations; weights stay float32."""
@@ -59,25 +61,25 @@ class TrainConfig:
     """torch.compile the two stacks."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass to save memory."""
-    log_every: int = 10
+    log_every: Annotated[int, Range(1, 10**12)] = 10
     """Steps between lines of metrics."""
-    eval_every: int = 1000
+    eval_every: Annotated[int, Range(1, 10**12)] = 1000
     """Steps between measurements on held-out data."""
-    eval_puzzles: int = 500
+    eval_puzzles: Annotated[int, Range(0, 10**9)] = 500
     """Held-out puzzles, or rows of text, measured each time."""
-    target_accuracy: float = 0.0
+    target_accuracy: Annotated[float, Range(0, 1)] = 0.0
     """Stop once this exact accuracy is reached on the held-out puzzles or answers; 0 for never."""
-    patience: int = 0
+    patience: Annotated[int, Range(0, 10**9)] = 0
     """Stop after this many measurements in a row that are no better than the best one; 0 for never."""
-    checkpoint_every: int = 1000
+    checkpoint_every: Annotated[int, Range(1, 10**12)] = 1000
     """Steps between checkpoints."""
-    keep: int = 3
+    keep: Annotated[int, Range(1, 10**6)] = 3
     """Newest checkpoints kept, besides the best."""
-    max_bad_steps: int = 10
+    max_bad_steps: Annotated[int, Range(1, 10**9)] = 10
     """Non-finite updates in a row that stop the training."""
     device: str = "auto"
     """cpu, cuda, mps, xpu, or auto: the fastest one there is."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, 1024)] = 0
     """On a CPU; 0: one for a small model, else as many as cores are free at the start, which then stays the run's
     number. OMP_NUM_THREADS overrides it."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

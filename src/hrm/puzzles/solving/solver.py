@@ -27,7 +27,7 @@ from hrm.puzzles.tasks import PuzzleError, Task, View
 from hrm.puzzles.tasks.written import text_of
 from hrm.runs import checkpoint as checkpoints
 from hrm.runs.folder import Run
-from hrm.settings import check_range
+from hrm.settings import check_ranges
 
 Question = str | bytes | Sequence[Any] | np.ndarray
 """What can be asked: text, or rows or cells in lists and arrays."""
@@ -80,8 +80,7 @@ class Solver:
         strategy = self.complete(strategy)
         most, restarts, views, guesses = strategy.max_segments, strategy.restarts, strategy.views, strategy.guesses
         assert most is not None and restarts is not None and views is not None and guesses is not None
-        for flag, value in vars(strategy).items():
-            check_range(flag, value)
+        check_ranges(strategy)
         if (attempts := (restarts + 1) * views * len(self.models)) > MOST_ATTEMPTS:
             raise UserError(
                 f"--restarts {restarts} with --views {views} make {attempts:,} attempts: use at most {MOST_ATTEMPTS:,}"
