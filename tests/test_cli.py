@@ -415,6 +415,60 @@ def test_config_check_answers_for_files_and_flags(tmp_path: Path, capsys: pytest
     assert main(["config", "check", str(file), "--arch.heads", "8"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("demo --watch", "--watch is no flag of demo: hrm solve has it"),
+        ("demo --overwrite", "hrm train, hrm data build and hrm arc build have it"),
+        ("demo --resume x", "--resume is no flag of demo: hrm train has it"),
+        ("data build --out=", "--out is empty: name a file or folder"),
+        ("train sudoku-4x4 --out=", "--out is empty: name a file or folder"),
+        ("convert none /dev/null --to hrm", "none is neither a run folder"),
+    ],
+)
+def test_a_flag_of_another_verb_and_an_empty_place_get_a_sentence(
+    args: str, words: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(args.split()) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_leading_tilde_of_what_is_written_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert main(["data", "build", "--box", "2", "2", "--puzzles", "2", "--out", "~/four.csv"]) == 0
+    assert (tmp_path / "four.csv").is_file()
+    assert read("--out", "~/run").out == tmp_path / "run"
+
+
+def test_each_family_is_sent_to_the_verb_that_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from hrm.runs import Run
+    from hrm.text.config import LearnConfig
+
+    board = {"cells": 16, "vocabulary": 6, "task_ids": 1}
+    puzzles, reader = tmp_path / "puzzles", tmp_path / "reader"
+    Run.create(puzzles, load_preset("sudoku-4x4"), board)
+    Run.create(reader, LearnConfig(), {})
+    for args, words in (
+        (["chat", str(puzzles)], "solves and does not talk: see hrm solve"),
+        (["train", "--resume", str(reader)], f"resume it with hrm learn {reader}"),
+        (["train", f"--resume={reader}", "--epochs", "3"], f"resume it with hrm learn {reader}"),
+    ):
+        assert main(args) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_model_of_text_is_not_measured_on_puzzles(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    for name in ("x.csv", "folder"):
+        assert main(["data", "build", "--box", "2", "2", "--puzzles", "2", "--out", str(tmp_path / name)]) == 0
+        capsys.readouterr()
+        assert main(["eval", str(tmp_path / "model"), "--data", str(tmp_path / name)]) == 2
+        assert "is a model of text and" in capsys.readouterr().err
+
+
 if __name__ == "__main__":
     os.environ["COLUMNS"] = "400"
     GOLDEN.write_text(flag_list(), "utf-8")

@@ -14,9 +14,11 @@ def load(path: Path | str, **options: Any) -> Any:
 
     `options` are those of hrm.puzzles.solving.load and hrm.text.load.load_text, such as device="cpu".
     """
-    from hrm.text.load import is_text, load_text
+    from hrm.text.config import is_text
 
     if is_text(path):
+        from hrm.text.load import load_text
+
         return load_text(path, **options)
     from hrm.puzzles.solving import load
 

@@ -14,7 +14,7 @@ from hrm.files.encoding import read_text
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.terminal import replaced
-from hrm.text.config import Decoding
+from hrm.text.config import Decoding, is_text
 
 if TYPE_CHECKING:
     from hrm.text.chat.session import Session
@@ -55,6 +55,8 @@ class Options:
 
 def main(args: list[str]) -> int:
     options = parse("chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7", main=DRAWS)
+    if (Path(options.run) / "run.json").is_file() and not is_text(options.run):
+        raise UserError(f"{options.run} is a run on puzzles, which solves and does not talk: see hrm solve")
     if options.batch is None and options.json:
         raise UserError("--json prints the answers of a batch: give --batch FILE as well")
     if options.batch is None and not (sys.stdin.isatty() and sys.stdout.isatty()):

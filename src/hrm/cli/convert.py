@@ -108,7 +108,8 @@ def _write_run(path: Path, model: Imported, options: Options) -> None:
 def _export(options: Options) -> int:
     """A run of text, adapters merged, as `save_pretrained` writes it with its tokenizer, or as hrm_text."""
     from hrm.text import hrm_text
-    from hrm.text.load import is_text, load_text
+    from hrm.text.config import is_text
+    from hrm.text.load import load_text
 
     if not is_text(options.source):
         raise UserError(

@@ -21,6 +21,7 @@ from hrm.files import output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.puzzles.config import Config, Strategy
+from hrm.text.config import is_text
 from hrm.training.interrupt import Ended
 
 EVERY = 30
@@ -73,7 +74,7 @@ class Options:
 
 
 def main(args: list[str]) -> int:
-    if any(_is_text(word) for word in args):
+    if any(is_text(word) for word in args if not word.startswith("-")):
         return measure_text(args)
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=TRIES)
@@ -133,15 +134,6 @@ def main(args: list[str]) -> int:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
     return 130
-
-
-def _is_text(word: str) -> bool:
-    """Whether an argument names a model of text; most are told apart without asking what imports torch."""
-    if word.startswith("-") or not any((Path(word) / name).is_file() for name in ("run.json", "config.json")):
-        return False
-    from hrm.text.load import is_text
-
-    return is_text(word)
 
 
 def _held_out(run: str, task: tasks.Task) -> PuzzleSet:

@@ -31,6 +31,7 @@ import functools
 import inspect
 import io
 import itertools
+import os
 import re
 import shutil
 import sys
@@ -58,6 +59,9 @@ Tries = Annotated[Strategy, tyro.conf.arg(name="")]
 """What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
 Draws = Annotated[Decoding, tyro.conf.arg(name="")]
 """How text is drawn, as flags without a prefix; --help shows all of them with DRAWS."""
+_NO_SUCH = "; --help-all lists all flags"
+_WRITTEN = ("out", "html", "gif")
+"""Flags for what is written, also where they are text."""
 DRAWS = tuple(item.name for item in dataclasses.fields(Decoding))
 TRIES = ("max_segments", "restarts", "views", "guesses", "budget", "stop")
 
@@ -103,14 +107,14 @@ def parse(
         print(help_text(verb, options, example, main, rare, everything="--help-all" in args))
         raise SystemExit(0)
     args = _json_file(list(options_of(options)), args)
-    values = _read(verb, options, args, None)
+    values = _places(_read(verb, options, args, None), args)
     for option in options_of(options, values=values):
         if (allowed := range_of(option, verb)) is not None:
             allowed.check(option.name, option.default)
     if base is not None:
         below: Any = base(values)
         values: Any = _read(verb, options, args, dataclasses.replace(values, config=without_lists(below)))  # type: ignore[type-var]
-        values = dataclasses.replace(values, config=lay_over(below, values.config))
+        values = _places(dataclasses.replace(values, config=lay_over(below, values.config)), args)
         check(values.config)
     return values
 
@@ -212,7 +216,40 @@ def _read(verb: str, options: type[T], args: Sequence[str], default: T | None) -
         if not stop.code:
             raise
         # tyro draws a box; the person gets one sentence.
-        raise UserError(_complaint(list(options_of(options)), args) or " ".join(messages.getvalue().split())) from None
+        said = _complaint(list(options_of(options)), args) or " ".join(messages.getvalue().split())
+        raise UserError(_with_owner(said, verb)) from None
+
+
+def _with_owner(complaint: str, verb: str) -> str:
+    """The complaint about an unknown flag, with the verbs that have it where there are some."""
+    found = re.fullmatch(rf"unknown flag '(.+)'{_NO_SUCH}", complaint)
+    if not found:
+        return complaint
+    from hrm.cli.completion import _words
+
+    owners = [f"hrm {name.strip()}" for name, words in _words().items() if found[1] in words]
+    owners = [name for name in owners if name != f"hrm {verb}"]
+    if not owners:
+        return complaint
+    *first, last = owners
+    have = f"{', '.join(first)} and {last} have it" if first else f"{last} has it"
+    return f"{found[1]} is no flag of {verb}: {have}"
+
+
+def _places(values: T, args: Sequence[str]) -> T:
+    """The options with a leading ~ of files and folders to write expanded; UserError for one that is empty."""
+    changed: dict[str, Any] = {}
+    for option in options_of(type(values)):  # type: ignore[arg-type]
+        if option.kind not in (Path, Path | None) and option.name not in _WRITTEN:
+            continue
+        value = getattr(values, option.name, None)
+        empty = value == "" or (value == Path() and ("" in args or f"{option.flag}=" in args))
+        if empty:
+            raise UserError(f"{option.flag} is empty: name a file or folder")
+        if str(value).startswith("~"):
+            home = os.path.expanduser(str(value))
+            changed[option.name] = Path(home) if isinstance(value, Path) else home
+    return dataclasses.replace(values, **changed)  # type: ignore[type-var]
 
 
 def _json_file(known: Sequence[Option], args: Sequence[str]) -> list[str]:
@@ -252,7 +289,7 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
             name, equals, value = word.partition("=")
             name = name.replace("_", "-")
             if name not in flags:
-                return f"unknown flag '{name}'{nearest(name, flags) or '; --help-all lists all flags'}"
+                return f"unknown flag '{name}'{nearest(name, flags) or _NO_SUCH}"
             option = flags[name]
             values = [value] if equals else []
         elif positionals:

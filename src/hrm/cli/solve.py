@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -67,7 +67,7 @@ def main(args: list[str]) -> int:
     options = parse("solve", Options, args, example=example, main=TRIES)
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
-    _check_pictures(options)
+    options = _check_pictures(options)
     if os.path.isdir(options.puzzle):
         raise UserError(f"{options.puzzle} is a folder: give a file of puzzles, or measure a data set with hrm eval")
     several = options.puzzle == "-" or os.path.exists(options.puzzle)
@@ -103,14 +103,21 @@ def _questions(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
     return ((row.line, row.question) for row in rows)
 
 
-def _check_pictures(options: Options) -> None:
-    """Before anything is computed: whether what --html and --gif ask for can be made."""
+def _check_pictures(options: Options) -> Options:
+    """Before anything is computed: whether what --html and --gif ask for can be made. A page needs no Pillow."""
     for flag, name in (("--html", options.html), ("--gif", options.gif)):
         output.check(flag, name)
     if options.gif is not None:
         from hrm.puzzles.pictures.gif import pillow
 
-        pillow()
+        try:
+            pillow()
+        except UserError as error:
+            if options.html is None:
+                raise
+            print(f"{error}; only the page is written", file=sys.stderr)
+            return replace(options, gif=None)
+    return options
 
 
 def _solve_one(solver: Solver, options: Options, text: str) -> int:
@@ -246,6 +253,7 @@ def _save_pictures(solver: Solver, options: Options, answer: Answer, segments: S
     for name, drawn in ((options.html, page), (options.gif, gif)):
         if name is not None:
             output.write(name, drawn(solver, answer, segments))
+            print(f"wrote {name}", file=sys.stderr)
 
 
 def _sentence(answer: Answer, more: str) -> str:

@@ -20,6 +20,7 @@ from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.puzzles.data.recognition import are_puzzles
 
 if TYPE_CHECKING:
     from hrm.text.data import Packed, Rows, Way
@@ -111,6 +112,8 @@ def main(args: list[str]) -> int:
         raise UserError("--tasks reads its items at once and --state carry token by token: leave one of them out")
     if options.state == "carry" and (options.exit_threshold[1:] or options.plot is not None or options.stride):
         raise UserError("--state carry measures one budget: leave out --plot, --stride and further thresholds")
+    if options.data is not None and are_puzzles(options.data):
+        raise UserError(f"{options.run} is a model of text and {options.data} holds puzzles: name a text with --data")
     threshold = options.exit_threshold[0] if options.exit_threshold else None
     request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
     request |= {"state": "carry"} if options.state == "carry" and options.task == "pairs" else {}

@@ -15,7 +15,7 @@ from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.puzzles.config import Config
 from hrm.settings import kind_of, load_preset, presets, to_yaml
-from hrm.text.config import TextConfig
+from hrm.text.config import LearnConfig, TextConfig
 
 MAIN = (
     "data", "validation", "seed", "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr",
@@ -73,9 +73,13 @@ class TextOptions:
 
 def main(args: list[str]) -> int:
     """Run the verb."""
-    # A run that is gone on with is held from before its settings are read: they may be another process's to change.
+    named, resumed = _named(args)
+    kind = kind_of(named) if named else Config
+    if resumed and kind is LearnConfig:
+        raise UserError(f"{named} is a learner, which reads books: resume it with hrm learn {named}")
+    # A run that is resumed is held from before its settings are read: they may be another process's to change.
     with ExitStack() as held:
-        return _text(args, held) if _is_text(args) else _puzzles(args, held)
+        return _text(args, held) if kind is TextConfig else _puzzles(args, held)
 
 
 def _puzzles(args: list[str], held: ExitStack) -> int:
@@ -107,13 +111,13 @@ def _end(result: dict[str, Any], path: Path, as_json: bool) -> int:
     return 0
 
 
-def _is_text(args: list[str]) -> bool:
-    """Whether the arguments name a text preset, or a run of text to go on with."""
-    named = [arg for arg in args if not arg.startswith("-")]
-    if "--resume" in args[:-1]:
-        named = [args[args.index("--resume") + 1]]
-    named = [arg.partition("=")[2] for arg in args if arg.startswith("--resume=")] or named
-    return bool(named) and kind_of(named[0]) is TextConfig
+def _named(args: list[str]) -> tuple[str, bool]:
+    """The preset or run whose family decides which flags there are, empty where none is; and whether it is resumed."""
+    resumed = [arg.partition("=")[2] for arg in args if arg.startswith("--resume=")]
+    if not resumed and "--resume" in args[:-1]:
+        resumed = [args[args.index("--resume") + 1]]
+    named = resumed or [arg for arg in args if not arg.startswith("-")]
+    return (named[0] if named else ""), bool(resumed)
 
 
 def _text(args: list[str], held: ExitStack) -> int:

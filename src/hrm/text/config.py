@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
-from hrm.settings import Recipe
+from hrm.settings import Recipe, kind_of
 from hrm.training import config as course
 from hrm.training.config import OptimConfig, TrainConfig
+
+
+def is_text(path: str | Path) -> bool:
+    """Whether a folder is a run of text, or a model of text that transformers saved."""
+    path = Path(path)
+    if (path / "run.json").is_file():
+        return kind_of(path).family != "puzzle"
+    return (path / "config.json").is_file()
 
 
 @dataclass(frozen=True)

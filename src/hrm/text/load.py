@@ -44,14 +44,6 @@ class TextModel(NamedTuple):
     """Tokens of the rows that it was trained on."""
 
 
-def is_text(path: str | Path) -> bool:
-    """Whether a folder is a run of text, or a model of text that transformers saved."""
-    path = Path(path)
-    if (path / "run.json").is_file():
-        return kind_of(path).family != "puzzle"
-    return (path / "config.json").is_file()
-
-
 def load_text(
     path: str | Path, checkpoint: str | int = "best", device: str | None = None, precision: str | None = None
 ) -> TextModel:

@@ -128,3 +128,7 @@ def test_without_pillow_one_sentence_says_what_to_install(
     error = capsys.readouterr().err
     assert "pip install '.[report]'" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+    page = tmp_path / "out.html"
+    assert main(["solve", run, solved().answer.question, "--html", str(page), "--gif", str(tmp_path / "out.gif")]) == 0
+    error = capsys.readouterr().err
+    assert "only the page is written" in error and f"wrote {page}" in error and list(tmp_path.iterdir()) == [page]

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
-from hrm.text.config import LearnConfig
+from hrm.text.config import LearnConfig, is_text
 from hrm.text.learning.learner import Learner
 from hrm.text.learning.memory import Nothing, Reservoir
 from hrm.text.learning.pace import Pace
-from hrm.text.load import is_text, load_text
+from hrm.text.load import load_text
 from hrm.text.model import HRMForCausalLM
 
 SETTINGS = ["hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32"]

@@ -16,9 +16,9 @@ from torch import Tensor
 from hrm.cli.main import main as hrm
 from hrm.runs import Run, checkpoint
 from hrm.settings import load_preset
-from hrm.text.config import TextConfig
+from hrm.text.config import TextConfig, is_text
 from hrm.text.data import Batch
-from hrm.text.load import is_text, load_text
+from hrm.text.load import load_text
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.loss import supervised_loss, supervision
 from hrm.text.training.trainer import TextTrainer

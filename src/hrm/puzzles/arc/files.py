@@ -116,8 +116,8 @@ def _entries(path: Path) -> Iterator[Entry]:
         # Neither what a system hides in folders, nor solutions, which are read with their challenges.
         files = [file for file in files if not file.name.startswith(".") and not _is_solutions(file.name, names)]
         if not files:
-            inside = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-            instead = f", such as {path / inside[0]}" if inside else ""
+            inside = [child for child in sorted(path.iterdir()) if child.is_dir() and any(child.glob("*.json*"))]
+            instead = f", such as {inside[0]}" if inside else ""
             raise UserError(f"{path} holds no .json files: give the folder with a file per task{instead}")
         for file in files:
             yield from _entries_of(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -36,15 +37,21 @@ def problems(
     unreadable: list[str] = []
     parts = _load(path, task, unreadable)
     others = _load(against, task, unreadable) if against is not None else []
-    yield from unreadable
+    found = list(unreadable)
     sound: dict[int, list[int]] = {}
     for part in (*parts, *others):
         wrong = dict(_wrong(part, task, console))
         sound[id(part)] = [row for row in range(len(part.puzzles.inputs)) if row not in wrong]
-        yield from (f"{part.where(row)}: {reason}" for row, reason in wrong.items())
-        yield from _duplicates(part)
+        found += (f"{part.where(row)}: {reason}" for row, reason in wrong.items())
+        found += _duplicates(part)
+    yield from sorted(found, key=_place)
     pairs = [*zip(parts[1:], parts, strict=False), *product(parts, others)]
     yield from _overlap(pairs, sound, task, console)
+
+
+def _place(problem: str) -> list[tuple[int, str]]:
+    """For sorting: the words of a problem, which begin with file and row, numbers by their value."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", problem)]
 
 
 def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[Located]:

@@ -43,7 +43,7 @@ def load(path: Path, task: Task, report: Callable[[str], None], console: Console
             ratings = _ratings([row.rating for row in chunk], bad)
             graded = graded or any(row.rating for row in chunk)
             for i in sorted(bad):
-                report(f"{path} line {chunk[i].line}: {bad[i]}; correct or remove the line")
+                report(f"{path} line {chunk[i].line}: {bad[i]}; correct or remove the row")
             good = np.array([i for i in range(len(chunk)) if i not in bad], int)
             numbers = np.array([row.line for row in chunk])
             parts.append((questions[good], answers[good], ratings[good], numbers[good]))

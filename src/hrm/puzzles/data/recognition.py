@@ -48,6 +48,21 @@ def infer(path: Path | str) -> TaskConfig:
     raise _unknown(path, f"puzzles of {cells} cells")
 
 
+def are_puzzles(path: Path | str) -> bool:
+    """Whether a dataset folder, or a file with a column of questions, holds puzzles of a known kind and no text."""
+    path = Path(path)
+    try:
+        if path.is_file():
+            with puzzle_file.text_of(path) as lines:
+                if puzzle_file.header(next(lines, "")) is None:
+                    return False
+        elif not any((folder / "dataset.json").is_file() for folder in (path, path / "train", path / "test")):
+            return False
+        return infer(path).kind in ("sudoku", "maze")
+    except UserError:
+        return False
+
+
 def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
     """What most of a file's first puzzles are, so that a broken one does not hide it."""
     if (size := _maze(lines, path)) is not None:
