@@ -88,7 +88,7 @@ def _puzzles(args: list[str], held: ExitStack) -> int:
     if options.dry_run:
         return _dry_run(options)
     from hrm.puzzles.training.session import train
-    from hrm.training.loop import BadBatch
+    from hrm.training.trainer import BadBatch
 
     name = Path(options.preset or f"{options.init}-new-tasks").stem
     path = options.resume or options.out or Path("runs") / name
@@ -137,7 +137,7 @@ def _text(args: list[str], held: ExitStack) -> int:
         print(to_json(figures) if options.json else f"{to_yaml(options.config)}\n{describe(figures)}")
         return 0
     from hrm.text.training.session import train_text
-    from hrm.training.loop import BadBatch
+    from hrm.training.trainer import BadBatch
 
     path = options.resume or options.out or Path("runs") / Path(str(options.preset)).stem
     try:

@@ -2,107 +2,47 @@
 
 from __future__ import annotations
 
+import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from hrm.files.reading import reading
 from hrm.runs import Run, checkpoint
 from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Interrupt
 from hrm.training.progress import Reporter, duration, memory_gib
+from hrm.training.trainer import BadBatch, BaseTrainer
 
 
-class BadBatch(Exception):
-    """Too many non-finite updates in a row; carries the last batch."""
-
-    def __init__(self, message: str, batch: dict[str, Tensor]) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
-class Paced:
-    """Steps and seconds that lie behind, and how much of the training that is."""
-
-    def __init__(self, train: TrainConfig, accelerator: Accelerator) -> None:
-        self.train, self.accelerator = train, accelerator
-        self.step_number, self.seconds = 0, 0.0
-        self.abandoning: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Around what of a step may be given up at a signal: all but the refill and the update."""
-
-    @property
-    def progress(self) -> float:
-        """Share of the training that is done, by steps or by minutes, whichever is further; in [0, 1]."""
-        return self.share(self.step_number)
-
-    def share(self, steps: int) -> float:
-        """The same after so many steps."""
-        by_time = self.seconds / (60 * self.train.minutes) if self.train.minutes else 0.0
-        return min(1.0, max(steps / self.train.steps, by_time))
-
-    def agreed(self, seconds: float) -> float:
-        """The main process's clock where time decides, so that all processes use one rate and stop at one step."""
-        if self.accelerator.num_processes == 1 or not self.train.minutes:
-            return seconds
-        clock = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)
-        return float(broadcast(clock))  # type: ignore[arg-type]
-
-
-class Trains(Protocol):
-    """What the loop asks of a trainer."""
-
-    accelerator: Accelerator
-    step_number: int
-    seconds: float
-    abandoning: Callable[[], AbstractContextManager[None]]
-
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def progress(self) -> float: ...
-    @property
-    def positions(self) -> int: ...
-    def step(self) -> None: ...
-    def metrics(self) -> dict[str, Any]: ...
-    def describe(self, metrics: dict[str, Any]) -> str: ...
-    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """The tensors and the state of a checkpoint; a call on every process."""
-        ...
-
-    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None: ...
-    def trial(self, rows: int) -> None: ...
-    def close(self) -> None: ...
-
-
-class Measures(Protocol):
+class Measures(ABC):
     """How a training is measured on held-out data."""
 
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """Entries of a measurement that must be equal for two to compare."""
-        ...
+    compared: tuple[str, ...] = ("data_sha256", "n")
+    """Entries of a measurement that must be equal for two to compare."""
+    nothing: float = -math.inf
+    """The score of what has learned nothing yet; patience does not count before a better one."""
 
-    def __call__(self) -> dict[str, Any]: ...
-    @property
-    def nothing(self) -> float:
-        """The score of what has learned nothing yet; patience does not count before a better one."""
-        ...
+    @abstractmethod
+    def __call__(self) -> dict[str, Any]:
+        """A measurement, with what is compared."""
 
+    @abstractmethod
     def score(self, measured: dict[str, Any]) -> float:
         """Greater is better."""
-        ...
 
-    def sentence(self, measured: dict[str, Any]) -> str: ...
+    @abstractmethod
+    def sentence(self, measured: dict[str, Any]) -> str:
+        """What a person wants to know of it."""
+
+    @abstractmethod
     def target(self, measured: dict[str, Any]) -> str | None:
         """What was reached, if that is enough to stop."""
-        ...
 
 
 class TrainingLoop:
@@ -111,7 +51,7 @@ class TrainingLoop:
     def __init__(
         self,
         run: Run,
-        trainer: Trains,
+        trainer: BaseTrainer[Any, Any],
         config: TrainConfig,
         measures: Measures | None,
         reporter: Reporter,
@@ -250,7 +190,7 @@ def _since_best(measurements: list[dict[str, Any]], measures: Measures) -> int:
     return len(scores) - 1 - scores.index(best) if best > measures.nothing else 0
 
 
-def _measuring(measurements: list[dict[str, Any]], trainer: Trains) -> float:
+def _measuring(measurements: list[dict[str, Any]], trainer: BaseTrainer[Any, Any]) -> float:
     """Share of the time so far that measuring on held-out data took."""
     measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
     return measuring / max(1e-9, measuring + trainer.seconds)

@@ -18,13 +18,14 @@ from hrm.settings import Recipe, check, settings
 from hrm.training.config import TrainConfig
 from hrm.training.devices import choose_threads, make_accelerator
 from hrm.training.long_steps import announce
-from hrm.training.loop import Measures, TrainingLoop, Trains
+from hrm.training.loop import Measures, TrainingLoop
 from hrm.training.progress import Reporter
+from hrm.training.trainer import BaseTrainer
 
 _FIXED = ("arch.", "task.", "seed", "optim.name", "model", "settings", "lora", "text.")
 """Settings that make a run what it is."""
 C = TypeVar("C", bound=Recipe)
-T = TypeVar("T", bound=Trains)
+T = TypeVar("T", bound=BaseTrainer[Any, Any])
 
 
 class Subject(ABC, Generic[C, T]):
@@ -125,7 +126,7 @@ def _train(
     return result
 
 
-def _restore(run: Run[C], trainer: Trains, needed: bool, reporter: Reporter) -> None:
+def _restore(run: Run[C], trainer: BaseTrainer[Any, Any], needed: bool, reporter: Reporter) -> None:
     """Go on from the newest intact checkpoint, or where there is none, and none is needed, from the beginning."""
     newest = checkpoint.newest(run.checkpoints, reporter.say)
     if newest is not None:

@@ -15,8 +15,8 @@ from hrm.core.recurrence import Carry
 from hrm.puzzles.config import Config
 from hrm.puzzles.training.trainer import Slots, Trainer
 from hrm.runs import Run
-from hrm.training.loop import BadBatch
 from hrm.training.optim import lr_factor
+from hrm.training.trainer import BadBatch
 from tests.training import small
 from tests.training.small import config, trainer
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from hrm.files.reading import UserError
@@ -27,6 +25,7 @@ from hrm.puzzles.training.batches import Sampler
 from hrm.puzzles.training.start import start_from
 from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run
+from hrm.training.loop import Measures
 from hrm.training.progress import Reporter
 from hrm.training.session import Subject, run_training
 
@@ -198,32 +197,20 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
     return digest.hexdigest()
 
 
-class _Held:
+class _Held(Measures):
     """Measures on some held-out puzzles with the averaged weights, if there are any."""
 
-    compared: tuple[str, ...] = ("data_sha256", "n")
-    nothing: float = 0.0
+    nothing = 0.0
 
     def __init__(self, trainer: Trainer, task: Task, held_out: PuzzleSet) -> None:
         self.trainer, self.task = trainer, task
         self.puzzles = held_out.take(np.arange(min(trainer.config.train.eval_puzzles, len(held_out.inputs))))
 
     def __call__(self) -> dict[str, Any]:
-        trainer = self.trainer
-        model, halting, ema = trainer.model.eval(), trainer.config.halting, trainer.updates.ema
-        solver = Solver(
-            model,
-            self.task,
-            trainer.accelerator.device,
-            max_segments=halting.max_segments,
-            q_continue=halting.q_continue,
-        )
-        try:
-            # Batches of many sizes come by, and each would be compiled anew.
-            with torch.compiler.set_stance("force_eager"), ema.applied() if ema else nullcontext():
-                return evaluate(solver, self.puzzles)
-        finally:
-            model.train()
+        halting, device = self.trainer.config.halting, self.trainer.accelerator.device
+        looks: dict[str, Any] = {"max_segments": halting.max_segments, "q_continue": halting.q_continue}
+        with self.trainer.as_measured() as model:
+            return evaluate(Solver(model, self.task, device, **looks), self.puzzles)
 
     def score(self, measured: dict[str, Any]) -> float:
         return measured["exact_accuracy"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -18,15 +16,8 @@ from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.training.batches import Batch, Sampler
 from hrm.puzzles.training.objective import objective
 from hrm.puzzles.training.sign_sgd import SignSGD
-from hrm.runs.checkpoint import counted
-from hrm.training.interrupt import Abandoned
-from hrm.training.loop import BadBatch, Paced
+from hrm.training.trainer import BaseTrainer
 from hrm.training.updates import Updates
-
-_WINDOW = ("loss", "token_loss", "halt_loss", "continue_loss", "halted", "exact", "tokens", "segments", "q_right")
-
-
-_COUNTERS = ("step_number", "seconds", "window_steps")
 
 
 class Slots(NamedTuple):
@@ -45,13 +36,22 @@ class Slots(NamedTuple):
         return Slots(Carry(carry.z_h[rows], carry.z_l[rows]), *(tensor[rows] for tensor in rest))
 
 
-class Trainer(Paced):
-    """Holds everything that changes while training; `step` does one update."""
+class Drawn(NamedTuple):
+    """The slots before a step filled those that were free, and its uniforms for exploration [rows, 2]."""
+
+    before: Slots
+    explore: Tensor
+
+
+class Trainer(BaseTrainer[PuzzleModel, Drawn]):
+    """Holds everything that changes while a model of puzzles is trained; `step` does one segment of every slot."""
+
+    names = ("loss", "token_loss", "halt_loss", "continue_loss", "halted", "exact", "tokens", "segments", "q_right")
+    rate = ("halted", "puzzles_per_second")
 
     def __init__(self, config: Config, model: PuzzleModel, sampler: Sampler, accelerator: Accelerator) -> None:
-        super().__init__(config.train, accelerator)
-        self.config, self.sampler = config, sampler
-        self.model = model.to(accelerator.device).train()
+        self.config, self.sampler, self.batches = config, sampler, None
+        model = model.to(accelerator.device).train()
         model.dtype = getattr(torch, config.train.precision)
         if config.train.checkpoint_activations:
             model.recompute_activations()
@@ -59,60 +59,44 @@ class Trainer(Paced):
             model.compile_stacks()
         gather: Any = accelerator.gather
         sparse = None if model.task_embedding is None else SignSGD(model.task_embedding, gather)
-        self.updates = Updates(model, config.optim, config.train, accelerator, sparse)
-        rows = config.train.batch_size // accelerator.num_processes
-        self.rows = slice(accelerator.process_index * rows, (accelerator.process_index + 1) * rows)
-        self.slots = self._empty_slots(rows)
-        self.window = torch.zeros(
-            len(_WINDOW), dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32
-        )
-        self.window = self.window.to(accelerator.device)
-        self.window_steps, self.window_start = 0, time.perf_counter()
-        self.batches = None
-
-    def step(self) -> None:
-        """One segment for every slot, its losses, and one update of the weights."""
-        started = time.perf_counter()
-        if self.batches is None:
-            self.batches = self.sampler.stream(self.step_number, self.rows)
-        before, window = self.slots, self.window.clone()
-        explore = self._refill(next(self.batches))
-        try:
-            with self.abandoning():
-                parts = [self._segment(rows, explore) for rows in self._parts()]
-        except Abandoned:
-            self.slots = before
-            self.window.copy_(window)
-            self.updates.forget()
-            self.close()  # the batch is drawn again
-            raise
-        carries, segments, stops = zip(*parts, strict=True)
-        carry = Carry(torch.cat([c.z_h for c in carries]), torch.cat([c.z_l for c in carries]))
-        self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
-        self._update()
-        self.step_number += 1
-        self.seconds = self.agreed(self.seconds + time.perf_counter() - started)
+        updates = Updates(model, config.optim, config.train, accelerator, sparse)
+        super().__init__(model, updates, config.train, config.seed, accelerator)
+        self.mine = slice(self.rows.start, self.rows.stop)
+        self.slots = self._empty_slots(len(self.rows))
 
     @property
     def positions(self) -> int:
-        """Tokens of a row, as the model sees it."""
         return self.model.positions
 
-    def describe(self, metrics: dict[str, Any]) -> str:
-        """What is worth seeing while it runs."""
-        if not metrics["halted"]:  # nothing is known of them yet
-            return "exact -  segments -"
-        return (
-            f"exact {metrics['exact_accuracy']:.1%}  segments {metrics['mean_segments']:.1f}  "
-            f"{metrics['puzzles_per_second']:.0f} puzzles/s"
-        )
+    def draw(self) -> Drawn:
+        """Give free slots their row of the next batch; a row that is not needed is discarded."""
+        if self.batches is None:
+            self.batches = self.sampler.stream(self.step_number, self.mine)
+        return Drawn(self.slots, self._refill(next(self.batches)))
 
-    def trial(self, rows: int) -> None:
-        """Compute a step for some rows, of which nothing remains."""
-        window = self.window.clone()
+    def compute(self, drawn: Drawn) -> None:
+        """One segment for every slot, and the gradients of its losses."""
+        parts = [self._segment(rows, drawn.explore) for rows in self._parts()]
+        carries, segments, stops = zip(*parts, strict=True)
+        carry = Carry(torch.cat([c.z_h for c in carries]), torch.cat([c.z_l for c in carries]))
+        self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
+
+    def undo(self, drawn: Drawn) -> None:
+        self.slots = drawn.before
+        self.close()  # the batch is drawn again
+
+    def skipped(self) -> None:
+        """Free the slots whose state is broken."""
+        carry = self.slots.carry
+        broken = ~(carry.z_h.isfinite() & carry.z_l.isfinite()).flatten(1).all(1)
+        self.slots = self.slots._replace(halted=self.slots.halted | broken)
+
+    def batch_of(self, drawn: Drawn) -> dict[str, Tensor]:
+        gather: Any = self.accelerator.gather
+        return {name: gather(getattr(self.slots, name)) for name in ("inputs", "labels", "task_ids")}
+
+    def try_out(self, rows: int) -> None:
         self._segment(slice(0, rows), torch.zeros(len(self.slots.halted), 2, device=self.accelerator.device))
-        self.window.copy_(window)
-        self.updates.forget()
 
     def close(self) -> None:
         """End the thread that prepares batches."""
@@ -120,68 +104,41 @@ class Trainer(Paced):
             self.batches.close()
             self.batches = None
 
-    def metrics(self) -> dict[str, Any]:
-        """Means since the last call, over all processes; accuracies are of the puzzles that halted."""
-        sums = dict(zip(_WINDOW, self.accelerator.reduce(self.window, "sum").tolist(), strict=True))  # type: ignore[union-attr]
-        now = time.perf_counter()
-        steps, size = max(1, self.window_steps), self.config.train.batch_size
+    def means(self, sums: dict[str, float], steps: int) -> dict[str, Any]:
+        """Accuracies are of the puzzles that halted."""
         finished = max(1.0, sums["halted"])
-        rate = steps / max(1e-9, now - self.window_start)
-        self.window.zero_()
-        self.window_steps, self.window_start = 0, now
         return {
-            "step": self.step_number,
-            **{name: sums[name] / steps / size for name in ("loss", "token_loss", "halt_loss", "continue_loss")},
+            **{name: sums[name] / steps / self.train.batch_size for name in self.names[:4]},
             "exact_accuracy": sums["exact"] / finished,
             "token_accuracy": sums["tokens"] / finished,
             "mean_segments": sums["segments"] / finished,
             "q_halt_accuracy": sums["q_right"] / finished,
             "halted": int(sums["halted"]),
-            "grad_norm": self.updates.grad_norm,
-            "lr": self.updates.lr,
-            "skipped_updates": self.updates.bad_steps,
-            "steps_per_second": rate,
-            "puzzles_per_second": sums["halted"] / steps * rate,
-            "seconds": self.seconds,
         }
 
-    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """What a checkpoint holds; a call on every process, because slots are gathered from all."""
-        groups, counters = self.updates.pack()
-        groups = {"weights": dict(self.model.state_dict()), "slots": self._pack_slots(), **groups}
-        # Randomness is a pure function of (seed, step, row): the step is the random state and the data cursor.
-        state = {name: getattr(self, name) for name in _COUNTERS} | counters | {"seed": self.config.seed}
-        state["window"] = self.accelerator.reduce(self.window, "sum").tolist()  # type: ignore[union-attr]
-        return groups, state
+    def describe(self, metrics: dict[str, Any]) -> str:
+        if not metrics["halted"]:  # nothing is known of them yet
+            return "exact -  segments -"
+        return (
+            f"exact {metrics['exact_accuracy']:.1%}  segments {metrics['mean_segments']:.1f}  "
+            f"{metrics['puzzles_per_second']:.0f} puzzles/s"
+        )
 
-    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same architecture; UserError where it does not fit."""
-        for name in _COUNTERS:
-            setattr(self, name, counted(state, name))
-        if self.accelerator.is_main_process:
-            self.window.copy_(torch.from_numpy(np.array(state["window"], np.float64)))
-        try:
-            self.model.load_state_dict(groups["weights"])
-        except RuntimeError as error:
-            raise UserError(
-                f"the checkpoint does not fit the architecture (--arch...): {str(error).splitlines()[-1].strip()}"
-            ) from None
-        self.updates.unpack(groups, state)
-        self._unpack_slots(groups["slots"])
-
-    def _pack_slots(self) -> dict[str, Tensor]:
+    def in_flight(self) -> dict[str, dict[str, Tensor]]:
+        """The slots of all processes."""
         slots = self.slots._asdict()
-        carry, gather = slots.pop("carry"), self.accelerator.gather
-        return {name: gather(tensor.contiguous()) for name, tensor in {**carry._asdict(), **slots}.items()}  # type: ignore[misc]
+        named, gather = {**slots.pop("carry")._asdict(), **slots}, self.accelerator.gather
+        return {"slots": {name: gather(tensor.contiguous()) for name, tensor in named.items()}}  # type: ignore[misc]
 
-    def _unpack_slots(self, saved: dict[str, Tensor]) -> None:
-        size, wanted = len(saved["halted"]), self.config.train.batch_size
+    def restore_in_flight(self, groups: dict[str, dict[str, Tensor]]) -> None:
+        saved = groups["slots"]
+        size, wanted = len(saved["halted"]), self.train.batch_size
         if size != wanted:
             raise UserError(
                 f"the run has {size} puzzles in flight and --train.batch-size is {wanted}: "
                 "resume with the batch size it was started with"
             )
-        mine = {name: tensor[self.rows].to(self.accelerator.device) for name, tensor in saved.items()}
+        mine = {name: tensor[self.mine].to(self.accelerator.device) for name, tensor in saved.items()}
         carry = Carry(*(mine.pop(name).to(self.model.dtype) for name in Carry._fields))
         self.slots = Slots(carry, **mine)
 
@@ -238,18 +195,3 @@ class Trainer(Paced):
             (losses.tokens_right * stop).sum(), (segments * stop).sum(), ((confident == losses.correct) & stop).sum(),
         )  # fmt: skip
         self.window += torch.stack([value.detach().to(self.window.dtype) for value in sums])
-
-    def _update(self) -> None:
-        """Move the weights, unless something is not finite: then start the rows with a broken state afresh."""
-        self.window_steps += 1
-        if self.updates.step(self.step_number, self.share):
-            return
-        slots = self.slots
-        if self.updates.hopeless:
-            gather = self.accelerator.gather
-            puzzles: dict[str, Tensor] = {
-                name: gather(getattr(slots, name)) for name in ("inputs", "labels", "task_ids")
-            }  # type: ignore[misc]
-            raise BadBatch(self.updates.complaint(self.step_number), puzzles)
-        broken = ~(slots.carry.z_h.isfinite() & slots.carry.z_l.isfinite()).flatten(1).all(1)
-        self.slots = slots._replace(halted=slots.halted | broken)

@@ -41,8 +41,8 @@ from hrm.text.writing.generation import Sampling, complete
 from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.devices import make_accelerator
 from hrm.training.long_steps import seconds_of
-from hrm.training.loop import BadBatch
 from hrm.training.randomness import uniforms
+from hrm.training.trainer import BadBatch
 from hrm.training.updates import Updates
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from hrm.text.measuring.losses import evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.source import Source
 from hrm.text.training.trainer import TextTrainer
+from hrm.training.loop import Measures
 from hrm.training.progress import Reporter
 from hrm.training.session import Subject, run_training
 
@@ -153,26 +152,18 @@ class _Text(Subject[TextConfig, TextTrainer]):
         return self.training
 
 
-class _Held:
+class _Held(Measures):
     """Measures the averaged weights, if there are any, on some of the held-out text at every depth."""
-
-    compared: tuple[str, ...] = ("data_sha256", "n")
-    nothing: float = -math.inf
 
     def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed | Rows) -> None:
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
         self.fingerprint = held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.rows
 
     def __call__(self) -> dict[str, Any]:
-        trainer, config, ema = self.trainer, self.trainer.config, self.trainer.updates.ema
-        try:
-            with torch.compiler.set_stance("force_eager"), ema.applied() if ema else nullcontext():
-                limit = config.train.eval_puzzles * config.text.length
-                found = evaluate(
-                    trainer.model, self.tokenizer, self.held_out, config.text.length, limit=limit, control=False
-                )
-        finally:
-            trainer.model.train()
+        config = self.trainer.config
+        limit = config.train.eval_puzzles * config.text.length
+        with self.trainer.as_measured() as model:
+            found = evaluate(model, self.tokenizer, self.held_out, config.text.length, limit=limit, control=False)
         return {**_brief(found), "data_sha256": self.fingerprint}
 
     def score(self, measured: dict[str, Any]) -> float:
