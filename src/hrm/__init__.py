@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from hrm.text.load import TextModel as TextModel
     from hrm.text.model import HRMConfig as HRMConfig
     from hrm.text.model import HRMForCausalLM as HRMForCausalLM
+    from hrm.text.model import HRMForSequenceClassification as HRMForSequenceClassification
+    from hrm.text.model import HRMModel as HRMModel
     from hrm.text.quality.copying import Training as Training
     from hrm.text.quality.scale import Scale as Scale
     from hrm.text.writing.generation import Sampling as Sampling
@@ -54,7 +56,7 @@ _PLACES = {
     "hrm.puzzles.pictures.gif": ("gif",),
     "hrm.puzzles.pictures.page": ("page",),
     "hrm.text.config": ("LearnConfig", "TextConfig"),
-    "hrm.text.model": ("HRMConfig", "HRMForCausalLM"),
+    "hrm.text.model": ("HRMConfig", "HRMForCausalLM", "HRMForSequenceClassification", "HRMModel"),
     "hrm.text.load": ("TextModel",),
     "hrm.text.data": ("Packed", "make_tokenizer", "open_text"),
     "hrm.text.data.growing": ("grow_tokenizer", "new_characters"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -43,6 +44,18 @@ def _register(module: Any) -> None:
     from hrm.text.model.configuration import HRMConfig
 
     module.AutoConfig.register(HRMConfig.model_type, HRMConfig, exist_ok=True)
+
+
+@cache
+def register_models() -> None:
+    """Enter the models. Not sooner: importing them takes parts of transformers that may still be under way."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from hrm.text.model import HRMConfig, HRMForCausalLM, HRMForSequenceClassification, HRMModel
+
+    AutoModel.register(HRMConfig, HRMModel, exist_ok=True)
+    AutoModelForCausalLM.register(HRMConfig, HRMForCausalLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(HRMConfig, HRMForSequenceClassification, exist_ok=True)
 
 
 def register() -> None:

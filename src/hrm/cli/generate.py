@@ -96,7 +96,7 @@ def main(args: list[str]) -> int:
         print(f"the prompt has {length:,} tokens: its last {memory // 2:,} are read", file=sys.stderr)
     if options.best_of != 1:
         return _best(loaded, options, prompt, sampling, request, memory)
-    writer = _Writer(options, prompt, model.model.budget(**request).limit)
+    writer = _Writer(options, prompt, model.budget(**request).limit)
     completion = generate(model, tokenizer, prompt, sampling, writer, memory=memory, **request)
     writer.end(completion)
     return 0
@@ -162,7 +162,7 @@ def _best(
         best = found[0].to_dict()
         print(to_json({"prompt": prompt, **best, "best_of": options.best_of, "rank": options.rank, "texts": scored}))
         return 0
-    writer = _Writer(options, prompt, loaded.model.model.budget(**request).limit)
+    writer = _Writer(options, prompt, loaded.model.budget(**request).limit)
     for token in found[0].tokens:
         writer(token)
     writer.end(found[0])

@@ -138,7 +138,7 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
     from hrm.text.measuring.state import evaluate_states
 
     model, trained = loaded.model, loaded.length
-    budget = model.model.budget(**request)
+    budget = model.budget(**request)
     curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
     with _packed(loaded, options) as (packed, source), progress() as report:
         longest = model.config.max_position_embeddings

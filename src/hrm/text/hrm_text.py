@@ -17,8 +17,7 @@ from torch import Tensor
 from hrm.core.arch import parse_horizon
 from hrm.files import names
 from hrm.files.reading import SMALL, UserError, json_of, quoted, reading
-from hrm.text.model.configuration import HRMConfig
-from hrm.text.model.modeling import HRMForCausalLM
+from hrm.text.model import HRMConfig, HRMForCausalLM
 
 _SAME = (
     "vocab_size",

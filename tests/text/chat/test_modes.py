@@ -24,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
 def test_each_mode_runs_its_schedule_in_one_segment():
     talk = session()
     for name, schedule in {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "extreme": (6, 4)}.items():
-        budget = talk.model.model.budget(**talk.modes[name])
+        budget = talk.model.budget(**talk.modes[name])
         assert (tuple(budget.schedule), budget.limit, budget.adaptive) == (schedule, 1, False)
 
 
@@ -39,8 +39,13 @@ def test_each_mode_runs_its_schedule_in_one_segment():
 )
 def test_auto_halts_as_the_model_can(form: dict, schedule: tuple, segments: int, halting: str, rule: str):
     model = loaded(**form)
-    budget = model.model.model.budget(**modes.requests(model)["auto"])
-    assert (tuple(budget.schedule), budget.limit, budget.halting, budget.rule) == (schedule, segments, halting, rule)
+    budget = model.model.budget(**modes.requests(model)["auto"])
+    assert (tuple(budget.schedule), budget.limit, budget.halting, budget.halting_rule) == (
+        schedule,
+        segments,
+        halting,
+        rule,
+    )
 
 
 def test_a_plain_transformer_has_one_mode():

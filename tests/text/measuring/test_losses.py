@@ -78,10 +78,10 @@ def test_halting_at_random_gives_the_same_depths_to_other_tokens(tmp_path: Path,
 def test_halting_at_given_depths_where_the_criterion_halts_is_the_same():
     model, _ = pair(torch.float64)
     ids = torch.randint(2, 20, (2, 12), generator=torch.Generator().manual_seed(0))
-    budget = model.model.budget()
+    budget = model.budget()
     with torch.no_grad():
         first, second = (model.begin(input_ids=ids, budget=budget) for _ in range(2))
-        model.model.think(first, budget, model.lm_head)
+        model.think(first, budget)
         text.halt_at(model, second, first.depth, budget)
     assert len(first.depth.unique()) > 1
     torch.testing.assert_close(second.exited.z_h, first.exited.z_h)

@@ -66,7 +66,7 @@ if form == "original":
     check(model, ids)
 # In low precision attention is sums as well: heads that share keys, and padding.
 model, ids = small.model(dtype=torch.float32, **small.FORMS["grouped"]), small.tokens(rows=1)
-model.model.compute_dtype = torch.bfloat16
+model.compute_dtype = torch.bfloat16
 ids, mask = torch.nn.functional.pad(ids, (2, 0)), torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
 for scale in (1, 1.5) if form == "original" else ():
     for weight in model.parameters():

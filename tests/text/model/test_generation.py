@@ -111,7 +111,7 @@ def test_carry_starts_a_token_from_the_last_tokens_state(form: str, halting: str
         assert torch.equal(prompt.logits, model(ids[:, :6], state="reset").logits), "a prompt starts fresh"
         last = cache.carry
         assert last is not None
-        thought = model.model.begin(ids[:, 6:7], past_key_values=cache, budget=model.model.budget(state="carry"))
+        thought = model.model.begin(ids[:, 6:7], past_key_values=cache, budget=model.budget(state="carry"))
         assert torch.equal(thought.carry.z_l, last.z_l)
         assert torch.equal(thought.carry.z_h, thought.x if form == "hrm_text" else last.z_h)
         carried = model(ids[:, 6:7], past_key_values=cache, state="carry").logits

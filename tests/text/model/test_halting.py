@@ -184,7 +184,7 @@ def test_computing_the_live_tokens_alone_equals_computing_all(rule: str) -> None
 def test_halted_rows_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = small.model(halting="q"), small.tokens(rows=6, length=1)
     seen: list[int] = []
-    recurrence = model.model.recurrence
+    recurrence = model.recurrence
 
     def note(module: Any, inputs: Any) -> None:
         seen.append(inputs[1].shape[0] * inputs[1].shape[1])

@@ -295,7 +295,7 @@ def test_shared_keys_learn_although_their_visit_has_no_gradient(form: str) -> No
     model = small.model(horizon="last_step", **small.FORMS[form]).train()
     ids = small.tokens()
     model(ids, labels=ids).loss.backward()
-    attention = model.model.recurrence.fast.layers[0].mixer
+    attention = model.recurrence.fast.layers[0].mixer
     keys = attention.qkv.weight.grad[32:]  # type: ignore[index]
     assert (keys.abs().sum(1) > 0).all()
 
@@ -337,7 +337,7 @@ def test_bfloat16_compute_keeps_float32_weights() -> None:
     model = small.model(dtype=torch.float32).train()
     ids = small.tokens()
     exact = model(ids, labels=ids).loss
-    model.model.compute_dtype = torch.bfloat16
+    model.compute_dtype = torch.bfloat16
     out = model(ids, labels=ids)
     out.loss.backward()
     assert out.logits.dtype == torch.bfloat16

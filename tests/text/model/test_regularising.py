@@ -24,15 +24,15 @@ def test_all_visits_and_segments_leave_out_the_same(form: str) -> None:
     model, ids = small.model(dropout=0.5, halting="fixed", **small.FORMS[form]).train(), small.tokens()
     thought = model.begin(input_ids=ids)
     x = thought.x
-    model.model.segment(thought)
+    model.segment(thought)
     assert thought.drop is not None
     first = {part: mask.clone() for part, mask in thought.drop._masks.items()}
-    stacks = {model.model.recurrence.fast, model.model.recurrence.slow or model.model.recurrence.fast}
+    stacks = {model.recurrence.fast, model.recurrence.slow or model.recurrence.fast}
     assert len(first) == 1 + 2 * sum(len(stack.layers) for stack in stacks)
     for mask in first.values():
         assert set(mask.unique().tolist()) == {0.0, 2.0}
     thought.detach()
-    model.model.segment(thought)
+    model.segment(thought)
     assert torch.equal(thought.x, x)
     assert all(torch.equal(thought.drop._masks[part], mask) for part, mask in first.items())
 

@@ -39,7 +39,7 @@ def test_an_upload_is_a_folder_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_p
     model = small.model(dtype=torch.float32, halting="q")
     model.push_to_hub("someone/small")  # type: ignore[arg-type]
     assert {"config.json", "generation_config.json", "model.safetensors", "modeling_hrm.py"} <= sent.keys()
-    assert sent["modeling_hrm.py"].decode().startswith("from hrm.text.model import ")
+    assert sent["modeling_hrm.py"].decode().startswith("from hrm import ")
     for name, content in sent.items():
         (tmp_path / name).write_bytes(content)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()

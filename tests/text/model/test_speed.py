@@ -71,7 +71,7 @@ def test_packed_matrices_follow_every_change_and_leave_nothing_on_the_model(tmp_
 @pytest.mark.parametrize("length", [1, 12])
 def test_short_attention_in_bfloat16_is_that_of_float32(kv_heads: int, mask: str, length: int) -> None:
     model = small.model(dtype=torch.float32, num_key_value_heads=kv_heads)
-    attention = model.model.recurrence.fast.layers[0].mixer
+    attention = model.recurrence.fast.layers[0].mixer
     z = torch.randn(3, length, 32, generator=torch.Generator().manual_seed(0))
     seen = torch.rand(1 if mask == "one" else 3, 1, length, length, generator=torch.Generator().manual_seed(1)) > 0.4
     seen = seen | torch.eye(length, dtype=torch.bool)

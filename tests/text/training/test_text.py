@@ -66,7 +66,7 @@ def gradients(model: HRMForCausalLM) -> dict[str, Tensor]:
 def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(target: str) -> None:
     made = trainer(q_target=target, exploration=0.0)
     batch: Any = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
-    count, budget, draws = (batch[1] != -100).sum(), made.model.model.budget(), torch.rand(2, 4, 12)
+    count, budget, draws = (batch[1] != -100).sum(), made.model.budget(), torch.rand(2, 4, 12)
     made._think(batch[0], batch[1], batch[2], torch.zeros_like(batch[0]), draws, count, budget)
     ours = gradients(made.model)
     made.model.zero_grad()
@@ -86,7 +86,7 @@ def halting(**changes: Any) -> tuple[HRMForCausalLM, Any, Any, Any]:
     torch.nn.init.zeros_(model.model.q_head.bias)
     batch = [torch.from_numpy(array.copy()) for array in Same().batch(0, 0, range(4), 4, 12)]
     batch[1][0, :5] = -100
-    return model, batch, model.model.budget(), torch.rand(2, 4, 12)
+    return model, batch, model.budget(), torch.rand(2, 4, 12)
 
 
 def learn(model: HRMForCausalLM, batch: Any, budget: Any, draws: Any, **more: Any) -> tuple[float, dict[str, Tensor]]:
@@ -98,8 +98,7 @@ def learn(model: HRMForCausalLM, batch: Any, budget: Any, draws: Any, **more: An
     for loss, _ in supervision(model, thought, budget, batch[1], 43, draws, **more):
         loss.backward()
         total += float(loss.detach())
-        if thought.kept is not None:
-            thought.kept.forget()
+        thought.forget()
     assert len(thought.depth.unique()) > 2
     return total, gradients(model)
 
@@ -114,7 +113,7 @@ def test_a_halted_token_counts_with_its_last_loss_and_is_no_evidence_of_what_mor
     thought = model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)
     losses, before, went_on = [], None, torch.ones_like(counted)
     for depth in range(1, budget.max_segments + 1):
-        model.model.segment(thought, budget.schedule)
+        model.segment(thought, budget.schedule)
         logits = model.lm_head(thought.exited.z_h).transpose(1, 2)
         token = torch.nn.functional.cross_entropy(logits, batch[1], reduction="none")
         losses.append(token.sum() / 43)
@@ -130,7 +129,7 @@ def test_a_halted_token_counts_with_its_last_loss_and_is_no_evidence_of_what_mor
         if depth == budget.max_segments:
             losses.append(q_loss(z, torch.ones_like(counted), counted & went_on))
         before = z, token.detach()
-        stop = budget.probability(q_head(z)) > budget.threshold
+        stop = budget.probability(q_head(z)) > budget.exit_threshold
         went_on = went_on & ~(stop & ~(explores & (depth < least)))
         thought.halt(~went_on)
         thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
@@ -208,8 +207,8 @@ def test_the_loss_of_a_batch_seen_again_and_again_falls_at_every_depth() -> None
 def test_a_segment_is_forgotten_before_the_next_one_begins() -> None:
     made, alive = trainer(halting="fixed"), []
     batch = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
-    thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=made.model.model.budget())
-    for loss, _ in supervision(made.model, thought, made.model.model.budget(), batch[1], 48, torch.rand(2, 4, 12)):
+    thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=made.model.budget())
+    for loss, _ in supervision(made.model, thought, made.model.budget(), batch[1], 48, torch.rand(2, 4, 12)):
         loss.backward()
         alive.append(thought.carry.z_h.grad_fn is not None)
         with pytest.raises(RuntimeError, match="second time"):
@@ -225,7 +224,7 @@ def test_rows_taught_by_shares_learn_as_from_labels_where_one_token_has_all_of_t
         taught = (
             torch.nn.functional.one_hot(targets[4 - rows :], made.model.config.vocab_size).float() if rows else None
         )
-        budget = made.model.model.budget()
+        budget = made.model.budget()
         thought = made.model.begin(input_ids=ids, position_ids=positions, budget=budget)
         for loss, _ in supervision(made.model, thought, budget, targets, 48, torch.zeros(2, 4, 12), taught):
             loss.backward()

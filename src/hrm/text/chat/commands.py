@@ -137,7 +137,7 @@ def describe(session: Session, mode: str) -> str:
     same = [other for other, request in session.modes.items() if other != mode and request is session.modes[mode]]
     if mode == "auto" and same:
         return f"as {same[0]}, the best for its time on this run's held-out text: {describe(session, same[0])}"
-    budget = session.model.model.budget(**session.modes[mode])
+    budget = session.model.budget(**session.modes[mode])
     schedule = f"{budget.schedule.h_cycles}x{budget.schedule.l_cycles}"
     if not session.model.config.hierarchy:
         return "a plain Transformer, one pass"

@@ -133,16 +133,16 @@ def _losses(
             batch = packed.batch(0, 0, some, rows, length)
             ids, labels, positions = (torch.from_numpy(column).to(model.device) for column in batch)
             for i, (name, request) in enumerate(modes.items()):
-                budget = model.model.budget(**request)
+                budget = model.budget(**request)
                 thought = model.begin(input_ids=ids, position_ids=positions, budget=budget)
-                model.model.think(thought, budget, model.lm_head)
+                model.think(thought, budget)
                 found[name].append(read(model, thought, labels, budget).loss)
                 depths[name].append(float(thought.depth.float().mean()))
                 if progress is not None:
                     progress((done + i / len(modes)) / len(parts))
             if time.perf_counter() - start > SECONDS:
                 break
-    schedules = {name: model.model.budget(**request).schedule for name, request in modes.items()}
+    schedules = {name: model.budget(**request).schedule for name, request in modes.items()}
     visits = {name: schedule.h_cycles * (schedule.l_cycles + 1) for name, schedule in schedules.items()}
     return (
         {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()},

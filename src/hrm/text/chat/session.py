@@ -15,7 +15,7 @@ from hrm.core.layers import at_least_float32
 from hrm.files.reading import UserError, nearest
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation
-from hrm.text.model.cache import HRMCache
+from hrm.text.model import HRMCache
 from hrm.text.writing.generation import Completion, Sampling, Token, complete, shown, unknown_characters
 
 if TYPE_CHECKING:
@@ -107,13 +107,13 @@ class Session:
             raise UserError(f"an answer cannot stop by '{settings.stop}': use {', '.join(STOPS)}")
         if settings.min_characters < 0:
             raise UserError(f"the least number of characters cannot be {settings.min_characters}")
-        self.model.model.budget(**self.modes[settings.mode])
+        self.model.budget(**self.modes[settings.mode])
         self.settings = settings
 
     @property
     def deepest(self) -> int:
         """The most segments of a token in this mode."""
-        return self.model.model.budget(**self.modes[self.settings.mode]).limit
+        return self.model.budget(**self.modes[self.settings.mode]).limit
 
     @property
     def cache_bytes(self) -> int:

@@ -28,7 +28,7 @@ def grow_vocabulary(model: HRMForCausalLM, size: int, share: float = SHARE, seed
     optimizers and averages are made anew (`carry_over`). UserError where the vocabulary would shrink.
     """
     config, old = model.config, model.config.vocab_size
-    table, head = model.model.embed_tokens, model.lm_head
+    table, head = model.get_input_embeddings(), model.lm_head
     if not (isinstance(table, Embedding) and isinstance(head, Linear)):
         raise UserError("a model with adapters on its embedding or head cannot grow: merge them first")
     if size < old:
@@ -52,7 +52,8 @@ def grow_vocabulary(model: HRMForCausalLM, size: int, share: float = SHARE, seed
         grown_head.bias = nn.Parameter(torch.cat((bias, low.expand(new))).to(head.weight))
     if config.tie_word_embeddings:
         grown_head.weight = grown.weight
-    model.model.embed_tokens, model.lm_head = grown, grown_head
+    model.set_input_embeddings(grown)
+    model.set_output_embeddings(grown_head)
     model.train(model.training)
     config.vocab_size, config.head_bias = size, True
 
@@ -82,7 +83,7 @@ def grow_depth(model: HRMForCausalLM, fast: int = 2, slow: int = 1, seed: int = 
     """
     if min(fast, slow) < 0 or fast + slow == 0:
         raise UserError(f"{fast} fast and {slow} slow layers are no growth: add at least one, and none less than none")
-    config, recurrence = model.config, model.model.recurrence
+    config, recurrence = model.config, model.recurrence
     if recurrence.slow is None:
         fast, slow = fast + slow, 0
     like = recurrence.fast.layers[0].mlp.down.weight  # type: ignore[union-attr]
@@ -100,7 +101,7 @@ def grow_depth(model: HRMForCausalLM, fast: int = 2, slow: int = 1, seed: int = 
 
 def layers_for(model: HRMForCausalLM, parameters: int, ratio: tuple[int, int] = (2, 1)) -> tuple[int, int]:
     """The fast and slow layers, at least one, whose parameters come nearest to so many; as near the ratio as may be."""
-    layer = model.model.recurrence.fast.layers[0]
+    layer = model.recurrence.fast.layers[0]
     count = max(1, round(parameters / sum(p.numel() for p in layer.parameters())))
     slow = round(count * ratio[1] / sum(ratio))
     return count - slow, slow

@@ -119,7 +119,7 @@ class Learner:
         self.threads = self._choose_threads()
         """A few words on them, for people."""
         dtype = getattr(torch, self.config.precision)
-        self.model.model.compute_dtype = None if dtype == torch.float32 else dtype
+        self.model.compute_dtype = dtype
 
     @classmethod
     def create(cls, path: Path | str, config: LearnConfig | None = None, memory: Memory | None = None) -> Learner:
@@ -231,14 +231,13 @@ class Learner:
         """Compute an update of one segment for some rows, of which nothing remains."""
         length = self.config.length
         ids = torch.zeros(rows, length, dtype=torch.long, device=self.device)
-        budget = self.model.model.budget(halting="fixed", max_segments=1)
+        budget = self.model.budget(halting="fixed", max_segments=1)
         with torch.random.fork_rng([]):  # dropout draws from it
             thought = self.model.begin(input_ids=ids, budget=budget)
             explore = torch.zeros(2, *ids.shape, device=self.device)
             for loss, _ in supervision(self.model, thought, budget, ids, torch.tensor(rows * length), explore):
                 loss.backward()
-                if thought.kept is not None:
-                    thought.kept.forget()
+                thought.forget()
         self.model.zero_grad()
 
     def _expected(self, book: dict[str, Any], training: Packed, pace: Pace) -> float:
@@ -461,12 +460,12 @@ class Learner:
             grow_vocabulary(self.model, len(self.tokenizer), seed=self.config.seed)
         else:  # it has learned nothing that could change
             torch.manual_seed(self.config.seed)
-            dtype, config = self.model.model.compute_dtype, self.model.config
+            dtype, config = self.model.compute_dtype, self.model.config
             config.vocab_size = len(self.tokenizer)
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 setattr(config, name, getattr(self.tokenizer, name))
             self.model = HRMForCausalLM(config)
-            self.model.model.compute_dtype = dtype
+            self.model.compute_dtype = dtype
         self.model.to(self.device).train()
         self.optimizer = carry_over(self.optimizer, self.model)
         entry = {
@@ -547,7 +546,7 @@ class Learner:
         if not self.model.config.hierarchy:  # a plain Transformer is visited once
             schedule = self.model.config.schedule
         segments = self.model.config.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
-        budget = self.model.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
+        budget = self.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
         draws = uniforms(config.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
         explore = torch.from_numpy(draws.astype(np.float32)).to(self.device)
         thought = self.model.begin(input_ids=tensors[0], position_ids=tensors[2], budget=budget)
@@ -556,8 +555,7 @@ class Learner:
         extra = (explore, taught, weights)
         for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), *extra):  # type: ignore[arg-type]
             loss.backward()
-            if thought.kept is not None:
-                thought.kept.forget()
+            thought.forget()
             losses = each if losses is None else losses
         assert losses is not None
         self.memory.pull(self.model)

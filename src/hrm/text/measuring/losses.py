@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hrm.core.calibration import BINS, interval
 from hrm.core.layers import at_least_float32
-from hrm.text.model.halting import Budget
+from hrm.text.model import Budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -105,7 +105,7 @@ class Adaptive:
         """Read a batch."""
         budget, counted = self.budget, labels != -100
         thought = model.begin(**tokens, budget=budget)
-        model.model.think(thought, budget, model.lm_head)
+        model.think(thought, budget)
         depth = thought.depth[counted]
         reading = read(model, thought, labels, budget)
         self.chosen.add(reading, depth.cpu().numpy(), answers)
@@ -122,7 +122,7 @@ class Adaptive:
 
     def result(self, size: Size) -> dict[str, Any]:
         """Means over the tokens, and how many stopped at each depth."""
-        found = {"exit_threshold": self.budget.threshold, **self.chosen.result(size)}
+        found = {"exit_threshold": self.budget.exit_threshold, **self.chosen.result(size)}
         found["depths"] = self.histogram[1:].tolist()
         return found | ({"random": self.dealt.result(size)} if self.control else {})
 
@@ -158,10 +158,10 @@ def evaluate(
     Where some tokens are given and others count, `exact_match` is the share of documents in which every token that
     counts is the likeliest one: then, and only then, is it what the model writes greedily.
     """
-    budget = model.model.budget(**request)
+    budget = model.budget(**request)
     adaptive = budget.adaptive
-    budgets = [budget._replace(threshold=t) for t in thresholds or (budget.threshold,)] if adaptive else []
-    if adaptive and budget.threshold not in [b.threshold for b in budgets]:
+    budgets = [budget._replace(exit_threshold=t) for t in thresholds or (budget.exit_threshold,)] if adaptive else []
+    if adaptive and budget.exit_threshold not in [b.exit_threshold for b in budgets]:
         budgets.append(budget)
     fixed = budget._replace(halting="fixed", retry_confidence=0.0)
     depths = [Tally() for _ in range(fixed.max_segments)]
@@ -195,7 +195,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     size = Size(*sizes.tolist())
     found = [each.result(size) for each in curve]
-    own = next((row for row in found if row["exit_threshold"] == budget.threshold), None)
+    own = next((row for row in found if row["exit_threshold"] == budget.exit_threshold), None)
     own = depths[-1].result(size) if own is None else own
     return {
         "n": seen,
@@ -204,7 +204,7 @@ def evaluate(
         **size._asdict(),
         "max_segments": budget.max_segments,
         "halting": budget.halting if adaptive else "fixed",
-        "exit_threshold": budget.threshold if adaptive else None,
+        "exit_threshold": budget.exit_threshold if adaptive else None,
         "schedule": list(budget.schedule),
         "length": length,
         "stride": stride or length,
@@ -213,7 +213,7 @@ def evaluate(
         "tokens_per_second": seen / seconds,
         "seconds": seconds,
         "device": str(model.device),
-        "dtype": str(model.model.compute_dtype or model.dtype).removeprefix("torch."),
+        "dtype": str(model.compute_dtype).removeprefix("torch."),
     }
 
 
@@ -226,14 +226,14 @@ def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget
         logits = at_least_float32(model.lm_head(some))
         scale, (top, best) = logits.logsumexp(-1), logits.max(-1)
         loss = scale - logits.gather(1, wanted[:, None])[:, 0]
-        parts.append((loss, best == wanted, (top - scale).exp(), budget.probability(model.model.q_head(some))))
+        parts.append((loss, best == wanted, (top - scale).exp(), model.p_halt(some, budget)))
     return Reading(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
 
 
 def halt_at(model: HRMForCausalLM, thought: Thought, depth: Tensor, budget: Budget) -> None:
     """Think until every token has the depth [b, p] that it is given."""
     for segment in range(1, int(depth.max()) + 1):
-        model.model.segment(thought, budget.schedule)
+        model.segment(thought, budget.schedule)
         thought.halt(depth <= segment)
 
 
@@ -249,7 +249,7 @@ def _fixed(
     config, before = model.config, None
     thought = model.begin(**tokens, budget=budget)
     for segment, tally in enumerate(depths, 1):
-        model.model.segment(thought, budget.schedule)
+        model.segment(thought, budget.schedule)
         reading = read(model, thought, labels, budget)
         tally.add(reading, segment, answers)
         if config.q_target == "improvement" and before is not None:

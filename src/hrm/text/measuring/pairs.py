@@ -97,7 +97,7 @@ def evaluate_pairs(
     texts, wanted = [a.text.strip() for a in answers], [pair.answer.strip() for pair in pairs]
     tokens = [token for a in answers for token in a.tokens]
     sure = np.array([a.confidence for a in answers])
-    budget = model.model.budget(**request)
+    budget = model.budget(**request)
     return {
         "n": len(pairs),
         "exact_match": sum(right) / max(1, len(pairs)),

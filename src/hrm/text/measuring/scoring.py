@@ -104,10 +104,10 @@ class Scorer:
             labels[row, end - count : end] = torch.tensor(ids[-count:])
             types[row, : len(ids) - count] = 1
         inputs, labels, types = inputs.to(device), labels.to(device), types.to(device)
-        budget = model.model.budget(**self.request)
+        budget = model.budget(**self.request)
         # What pads a row comes after all that counts, where nothing looks.
         thought = model.begin(input_ids=inputs, token_type_ids=types if prefix else None, budget=budget)
-        model.model.think(thought, budget, model.lm_head)
+        model.think(thought, budget)
         where = labels != -100
         states, wanted = thought.exited.z_h[where], labels[where]
         losses, greedy = [], []

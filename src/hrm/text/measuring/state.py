@@ -39,7 +39,7 @@ def evaluate_states(
     """
     tallies = {state: Tally() for state in STATES}
     table, sizes, seen = byte_lengths(tokenizer), np.zeros(2, np.int64), 0
-    budget = model.model.budget(**request | {"state": "carry"})
+    budget = model.budget(**request | {"state": "carry"})
     was_training, start = model.training, time.perf_counter()
     model.eval()
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def evaluate_states(
         "states": found,
         "seconds": time.perf_counter() - start,
         "device": str(model.device),
-        "dtype": str(model.model.compute_dtype or model.dtype).removeprefix("torch."),
+        "dtype": str(model.compute_dtype).removeprefix("torch."),
     }
 
 

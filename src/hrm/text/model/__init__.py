@@ -6,21 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hrm.text.model.budget import Budget as Budget
     from hrm.text.model.cache import HRMCache as HRMCache
+    from hrm.text.model.causal import HRMForCausalLM as HRMForCausalLM
     from hrm.text.model.configuration import PRESETS as PRESETS
     from hrm.text.model.configuration import HRMConfig as HRMConfig
-    from hrm.text.model.halting import Budget as Budget
-    from hrm.text.model.modeling import HRMForCausalLM as HRMForCausalLM
     from hrm.text.model.modeling import HRMForSequenceClassification as HRMForSequenceClassification
     from hrm.text.model.modeling import HRMModel as HRMModel
-    from hrm.text.model.modeling import Thought as Thought
+    from hrm.text.model.thought import Thought as Thought
 
 # The configuration is imported while transformers itself is being imported (hrm._auto); the models cannot be.
 _HOME = {
     "HRMCache": "cache",
     **dict.fromkeys(("PRESETS", "HRMConfig"), "configuration"),
-    "Budget": "halting",
-    **dict.fromkeys(("HRMForCausalLM", "HRMForSequenceClassification", "HRMModel", "Thought"), "modeling"),
+    "Budget": "budget",
+    "HRMForCausalLM": "causal",
+    **dict.fromkeys(("HRMForSequenceClassification", "HRMModel"), "modeling"),
+    "Thought": "thought",
 }
 __all__ = [
     "PRESETS",

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from hrm.core.layers import Context, Linear, Weight, by_panels
 from hrm.core.recurrence import Recurrence, Stack
 from hrm.files.reading import UserError
-from hrm.text.model.cache import HRMCache, Kept
+from hrm.text.model.cache import HRMCache
+from hrm.text.model.kept import Kept
+from hrm.text.model.selection import Gathered
 
 
 class _Places(NamedTuple):
@@ -80,7 +82,8 @@ class Decoder:
         if torch.is_grad_enabled() or z.shape[1] != 1 or not isinstance(kept, Kept):
             return False
         plain = context.attend is None and context.drop is None and not context.causal
-        return plain and isinstance(kept.cache, HRMCache) and kept.past > 0 and kept.picked is None and not kept.fills
+        all_rows = not isinstance(kept.selection, Gathered)
+        return plain and isinstance(kept.cache, HRMCache) and kept.past > 0 and all_rows and not kept.fills
 
     @contextmanager
     def at_work(self) -> Iterator[Decoder]:

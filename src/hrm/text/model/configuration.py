@@ -12,11 +12,13 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from hrm import _auto
 from hrm.core.arch import MOST_BLOCKS, ArchConfig, blocks_of, parse_horizon
 from hrm.core.recurrence import Schedule
 from hrm.files import names
 from hrm.files.reading import UserError, nearest, quoted
 from hrm.settings import fit
+from hrm.text.model.slots import Slots, slots_of
 
 Halting = Literal["fixed", "q", "kl", "change"]
 Rule = Literal["last_exited", "backfill"]
@@ -147,11 +149,11 @@ class HRMConfig(PreTrainedConfig):
 
     max_segments: int = 1
     min_segments: int = 1
-    halting: Literal["fixed", "q", "kl", "change"] = "fixed"
-    halting_rule: Literal["last_exited", "backfill"] = "last_exited"
+    halting: Halting = "fixed"
+    halting_rule: Rule = "last_exited"
     exit_threshold: float = 0.5
     q_continue: bool = False
-    state: Literal["reset", "carry"] = "reset"
+    state: State = "reset"
     retry_confidence: float = 0.0
     retry_segments: int = 0
 
@@ -172,8 +174,7 @@ class HRMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         from transformers import GenerationConfig
 
-        import hrm.text.model.modeling  # noqa: F401  (who has a configuration may ask an Auto class for its model)
-
+        _auto.register_models()  # who has a configuration may ask an Auto class for its model
         taken = {*_TRANSFORMERS, *GenerationConfig._get_default_generation_params()}
         if self.horizon != "last_step":
             taken.add("L_bp_cycles")  # models that come from hrm_text keep it for the way back
@@ -299,10 +300,14 @@ class HRMConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Slots of keys and values at the full budget, which is what caches and memory estimates call layers."""
-        from hrm.text.model.cache import slots_of
-
         again = self.retry_segments if self.retry_confidence > 0 else 0
-        return slots_of(self, self.schedule).count(self.max_segments + again)
+        return self.slots().count(self.max_segments + again)
+
+    def slots(self, schedule: Schedule | None = None) -> Slots:
+        """Where the visits of a segment keep keys and values, under this schedule or the configuration's."""
+        n_fast = self.fast_layers + (0 if self.hierarchy else self.slow_layers)
+        n_slow = n_fast if self.shared or not self.hierarchy else self.slow_layers
+        return slots_of(n_fast, n_slow, schedule or self.schedule, self.share_cycles, self.share_segments)
 
     @property
     def arch(self) -> ArchConfig:

@@ -13,9 +13,9 @@ from transformers import GenerationConfig, GenerationMixin
 
 from hrm.core.layers import at_least_float32, packed
 from hrm.files.reading import UserError
+from hrm.text.model.budget import REQUEST, Budget
 from hrm.text.model.cache import HRMCache
 from hrm.text.model.compiled import Decoder
-from hrm.text.model.halting import REQUEST, Budget
 
 
 class Trace:
@@ -72,7 +72,7 @@ class HRMGenerationMixin(GenerationMixin):
                 mask = kwargs.get("attention_mask")
                 kwargs["token_type_ids"] = torch.ones_like(prompt) if mask is None else mask.to(prompt.dtype)
         compiles, generation_config = self._compiles(generation_config, kwargs)
-        self.model._refresh()  # type: ignore[attr-defined]
+        self.model.refresh()  # type: ignore[attr-defined]
         with packed(self), self._decoding(compiles):  # type: ignore[arg-type]
             if not output_depth:
                 return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
@@ -126,6 +126,10 @@ class HRMGenerationMixin(GenerationMixin):
         for source in (self.generation_config, generation_config):
             request |= {name: getattr(source, name) for name in REQUEST if getattr(source, name, None) is not None}
         return Budget.of(self.config, **(request | {name: kwargs[name] for name in REQUEST if name in kwargs}))  # type: ignore[attr-defined]
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """transformers looks for the names of what it hands on in the signature of `forward`, one by one."""
+        super()._validate_model_kwargs({k: v for k, v in model_kwargs.items() if k not in REQUEST})  # type: ignore[misc]
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any) -> Any:
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrm.core.layers import at_least_float32
-from hrm.text.model.halting import Budget
+from hrm.core.recurrence import Schedule
+from hrm.text.model.budget import Budget
+from hrm.text.model.configuration import HRMConfig
+from hrm.text.model.thought import Thought
 
-if TYPE_CHECKING:
-    from hrm.text.model.modeling import HRMForCausalLM, Thought
+
+@runtime_checkable
+class Supervised(Protocol):
+    """What supervision needs of a model."""
+
+    @property
+    def config(self) -> HRMConfig:
+        """Its settings."""
+        ...
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The output layer."""
+        ...
+
+    @property
+    def q_head(self) -> nn.Module:
+        """The Q head."""
+        ...
+
+    def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
+        """One segment of the live tokens."""
+        ...
 
 
 _AT_ONCE = 1 << 21
@@ -75,7 +99,7 @@ def _taught_loss(logits: Float[Tensor, "n v"], taught: Float[Tensor, "n v"]) -> 
 
 
 def supervision(
-    model: HRMForCausalLM,
+    model: Supervised,
     thought: Thought,
     budget: Budget,
     targets: Int[Tensor, "b p"],
@@ -103,26 +127,24 @@ def supervision(
     before: tuple[Tensor, Tensor] | None = None
 
     def q_loss(z: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
-        q = model.model.q_head(z)
+        q = model.q_head(z)
         value = q[..., 0] - q[..., 1] if budget.q_continue else q[..., 0]
         each = F.binary_cross_entropy_with_logits(value, wanted, reduction="none")
         return config.q_weight * (each * counted).sum() / count
 
     for segment in range(budget.max_segments):
         if segment:
-            thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
-            if thought.kept is not None:
-                thought.kept.detach()
+            thought.detach()
         live = thought.live
         if not (thought.all_live or bool(live.any())):
             return
         counted = (labelled & live).to(torch.float32)
-        model.model.segment(thought, budget.schedule)
+        model.segment(thought, budget.schedule)
         z = thought.exited.z_h
         stop, times = None, torch.ones_like(counted)
         if budget.halting == "q":
             with torch.no_grad():
-                stop = budget.probability(model.model.q_head(z)) > budget.threshold
+                stop = budget.probability(model.q_head(z)) > budget.exit_threshold
             stop = stop & ~(explores & (thought.segment < least))
             times = times + stop * (budget.max_segments - thought.segment)
         # With a large vocabulary the output layer is most of the work: only live tokens go through it.
@@ -161,7 +183,7 @@ def _chosen(t: Tensor, chosen: Tensor | None) -> Tensor:
 
 
 def supervised_loss(
-    model: HRMForCausalLM, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
+    model: Supervised, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
 ) -> Tensor:
     """Mean over the segments of the token loss, plus the weighted loss of the Q head: `supervision` in one graph."""
     count = (targets != -100).sum() if items is None else items

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 
 def prefix_blocks(token_types: Int[Tensor, "b p"]) -> Int[Tensor, "b p"]:
@@ -47,3 +50,49 @@ def visible(
         padding = torch.nn.functional.pad(padding, (0, keys - padding.shape[1]), value=True)
         allowed = (allowed & padding[:, None]) | (old == new)[None]
     return allowed[:, None]
+
+
+class Sight(NamedTuple):
+    """Who sees whom in a forward pass: plainly causal, or by a mask."""
+
+    causal: bool
+    mask: Tensor | None = None
+    """[b, 1, p, k] where it is not plainly causal; None where every new token may look at everything."""
+    blocks: Tensor | None = None
+    """The prefix blocks [b, p] that the mask was made from."""
+    padding: Tensor | None = None
+    """And the padding [b, k]: false for padding."""
+
+
+def whole(attention_mask: Tensor | dict[str, Tensor] | None) -> bool:
+    """Whether the mask says for every pair who sees whom, as `generate` makes it for caches of fixed size."""
+    return isinstance(attention_mask, dict) or (attention_mask is not None and attention_mask.ndim == 4)
+
+
+def sight(
+    attention_mask: Tensor | dict[str, Tensor] | None,
+    blocks: Int[Tensor, "b p"] | None,
+    position_ids: Tensor | None,
+    length: int,
+    past: int,
+    cache: Cache | None,
+    device: torch.device,
+) -> Sight:
+    """Who sees whom among `length` new tokens behind `past` old ones."""
+    if whole(attention_mask):
+        mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask
+        return Sight(False, mask if mask is None or mask.dtype == torch.bool else mask == 0)
+    assert not isinstance(attention_mask, dict)
+    padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+    packed = None
+    if position_ids is not None and attention_mask is None and cache is None:
+        packed = documents(position_ids)
+    keys = past + length
+    if cache is not None and cache.is_compileable:
+        keys = cache.get_mask_sizes(length, 0)[0]
+    if blocks is None and padding is None and packed is None and keys == past + length and not past and length > 1:
+        return Sight(True)
+    mask = None
+    if length > 1 or padding is not None or keys > past + length:
+        mask = visible(length, past, keys, device, padding, blocks, packed)
+    return Sight(False, mask, blocks, padding)

@@ -12,7 +12,6 @@ from hrm.files.reading import UserError
 from hrm.text.config import TextConfig
 from hrm.text.load import configure
 from hrm.text.model import HRMConfig, HRMForCausalLM
-from hrm.text.model.cache import slots_of
 
 
 def count(shape: HRMConfig, length: int, **request: Any) -> tuple[int, int]:
@@ -37,7 +36,7 @@ def plan(config: TextConfig) -> dict[str, Any]:
         raise UserError(f"--text.length {length} is longer than the model's {shape.max_position_embeddings} positions")
     parameters, flops = count(shape, length)
     width = 2 if config.train.precision != "float32" else 4
-    slots = slots_of(shape, shape.schedule).count(shape.max_segments)
+    slots = shape.slots().count(shape.max_segments)
     return {
         "parameters": parameters,
         "steps": config.train.steps,

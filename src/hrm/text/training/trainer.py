@@ -51,13 +51,11 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         self.config, self.data = config, data
         model = model.to(accelerator.device).train()
         dtype = getattr(torch, config.train.precision)
-        model.model.compute_dtype = None if dtype == torch.float32 else dtype
-        model.model.gradient_checkpointing = config.train.checkpoint_activations
+        model.compute_dtype = dtype
+        if config.train.checkpoint_activations:
+            model.gradient_checkpointing_enable()
         if config.train.compile:
-            model.model.gathers = False
-            for stack in (model.model.recurrence.fast, model.model.recurrence.slow):
-                if stack is not None:
-                    stack.compile(dynamic=False)
+            model.compile_stacks()
         updates = Updates(model, config.optim, config.train, accelerator)
         super().__init__(model, updates, config.train, config.seed, accelerator)
 
@@ -90,7 +88,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
 
     def _budget(self) -> Any:
         """What tokens may spend in this step: the model's own, or fewer segments where depth is sampled."""
-        budget = self.model.model.budget()
+        budget = self.model.budget()
         if self.model.config.depth_sampling and budget.max_segments > 1:
             budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
         return budget
@@ -104,8 +102,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         total, first, last = 0.0, None, None
         for loss, each in supervision(self.model, thought, budget, labels, count, draws):  # type: ignore[arg-type]
             (loss * self.updates.loss_scale).backward()
-            if thought.kept is not None:
-                thought.kept.forget()
+            thought.forget()
             total = total + loss.detach().to(self.wide)
             first, last = (each if first is None else first), each
         assert first is not None and last is not None
@@ -117,7 +114,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         batch = self.data.batch(self.seed, self.step_number, range(rows), self.train.batch_size, length)
         tensors = [torch.from_numpy(array).to(device) for array in (*batch, batch.token_types)]
         draws, count = torch.zeros(2, rows, length, device=device), (tensors[1] != -100).sum().clamp(min=1)
-        self._think(*tensors, draws, count, self.model.model.budget())  # type: ignore[call-arg]
+        self._think(*tensors, draws, count, self.model.budget())  # type: ignore[call-arg]
 
     def means(self, sums: dict[str, float], steps: int) -> dict[str, Any]:
         """Of the tokens."""

@@ -15,7 +15,6 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from hrm.core.layers import at_least_float32
 from hrm.files.reading import UserError
 from hrm.text.config import Decoding
-from hrm.text.model.halting import stops
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -116,7 +115,7 @@ def complete(
     """
     sampling = sampling or Sampling()
     sampling.check()
-    model.model.budget(**request)
+    model.budget(**request)
     positions = model.config.max_position_embeddings
     most = min(memory or positions, positions)
     encoded = [encode(tokenizer, prompt, positions - 1) if isinstance(prompt, str) else [*prompt] for prompt in prompts]
@@ -191,7 +190,7 @@ def candidates(
 
     `depths` has the entropy in nats and P(halt) of each segment; `depth` is where the budget's criterion stops.
     """
-    budget = model.model.budget(**request)
+    budget = model.budget(**request)
     budget.check(None, 0, model.lm_head)
     ids = torch.tensor([encode(tokenizer, prompt, model.config.max_position_embeddings)], device=model.device)
     types = torch.ones_like(ids) if model.config.prefix_lm else None
@@ -200,11 +199,11 @@ def candidates(
         thought = model.begin(input_ids=ids, token_type_ids=types, budget=budget)
         while len(columns) < max(depth, budget.max_segments) or not depth:
             before = thought.exited.z_h
-            model.model.segment(thought, budget.schedule)
+            model.segment(thought, budget.schedule)
             z = thought.exited.z_h[:, -1]
             columns.append(torch.log_softmax(at_least_float32(model.lm_head(z)), dim=-1)[0])
-            confidences.append(float(budget.probability(model.model.q_head(z))[0]))
-            stop = stops(thought, before, budget, model.model.q_head, model.lm_head)
+            confidences.append(float(model.p_halt(z, budget)[0]))
+            stop = model.stops(thought, before, budget)
             if stop[0, -1] and not depth:
                 depth = len(columns)
             stop[0, -1] = False  # the last token thinks on, the others as the model has them

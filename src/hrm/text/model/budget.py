@@ -1,0 +1,93 @@
+"""What the tokens of a request may spend."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from hrm.core.recurrence import Schedule
+from hrm.files.reading import UserError
+from hrm.text.model.cache import HRMCache
+from hrm.text.model.configuration import Halting, HRMConfig, Rule, State
+
+
+class Budget(NamedTuple):
+    """What the tokens of a request may spend, and when they stop earlier.
+
+    All but the last field may be asked for by name in `forward`, in `generate` and in a `GenerationConfig`.
+    """
+
+    max_segments: int
+    min_segments: int
+    halting: str
+    halting_rule: str
+    exit_threshold: float
+    schedule: Schedule
+    state: str
+    retry_confidence: float
+    retry_segments: int
+    q_continue: bool
+
+    @classmethod
+    def of(cls, config: HRMConfig, **request: Any) -> Budget:
+        """The configuration's budget with a request's changes; UserError for one that cannot be met."""
+        chosen = {name: getattr(config, name) if (wish := request.get(name)) is None else wish for name in REQUEST}
+        most, schedule = chosen["max_segments"], Schedule(*chosen["schedule"])
+        chosen |= {"min_segments": min(chosen["min_segments"], most), "schedule": schedule}
+        budget = cls(**chosen, q_continue=config.q_continue)
+        for name, known in CHOICES.items():
+            value = chosen[name]
+            if value not in known:
+                raise UserError(f"{name} '{value}' is none of {', '.join(known)}")
+        if most < 1 or min(schedule.h_cycles, schedule.l_cycles + (not config.hierarchy)) < 1:
+            raise UserError(f"max_segments {most} and schedule {tuple(schedule)} must be at least 1")
+        if most > 1 and not config.hierarchy:
+            raise UserError("a model without hierarchy is visited once: use max_segments=1")
+        return budget
+
+    def sampled(self, draw: float) -> Budget:
+        """The same with a random number of segments, each from 1 to `max_segments` as likely; `draw` is in [0, 1)."""
+        segments = 1 + int(draw * self.max_segments)
+        return self._replace(max_segments=segments, min_segments=min(self.min_segments, segments))
+
+    @property
+    def limit(self) -> int:
+        """The most segments a token may get, second look included."""
+        return self.max_segments + (self.retry_segments if self.retry_confidence > 0 else 0)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether tokens may get different depths."""
+        return (self.halting != "fixed" and self.limit > 1) or self.limit > self.max_segments
+
+    @property
+    def key(self) -> str:
+        """What a cache must have been filled under for its keys to be the right ones."""
+        depth = self.halting_rule if self.adaptive else f"{self.max_segments} segments"
+        return f"schedule {tuple(self.schedule)}, {depth}"
+
+    def check(self, cache: Cache | None, slots: int, head: Any) -> None:
+        """UserError for a request that lacks what it needs, such as `slots` layers in a cache of fixed size."""
+        if self.halting == "kl" and head is None:
+            raise UserError("halting 'kl' compares predictions, and this model has no output layer: use q or change")
+        fixed = cache is not None and cache.layer_class_to_replicate is None and not isinstance(cache, HRMCache)
+        if cache is not None and fixed and len(cache) < slots:
+            raise UserError(
+                f"{type(cache).__name__} has {len(cache)} layers and this request needs {slots}: "
+                "raise max_segments in the configuration that the cache is made from, or leave it to generate"
+            )
+        if self.state == "carry" and cache is not None and not isinstance(cache, HRMCache):
+            raise UserError("state 'carry' keeps the last token's state in HRMCache: do not pass another cache")
+
+    def probability(self, q: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b"]:
+        """P(halt) of the Q head's two values: against going on, or on its own (TRM)."""
+        return torch.sigmoid(q[..., 0] - q[..., 1] if self.q_continue else q[..., 0])
+
+
+REQUEST = Budget._fields[:-1]
+"""What a request may set."""
+CHOICES = {"halting": get_args(Halting), "halting_rule": get_args(Rule), "state": get_args(State)}

@@ -1,0 +1,239 @@
+"""The causal language model: logits and losses of a thought, and the ways in for who trains, measures and generates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+
+from hrm.core.halting import QHead
+from hrm.core.layers import Linear
+from hrm.core.recurrence import Recurrence, Schedule
+from hrm.files.reading import UserError
+from hrm.text.model.budget import Budget
+from hrm.text.model.configuration import HRMConfig
+from hrm.text.model.generation import HRMGenerationMixin
+from hrm.text.model.halting import stops
+from hrm.text.model.loss import supervised_loss, token_loss
+from hrm.text.model.masks import prefix_blocks, visible
+from hrm.text.model.modeling import HRMModel, HRMPreTrainedModel, as_dict, refuse_arguments
+from hrm.text.model.thought import Thought, Watch
+
+
+@dataclass
+class HRMOutput(CausalLMOutputWithPast):
+    """Logits, and for every token its depth in segments and the Q head's P(halt), both [b, p].
+
+    `retried`: whether low confidence made it go on; None where that is off.
+    """
+
+    # Accelerate makes one from a dict, as its first argument, which jaxtyping's wrapper in the tests does not know.
+    __no_type_check__ = True
+
+    depth: Tensor | None = None
+    confidence: Tensor | None = None
+    retried: Tensor | None = None
+
+
+class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
+    """The next token after every token, each thought about as long as it needs."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [r"model\.q_head\..*"]  # noqa: RUF012
+
+    def __init__(self, config: HRMConfig, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.model = HRMModel(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        if not self.lm_head.weight.is_meta:
+            self.lm_head._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The two stacks and their loop."""
+        return self.model.recurrence
+
+    @property
+    def q_head(self) -> QHead:
+        """The Q head, which reads from a state whether more thought would help."""
+        return self.model.q_head
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of states and activations: the weights' own, unless set to train float32 weights in bfloat16."""
+        return self.model.compute_dtype or self.dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        self.model.compute_dtype = None if dtype == torch.float32 else dtype
+
+    def compile_stacks(self) -> None:
+        """Compile both stacks for the one shape of a training: all tokens are computed, halted ones too."""
+        self.model.gathers = False
+        for stack in (self.recurrence.fast, self.recurrence.slow):
+            if stack is not None:
+                stack.compile(dynamic=False)
+
+    def budget(self, **request: Any) -> Budget:
+        """`HRMModel.budget`."""
+        return self.model.budget(**request)
+
+    def begin(self, **tokens: Any) -> Thought:
+        """`HRMModel.begin`, with the output layer ready for the thought's dtype."""
+        self._refresh_head()
+        return self.model.begin(**tokens)
+
+    def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
+        """`HRMModel.segment`."""
+        self.model.segment(thought, schedule)
+
+    def think(self, thought: Thought, budget: Budget) -> None:
+        """`HRMModel.think`, with the output layer for criteria that compare predictions."""
+        self.model.think(thought, budget, self.lm_head)
+
+    def stops(self, thought: Thought, before: Float[Tensor, "b p d"], budget: Budget) -> Bool[Tensor, "b p"]:
+        """Which live tokens halt after this segment; `before` are the states they had."""
+        return stops(thought, before, budget, self.q_head, self.lm_head)
+
+    def p_halt(self, z: Float[Tensor, "*b d"], budget: Budget) -> Float[Tensor, "*b"]:
+        """The Q head's P(halt) of states."""
+        return budget.probability(self.q_head(z))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        budget: Budget | None = None,
+        trace: Any = None,
+        return_dict: bool | None = None,
+        **request: Any,
+    ) -> HRMOutput | tuple[Any, ...]:
+        """Logits of the next tokens, with a loss where there are labels (shifted here, as everywhere).
+
+        `request` names what differs from the configuration (`Budget`), such as max_segments=4 or halting="q", where no
+        whole budget is given. While training the loss is the mean over the segments' losses plus the Q head's; memory
+        grows with segments. Labels inside a prefix block are ignored, because its tokens see each other.
+        """
+        refuse_arguments(HRMForCausalLM.forward, request)
+        budget, items = budget or self.budget(**request), request.get("num_items_in_batch")
+        tokens: dict[str, Any] = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+        }
+        targets = None if labels is None else self._targets(labels, token_type_ids)
+        if targets is not None and self.training:
+            if past_key_values is not None:
+                raise UserError("training reads whole texts, without past_key_values (prefix tuning): use LoRA")
+            watch = self.model.watch(output_hidden_states, output_attentions)
+            result = self._learn(tokens, budget, targets, items, watch, logits_to_keep)
+            return result if as_dict(self.config, return_dict) else result.to_tuple()
+        self._refresh_head()
+        out = self.model(
+            **tokens,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            head=self.lm_head,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            budget=budget,
+            return_dict=True,
+        )
+        z = out.last_hidden_state
+        kept = slice_logits_to_keep(z, logits_to_keep)
+        decoder = self.model.decoder
+        logits = self.lm_head(kept) if decoder is None else decoder.head(kept)
+        loss = None
+        if targets is not None:
+            losses = token_loss(self.lm_head(z) if kept.shape != z.shape else logits, targets)
+            loss = losses.sum() / ((targets != -100).sum() if items is None else items)
+        confidence = self.p_halt(z, budget)
+        if trace is not None:
+            trace.add(logits[:, -1], out.depth[:, -1], confidence[:, -1], out.retried)
+        result = HRMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            depth=out.depth,
+            confidence=confidence,
+            retried=out.retried,
+        )
+        return result if as_dict(self.config, return_dict) else result.to_tuple()
+
+    def _learn(
+        self,
+        tokens: dict[str, Any],
+        budget: Budget,
+        targets: Int[Tensor, "b p"],
+        items: Any,
+        watch: Watch | None,
+        logits_to_keep: int | Tensor,
+    ) -> HRMOutput:
+        """The loss of all segments in one graph, as `transformers.Trainer` asks for it."""
+        if self.config.depth_sampling:
+            budget = budget.sampled(float(torch.rand(())))
+        thought = self.begin(**tokens, budget=budget)
+        thought.watch = watch
+        loss = supervised_loss(self, thought, budget, targets, items)
+        logits = thought.logits
+        if logits is None:
+            with torch.no_grad():
+                logits = self.lm_head(thought.exited.z_h)
+        result = HRMOutput(loss=loss, logits=slice_logits_to_keep(logits, logits_to_keep), depth=thought.depth)  # type: ignore[arg-type]
+        if watch is not None:
+            result.hidden_states, result.attentions = watch.hidden_states(thought), watch.attention_maps()  # type: ignore[assignment]
+        return result
+
+    def _refresh_head(self) -> None:
+        dtype = self.model.compute_dtype
+        if dtype is not None and isinstance(self.lm_head, Linear):
+            self.lm_head.refresh(dtype, self.training and torch.is_grad_enabled())
+
+    def _targets(self, labels: Int[Tensor, "b p"], token_types: Tensor | None) -> Int[Tensor, "b p"]:
+        """The label of the next token at every position, -100 at the last one and inside prefixes."""
+        targets = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        blocks = self.model.blocks(token_types, labels.shape[1])
+        if blocks is None:
+            return targets
+        following = nn.functional.pad(blocks, (0, 1), value=-1)[:, 1:]
+        return targets.masked_fill((blocks >= 0) & (blocks == following), -100)
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: HRMConfig,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The whole mask [b, 1, p, k], for caches of fixed size."""
+        assert past_key_values is not None
+        length, past = inputs_embeds.shape[1], int(past_key_values.get_seq_length())
+        keys = past_key_values.get_mask_sizes(length, 0)[0]
+        padding = None if attention_mask is None else attention_mask.bool()
+        blocks = None
+        if token_type_ids is not None and config.prefix_lm:
+            blocks = prefix_blocks(token_type_ids[:, -length:])
+        return visible(length, past, keys, inputs_embeds.device, padding, blocks)

@@ -1,0 +1,148 @@
+"""The keys and values of one forward pass: what attention sees of caches, sharing and halting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from hrm.text.model.cache import HRMCache
+from hrm.text.model.selection import Everyone
+from hrm.text.model.slots import Slots
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Kept:
+    """Keys and values [b, heads, p, e] by slot: of this pass, and where there is a cache those before it.
+
+    `last_exited`: halted tokens keep their last keys and values. `fills`: they are run later (rule `backfill`).
+    """
+
+    def __init__(self, slots: Slots, cache: Cache | None, past: int, last_exited: bool, fills: bool) -> None:
+        self.slots, self.cache, self.last_exited, self.fills = slots, cache, last_exited, fills
+        self.past = past
+        """Positions that the slots of the running segment hold from before."""
+        self.selection = Everyone()
+        """Which tokens the running segment computes."""
+        self._whole: dict[int, Pair] = {}
+        self._own: dict[int, Pair] = {}
+        self._seen: dict[int, tuple[Pair | None, Everyone]] = {}
+
+    @property
+    def lags(self) -> bool:
+        """Whether slots may lack tokens that a deeper segment has to compute first: our cache under `backfill`."""
+        return self.fills and isinstance(self.cache, HRMCache)
+
+    @property
+    def fills_at_once(self) -> bool:
+        """Whether every token gets full depth under `backfill`: a cache of transformers can only be appended to."""
+        return self.fills and not isinstance(self.cache, HRMCache | None)
+
+    def enter(self, segment: int) -> int:
+        """Begin a segment; the column of the first token that it has to compute."""
+        if not self.lags:
+            return 0
+        self.past = self.cache.layer(segment * self.slots.size).length  # type: ignore[union-attr]
+        return self.past
+
+    def update(self, keys: Tensor, values: Tensor, slot: int) -> Pair:
+        """Keep new keys and values [b, heads, p, e] in a slot; return all that this visit may look at."""
+        home, where, again = self._place(slot)
+        grad = torch.is_grad_enabled()
+        # Recomputed activations come here a second time, when later segments have replaced what this one read.
+        seen = self._seen.get(slot) if grad else None
+        old, selection = seen or ((self._whole if again else self._own).get(home), self.selection)
+        if grad:
+            self._seen[slot] = old, selection
+        if again:
+            assert old is not None
+            return _again(old, selection, keys, values)
+        if self.last_exited:
+            if old is not None:
+                keys, values = selection.renew(old[0], keys), selection.renew(old[1], values)
+            if seen is None:
+                self._own[home] = keys, values
+        if self.cache is not None:
+            if isinstance(self.cache, HRMCache):
+                self._catch_up(self.cache, where)
+            keys, values = self.cache.update(keys, values, where)
+        if self.slots.shared and seen is None:
+            self._whole[home] = keys, values
+        return selection.rows(keys), selection.rows(values)
+
+    def detach(self) -> None:
+        """Cut the history of what later segments read."""
+        for kept in (self._whole, self._own):
+            kept.update({home: (keys.detach(), values.detach()) for home, (keys, values) in kept.items()})
+
+    def forget(self) -> None:
+        """Drop what recomputation in a backward pass would need: that pass is over."""
+        self._seen.clear()
+
+    def places(self, slot: int, layers: int) -> list[tuple[Tensor, Tensor, bool]]:
+        """Buffers with room for one new token and whether it is written there, for the layers of a visit.
+
+        For code that writes by itself, into a cache of ours that holds other tokens; `placed` has to follow.
+        """
+        assert isinstance(self.cache, HRMCache)
+        found = []
+        for at in range(slot, slot + layers):
+            _, where, again = self._place(at)
+            if not again:
+                self._catch_up(self.cache, where)
+            found.append((*self.cache.layer(where).reserve(self.past + 1), not again))
+        return found
+
+    def placed(self, slot: int, layers: int) -> None:
+        """Count the new token that was written where `places` said."""
+        assert isinstance(self.cache, HRMCache)
+        for at in range(slot, slot + layers):
+            home, where, again = self._place(at)
+            if again:
+                continue
+            layer = self.cache.layer(where)
+            layer.length = self.past + 1
+            if self.slots.shared:
+                self._whole[home] = layer.keys, layer.values  # type: ignore[assignment]
+            if self.last_exited:
+                self._own[home] = layer.keys[:, :, self.past :], layer.values[:, :, self.past :]  # type: ignore[index]
+
+    def fill(self, done: int, segments: int) -> None:
+        """Write the last keys and values into the slots of segments that no token of this pass has reached.
+
+        A cache of transformers needs that; ours lets them lag and copies them when a deeper token comes.
+        """
+        if self.cache is None or isinstance(self.cache, HRMCache) or self.slots.share_segments:
+            return
+        for segment in range(done, segments):
+            for home, (keys, values) in self._own.items():
+                self.cache.update(keys, values, segment * self.slots.size + home)
+
+    def _place(self, slot: int) -> tuple[int, int, bool]:
+        """Home in its segment and slot of the cache, and whether the slot is only read: an earlier one has written."""
+        slots = self.slots
+        segment, visit = divmod(slot, len(slots.homes))
+        home = slots.homes[visit]
+        again = not slots.first[visit] or bool(segment and slots.share_segments)
+        return home, home if slots.share_segments else segment * slots.size + home, again
+
+    def _catch_up(self, cache: HRMCache, slot: int) -> None:
+        """Give a slot the tokens that halted before its segment: their last keys and values are one segment below."""
+        layer = cache.layer(slot)
+        if layer.length < self.past:
+            below = cache.layer(slot - self.slots.size)
+            layer.update(
+                below.keys[:, :, layer.length : self.past],  # type: ignore[index]
+                below.values[:, :, layer.length : self.past],  # type: ignore[index]
+            )
+
+
+def _again(old: Pair, selection: Everyone, keys: Tensor, values: Tensor) -> Pair:
+    """What an earlier visit has written, for one that only reads."""
+    if keys.requires_grad and not old[0].requires_grad and selection.same_tokens(old[0], keys):
+        # The first visit ran without gradient. At the fixed point its keys are those of this visit, and so is
+        # their gradient: the step that HRM's one-step gradient takes for the states.
+        steps = keys - keys.detach(), values - values.detach()
+        old = old[0] + selection.step(old[0], steps[0]), old[1] + selection.step(old[1], steps[1])
+    return selection.rows(old[0]), selection.rows(old[1])
