@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Judge texts, or what text models write, on a scale from shuffled (0) to held-out text (100) of a reference."""
+    """Judge texts, or what text models write, on a scale: 0 is the reference shuffled, 100 its held-out text."""
 
     sources: Positional[tuple[str, ...]]
     """Text files, and text runs or saved models, which then write themselves."""
     reference: str
     """Text to compare with, usually what was trained on: a file, a folder of files or a Hub data set."""
     training: str | None = None
-    """Text that may have been copied from; default: the reference."""
+    """Text that may have been copied; default: the reference."""
     words: Path | None = None
     """File of words, divided by white space, that are real besides those of the reference."""
     encoding: str | None = None
-    """Of the files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
+    """Encoding of the files, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     block: int = 1000
     """Characters of the blocks in which texts are measured."""
     json: bool = False
@@ -45,11 +45,11 @@ class TextOptions:
     save: Path | None = None
     """Folder for the texts that models write."""
     characters: int = 20_000
-    """How much a model writes."""
+    """How many characters a model writes."""
     max_segments: tuple[int, ...] = ()
     """Depths at which a model writes, each a row of the table; default: its own."""
     checkpoint: tuple[str, ...] = ("best",)
-    """Of a run: best, latest or steps, each a row of the table; all for every step kept."""
+    """Checkpoints of a run: best, latest or steps, each a row of the table; all: every one kept."""
     temperature: float = 1.0
     """Below 1 the probable becomes more probable."""
     seed: int = 0

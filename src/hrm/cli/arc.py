@@ -30,7 +30,7 @@ class BuildOptions:
     largest: int = 30
     """Leave out tasks with a grid of more rows or columns."""
     count: int | None = None
-    """Keep only the first so many, in the order of their ids."""
+    """Keep only this many, the first in the order of their ids."""
     skip_bad: bool = False
     """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     overwrite: bool = False
@@ -60,7 +60,7 @@ class ShowOptions:
     data: Positional[str]
     """Task files or folders, joined by commas."""
     task: str | None = None
-    """The id of the task; default: the first."""
+    """Id of the task; default: the first."""
     svg: Path | None = None
     """File for the picture."""
     json: bool = False
@@ -80,11 +80,11 @@ class EvalOptions:
     copies: int | None = None
     """Copies that vote; default: all that were trained."""
     max_segments: int | None = None
-    """Segments after which a readout counts as it is; default: as in training."""
+    """Segments after which the readout is taken as it is; default: as in training."""
     halt: bool = True
-    """Take the readout at which the Q head halts."""
+    """Let the Q head stop early; off: take the last readout."""
     fit: bool = True
-    """Also count the demonstrations that the model reproduces."""
+    """Also count how many demonstrations the model reproduces."""
     submission: Path | None = None
     """File for the guesses in the official form."""
     pictures: Path | None = None

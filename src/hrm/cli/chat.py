@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Talk with a text model. It remembers what was said as far as it fits; /help lists what else can be said to it."""
+    """Talk with a text model. It remembers as much of the conversation as fits; /help lists its commands."""
 
     run: Positional[str]
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
@@ -30,19 +30,19 @@ class Options:
     """How long to think about each token; auto: as long as it needs."""
     decoding: Draws = field(default_factory=lambda: Decoding(max_new_tokens=300, temperature=0.8))
     stop: Literal["natural", "length", "unlimited"] | None = None
-    """At a sentence end, after --max-new-tokens, or at Ctrl-C; default: natural, for questions and answers length."""
+    """Stop at the end of a sentence, after --max-new-tokens, or at Ctrl-C; default: natural; length for questions."""
     min_characters: int = 80
-    """The least that an answer has before it stops at a sentence end."""
+    """Shortest answer, before it may stop at the end of a sentence."""
     memory: int | None = None
-    """Tokens that it remembers; default: those of a training row, or all positions of the model."""
+    """Tokens that it remembers; default: the length of a training row, or all positions of the model."""
     plain: bool = False
-    """Go on with the text, even where the model has learned questions and answers."""
+    """Continue the text, even where the model has learned questions and answers."""
     load: Path | None = None
-    """Go on with a conversation that /save kept."""
+    """Resume a conversation that /save kept."""
     batch: str | None = None
-    """Answer each line of a file, or of - for standard input, on its own instead."""
+    """Instead: answer each line of a file, or of - for standard input, on its own."""
     encoding: str | None = None
-    """Of the file of a batch, as cp1251 or gb18030; default: what it is found to be, which is said if not UTF-8."""
+    """Encoding of the batch file, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     json: bool = False
     """Print one JSON object per answer of a batch."""
     checkpoint: str = "best"
@@ -95,7 +95,7 @@ def _session(options: Options) -> Session:
 
 
 def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options) -> int:
-    """Each line is a talk of its own, or goes on from the loaded one."""
+    """Each line is a conversation of its own, or continues the loaded one."""
     from hrm.text.chat.commands import Talk, mode_notice
 
     if notice := mode_notice(Talk(session), measure=False):

@@ -40,7 +40,7 @@ class ShowOptions:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """The same of a text preset."""
+    """Print every setting of a text preset, file or run, with the flags applied, as YAML."""
 
     preset: Positional[str]
     """Text preset, YAML file or run folder."""
@@ -89,7 +89,7 @@ def list_(args: list[str]) -> int:
         return 0
     width, indent = shutil.get_terminal_size().columns, max(len(row["preset"]) for row in found) + 2
     for kind in ("puzzles", "text"):
-        print(f"of {kind}:")
+        print(f"{kind}:")
         for row in found:
             if row["kind"] == kind:
                 print(*entry(row["preset"], row["about"], indent + 2, width), sep="\n")
@@ -110,7 +110,7 @@ def diff(args: list[str]) -> int:
     options = parse("config diff", DiffOptions, args, example="hrm config diff sudoku-extreme sudoku-extreme-trm")
     kinds: list[Any] = [kind_of(name) for name in (options.first, options.second)]
     if kinds[0] is not kinds[1]:
-        raise UserError(f"{options.first} and {options.second} are of puzzles and of text: they have nothing in common")
+        raise UserError(f"{options.first} and {options.second} are of puzzles and of text: compare two of one family")
     first, second = (settings(load_preset(name, kinds[0])) for name in (options.first, options.second))
     differ = [name for name in first if first[name] != second[name]]
     if options.json:

@@ -26,7 +26,7 @@ class Options:
     """Turn a model of another implementation into ours, or ours into theirs; the weights stay the same."""
 
     source: Positional[Path]
-    """Run folder, official folder (all_config.yaml and step_N) or one step_N file in it, or one of transformers."""
+    """Run folder, official folder (all_config.yaml and step_N), one step_N file in it, or a folder of transformers."""
     out: Positional[Path]
     """New folder to write."""
     to: Literal["hrm", "hrm_lm", "hrm_text", "sapient-hrm", "trm"]

@@ -51,14 +51,14 @@ class BuildOptions:
     puzzles: int = 1000
     """Training puzzles to make."""
     test: int = 0
-    """Test puzzles, no symmetric variant of which is among the training puzzles."""
+    """Test puzzles to make; none is a symmetric variant of a training puzzle."""
     seed: int = 0
     """The same seed makes the same puzzles."""
     convert: tuple[str, ...] = ()
-    """Take the puzzles from these files or dataset folders instead of making them, of several each question once;
+    """Read the puzzles from these files or dataset folders instead of making them. A question in several counts once;
     --test then sets some aside."""
     limit: int | None = None
-    """Take only the first so many training puzzles of each --convert."""
+    """Take only this many training puzzles of each --convert, the first ones."""
     overwrite: bool = False
     """Replace files that exist."""
     json: bool = False
@@ -70,10 +70,9 @@ class CheckOptions:
     """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
 
     path: Positional[str]
-    """File of puzzles or dataset folder, a folder of packed text, or a run, whose files are compared with what was
-    written."""
+    """File of puzzles, dataset folder or folder of packed text; or a run, to see whether its files are still intact."""
     against: str | None = None
-    """Another file or folder that must not share a puzzle with this one, symmetric variants included."""
+    """Another file or folder that must share no puzzle with this one, symmetric variants included."""
     task: Kind | None = None
     """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)
@@ -101,7 +100,7 @@ class ShowOptions:
     count: int = 1
     """How many to draw."""
     split: Literal["train", "test"] = "train"
-    """Which part of a dataset folder."""
+    """Which split of a dataset folder."""
     task: Kind | None = None
     """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Options:
     """Measure a run on puzzles with known answers, which the solver itself never sees.
 
-    Models of text have flags of their own: `hrm eval RUN --help` with such a RUN shows them.
+    A model of text has flags of its own: `hrm eval RUN --help` shows them for such a RUN.
     """
 
     run: Positional[str]
@@ -50,7 +50,7 @@ class Options:
     json: bool = False
     """Print the result as JSON instead of the table."""
     json_file: Path | None = None
-    """File to write the result to as JSON, also while it is measured."""
+    """File to write the result to as JSON, updated while it measures."""
     sweep: Path | None = None
     """Instead: accuracy against compute, up to the given segments, views and restarts, as PATH.json and PATH.png."""
     limit: int | None = None
@@ -58,7 +58,7 @@ class Options:
     skip: int = 0
     """Leave out this many puzzles before these."""
     split: str = "test"
-    """Which part of a dataset folder."""
+    """Which split of a dataset folder."""
     allow_overlap: bool = False
     """Also measure puzzles of which a symmetric variant was trained on."""
     batch_size: int = 64

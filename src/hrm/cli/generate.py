@@ -27,15 +27,15 @@ SHALLOW, MIDDLE, DEEP = (91, 143, 249), (230, 170, 30), (225, 60, 50)
 
 @dataclass(frozen=True)
 class Options:
-    """Write on from a prompt. Each token is thought about as long as it needs; --trace shows how long that was."""
+    """Continue a prompt. Each token gets as many segments as it needs; --trace shows how many."""
 
     run: Positional[str]
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
     prompt: Positional[str]
-    """The text to go on from, or - for standard input."""
+    """The text to continue, or - for standard input."""
     decoding: Draws = field(default_factory=lambda: Decoding(temperature=0.8))
     stop: tuple[str, ...] = ()
-    """End before any of these words."""
+    """Stop before any of these words."""
     max_segments: int | None = None
     """Segments a token may take; default: the model's own."""
     halting: Literal["fixed", "q", "kl", "change"] | None = None
@@ -45,15 +45,15 @@ class Options:
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
     state: Literal["reset", "carry"] | None = None
-    """Whether a new token begins in a fresh state or in the last token's; default: the model's own, mostly reset."""
+    """reset: a new token starts from a fresh state; carry: from the last token's; default: the model's own."""
     trace: bool = False
     """Colour each token by its depth, and mark how sure the Q head is of it."""
     top_k_table: int | None = None
-    """Instead: the so many likeliest next tokens, with their probability after every segment."""
+    """Instead: this many of the likeliest next tokens, with their probability after every segment."""
     best_of: int = 1
-    """Draw so many texts and print the best."""
+    """Draw this many texts and print the best."""
     rank: Literal["q", "q-drawn", "likelihood"] = "q"
-    """What is best: the Q head's mean confidence, the same of the drawn tokens, or the mean log-probability."""
+    """Best by: the Q head's mean confidence, its confidence in the drawn tokens (q-drawn), or mean log-probability."""
     json: bool = False
     """Print one JSON object: the text, and each token with its depth, confidence and entropy."""
     checkpoint: str = "best"

@@ -32,20 +32,24 @@ MAIN = ("epochs", "tokenizer", "settings", "precision", "memory", "grow_every", 
 
 @dataclass(frozen=True)
 class Options:
-    """Learn books: a new run begins with a small model, a known one goes on; press Ctrl-C to pause or stop."""
+    """Learn books: a new run starts with a small model, an existing one continues; Ctrl-C pauses or stops.
+
+    Each book is read three times unless --epochs says otherwise. With the default model, a book of 145,000 characters
+    takes about 80 minutes on one busy core. An estimate for each book is printed before it starts.
+    """
 
     run: Positional[Path]
     """Run folder."""
     books: Positional[tuple[str, ...]] = ()
-    """Text files, read in this order; a known one goes on where it paused, or is learned. None: the paused one."""
+    """Text files, read in this order; a book that was paused is resumed. None: the paused one."""
     fresh: bool = False
     """Start over; the old run is kept under another name."""
     grow: bool = False
     """Add layers now, before the books."""
     stop: bool = False
-    """End the unfinished book where it stands."""
+    """End the unfinished book here."""
     encoding: str | None = None
-    """Of the books, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
+    """Encoding of the books, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     json: bool = False
     """Print the books as JSON at the end."""
     config: Annotated[LearnConfig, tyro.conf.arg(name="")] = field(default_factory=LearnConfig)
@@ -80,7 +84,7 @@ def _main(args: list[str], held: ExitStack) -> int:
         _set_aside(options.run)
     held.enter_context(lock.own(options.run, "learn", new=True))
     if (options.run / "run.json").is_file() and (options.fresh or not known):
-        raise lock.InUse(f"{options.run} has just been begun by another process: go on with that one, or use another")
+        raise lock.InUse(f"{options.run} has just been started by another process: resume that one, or use another")
     from hrm.text.learning.learner import Learner
 
     run, config = options.run, options.config
@@ -93,14 +97,14 @@ def _main(args: list[str], held: ExitStack) -> int:
     epochs = options.config.epochs if any(arg.split("=")[0] == "--epochs" for arg in args) else None
     alone = not books and not options.grow and not options.stop
     if alone and _learn(learner, None, epochs, None)[0]["state"] == "learning":
-        print(f"paused; go on with: hrm learn {shlex.quote(str(options.run))}", file=sys.stderr)
+        print(f"paused; resume with: hrm learn {shlex.quote(str(options.run))}", file=sys.stderr)
     for place, book in enumerate(books):
         entry, asked = _learn(learner, book, epochs, options.encoding)
         if asked is not None:
             left = books[place + (entry["state"] != "learning") :]
             if left:
                 said = "paused" if entry["state"] == "learning" else f"{book.name} counts as learned"
-                print(f"{said}; go on with: hrm learn {shlex.join(map(str, (options.run, *left)))}", file=sys.stderr)
+                print(f"{said}; resume with: hrm learn {shlex.join(map(str, (options.run, *left)))}", file=sys.stderr)
             break
     if options.json:
         print(to_json({"books": learner.books, **learner.facts()}))
@@ -135,7 +139,7 @@ def _base(held: ExitStack, options: Options) -> LearnConfig:
 def _learn(
     learner: Learner, book: Path | None, epochs: int | None, encoding: str | None
 ) -> tuple[dict[str, Any], str | None]:
-    """Learn a book, or go on with the paused one, with a bar of progress, and ask at Ctrl-C in a terminal.
+    """Learn a book, or resume the paused one, with a progress bar, and ask at Ctrl-C in a terminal.
 
     Returns its entry, and how it was ended early.
     """
@@ -181,7 +185,7 @@ def _learn(
         elif kind == "begin":
             console.print(
                 f"{event['book']}: "
-                + (f"going on at update {event['done']:,} of {event['steps']:,}" if event["done"]
+                + (f"resumed at update {event['done']:,} of {event['steps']:,}" if event["done"]
                    else f"{event['steps']:,} updates")
                 + f"; {event['parameters']:,} parameters, "
                 f"{event['vocabulary']} {unit}" + (f"; {event['threads']}" if event["threads"] else ""),
@@ -219,7 +223,7 @@ def _learn(
         saved = checkpoint.complete(learner.run.checkpoints)
         if not saved:
             return "nothing was saved yet"
-        return f"update {checkpoint.step_of(saved[-1])} is saved: hrm learn {learner.run.path} goes on from there"
+        return f"update {checkpoint.step_of(saved[-1])} is saved: hrm learn {learner.run.path} resumes there"
 
     says = "" if asks else "pausing; press Ctrl-C again to stop at once"
     with Interrupt(says, stands) as interrupt, bar:
@@ -259,12 +263,12 @@ def _known(event: dict[str, Any]) -> str:
     if event["state"] != "stopped":
         return f"{same} is learned already"
     part = f"{event['step']:,} of {event['steps']:,} updates"
-    return f"{same} was stopped after {part} and counts as learned: --epochs {event['epochs']} goes on with it"
+    return f"{same} was stopped after {part} and counts as learned: --epochs {event['epochs']} resumes it"
 
 
 def _ask(bar: Any) -> str:
     bar.stop()
-    bar.console.print("pause (p), so that it can go on here later, or stop (s), so that the book counts as learned?")
+    bar.console.print("pause (p), to resume here later, or stop (s), so that the book counts as learned?")
     try:
         return "stop" if input("[p] ").strip().lower().startswith("s") else "pause"
     except (EOFError, OSError):  # nobody is there any more

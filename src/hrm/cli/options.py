@@ -54,7 +54,7 @@ T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 """All settings of a run as flags without a prefix: --arch.l-cycles, not --config.arch.l-cycles."""
 TextSettings = Annotated[TextConfig, tyro.conf.arg(name="")]
-"""The same of a text run."""
+"""All settings of a text run, likewise."""
 Tries = Annotated[Strategy, tyro.conf.arg(name="")]
 """What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
 Draws = Annotated[Decoding, tyro.conf.arg(name="")]
@@ -192,7 +192,9 @@ def help_text(
     more = f"`hrm {verb} --help-all` lists all {len(known)} flags. " if len(shown) < len(known) else ""
     lines += [
         "",
-        *textwrap.wrap(more + "--quiet leaves only results and errors; --debug shows where one arose.", width),
+        *textwrap.wrap(
+            more + "--quiet leaves only results and errors; --debug shows the traceback of an error.", width
+        ),
     ]
     return "\n".join(lines)
 

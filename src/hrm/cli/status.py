@@ -22,9 +22,9 @@ class Options:
     run: Positional[Path | None] = None
     """Run folder of hrm learn."""
     folder: Path = Path("runs")
-    """Where runs are listed from."""
+    """Folder whose runs are listed."""
     repair: bool = False
-    """Write a lost or damaged tokenizer anew from the newest checkpoint; the old one is kept."""
+    """Restore a lost or damaged tokenizer from the newest checkpoint; the old one is kept."""
     json: bool = False
     """Print it as JSON."""
 
@@ -124,7 +124,7 @@ def _repair(path: Path, state: dict[str, Any]) -> None:
         folder.rename(kept)
         print(f"the old tokenizer is kept as {kept}", file=sys.stderr)
     rebuild_of(state).save_pretrained(folder)
-    print(f"{folder} written anew with {len(state['tokens'])} tokens", file=sys.stderr)
+    print(f"{folder} restored with {len(state['tokens'])} tokens", file=sys.stderr)
 
 
 def _list(options: Options) -> int:

@@ -40,18 +40,18 @@ class TokenizerOptions:
     kind: Literal["bpe", "char"] = "bpe"
     """bpe: byte-level pairs; char: every character seen."""
     vocabulary: int = 8192
-    """Tokens of byte pairs, the 256 bytes and the end of text included."""
+    """Size of the vocabulary of byte pairs, with the 256 bytes and the end of text."""
     field: str = "text"
     """Field of .jsonl and .parquet files that holds the text."""
     encoding: str | None = None
-    """Of the files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
+    """Encoding of the files, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     json: bool = False
     """Print the result as JSON."""
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """Turn texts or conversations into token files to train on, with a part held out."""
+    """Turn texts or conversations into token files to train on, and hold a part out."""
 
     files: Positional[tuple[str, ...]]
     """Texts, .jsonl or .parquet files, folders of them (.gz and .xz too), or data sets of the Hub."""
@@ -60,18 +60,18 @@ class PackOptions:
     tokenizer: str = "char"
     """char: every character of the texts; else a folder, a tokenizer.json, .model or .tiktoken file, or a Hub name."""
     kind: Literal["auto", "text", "chat"] = "auto"
-    """chat: questions and answers or conversations, of which the answers count; default: what the first row is."""
+    """chat: questions and answers, or conversations; the loss is on the answers. auto: as the first row looks."""
     template: str | None = None
     """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
     field: str = "text"
     """Field of .jsonl and .parquet files that holds the text."""
     encoding: str | None = None
-    """Of the files, as cp1251 or gb18030; default: what each is found to be, which is said if it is not UTF-8."""
+    """Encoding of the files, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     holdout: float = 0.1
     """Share held out, in ten blocks spread over the texts; 0 for none."""
     rows: int | None = None
-    """Write HRM's dataset folder (train and test) instead: each text, or question with its answer, in a row of so many
-    tokens, between the tokenizer's begin and end tokens and filled up with its padding."""
+    """Write HRM's dataset folder (train and test) instead: each text, or question with its answer, in a row of this
+    many tokens, between the tokenizer's begin and end tokens and padded."""
     json: bool = False
     """Print the result as JSON."""
 

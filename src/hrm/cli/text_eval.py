@@ -40,7 +40,7 @@ class TextOptions:
     """Text, JSON lines (of conversations the answers count), parquet, a folder of them or packed; default: what the run
     held out."""
     fresh: int | None = None
-    """Instead: so many new questions of the Reasoning Gym data set that the run learned, none of them seen by it."""
+    """Instead: this many new questions of the run's Reasoning Gym data set, none of them seen in training."""
     task: Literal["text", "pairs"] = "text"
     """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L."""
     tasks: tuple[str, ...] = ()
@@ -54,15 +54,15 @@ class TextOptions:
     plot: Path | None = None
     """File for a picture of loss against mean depth: fixed, adaptive at several thresholds, and at random."""
     limit: int | None = None
-    """Measure only about so many tokens, or the first so many questions or items of a task."""
+    """Measure about this many tokens only, or the first questions or items of a task."""
     field: str = "text"
     """Field of JSON lines or parquet that holds the text."""
     encoding: str | None = None
-    """Of --data, as cp1251 or gb18030; default: what each file is found to be, which is said if it is not UTF-8."""
+    """Encoding of --data, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     split: str = "validation"
-    """Which part of a folder of packed text that has several."""
+    """Which split of a folder of packed text."""
     length: int | None = None
-    """Tokens of a window; default: as in training, or what the model reads at most."""
+    """Tokens of a window; default: as in training, or the longest that the model reads."""
     stride: int | None = None
     """Tokens from one window to the next: fewer give every token more context and take longer."""
     max_segments: int | None = None
@@ -70,19 +70,19 @@ class TextOptions:
     halting: Literal["fixed", "q", "kl", "change"] | None = None
     """When a token stops thinking: after all segments, by the Q head, or when its prediction or state settles."""
     exit_threshold: tuple[float, ...] = ()
-    """Where that criterion stops; several are measured one after the other."""
+    """Where that criterion stops; several are measured in turn."""
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
     state: Literal["reset", "carry"] = "reset"
-    """carry: read token by token, each from the last one's state, beside fresh states (one row a text; slow)."""
+    """carry: read token by token, each starting from the last one's state; fresh states are measured as well (slow)."""
     max_new_tokens: int = 128
-    """Tokens of an answer to a question at most."""
+    """Longest answer to a question, in tokens."""
     best_of: int = 1
-    """Draw so many answers to each question: does the Q head pick better ones than likelihood?"""
+    """Draw this many answers to each question: does the Q head pick better ones than likelihood?"""
     temperature: float = 0.8
-    """Of these drawn answers."""
+    """Temperature of these answers."""
     seed: int = 0
-    """Another seed draws other answers, and makes other fresh questions."""
+    """Seed of the drawn answers and of fresh questions."""
     batch_size: int = 8
     """Windows, questions or options in a batch."""
     checkpoint: str = "best"

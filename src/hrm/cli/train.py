@@ -1,4 +1,4 @@
-"""hrm train: teach a model, or go on with a run."""
+"""hrm train: train a model, or resume a run."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ TEXT_MAIN = (
 
 @dataclass(frozen=True)
 class Options:
-    """Train a model on puzzles, or continue a run."""
+    """Train a model on puzzles, or resume a run."""
 
     preset: Positional[str | None] = None
     """Preset, or a YAML file of settings; not together with --resume."""
     resume: Path | None = None
-    """Run folder to continue; flags given with it apply from here on and are recorded."""
+    """Run folder to resume; flags given with it apply from here on and are recorded."""
     init: Path | None = None
-    """Run folder on ARC tasks whose model learns --new-tasks: their embeddings, or all with --train.learn all."""
+    """Run on ARC tasks whose model learns --new-tasks: their embeddings, or all weights with --train.learn all."""
     new_tasks: str | None = None
-    """Task files, joined by commas, whose demonstrations are learnt from --init on."""
+    """Task files, joined by commas, whose demonstrations the model of --init learns."""
     out: Path | None = None
     """Run folder to write; default: runs/PRESET."""
     overwrite: bool = False
     """Replace the run that --out holds."""
     dry_run: bool = False
-    """Only show the resolved settings, parameters, memory, steps and FLOPs."""
+    """Show the resolved settings, parameters, memory, steps and FLOPs, and stop."""
     json: bool = False
     """Print the result as JSON."""
     config: Settings = field(default_factory=Config)
@@ -54,18 +54,18 @@ class Options:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Train a model of text, or continue a run."""
+    """Train a model of text, or resume a run."""
 
     preset: Positional[str | None] = None
     """Text preset, or a YAML file of settings; not together with --resume."""
     resume: Path | None = None
-    """Run folder to continue; flags given with it apply from here on and are recorded."""
+    """Run folder to resume; flags given with it apply from here on and are recorded."""
     out: Path | None = None
     """Run folder to write; default: runs/PRESET."""
     overwrite: bool = False
     """Replace the run that --out holds."""
     dry_run: bool = False
-    """Only show the resolved settings, parameters and FLOPs."""
+    """Show the resolved settings, parameters and FLOPs, and stop."""
     json: bool = False
     """Print the result as JSON."""
     config: TextSettings = field(default_factory=TextConfig)
@@ -173,7 +173,7 @@ def _base(held: ExitStack, options: Options) -> Config:
         if options.preset is not None:
             raise UserError(f"--resume {options.resume} already has its settings: leave out '{options.preset}'")
         if options.init is not None:
-            raise UserError("--resume goes on with a run and --init begins one: use one of them")
+            raise UserError("--resume continues a run and --init starts one: use one of them")
         if options.out is not None or options.overwrite:
             raise UserError(f"--resume {options.resume} writes into that run: leave out --out and --overwrite")
         _own(held, options)

@@ -77,9 +77,9 @@ class HaltingConfig:
     max_segments: Annotated[int, Range(1, 100_000)] = 16
     """A puzzle halts after this many segments at the latest, M_max."""
     exploration: Annotated[float, Range(0, 1)] = 0.1
-    """Probability of a random minimum number of segments, drawn anew at every segment."""
+    """Probability of a random minimum number of segments, drawn again at every segment."""
     q_continue: bool = True
-    """Learn the value of going on by a second forward (HRM); off: halt when q_halt > 0 (TRM)."""
+    """Learn the value of continuing by a second forward pass (HRM); off: halt when q_halt > 0 (TRM)."""
     weight: Annotated[float, Range(0, 10**6)] = 0.5
     """Weight of the halting losses."""
 

@@ -113,7 +113,7 @@ class Strategy:
     stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)
     """What ends an attempt early: the verifier, the Q head (always without verifier), a state that no longer moves."""
     margin: Annotated[float, Range(-(10**6), 10**6)] = 0.0
-    """How far halting must be worth more than going on for the Q head to stop."""
+    """How much more halting must be worth than continuing before the Q head stops."""
     residual: Annotated[float, Range(0, 10**6)] = 0.01
     """Relative change of the slow state below which it no longer moves."""
     vote: Literal["majority", "q", "first"] = "majority"

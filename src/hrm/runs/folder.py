@@ -242,7 +242,7 @@ def refuse_in_use(path: Path, overwrite: bool = False) -> None:
             raise UserError(f"{path} has a run.json that is none of hrm's: choose another folder")
         if not overwrite:
             raise UserError(
-                f"{path} already holds a run: go on with it (--resume), replace it (--overwrite), or choose another "
+                f"{path} already holds a run: resume it (--resume), replace it (--overwrite), or choose another "
                 "folder (--out)"
             )
         return

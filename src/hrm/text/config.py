@@ -30,7 +30,7 @@ class CorpusConfig:
     """text: running text; chat: questions and answers or conversations, with the loss on the answers; gym: the same,
     made by the data set of Reasoning Gym that --data names; rows: HRM's .npy folder of next-token rows."""
     tokenizer: str = "char"
-    """char: a character model of the data; else a folder, file or Hub name. A model to go on with brings its own."""
+    """char: a character model of the data; else a folder, file or Hub name. An existing model brings its own."""
     field: str = "text"
     """Field of JSONL and parquet files that holds the text."""
     template: str | None = None
@@ -56,7 +56,7 @@ class TextConfig(Recipe):
     folder: ClassVar = "text"
 
     model: str = "text-char"
-    """A shape (text-char, text-80m, text-roberta-78m, hrm-text-1b, gpt2-1.5b), or a run or folder to go on with."""
+    """A shape (text-char, text-80m, text-roberta-78m, hrm-text-1b, gpt2-1.5b), or a run or folder to continue from."""
     settings: tuple[str, ...] = ()
     """Changes of the model's settings, each as NAME=VALUE: max_segments=4 dropout=0.1."""
     lora: Annotated[int, Range(0, 4096)] = 0
@@ -83,7 +83,7 @@ class LearnConfig(Recipe):
     """How a learner reads its books, one after another."""
 
     family: ClassVar = "learner"
-    use: ClassVar = "go on with hrm learn, see hrm status and hrm chat"
+    use: ClassVar = "resume it with hrm learn, see hrm status and hrm chat"
     verb: ClassVar = "learn"
 
     tokenizer: str = "char"
@@ -113,7 +113,7 @@ class LearnConfig(Recipe):
     replay: Annotated[float, Range(0, 100)] = 1.5
     """Rows of the memory for each row of the new book."""
     recall: Annotated[float, Range(0, 1000)] = 4.5
-    """Each old book counts 1.5 times as much as the new one, all of them together so many times as much at most."""
+    """Most that all old books together count, in units of the new one; each counts 1.5 times as much as it."""
     grow_every: Annotated[int, Range(0, 10**12)] = 0
     """Characters, each book counted once, after which layers are added: 3_000_000; 0 for never."""
     grow_fast: Annotated[int, Range(0, 1000)] = 2
@@ -154,7 +154,7 @@ class Decoding:
     temperature: Annotated[float, Range(ABOVE_ZERO, 1000)] = 1.0
     """Below 1 prefers likely tokens, above 1 unlikely ones."""
     top_k: Annotated[int, Range(0, 10**9)] = 0
-    """Draw among the so many likeliest tokens; 0: all."""
+    """Draw among this many of the likeliest tokens; 0: all."""
     top_p: Annotated[float, Range(ABOVE_ZERO, 1)] = 1.0
     """Draw among the likeliest tokens that together have this probability."""
     repetition_penalty: Annotated[float, Range(0.01, 100)] = 1.0

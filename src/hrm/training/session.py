@@ -147,7 +147,7 @@ def _explain(subject: Subject[C, T], trainer: T, device: str, reporter: Reporter
     part = f", {learning:,} of them learning," if 0 < learning < total else ""
     reporter.say(
         f"{total:,} parameters{part} on {device} in {train.precision}; {subject.amounts()}; "
-        f"step {trainer.step_number} of {train.steps}"
+        f"step {trainer.step_number:,} of {train.steps:,}"
     )
     for note in subject.notes():
         reporter.say(note)

@@ -69,7 +69,7 @@ def test_what_no_longer_fits_is_dropped_and_said():
     talk = session()
     before = talk.answer("the cat sat on the mat.\nthe dog sat")
     assert before.notices == [
-        "the oldest 23 tokens are forgotten, and more as you go on: 24 tokens fit into the memory"
+        "the oldest 23 tokens are forgotten, and more as you continue: 24 tokens fit into the memory"
     ]
     text = ("the cat sat on the mat.\nthe dog sat")[-12:]
     model, tokenizer, *_ = talk.loaded
@@ -88,7 +88,7 @@ def test_a_long_answer_goes_on_beyond_the_memory():
     answer = talk.answer("the")
     assert len(answer.tokens) == 70 and answer.end == "length"
     assert answer.notices == [
-        f"the oldest {talk.conversation.forgotten} tokens are forgotten, and more as you go on: "
+        f"the oldest {talk.conversation.forgotten} tokens are forgotten, and more as you continue: "
         "24 tokens fit into the memory"
     ]
     assert talk.remembered == 73 - talk.conversation.forgotten < 24

@@ -77,7 +77,7 @@ def test_the_end_token_counts_once(tmp_path: Path):
 
 
 def test_a_template_that_rewrites_the_past_or_lacks_a_place_is_refused():
-    with pytest.raises(UserError, match="writes earlier messages anew"):
+    with pytest.raises(UserError, match="rewrites earlier messages"):
         shown("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}", LONG)
     for plain in ("{question}", "{answer}{question}", "{question}{answer}{answer}"):
         with pytest.raises(UserError, match="--template"):

@@ -407,9 +407,7 @@ def test_a_paused_book_goes_on_without_being_named_and_a_stopped_one_is_not_call
     book = json.loads(capsys.readouterr().out)["books"][1]
     assert (book["state"], book["step"], book["steps"]) == ("stopped", 0, entry["steps"])
     assert hrm(["learn", str(run), str(second(tmp_path))]) == 0
-    said = (
-        f"second.txt was stopped after 0 of {entry['steps']} updates and counts as learned: --epochs 1 goes on with it"
-    )
+    said = f"second.txt was stopped after 0 of {entry['steps']} updates and counts as learned: --epochs 1 resumes it"
     assert said in capsys.readouterr().err
     assert hrm(["learn", str(run), str(second(tmp_path)), "--epochs", "1"]) == 0
     assert Learner.open(run).books[1]["state"] == "finished"

@@ -33,7 +33,7 @@ def test_ctrl_c_asks_and_a_pause_goes_on_to_the_weights_of_an_uninterrupted_run(
             assert "pause (p)" in person.read("[p] ")
             person.key(answer)
             assert person.leaves() == 0
-            assert f"paused; go on with: hrm learn {tmp_path / 'run'} {files[0]} {files[1]}" in person.rest
+            assert f"paused; resume with: hrm learn {tmp_path / 'run'} {files[0]} {files[1]}" in person.rest
         steps = Learner.open(tmp_path / "run").step_number
         assert 5 <= steps < straight.books[0]["step"]
     with learns(tmp_path / "run", *files) as person:
@@ -50,7 +50,7 @@ def test_ctrl_c_and_stop_end_the_book_and_leave_the_next_ones(tmp_path: Path):
         person.key("s\r")
         assert person.leaves() == 0
         assert "held-out bits a character: first.txt" in person.rest  # what was learned is measured
-        assert f"first.txt counts as learned; go on with: hrm learn {tmp_path / 'run'} {files[1]}\r" in person.rest
+        assert f"first.txt counts as learned; resume with: hrm learn {tmp_path / 'run'} {files[1]}\r" in person.rest
     (book,) = Learner.open(tmp_path / "run").books
     assert book["state"] == "stopped" and 5 <= book["step"] < 600 and book["bits_per_character_then"] > 0
 
@@ -64,7 +64,7 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path, number: signal.Sign
         assert line, "it ended early"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "paused; go on with" in said and "[p]" not in said
+    assert process.returncode == 0 and "paused; resume with" in said and "[p]" not in said
     assert Learner.open(tmp_path / "run").books[0]["state"] == "learning"
 
 

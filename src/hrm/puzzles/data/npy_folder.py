@@ -168,10 +168,10 @@ def _load_set(
 def _sizes(what: str, indices: np.ndarray, total: int) -> np.ndarray:
     """How many members each puzzle or group has; UserError unless the indices cut 0..total into pieces."""
     if indices.ndim != 1 or len(indices) == 0 or indices[0] != 0:
-        raise UserError(f"{what} does not start with 0: build the data set anew")
+        raise UserError(f"{what} does not start with 0: build the data set again")
     sizes = np.diff(indices.astype(np.int64))
     if (sizes < 0).any() or indices[-1] != total:
-        raise UserError(f"{what} does not rise to {total}, where it should end: build the data set anew")
+        raise UserError(f"{what} does not rise to {total}, where it should end: build the data set again")
     return sizes
 
 

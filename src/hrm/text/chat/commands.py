@@ -126,7 +126,7 @@ def status(talk: Talk) -> str:
         "memory": f"{session.remembered:,} of {conversation.most:,} tokens, "
         f"{conversation.forgotten:,} {unit} forgotten, {session.cache_bytes / 1024:,.0f} KiB of keys and values",
         "said": f"{said} message{'' if said == 1 else 's'}, {len(conversation.text):,} characters",
-        "form": "questions and answers" if conversation.talks else "a running text, which the model goes on with",
+        "form": "questions and answers" if conversation.talks else "a running text, which the model continues",
         "shows": ", ".join(shown) or "the text alone",
     }
     return "\n".join(f"{name:<10}{value}" for name, value in rows.items())
@@ -152,7 +152,7 @@ def _help(talk: Talk, argument: str) -> str:
     heads = {f"/{name} {command.argument}".rstrip(): command.does for name, command in COMMANDS.items()}
     width = max(map(len, heads)) + 2
     lines = [f"{head:<{width}}{does}" for head, does in heads.items()]
-    empty = "" if talk.session.conversation.talks else "Enter alone lets the model go on; "
+    empty = "" if talk.session.conversation.talks else "Enter alone lets the model continue; "
     also = ", ".join(f"/{name} for /{f'{command} {meant}'.strip()}" for name, (command, meant) in ALIASES.items())
     keys = (
         f"Also {also}; mode deep without the slash. {empty}Alt-Enter begins a new line; // begins a text with a slash."
@@ -273,7 +273,7 @@ COMMANDS: dict[str, Command] = {
     "trace": Command("on|off", "colour depth and confidence of every token", _number("trace", False), SWITCH),
     "debug": Command("on|off", "show the likeliest tokens for every token", _number("debug", False), SWITCH),
     "save": Command("FILE", "keep what was said", _save, files=True, needs=True),
-    "load": Command("FILE", "go on with what was kept", _load, files=True, needs=True),
+    "load": Command("FILE", "resume what was kept", _load, files=True, needs=True),
     "clear": Command("", "forget what was said", _clear),
     "quit": Command("", "end (also Ctrl-D)", _quit),
 }

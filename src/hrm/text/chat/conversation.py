@@ -62,9 +62,7 @@ class Conversation:
         """Add what a person says; empty: the model goes on. A running text goes on in a new line."""
         if not text:
             if self.talks or not self.messages:
-                raise UserError(
-                    "say something first" if self.talks else "write a beginning, which the model goes on from"
-                )
+                raise UserError("say something first" if self.talks else "write a beginning, which the model continues")
             return
         before = self.messages[-1].content[-1:] if self.messages else ""
         if not self.talks and before and not before.isspace() and not text[0].isspace():

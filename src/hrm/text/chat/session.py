@@ -182,7 +182,7 @@ class Session:
             unit = "message" if conversation.talks else "token"
             those = f"oldest {unit} is" if dropped == 1 else f"oldest {dropped:,} {unit}s are"
             answer.notices.append(
-                f"the {those} forgotten, and more as you go on: {conversation.most:,} tokens fit into the memory"
+                f"the {those} forgotten, and more as you continue: {conversation.most:,} tokens fit into the memory"
             )
         answer.text = "".join(token.text for token in answer.tokens)
         answer.seconds = time.perf_counter() - start

@@ -123,7 +123,7 @@ class Terminal:
     def _welcome(self) -> str:
         session, conversation = self.session, self.session.conversation
         parameters = sum(p.numel() for p in session.model.parameters())
-        form = "It answers questions." if conversation.talks else "It goes on with what you write."
+        form = "It answers questions." if conversation.talks else "It continues what you write."
         return (
             f"{session.loaded.name}: {parameters:,} parameters on {session.model.device}, remembers "
             f"{conversation.most:,} tokens. {form}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends."

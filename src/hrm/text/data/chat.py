@@ -95,7 +95,7 @@ def _rendered_pieces(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> 
         said = asked if n == len(messages) else _rendered(tokenizer, messages[: n + 1], False)
         if not asked.startswith(done) or not said.startswith(asked):
             raise UserError(
-                "the tokenizer's chat template writes earlier messages anew with every answer, so that the answers "
+                "the tokenizer's chat template rewrites earlier messages with every answer, so that the answers "
                 "cannot be told from the rest: use --template"
             )
         pieces += [(asked[len(done) :], False), (said[len(asked) :], True)]
