@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import hrm
+from hrm.cli.completion import _help, _words
 from hrm.cli.main import VERBS, main
 from hrm.cli.options import _complaint, options_of
 from hrm.core.arch import ArchConfig
@@ -110,6 +111,20 @@ def test_the_readme_is_short_and_has_every_verb_in_the_order_of_the_help():
     assert re.findall(r"^\| `(\w+)` \|", text, re.M) == list(VERBS)
     headline = text[text.index("## Results") : text.index("[All results]")]
     assert len(re.findall(r"^\| ", headline, re.M)) == 1 + 8
+
+
+CLUMSY = re.compile(r"\b(so many|go(es|ing)? on|anew|of what|the same of)\b")
+
+
+@each_page
+def test_the_pages_use_the_words_of_the_field(page: Path):
+    assert not CLUMSY.search(page.read_text("utf-8"))
+
+
+def test_the_help_uses_the_words_of_the_field():
+    for verb, words in _words().items():
+        if "--help" in words:
+            assert not CLUMSY.search(_help(*verb.split())), verb
 
 
 @each_page
