@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 from hrm.files.ranges import Range
 from hrm.files.reading import UserError, quoted
 
+Join = Literal["every_step", "first_state"]
+Norm = Literal["post", "pre"]
+Unit = Literal["swiglu", "bounded"]
 MOST_BLOCKS = 4000
 """Blocks that a segment may visit."""
 
@@ -38,9 +41,9 @@ class ArchConfig:
     """Steps of L per cycle, T."""
     horizon: str = "last_step"
     """What is back-propagated: last_step, last_cycle, trailing(k) or per_cycle([1, 2])."""
-    join: Literal["every_step", "first_state"] = "every_step"
+    join: Join = "every_step"
     """Where the input enters: at every step of L, or once as the first slow state."""
-    norm: Literal["post", "pre"] = "post"
+    norm: Norm = "post"
     """RMSNorm after each residual sum, or before each branch and once at the stack's exit."""
     norm_eps: Annotated[float, Range(0, 1)] = 1e-5
     """Added to the mean square under RMSNorm's root."""
@@ -56,7 +59,7 @@ class ArchConfig:
     """SwiGLU width: round(expansion * dim * 2/3), up to a multiple of expansion-multiple."""
     expansion_multiple: Annotated[int, Range(1, 65_536)] = 256
     """The inner width is rounded up to a multiple of this."""
-    unit: Literal["swiglu", "bounded"] = "swiglu"
+    unit: Unit = "swiglu"
     """Of the feed-forward layers: silu(g) * v, or sigmoid(g) * rms(g * v), which no input makes large."""
     positions: Literal["rope", "learned", "groups", "none"] = "rope"
     """Rotary, learned per position, learned per row, column and box, or none."""

@@ -180,9 +180,13 @@ def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrai
     given: dict[str, Any] = {}
     for change in changes:
         name, _, text = change.partition("=")
+        value = yaml_of(text, f"--settings {quoted(change)}")
+        ((name, value),) = HRMConfig.translated({name: value}).items()
+        if name == "rope_theta":  # transformers keeps it among the others of its kind
+            name, value = "rope_parameters", dict(config["rope_parameters"] or {"rope_type": "default"}) | {name: value}
         if name not in known:
             raise UserError(f"--settings {quoted(change)}: the model has no setting '{name}'{HRMConfig.instead(name)}")
-        given[name] = yaml_of(text, f"--settings {quoted(change)}")
+        given[name] = value
         if type(known[name]) in (int, float, bool, str):
             try:
                 given[name] = fit(type(known[name]), given[name])

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 from hrm import HRMConfig, HRMForCausalLM
 from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
+from hrm.text.load import configure
 from tests.text.model import small
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
@@ -25,14 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"num_heads": 4}, "use num_attention_heads"),
-        ({"H_layers": 4}, "use slow_layers"),
-        ({"L_cycles": 4}, "use l_cycles"),
-        ({"H_cycles": 3}, "use h_cycles, or in a model that was hrm_text max_segments"),
-        ({"halt_max_steps": 16}, "use max_segments"),
-        ({"halt_exploration_prob": 0.1}, "use exploration"),
-        ({"use_act": True}, "use halting"),
-        ({"use_hierarchical": False}, "use hierarchy"),
+        ({"n_head": 4}, "use num_attention_heads"),
+        ({"no_ACT_continue": True}, "use q_continue"),
         ({"positions": "learned"}, "use rope_parameters, for positions are always rotary"),
         ({"head_dim": 64}, "use hidden_size and num_attention_heads"),
         ({"max_segment": 3}, "did you mean 'max_segments'"),
@@ -50,6 +45,31 @@ def test_settings_are_refused_alike_wherever_they_are_given(folder: Path, given:
         with pytest.raises(UserError) as error:
             call(**given) if call is HRMConfig else call(folder, **given)
         assert words in str(error.value)
+
+
+OTHERS: dict[str, Any] = {
+    "num_heads": 4, "H_layers": 2, "L_layers": 3, "H_cycles": 1, "L_cycles": 3, "halt_max_steps": 5,
+    "halt_exploration_prob": 0.3, "use_act": True, "rope_theta": 5e5,
+}  # fmt: skip
+
+
+def test_the_names_of_other_code_for_these_models_are_translated_before_anything_follows_from_them() -> None:
+    flat: dict[str, Any] = {"use_hierarchical": False, "use_act": False}
+    made, plain = HRMConfig(**OTHERS), HRMConfig(**flat)
+    assert (made.num_attention_heads, made.num_key_value_heads, made.slow_layers, made.fast_layers) == (4, 4, 2, 3)
+    assert (made.h_cycles, made.l_cycles, made.max_segments, made.exploration, made.halting) == (1, 3, 5, 0.3, "q")
+    assert made.rope_parameters is not None and made.rope_parameters["rope_theta"] == 5e5
+    assert not plain.hierarchy and plain.halting == "fixed"
+    assert "num_heads" not in made.to_dict() and HRMConfig.from_dict(made.to_dict()).arch == made.arch
+    assert configure("text-char", [f"{name}={value}" for name, value in OTHERS.items()], None).l_cycles == 3
+    with pytest.raises(UserError, match="give one of them"):
+        HRMConfig.translated({"num_heads": 4, "num_attention_heads": 4})
+
+
+def test_every_setting_that_both_architectures_have_reaches_the_recurrence_of_text() -> None:
+    model = HRMForCausalLM(HRMConfig(vocab_size=20, hidden_size=16, num_attention_heads=2, unit="bounded"))
+    blocks: Any = model.model.recurrence.fast.layers
+    assert model.config.arch.unit == "bounded" and all(block.mlp.bounded for block in blocks)
 
 
 def test_settings_of_a_saved_model_can_be_changed_and_transformers_own_keys_stay(folder: Path) -> None:
@@ -80,7 +100,7 @@ def test_a_configuration_that_was_spoiled_later_is_refused_by_the_model() -> Non
 
 
 def test_settings_of_a_training_are_explained_alike(capsys: pytest.CaptureFixture[str]) -> None:
-    assert hrm(["train", "text-char", "--data", "x", "--dry-run", "--settings", "num_heads=4"]) == 2
+    assert hrm(["train", "text-char", "--data", "x", "--dry-run", "--settings", "n_head=4"]) == 2
     assert "use num_attention_heads" in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from hrm import _auto
-from hrm.core.arch import MOST_BLOCKS, ArchConfig, blocks_of, parse_horizon
+from hrm.core.arch import MOST_BLOCKS, ArchConfig, Join, Norm, Unit, blocks_of, parse_horizon
 from hrm.core.recurrence import Schedule
 from hrm.files import names
 from hrm.files.reading import UserError, nearest, quoted
@@ -25,25 +25,36 @@ Rule = Literal["last_exited", "backfill"]
 State = Literal["reset", "carry"]
 ROPES = ("default", "linear", "yarn", "llama3")
 """The kinds of rotary positions, which leave old positions as they are while the text grows: caches rely on it."""
-ELSEWHERE = {
-    "H_cycles": "h_cycles, or in a model that was hrm_text max_segments",
-    "L_cycles": "l_cycles",
+TRANSLATED = {
+    "num_heads": "num_attention_heads",
     "H_layers": "slow_layers",
     "L_layers": "fast_layers",
+    "H_cycles": "h_cycles",
+    "L_cycles": "l_cycles",
+    "halt_max_steps": "max_segments",
+    "halt_exploration_prob": "exploration",
+    "use_act": "halting",
+    "use_hierarchical": "hierarchy",
+}
+"""Settings of the official HRM and its kin that have another name here, but for use_act with the same values."""
+_OURS = {
+    "dim": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+"""What the recurrence calls otherwise than transformers does."""
+ELSEWHERE = {
     "num_layers_per_stack": "fast_layers and slow_layers",
     "num_hidden_layers": "fast_layers and slow_layers",
     "num_layers": "fast_layers and slow_layers",
     "n_layer": "fast_layers and slow_layers",
     "L_bp_cycles": "horizon, such as 'per_cycle([1, 2])'",
     "H_bp_cycles": "horizon",
-    "halt_max_steps": "max_segments",
     "max_steps": "max_segments",
-    "halt_exploration_prob": "exploration",
-    "use_act": "halting, 'q' with it and 'fixed' without",
     "no_ACT_continue": "q_continue",
-    "use_hierarchical": "hierarchy",
     "use_hierarchy": "hierarchy",
-    "num_heads": "num_attention_heads",
     "n_head": "num_attention_heads",
     "heads": "num_attention_heads",
     "num_kv_heads": "num_key_value_heads",
@@ -66,7 +77,7 @@ ELSEWHERE = {
     "attention_dropout": "dropout",
     "hidden_dropout": "dropout",
 }
-"""How other code for such models calls a setting, and what does the same here."""
+"""How other code calls a setting that has no exact counterpart, and what comes nearest here."""
 # Keys of transformers' own that it reads, or has written in files of its older versions.
 _TRANSFORMERS = (
     "torch_dtype", "num_labels", "rope_scaling", "rope_theta", "partial_rotary_factor", "name_or_path",
@@ -91,6 +102,7 @@ class HRMConfig(PreTrainedConfig):
     - `h_cycles`, `l_cycles`: N and T of one segment; `horizon`: which visits are back-propagated.
     - `join`: where the input enters, at every step of L or once as the first slow state (HRM-Text).
     - `norm`, `gate`: post-norm (HRM) or pre-norm blocks; a sigmoid gate on the attention output (HRM-Text).
+    - `unit`: of the feed-forward layers, `swiglu` or `bounded` (see hrm.core.arch).
     - `embedding_scale`: what embeddings are multiplied by; default sqrt(hidden_size).
     - `prefix_lm`: positions with `token_type_ids == 1` that stand together see each other in both directions.
     - `share_cycles`: later visits of a segment read the keys and values of a layer's first; `share_segments`: all
@@ -134,9 +146,10 @@ class HRMConfig(PreTrainedConfig):
     h_cycles: int = 2
     l_cycles: int = 2
     horizon: str = "last_step"
-    join: Literal["every_step", "first_state"] = "every_step"
-    norm: Literal["post", "pre"] = "post"
+    join: Join = "every_step"
+    norm: Norm = "post"
     gate: bool = False
+    unit: Unit = "swiglu"
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 2048
     rope_parameters: dict[str, Any] | None = None
@@ -178,6 +191,8 @@ class HRMConfig(PreTrainedConfig):
         taken = {*_TRANSFORMERS, *GenerationConfig._get_default_generation_params()}
         if self.horizon != "last_step":
             taken.add("L_bp_cycles")  # models that come from hrm_text keep it for the way back
+        for name, value in self.translated({name: kwargs.pop(name) for name in TRANSLATED.keys() & kwargs}).items():
+            setattr(self, name, value)
         self.refuse(name for name in kwargs if name not in taken and not name.startswith("_"))
         for name in ("attn_implementation", "_attn_implementation"):
             # transformers would take a name of the Hub, fetch the code there and run it.
@@ -201,6 +216,19 @@ class HRMConfig(PreTrainedConfig):
             self.embedding_scale = math.sqrt(self.hidden_size)
         super().__post_init__(**kwargs)
         self.check()
+
+    @staticmethod
+    def translated(given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with the names of other HRM code put into those of here; UserError where one is given by both."""
+        found: dict[str, Any] = {}
+        for name, value in given.items():
+            ours = TRANSLATED.get(name, name)
+            if ours in found or (ours != name and ours in given):
+                raise UserError(f"{quoted(name)} is called {ours} here, and {ours} is given as well: give one of them")
+            if name == "use_act" and isinstance(value, bool):
+                value = "q" if value else "fixed"
+            found[ours] = value
+        return found
 
     @classmethod
     def refuse(cls, names: Iterable[str]) -> None:
@@ -232,6 +260,7 @@ class HRMConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """As in transformers, but what is changed is checked like the rest, and follows it where it depends on it."""
         cls.refuse(name for name in kwargs if name in ELSEWHERE)
+        kwargs = cls.translated(kwargs)
         own = {field.name for field in fields(cls)} | {"rope_theta", "rope_scaling", "partial_rotary_factor"}
         changes = {name: kwargs.pop(name) for name in own & kwargs.keys() if name != "dtype"}
         if changes.keys() & {"rope_theta", "rope_scaling"} and "rope_parameters" not in changes:
@@ -311,29 +340,13 @@ class HRMConfig(PreTrainedConfig):
 
     @property
     def arch(self) -> ArchConfig:
-        """The same architecture in the words of the recurrence."""
+        """The same architecture in the words of the recurrence: what both have by one name, and what is called else."""
         assert self.intermediate_size is not None
-        return ArchConfig(
-            dim=self.hidden_size,
-            heads=self.num_attention_heads,
-            kv_heads=self.num_key_value_heads,
-            fast_layers=self.fast_layers,
-            slow_layers=self.slow_layers,
-            shared=self.shared,
-            hierarchy=self.hierarchy,
-            h_cycles=self.h_cycles,
-            l_cycles=self.l_cycles,
-            horizon=self.horizon,
-            join=self.join,
-            norm=self.norm,
-            norm_eps=self.rms_norm_eps,
-            attention="causal",
-            gate=self.gate,
-            expansion=1.5 * self.intermediate_size / self.hidden_size,
-            expansion_multiple=1,
-            task_positions=0,
-            tied=self.tie_word_embeddings,
-        )
+        own = {field.name for field in fields(self)}
+        names = {field.name: _OURS.get(field.name, field.name) for field in fields(ArchConfig)}
+        same = {ours: getattr(self, name) for ours, name in names.items() if name in own}
+        expansion = 1.5 * self.intermediate_size / self.hidden_size
+        return ArchConfig(**same, attention="causal", expansion=expansion, expansion_multiple=1, task_positions=0)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> HRMConfig:
