@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left, drawn only on a terminal."""
+"""Progress bars with the time left, drawn only on a terminal and gone when done."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[...
             progress.update(task, advance=count, rate=f"{progress.tasks[0].speed or 0:,.0f}/s")
 
         yield advance
+
+
+@contextmanager
+def share(what: str, console: Console | None) -> Iterator[Callable[[float], None]]:
+    """The same for work whose size is not counted: call what it gives with the share done, from 0 to 1."""
+    if console is None or not console.is_terminal:
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def track(things: Collection[T], what: str, console: Console | None) -> Iterator[T]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hrm.cli.options import Positional, choose, parse
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.progress import share
 
 if TYPE_CHECKING:
     from hrm.text.data import Way
@@ -203,21 +202,13 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
             parts = [f"step {step}" if step.isdigit() else step] if len(steps) > 1 else []
             parts += [f"{depth} segment{'s'[: depth > 1]}"] if depth else []
             name = ", ".join([title, *parts])
-            with _progress() as bar:
-                shown = bar.add_task(name, total=options.characters)
+            with share(name, Console(stderr=True)) as report:
 
-                def tell(done: int, bar: Progress = bar, shown: TaskID = shown) -> None:
-                    bar.update(shown, completed=done)
+                def tell(done: int, report: Callable[[float], None] = report) -> None:
+                    report(done / options.characters)
 
                 body = write(model, tokenizer, reference, options.characters, length, sampling, tell, **request)
             if options.save is not None:
                 options.save.mkdir(parents=True, exist_ok=True)
                 output.write(options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt", body)
             yield name, body
-
-
-def _progress() -> Progress:
-    """A bar on a terminal's stderr, gone when done."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrm.cli import facts
 from hrm.cli.options import Positional, choose, parse
 from hrm.console import Console
 from hrm.files import names, output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.progress import share
 from hrm.puzzles.config import Config
 
 if TYPE_CHECKING:
@@ -307,20 +309,14 @@ def _measure(
     """The answers of one checkpoint, and what they are worth."""
     import time
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from hrm.puzzles.arc.measuring import answer, fit, score, submission_of
     from hrm.puzzles.solving import load
 
     solver = load(options.run, step, options.device, options.precision)
     copies = options.copies or solver.task.copies  # type: ignore[attr-defined]
     start = time.perf_counter()
-    console = Console(stderr=True)
-    with Progress(
-        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-        transient=True,
-    ) as bar:  # fmt: skip
-        shown = bar.add_task("", total=copies * sum(len(task.test) for task in tasks))
+    readouts = copies * sum(len(task.test) for task in tasks)
+    with share("answering", Console(stderr=True)) as report:
         answers = list(
             answer(
                 solver,
@@ -330,10 +326,9 @@ def _measure(
                 options.max_segments,
                 options.halt,
                 options.batch_size,
-                lambda done: bar.update(shown, completed=done),
+                lambda done: report(done / readouts),
             )
         )
-    readouts = copies * sum(len(task.test) for task in tasks)
     known = all(pair.output is not None for task in tasks for pair in task.test)
     result: dict[str, Any] = {"status": "answered", "tasks": len(tasks), "copies": copies}
     if options.fit:
@@ -358,9 +353,4 @@ def _counts(tasks: list[ArcTask]) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = []
-    for name, value in result.items():
-        share = "pass@" in name or name.endswith("fitted")
-        shown = f"{value:.2%}" if share else f"{value:.2f}" if isinstance(value, float) else str(value)
-        lines.append(f"{name.replace('_', ' '):<23}{shown}")
-    return "\n".join(lines)
+    return facts.lines(result, lambda name: "pass@" in name or name.endswith("fitted"), 23)

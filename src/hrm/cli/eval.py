@@ -7,12 +7,9 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
-
-from hrm.cli import arc
+from hrm.cli import arc, facts
 from hrm.cli.options import TRIES, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
@@ -20,6 +17,7 @@ from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.progress import bar, share
 from hrm.puzzles.config import Config, Strategy
 from hrm.text.config import is_text
 from hrm.training.interrupt import Ended
@@ -119,17 +117,17 @@ def main(args: list[str]) -> int:
     # A pipe gets the end alone.
     known = options.json_file if options.json_file and output.is_regular(options.json_file) else None
     total, written, done = len(puzzles.inputs), time.monotonic(), 0
-    with _progress(_Rate()) as bar, contextlib.suppress(KeyboardInterrupt, Ended):
-        shown = bar.add_task("", total=total)
-        for done in measurement:
-            bar.update(shown, completed=done)
+    with bar("measuring", total, Console(stderr=True)) as advance, contextlib.suppress(KeyboardInterrupt, Ended):
+        for number in measurement:
+            advance(number - done)
+            done = number
             if known is not None and time.monotonic() - written > EVERY:
                 output.write_json(known, {"skipped": options.skip} | measurement.result())
                 written = time.monotonic()
     result = {"skipped": options.skip} | measurement.result()
     if options.json_file is not None:
         output.write_json(options.json_file, result)
-    print(to_json(result, indent=2) if options.json else _table(result))
+    print(to_json(result, indent=2) if options.json else facts.lines(result, _is_share))
     if done == total:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
@@ -173,16 +171,8 @@ def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
     from hrm.puzzles.measuring.sweep import draw, sweep, table
 
     assert options.sweep is not None
-    with _progress() as bar:
-        shown = bar.add_task("", total=len(puzzles.inputs))
-        step = len(puzzles.inputs)
-        result = sweep(
-            solver,
-            puzzles,
-            options.strategy,
-            options.batch_size,
-            lambda share: bar.update(shown, completed=int(share * step)),
-        )
+    with share("measuring", Console(stderr=True)) as report:
+        result = sweep(solver, puzzles, options.strategy, options.batch_size, report)
     draw(result, _picture(options.sweep))
     for file in (_picture(options.sweep).with_suffix(".json"), options.json_file):
         if file is not None:
@@ -196,24 +186,5 @@ def _picture(path: Path) -> Path:
     return path.with_suffix(".png") if path.suffix in (".json", ".png") else path.with_name(path.name + ".png")
 
 
-def _progress(*columns: ProgressColumn) -> Progress:
-    """A bar on a terminal's stderr, gone when done."""
-    console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn()
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-class _Rate(ProgressColumn):
-    """Puzzles per second so far."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f} puzzles/s")
-
-
-def _table(result: dict[str, Any]) -> str:
-    lines = []
-    for name, value in result.items():
-        share = name.endswith("accuracy") or name in ("valid", "optimal")
-        shown = f"{value:.2%}" if share else f"{value:.2f}" if isinstance(value, float) else str(value)
-        lines.append(f"{name.replace('_', ' '):<20}{shown}")
-    return "\n".join(lines)
+def _is_share(name: str) -> bool:
+    return name.endswith("accuracy") or name in ("valid", "optimal")

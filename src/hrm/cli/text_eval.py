@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
+from hrm.cli import facts
 from hrm.cli.generate import budget_of
 from hrm.cli.options import Positional, parse
 from hrm.console import Console
 from hrm.files import output
+from hrm.files.digest import data_sha256
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.progress import share
 from hrm.puzzles.data.recognition import are_puzzles
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hrm.text.data.chat import Messages
     from hrm.text.load import TextModel
 
-Report = Callable[[float], None]
+_SHARES = ("exact_match", "ended", "q", "q-drawn", "likelihood", "one", "any")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
     model, trained = loaded.model, loaded.length
     budget = model.budget(**request)
     curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
-    with _packed(loaded, options) as (packed, source), progress() as report:
+    with _packed(loaded, options) as (packed, source), _progress() as report:
         longest = model.config.max_position_embeddings
         rows = getattr(packed, "length", None)  # rows of a fixed length
         length = options.length or rows or min(trained or longest, max(1, packed.count - 1))
@@ -196,7 +196,7 @@ def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
             f"{known:,} of the {len(pairs):,} questions were trained on: exact match says more of memory than of skill",
             file=sys.stderr,
         )
-    with progress() as report:
+    with _progress() as report:
         if options.best_of > 1:
             sampling = Sampling(options.max_new_tokens, options.temperature, seed=options.seed)
             result = compare_ranks(
@@ -215,7 +215,8 @@ def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
                 loaded.model, loaded.tokenizer, pairs, options.batch_size, sampling, report, **request
             )
     result |= ({} if known is None else {"trained_on": known}) | _origin(loaded, source)
-    return result, _lines({name: value for name, value in result.items() if name != "answers"})
+    told = {name: value for name, value in result.items() if name != "answers"}
+    return result, facts.lines(told, lambda name: name in _SHARES)
 
 
 def _fresh(loaded: TextModel, options: TextOptions) -> list[Messages]:
@@ -247,9 +248,9 @@ def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
     head = f"{'task':<30}{'accuracy':>10}{'+-':>8}{'per byte':>10}{'guessing':>10}{'segments':>10}{'n':>8}"
     lines = [head]
     for name, items in read.items():
-        with progress(name) as report:
+        with _progress(name) as report:
             row = evaluate_task(loaded.model, loaded.tokenizer, items, options.batch_size, report, **request)
-        found[name] = row | {"data_sha256": _sha256(names(folder)[name])}
+        found[name] = row | {"data_sha256": data_sha256(names(folder)[name])}
         shares = "".join(f"{row[key]:>10.1%}" if key in row else " " * 10 for key in ("accuracy_per_byte", "guessing"))
         lines.append(
             f"{name:<30}{row['accuracy']:>10.1%}{row['standard_error']:>8.1%}{shares}"
@@ -318,43 +319,12 @@ def _template(loaded: TextModel) -> str | None:
 def _origin(loaded: TextModel, source: Path | None) -> dict[str, Any]:
     if source is None:
         return {"checkpoint": loaded.name, "data": "fresh"}
-    return {"checkpoint": loaded.name, "data": str(source), "data_sha256": _sha256(source)}
+    return {"checkpoint": loaded.name, "data": str(source), "data_sha256": data_sha256(source)}
 
 
 def _device(loaded: TextModel) -> dict[str, str]:
     return {"device": str(loaded.model.device), "dtype": str(loaded.model.dtype).removeprefix("torch.")}
 
 
-def _sha256(source: Path) -> str | None:
-    """Of a file, or of a folder's files in the order of their names; None for what is not on this disk."""
-    found = sorted(source.rglob("*")) if source.is_dir() else [source]
-    files = [path for path in found if path.is_file()]
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest() if files else None
-
-
-@contextmanager
-def progress(name: str = "") -> Iterator[Report]:
-    """A bar on a terminal's stderr, gone when done."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        shown = bar.add_task(name, total=1.0)
-        yield lambda share: bar.update(shown, completed=share)
-
-
-def _lines(result: dict[str, Any]) -> str:
-    result = dict(result)
-    for name, value in result.items():
-        if name.endswith("_interval"):
-            result[name] = f"{value[0]:.2%} to {value[1]:.2%}"
-    shares = ("exact_match", "ended", "q", "q-drawn", "likelihood", "one", "any")
-    return "\n".join(
-        f"{name.replace('_', ' '):<20}"
-        + (f"{v:.2%}" if name in shares else f"{v:.2f}" if isinstance(v, float) else f"{v}")
-        for name, v in result.items()
-    )
+def _progress(name: str = "") -> AbstractContextManager[Callable[[float], None]]:
+    return share(name, Console(stderr=True))

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hrm.files import names
+from hrm.files.digest import sha256
 from hrm.files.output import refused, to_json
 from hrm.files.reading import UserError, quoted, reading, reason
 from hrm.runs import durable
@@ -253,12 +254,7 @@ def _sweep(directory: Path) -> None:
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-        size = stream.tell()
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _manifest(step: int, files: Mapping[str, Mapping[str, Any]]) -> bytes:

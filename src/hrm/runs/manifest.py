@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hrm.files import names
+from hrm.files.digest import sha256
 
 _BEGINNINGS = ("dataset.json", "index.json", "tasks.json", "identifiers.json")
 """What makes a folder a part of a data set; one that comes later is no part of this one."""
@@ -49,12 +49,6 @@ def problems(folder: Path, listed: object) -> Iterator[str]:
         facts = path.stat()
         if _known(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) != digest:
             yield f"{path} has changed since it was written: restore it or start a new run"
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrm.core.calibration import calibrate, expected_calibration_error, interval
+from hrm.files.digest import data_sha256
 from hrm.files.npy import IGNORE
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.data.puzzle_set import PuzzleSet
@@ -164,13 +165,5 @@ def _paths(task: Task, question: np.ndarray, label: np.ndarray, readout: np.ndar
 
 def _sha256(puzzles: PuzzleSet) -> str:
     """Of the file; of a folder's files in the order of their names; of the arrays where there is no file."""
-    digest, source = hashlib.sha256(), Path(puzzles.source)
-    found = sorted(source.rglob("*")) if source.is_dir() else [source]
-    files = [path for path in found if path.is_file()]
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    if not files:
-        digest.update(puzzles.inputs.tobytes() + puzzles.labels.tobytes())
-    return digest.hexdigest()
+    found = data_sha256(Path(puzzles.source))
+    return found or hashlib.sha256(puzzles.inputs.tobytes() + puzzles.labels.tobytes()).hexdigest()

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hrm.files import names
+from hrm.files.digest import sha256
 from hrm.files.npy import IGNORE
 from hrm.files.output import to_json
 from hrm.files.reading import UserError, reading
@@ -234,7 +235,7 @@ class Packed:
     def check(self) -> Iterator[str]:
         """A sentence for each file whose content has changed since it was written."""
         for name, digest in self.facts["sha256"].items():
-            if _sha256(names.regular(self.folder / name)) != digest:
+            if sha256(names.regular(self.folder / name)) != digest:
                 yield _changed(self.folder / name)
 
     def _grid(self, seed: int, epoch: int, number: int, length: int) -> list[Span]:
@@ -307,7 +308,7 @@ def _changed(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _unchanged(path: Path, digest: str, *state: int) -> bool:
     """Whether a file has this SHA-256; read anew when its size, time or place on the disk is another."""
-    return _sha256(path) == digest
+    return sha256(path) == digest
 
 
 def _some(stream: Iterator[str]) -> list[str]:
@@ -389,7 +390,7 @@ def _write(
         "eos": eos,
         "vocabulary": len(tokenizer),
         "tokenizer": tokenizer_hash(tokenizer),
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())},
     }
 
 
@@ -411,14 +412,6 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _ones(file: IO[bytes], count: int) -> None:
     for start in range(0, count, 1 << 20):
         file.write(b"\1" * min(1 << 20, count - start))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _flushed(path: Path, content: bytes) -> None:
