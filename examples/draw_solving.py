@@ -17,7 +17,6 @@ from rich.table import Table
 import hrm
 from hrm.puzzles.config import Config
 from hrm.puzzles.pictures.watch import grid
-from hrm.puzzles.solving.conflicts import conflicts
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.tasks import Task
 from hrm.puzzles.training.session import puzzles_of
@@ -52,7 +51,7 @@ def draw(task: Task, segments: list[Segment]) -> Table:
     table = Table.grid(padding=(0, 2))
     grids, notes, details = [task.draw(segments[0].question)], ["question"], [""]
     for segment in segments[:SHOWN] if left_out <= 0 else [*segments[: SHOWN - 1], segments[-1]]:
-        wrong = len(conflicts(task, segment.question, segment.readout))
+        wrong = len(task.wrong(segment.question, segment.readout))
         grids.append(grid(task, segment))
         notes.append(f"segment {segment.segment}")
         details.append(f"{wrong} cells break a rule" if wrong else "[green]verified[/]")

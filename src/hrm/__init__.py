@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hrm.puzzles.pictures.page import page as page
     from hrm.puzzles.solving import Answer as Answer
     from hrm.puzzles.solving import Solver as Solver
+    from hrm.puzzles.tasks import Puzzle as Puzzle
+    from hrm.puzzles.tasks import PuzzleError as PuzzleError
+    from hrm.puzzles.tasks import Task as Task
     from hrm.settings import load_preset as load_preset
     from hrm.text.chat.session import Session as Session
     from hrm.text.config import LearnConfig as LearnConfig
@@ -53,6 +56,7 @@ _PLACES = {
     "hrm.settings": ("load_preset",),
     "hrm.puzzles.config": ("Config",),
     "hrm.puzzles.solving": ("Answer", "Solver"),
+    "hrm.puzzles.tasks": ("Puzzle", "PuzzleError", "Task"),
     "hrm.puzzles.pictures.gif": ("gif",),
     "hrm.puzzles.pictures.page": ("page",),
     "hrm.text.config": ("LearnConfig", "TextConfig"),

@@ -24,7 +24,6 @@ from hrm.runs import lock
 from hrm.settings import kind_of
 from hrm.terminal import report
 
-Kind = Literal["sudoku", "maze", "grid", "gym"]
 _SHOWN = 20  # problems printed one by one
 
 
@@ -34,8 +33,8 @@ class BuildOptions:
 
     out: str
     """A .csv or .csv.gz file (test puzzles go beside it as NAME_test.csv), or a dataset folder in HRM's form."""
-    task: Kind | None = None
-    """sudoku, maze, grid or gym (Reasoning Gym); default: what --convert looks like, or sudoku."""
+    task: str | None = None
+    """sudoku, maze, grid, gym (Reasoning Gym) or FILE.py:CLASS; default: what --convert looks like, or sudoku."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
     size: tuple[int, int] = (30, 30)
@@ -73,8 +72,9 @@ class CheckOptions:
     """File of puzzles, dataset folder or folder of packed text; or a run, to see whether its files are still intact."""
     against: str | None = None
     """Another file or folder that must share no puzzle with this one, symmetric variants included."""
-    task: Kind | None = None
-    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym; default: what the file looks like."""
+    task: str | None = None
+    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym, or FILE.py:CLASS, a task of your own, whose
+    code is run; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box."""
     size: tuple[int, int] = (30, 30)
@@ -101,8 +101,9 @@ class ShowOptions:
     """How many to draw."""
     split: Literal["train", "test"] = "train"
     """Which split of a dataset folder."""
-    task: Kind | None = None
-    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym; default: what the file looks like."""
+    task: str | None = None
+    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym, or FILE.py:CLASS, a task of your own, whose
+    code is run; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box."""
     size: tuple[int, int] = (30, 30)
@@ -184,7 +185,7 @@ def check(args: list[str]) -> int:
     if text_data.is_text(options.path):
         return text_data.check(options.path, options.json)
     if (Path(options.path) / "run.json").is_file():
-        found = _problems_of_run(Path(options.path), options.against)
+        found = _problems_of_run(Path(options.path), options.against, options.task)
     else:
         found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
     if options.json:
@@ -203,7 +204,7 @@ def check(args: list[str]) -> int:
     return 2 if count else 0
 
 
-def _problems_of_run(path: Path, against: str | None) -> Iterator[str]:
+def _problems_of_run(path: Path, against: str | None, task: str | None) -> Iterator[str]:
     """What has changed in a run, and what is wrong with the puzzles that it keeps."""
     from hrm import inspection
     from hrm.puzzles.config import Config
@@ -212,7 +213,7 @@ def _problems_of_run(path: Path, against: str | None) -> Iterator[str]:
     yield from inspection.problems(path)
     if kind_of(path) is Config and npy_folder.splits(path / "data"):
         run = Run.open(path, Config)
-        yield from data.problems(run.data, tasks.build(run.config.task), against, Console(stderr=True))
+        yield from data.problems(run.data, tasks.build(run.config.task, named=task), against, Console(stderr=True))
     elif against is not None:
         raise UserError(f"{path} keeps no puzzles: --against compares those of a run that does")
 
@@ -250,14 +251,16 @@ def _task(options: BuildOptions | CheckOptions | ShowOptions, path: str | None) 
     kind = "gym" if options.gym is not None else options.task
     if kind is None and path is not None:
         return tasks.build(data.infer(path))
+    if kind == "arc":
+        raise UserError("--task arc: tasks of ARC have verbs of their own, hrm arc build|check|show")
     return tasks.build(
         TaskConfig(
-            kind=kind or "sudoku",
             box=options.box,
             size=options.size,
             min_path=options.min_path if isinstance(options, BuildOptions) else TaskConfig.min_path,
             vocabulary=options.vocabulary,
             gym=options.gym or TaskConfig.gym,
             gym_options=options.gym_options,
-        )
+        ),
+        named=kind or "sudoku",
     )

@@ -45,6 +45,8 @@ class Options:
     strategy: Tries = field(default_factory=Strategy)
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
+    task: str | None = None
+    """FILE.py:CLASS, the task of your own that the run was trained on; its code is run."""
     json: bool = False
     """Print the result as JSON instead of the table."""
     json_file: Path | None = None
@@ -95,7 +97,7 @@ def main(args: list[str]) -> int:
     from hrm.puzzles.solving import load
     from hrm.runs import threads
 
-    solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
+    solver = load(options.run, options.checkpoint, options.device, options.precision, options.task, options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
     if options.data is None:
         located = Located(_held_out(options.run, solver.task), lambda row: f"held-out puzzle {row + 1}")

@@ -40,6 +40,8 @@ class Options:
     strategy: Tries = field(default_factory=Strategy)
     also: tuple[str, ...] = ()
     """More run folders on the same task, whose models try in turn."""
+    task: str | None = None
+    """FILE.py:CLASS, the task of your own that the run was trained on; its code is run."""
     watch: bool = False
     """Draw the grid after every segment, wrong cells marked, the model's confidence beside it."""
     delay: float = 0.3
@@ -78,7 +80,7 @@ def main(args: list[str]) -> int:
         from hrm.puzzles.solving import load
         from hrm.runs import threads
 
-        solver = load(options.run, options.checkpoint, options.device, options.precision, also=options.also)
+        solver = load(options.run, options.checkpoint, options.device, options.precision, options.task, options.also)
         if several and solver.task.name == "arc":
             raise UserError("a grid of ARC is no question without its task: use `hrm arc eval RUN --data FILE`")
         threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
@@ -138,7 +140,7 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     elif console.is_terminal:
         if not options.watch:
             console.print(grid(solver.task, last))
-        print(_sentence(answer, "--guesses" if hasattr(solver.task, "blank") else "--restarts"))
+        print(_sentence(answer, "--restarts" if solver.task.blank is None else "--guesses"))
     else:
         print(answer.answer or answer.status)
     return 2 if last is None else 0

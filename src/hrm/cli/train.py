@@ -7,13 +7,16 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hrm.cli.options import Positional, Settings, TextSettings, parse
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.puzzles import kinds
 from hrm.puzzles.config import Config
+from hrm.puzzles.tasks import Task, build
 from hrm.settings import kind_of, load_preset, presets, to_yaml
 from hrm.text.config import LearnConfig, TextConfig
 
@@ -85,8 +88,12 @@ def main(args: list[str]) -> int:
 def _puzzles(args: list[str], held: ExitStack) -> int:
     base = partial(_base, held)
     options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=base)
+    task = build(options.config.task, named=_typed(options.config.task.kind, args))
+    # A run stores no path: what its kind names is loaded only where a command line names the file again.
+    config = replace(options.config, task=replace(options.config.task, kind=kinds.bare(options.config.task.kind)))
+    options = replace(options, config=config)
     if options.dry_run:
-        return _dry_run(options)
+        return _dry_run(options, task)
     from hrm.puzzles.training.session import train
     from hrm.training.trainer import BadBatch
 
@@ -94,10 +101,16 @@ def _puzzles(args: list[str], held: ExitStack) -> int:
     path = options.resume or options.out or Path("runs") / name
     try:
         resume = options.resume is not None
-        result = train(options.config, path, resume=resume, overwrite=options.overwrite, init=options.init)
+        result = train(options.config, path, resume=resume, overwrite=options.overwrite, task=task, init=options.init)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
     return _end(result, path, options.json)
+
+
+def _typed(kind: str, args: list[str]) -> str | None:
+    """A kind, if it stands behind --task.kind on this very command line."""
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--task.kind=") else [arg])]
+    return kind if ("--task.kind", kind) in pairwise(words) else None
 
 
 def _end(result: dict[str, Any], path: Path, as_json: bool) -> int:
@@ -197,12 +210,11 @@ def _base(held: ExitStack, options: Options) -> Config:
     return load_preset(options.preset)
 
 
-def _dry_run(options: Options) -> int:
+def _dry_run(options: Options, task: Task) -> int:
     from hrm.puzzles.model import board_of
-    from hrm.puzzles.tasks import build
     from hrm.puzzles.training.plan import describe, plan
 
-    figures = plan(options.config, board_of(build(options.config.task)))
+    figures = plan(options.config, board_of(task))
     if options.json:
         print(to_json(figures))
     else:

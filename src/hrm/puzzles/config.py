@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from hrm.core import arch as architecture
 from hrm.core.arch import ArchConfig, HaltingConfig
 from hrm.files.ranges import BELOW_ONE, MANY, Range
+from hrm.puzzles import kinds
 from hrm.settings import Recipe
 from hrm.training import config as course
 from hrm.training.config import OptimConfig, TrainConfig
@@ -19,8 +20,9 @@ from hrm.training.config import OptimConfig, TrainConfig
 class TaskConfig:
     """Which puzzles, and how many are made when no data is given."""
 
-    kind: Literal["sudoku", "maze", "grid", "arc", "gym"] = "sudoku"
-    """sudoku, maze, arc, gym (Reasoning Gym), or grid: any grid-to-grid data set, without augmentation or verifier."""
+    kind: str = "sudoku"
+    """sudoku, maze, arc, gym (Reasoning Gym), grid (any grid-to-grid data set, without augmentation or verifier), one
+    that an installed package provides, or FILE.py:CLASS, a hrm.Task of your own, whose code is run."""
     box: Annotated[tuple[int, int], Range(2, 8)] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
     size: Annotated[tuple[int, int], Range(1, 1024)] = (30, 30)
@@ -120,11 +122,17 @@ class Strategy:
     """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
 
 
+_INTERCHANGEABLE = ("sudoku", "mini_sudoku")
+"""Tasks, and datasets of Reasoning Gym, whose symbols could change places."""
+
+
 def _problems(config: Config) -> Iterator[str]:
     """One sentence per combination that cannot work: the flag, why, and what to use."""
     task, arch, train = config.task, config.arch, config.train
     box, size = (" ".join(map(str, sides)) for sides in (task.box, task.size))
 
+    if sentence := kinds.problem(task.kind):
+        yield sentence
     if task.kind == "sudoku" and math.prod(task.box) > 16:
         yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
     if task.kind == "maze" and task.min_path >= math.prod(task.size):
@@ -132,12 +140,13 @@ def _problems(config: Config) -> Iterator[str]:
     if task.kind == "arc":
         yield from _arc_problems(config)
     for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
-        if task.kind != "sudoku" and share > 0:
+        if task.kind in kinds.KINDS and task.kind != "sudoku" and share > 0:
             yield f"{flag} {share} fills in blanks of a Sudoku, and a {task.kind} has none: set it to 0"
 
     yield from architecture.problems(arch, config.halting)
     if arch.tokens == "candidates":
-        if task.kind != "sudoku" and (task.kind, task.gym) not in (("gym", "sudoku"), ("gym", "mini_sudoku")):
+        alike = task.kind not in kinds.KINDS or (task.gym if task.kind == "gym" else task.kind) in _INTERCHANGEABLE
+        if not alike:
             yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
         if config.loss.label_smoothing:
             yield "--loss.label-smoothing spreads over tokens that --arch.tokens candidates rules out: use 0 or cells"

@@ -13,7 +13,6 @@ from PIL import Image
 from hrm.cli.main import main
 from hrm.files.reading import UserError
 from hrm.puzzles.pictures.gif import MARGIN, PAUSES, _steps, gif
-from hrm.puzzles.solving.conflicts import conflicts
 from tests.puzzles.pictures.observed import Solving, long, solved, unsolved, untrained
 from tests.puzzles.solving.small import questions, run_folder
 
@@ -69,7 +68,7 @@ def test_wrong_cells_are_marked_and_no_others():
     for segment, frame in zip(item.segments, frames(item)[1:], strict=True):
         # A wrong cell has its mark in the upper right corner.
         red, green, _ = np.array([cell_of(frame, cell)[0, -1] for cell in range(16)]).T
-        wrong = conflicts(item.solver.task, segment.question, segment.readout)
+        wrong = item.solver.task.wrong(segment.question, segment.readout)
         assert np.flatnonzero((red > 150) & (green < 90)).tolist() == wrong
         marked += len(wrong)
     assert marked

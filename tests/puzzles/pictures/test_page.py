@@ -24,9 +24,8 @@ from hrm.core.arch import ArchConfig
 from hrm.puzzles.model import PuzzleModel, board_of
 from hrm.puzzles.pictures.page import _shares, page
 from hrm.puzzles.solving import Solver
-from hrm.puzzles.solving.conflicts import conflicts
 from hrm.puzzles.solving.engine import Segment
-from hrm.puzzles.tasks.grid import Grid
+from hrm.puzzles.tasks import Task
 from tests.puzzles.pictures.observed import Solving, guessed, long, solved, unsolved, untrained, watched
 from tests.puzzles.solving.small import questions, run_folder
 
@@ -103,13 +102,15 @@ def test_numbers_that_json_cannot_say_are_left_out():
     assert step["residual"] is None and step["q"] == [None, 0.0]
 
 
-class Different(Grid):
+class Different(Task):
     """A task of one's own with a rule that can be seen: neighbours in a row differ."""
 
     name = "different"
     verifies = True
-    names = ("?", "red", "green", "blue")
     blocks = (0,) * 10 + (1,) * 5
+
+    def __init__(self) -> None:
+        super().__init__(3, 5, ["?", "red", "green", "blue"])
 
     def conflicts(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
         """[cells] bool."""
@@ -119,7 +120,7 @@ class Different(Grid):
 
 
 def test_a_task_of_ones_own_says_how_tokens_are_called_where_lines_run_and_which_cells_are_wrong():
-    task = Different(3, 5, 4)
+    task = Different()
     item = guessed(task)
     known = data(page(*item))
     assert known["labels"] == ["", "red", "green", "blue"] and known["rules"]
@@ -129,14 +130,13 @@ def test_a_task_of_ones_own_says_how_tokens_are_called_where_lines_run_and_which
     assert known["steps"][0]["wrong"] and not data(page(*untrained("grid")))["rules"]
 
 
-class Brackets(Grid):
+class Brackets(Task):
     """A task whose cells look like the end of the page's script."""
 
     name = "</script><b>"
 
     def __init__(self) -> None:
-        super().__init__(2, 3, 7)
-        self.vocabulary = "?<>/&'\""
+        super().__init__(2, 3, "?<>/&'\"")
 
 
 @cache
@@ -242,7 +242,7 @@ def test_the_buttons_step_from_the_question_to_the_answer(show: Open, width: int
     for segment in item.segments:
         screen.page.click("#next")
         assert screen.grid() == written(item, segment.readout)
-        assert screen.cells("wrong") == conflicts(item.solver.task, segment.question, segment.readout)
+        assert screen.cells("wrong") == item.solver.task.wrong(segment.question, segment.readout)
         assert screen.cells("given") == np.flatnonzero(segment.question == segment.readout).tolist()
         assert f"segment {segment.segment} of {len(item.segments)}" in screen.page.locator("#place").inner_text()
     assert screen.page.locator("#next").is_disabled() and not screen.cells("wrong")
@@ -393,7 +393,7 @@ def test_the_table_lists_every_segment(show: Open):
     screen = show(item)
     screen.page.click("summary")
     rows = screen.page.locator("#table tbody tr").all_inner_texts()
-    wrong = [len(conflicts(item.solver.task, s.question, s.readout)) for s in item.segments]
+    wrong = [len(item.solver.task.wrong(s.question, s.readout)) for s in item.segments]
     assert [(int(row.split()[0]), int(row.split()[-1])) for row in rows] == [
         (segment.segment, count) for segment, count in zip(item.segments, wrong, strict=True)
     ]
@@ -414,7 +414,7 @@ def test_every_task_fits_the_width(show: Open, kind: str):
             "[...document.querySelectorAll('#grid i')].every(c => c.scrollWidth <= Math.ceil(c.clientWidth) + 1)"
         )
     assert len(screen.grid()) == cells
-    assert screen.cells("wrong") == conflicts(item.solver.task, last.question, last.readout)
+    assert screen.cells("wrong") == item.solver.task.wrong(last.question, last.readout)
 
 
 def test_text_that_looks_like_markup_is_shown_as_text(show: Open):

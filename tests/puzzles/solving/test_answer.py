@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hrm.puzzles.solving.answer import as_grid, confidence, in_form_of
-from hrm.puzzles.solving.conflicts import conflicts
 from hrm.puzzles.tasks.grid import Grid
 from hrm.puzzles.tasks.maze import Maze
 from hrm.puzzles.tasks.sudoku import Sudoku
@@ -46,11 +45,11 @@ def test_wrong_cells_of_a_sudoku_are_clashes_changed_givens_and_blanks():
     sudoku = Sudoku(2, 2)
     question = sudoku.parse("1..." + "." * 12)
     right = sudoku.parse("1234341221434321")
-    assert conflicts(sudoku, question, right) == []
-    assert conflicts(sudoku, question, sudoku.parse("2134341221434321")) == [0, 1, 8, 9]
+    assert sudoku.wrong(question, right) == []
+    assert sudoku.wrong(question, sudoku.parse("2134341221434321")) == [0, 1, 8, 9]
     blank = right.copy()
     blank[15] = 1
-    assert conflicts(sudoku, question, blank) == [15]
+    assert sudoku.wrong(question, blank) == [15]
 
 
 @pytest.mark.parametrize(
@@ -59,9 +58,9 @@ def test_wrong_cells_of_a_sudoku_are_clashes_changed_givens_and_blanks():
 )
 def test_wrong_cells_of_a_maze_are_changed_walls_and_loose_ends(answer: str, wrong: list[int]):
     maze = Maze(3, 3, min_path=1)
-    assert conflicts(maze, maze.parse("S  ## ##G"), maze.parse(answer)) == wrong
+    assert maze.wrong(maze.parse("S  ## ##G"), maze.parse(answer)) == wrong
 
 
 def test_a_task_without_rules_marks_nothing():
     grid = Grid(1, 2, vocabulary=3)
-    assert conflicts(grid, np.array([1, 1]), np.array([2, 0])) == []
+    assert grid.wrong(np.array([1, 1]), np.array([2, 0])) == []

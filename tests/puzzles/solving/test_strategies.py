@@ -14,7 +14,7 @@ from hrm.puzzles.model import board_of, build
 from hrm.puzzles.solving import Solver, load
 from hrm.puzzles.solving.engine import Attempt, Job, Rules, Segment, Vote, _Ballot, _outcome, _Row
 from hrm.puzzles.solving.engine import solve as run_engine
-from hrm.puzzles.tasks import View
+from hrm.puzzles.tasks import Symmetry
 from hrm.puzzles.tasks.grid import Grid
 from hrm.runs.folder import Run
 from tests.puzzles.solving.small import CONFIG, SUDOKU, fix_q, model, questions, run_folder, solver
@@ -34,7 +34,7 @@ def test_a_view_is_turned_back_to_the_way_the_puzzle_was_asked():
     hopeless = lambda q, a: False  # noqa: E731
     attempts = [Attempt(view=view) for view in range(4)]
 
-    def view(question: np.ndarray, number: int) -> View:
+    def view(question: np.ndarray, number: int) -> Symmetry:
         return SUDOKU.view(np.append(np.random.default_rng(number).random(SUDOKU.uniforms - 1), 0.9))
 
     rules = Rules(4, attempts, verify=hopeless, view=view)
@@ -129,7 +129,7 @@ def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_befo
         calls.append((number, asked, shares, guessed))
         return guessed
 
-    def view(question: np.ndarray, number: int) -> View:
+    def view(question: np.ndarray, number: int) -> Symmetry:
         return SUDOKU.view(np.random.default_rng(number).random(SUDOKU.uniforms))
 
     attempts = [Attempt(), Attempt(noise=1), *(Attempt(view=number, guess=number) for number in range(1, 5))]

@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 from rich.console import Console
 
 from hrm.files.reading import UserError
-from hrm.puzzles.config import Config, TaskConfig
-from hrm.puzzles.tasks import Copied, Puzzle, PuzzleError, build
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks import Puzzle, PuzzleError, build
 from hrm.puzzles.tasks.arc import BLACK, END, PAD, Arc, canonical, grid_of, labels_of
 
 sides = st.integers(1, 9)
@@ -142,11 +142,10 @@ def test_text_is_json_and_a_grid_alone_is_no_question():
 
 def test_a_configuration_makes_the_task_and_without_augmentation_there_is_one_copy():
     task = build(TaskConfig(kind="arc", size=(12, 12), copies=4))
-    assert isinstance(task, Copied) and isinstance(task, Arc)
+    assert isinstance(task, Arc)
     assert (task.shape, task.copies, task.verifies) == ((12, 12), 4, False)
     plain = build(TaskConfig(kind="arc", augment=False))
     assert isinstance(plain, Arc) and (plain.copies, plain.translate) == (1, 0.0)
-    assert not isinstance(build(Config().task), Copied)
 
 
 def test_the_drawing_shows_the_colours_and_marks_cells():

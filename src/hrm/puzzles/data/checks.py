@@ -71,8 +71,9 @@ def _wrong(part: Located, task: Task, console: Console | None) -> Iterator[tuple
     """Rows whose question or answer is not what the task's rules ask for."""
     if not task.verifies:
         return
-    # A dot or a space is a cell that the answer fills in; everything else it must repeat.
-    blank = [token for token, character in enumerate(task.vocabulary) if token and character in ". "]
+    # The answer fills in a blank, or where a task has none a space (mazes) or a dot; everything else it must repeat.
+    spaces = [token for token, character in enumerate(task.vocabulary) if token and character in ". "]
+    blank = spaces if task.blank is None else [task.blank]
     for row in track(range(len(part.puzzles.inputs)), f"checking {part.puzzles.source}", console):
         question, answer = _puzzle(part, row)[:2]
         if (answer <= 0).any():
@@ -80,7 +81,7 @@ def _wrong(part: Located, task: Task, console: Console | None) -> Iterator[tuple
             continue
         changed = np.flatnonzero((question != answer) & ~np.isin(question, blank))
         if len(changed):
-            place = f"row {changed[0] // task.shape[1] + 1}, column {changed[0] % task.shape[1] + 1}"
+            place = task.place(int(changed[0]))
             there = f"'{task.vocabulary[question[changed[0]]]}' became '{task.vocabulary[answer[changed[0]]]}'"
             yield row, f"the answer contradicts the question at {place}: {there}; correct or remove the row"
             continue

@@ -18,7 +18,7 @@ from hrm.progress import track
 from hrm.puzzles.data import puzzle_file
 from hrm.puzzles.data.puzzle_file import Row
 from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
-from hrm.puzzles.tasks import PuzzleError, Solved, Task
+from hrm.puzzles.tasks import PuzzleError, Task
 
 if TYPE_CHECKING:
     from hrm.console import Console
@@ -70,11 +70,6 @@ def _answers(
     missing = [i for i, row in enumerate(chunk) if row.answer is None and i not in bad]
     if not missing:
         return tokens_of([row.answer or "" for row in chunk], "answer", bad)
-    if not isinstance(task, Solved):
-        raise UserError(
-            f"{path} line {chunk[missing[0]].line}: there is no column 'answer' (nor 'solution'), and nothing can find "
-            f"the answers of a {task.name}: add it"
-        )
     given = np.array([i for i, row in enumerate(chunk) if row.answer is not None], int)
     answers = np.zeros_like(questions)
     wrong: dict[int, str] = {}
@@ -83,9 +78,16 @@ def _answers(
         bad.setdefault(given[i], problem)
     for i in track(missing, f"solving {path.name}, which has no answers", console):
         try:
-            answers[i] = task.solution(questions[i])
+            found = task.solution(questions[i])
         except PuzzleError as error:
             bad[i] = f"the question is not well-posed ({error})"
+            continue
+        if found is None:
+            raise UserError(
+                f"{path} line {chunk[i].line}: there is no column 'answer' (nor 'solution'), and nothing can find "
+                f"the answers of a {task.name}: add it"
+            )
+        answers[i] = found
     return answers
 
 

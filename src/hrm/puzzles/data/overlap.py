@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,10 @@ from hrm.files.reading import UserError
 from hrm.progress import track
 from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
 from hrm.puzzles.tasks import Puzzle, Task
-from hrm.puzzles.tasks.maze import Maze
-from hrm.puzzles.tasks.sudoku import FIRST, Sudoku, mixed
 
 if TYPE_CHECKING:
     from hrm.console import Console
 
-_ROUNDS = 3
-_CHUNK = 4096
 COUNTED = 1000
 """An overlap is counted up to this many puzzles: an exact form takes one to two milliseconds."""
 
@@ -75,39 +70,9 @@ def refuse(measured: Located, training: PuzzleSet, task: Task, console: Console 
 
 
 def invariants(puzzles: PuzzleSet, task: Task) -> np.ndarray:
-    """A number [n] uint64 per puzzle that symmetric variants share and different puzzles seldom do.
-
-    A cell's colour is refined by the colours in its row, column and box and, for interchangeable symbols, in the cells
-    with its own; all directions count alike. Of a task that is not built in, the canonical form is hashed.
-    """
-    if not isinstance(task, Sudoku | Maze):
-        digests = (blake2b(_canonical(puzzles, row, task), digest_size=8) for row in range(len(puzzles.inputs)))
-        return np.array([int.from_bytes(digest.digest(), "little") for digest in digests], np.uint64)
-    symbols = range(FIRST, len(task.vocabulary)) if isinstance(task, Sudoku) else range(0)
-    found = np.zeros(len(puzzles.inputs), np.uint64)
-    for i in range(0, len(found), _CHUNK):
-        found[i : i + _CHUNK] = _refined(task.groups, np.asarray(puzzles.inputs[i : i + _CHUNK]), symbols)
-    return found
-
-
-def _refined(groups: np.ndarray, questions: np.ndarray, interchangeable: range) -> np.ndarray:
-    start = np.where(questions >= FIRST, FIRST, questions) if interchangeable else questions
-    colours = mixed(start.astype(np.uint64))
-    members = [np.argsort(labels, kind="stable").reshape(labels.max() + 1, -1) for labels in groups]
-    for _ in range(_ROUNDS):
-        seen = np.zeros_like(colours)
-        for labels, cells in zip(groups, members, strict=True):
-            seen += mixed(colours[:, cells].sum(axis=2))[:, labels]
-        for digit in interchangeable:
-            own = questions == digit
-            seen += own * mixed((colours * own).sum(axis=1))[:, None]
-        colours = mixed(colours + mixed(seen))
-    return colours.sum(axis=1)
+    """A number [n] uint64 per puzzle that symmetric variants share and different puzzles seldom do."""
+    return task.invariants(puzzles.inputs, puzzles.labels)
 
 
 def _canonical(puzzles: PuzzleSet, row: int, task: Task) -> bytes:
-    """The exact form; of a puzzle whose answer is no answer, which has none, the question itself."""
-    question, answer = puzzles.inputs[row], puzzles.labels[row]
-    if isinstance(task, Sudoku) and not task.verify(question, answer):
-        return question.astype(np.uint8).tobytes()
-    return task.canonical(Puzzle(question, answer))
+    return task.canonical(Puzzle(puzzles.inputs[row], puzzles.labels[row]))

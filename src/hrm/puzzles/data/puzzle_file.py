@@ -190,7 +190,7 @@ def _separated(where: object) -> bool:
 
 def _puzzle_like(line: str, task: Task) -> bool:
     """Whether a line is, or begins, a puzzle or a comment: a file without a header."""
-    form = written.form_of(task)
+    form = task.form
     line = line.rstrip("\r\n")
     return form is not None and bool(form.whole(line) or form.row(line) or form.note(line))
 

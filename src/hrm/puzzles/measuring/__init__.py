@@ -65,7 +65,7 @@ class Measurement:
         """What is known so far.
 
         solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that
-        the label contradicts, or for mazes and tasks with a method `judge` a second reading of the rules; unsolved: the
+        the label contradicts, or a second reading of the rules where the task has one (`judge`, mazes); unsolved: the
         rest. exact_accuracy counts readouts equal to the label, with its 95 % interval, and token_accuracy is the mean
         over puzzles of their share of right cells; of unsolved puzzles both look at the last readout. Mazes, which have
         many right answers, add `valid` and `optimal`: the shares of readouts that are a path, and a shortest one.
@@ -108,12 +108,11 @@ class Measurement:
 
     def _judge(self, row: int, outcome: Outcome) -> _Judged:
         task, question, label = self.solver.task, self.puzzles.inputs[row], self.puzzles.labels[row]
-        judge = getattr(task, "judge", None)
         counted = label != IGNORE
         hits = (label == outcome.readout)[counted]
         exact = len(hits) > 0 and bool(hits.all())
-        verdicts = _paths(task, question, label, outcome.readout)
-        right = judge(question, outcome.readout) if judge else verdicts.get("optimal", exact)
+        verdicts, judged = task.verdicts(question, outcome.readout, label), task.judge(question, outcome.readout)
+        right = verdicts.get("optimal", exact) if judged is None else judged
         counts = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
         tokens = float(hits.mean()) if len(hits) else 0.0
         return _Judged(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
@@ -137,30 +136,7 @@ def is_right(task: Task, question: np.ndarray, label: np.ndarray, readout: np.nd
     """Whether a readout equals the label in every cell that counts; in a maze, whether it is a shortest path."""
     counted = label != IGNORE
     exact = bool(counted.any()) and bool((label == readout)[counted].all())
-    return exact or _paths(task, question, label, readout).get("optimal", False)
-
-
-def _paths(task: Task, question: np.ndarray, label: np.ndarray, readout: np.ndarray) -> dict[str, bool]:
-    """For mazes: is the readout a path, and as short as the label's? Walked step by step, apart from the verifier."""
-    if task.name != "maze":
-        return {}
-    free, start, goal, path = (task.vocabulary.index(character) for character in " SGo")
-    marks = (question == free) & (readout == path)
-    valid = bool(np.all((readout == question) | marks))
-    here, end = int(np.flatnonzero(question == start)[0]), int(np.flatnonzero(question == goal)[0])
-    left = {*np.flatnonzero(marks).tolist(), end}
-    rows, columns = task.shape
-    while valid and here != end:
-        row, column = divmod(here, columns)
-        beside = [((row - 1) * columns + column, row > 0), ((row + 1) * columns + column, row < rows - 1)]
-        beside += [(here - 1, column > 0), (here + 1, column < columns - 1)]
-        ways = [cell for cell, inside in beside if inside and cell in left]
-        valid = len(ways) == 1
-        if valid:
-            here = ways[0]
-            left.remove(here)
-    valid = valid and not left
-    return {"valid": valid, "optimal": valid and int(marks.sum()) <= int((label == path).sum())}
+    return exact or task.verdicts(question, readout, label).get("optimal", False)
 
 
 def _sha256(puzzles: PuzzleSet) -> str:

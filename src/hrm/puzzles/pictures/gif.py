@@ -11,9 +11,7 @@ import numpy as np
 from hrm.files.reading import UserError, needs
 from hrm.puzzles.pictures.page import chosen, verdict
 from hrm.puzzles.solving.answer import Answer
-from hrm.puzzles.solving.conflicts import conflicts, rule_of
 from hrm.puzzles.solving.engine import Segment
-from hrm.puzzles.solving.look import look
 from hrm.puzzles.solving.solver import Solver
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ class _Drawing:
     def __init__(self, solver: Solver, answer: Answer, segments: Sequence[Segment]) -> None:
         from PIL import ImageFont
 
-        self.solver, self.answer, self.segments, self.look = solver, answer, segments, look(solver.task)
+        self.solver, self.answer, self.segments, self.look = solver, answer, segments, solver.task.look()
         self.rows, self.columns = solver.task.shape
         self.cell = max(10, min(72, SIZE // max(self.rows, self.columns)))
         self.width = max(self.columns * self.cell, 320) + 2 * MARGIN
@@ -109,7 +107,7 @@ class _Drawing:
         image = Image.new("RGB", (self.width, self.height), CARD)
         self.pen = ImageDraw.Draw(image)
         segment = self.segments[step - 1] if step else None
-        wrong = set(conflicts(self.solver.task, segment.question, segment.readout)) if segment else set()
+        wrong = set(self.solver.task.wrong(segment.question, segment.readout)) if segment else set()
         for cell in range(self.rows * self.columns):
             self._cell(cell, step, cell in wrong)
         self._lines()
@@ -173,7 +171,7 @@ class _Drawing:
             again = f"attempt {segment.attempt}, " if self.segments[-1].attempt > 1 else ""
             first = f"{again}segment {segment.segment}".capitalize()
             second = f"confidence {100 * self.solver.confidence(segment.q):.0f} %"
-            if rule_of(self.solver.task) is not None:
+            if self.solver.task.marks:
                 second += f", {wrong} cell{' breaks' if wrong == 1 else 's break'} a rule"
         if last:
             first, colour = verdict(self.answer), {"solved": GOOD, "unsolved": WRONG}.get(self.answer.status, INK)

@@ -13,9 +13,7 @@ import numpy as np
 
 from hrm.files.output import to_json
 from hrm.puzzles.solving.answer import Answer, as_grid
-from hrm.puzzles.solving.conflicts import conflicts, rule_of
 from hrm.puzzles.solving.engine import Segment
-from hrm.puzzles.solving.look import look
 from hrm.puzzles.solving.solver import Solver
 from hrm.puzzles.tasks import Task
 
@@ -82,13 +80,13 @@ def _about(solver: Solver, answer: Answer) -> str:
 
 
 def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> dict[str, Any]:
-    task, style = solver.task, look(solver.task)
+    task, style = solver.task, solver.task.look()
     return {
         "rows": task.shape[0],
         "columns": task.shape[1],
         **style._asdict(),
         "bars": list(task.symbols) if len(task.symbols) <= BARS else [],
-        "rules": rule_of(task) is not None,
+        "rules": task.marks,
         "both": solver.q_continue,
         "question": segments[0].question.tolist(),
         "chosen": chosen(solver, answer, segments),
@@ -99,7 +97,7 @@ def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> dict[s
                 "confidence": _number(solver.confidence(segment.q)),
                 "q": [_number(value) for value in segment.q],
                 "residual": _number(segment.residual),
-                "wrong": conflicts(task, segment.question, segment.readout),
+                "wrong": task.wrong(segment.question, segment.readout),
                 "shares": _shares(segment),
             }
             for segment in segments

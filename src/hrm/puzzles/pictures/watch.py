@@ -11,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from hrm.console import Console
-from hrm.puzzles.solving.conflicts import conflicts
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.solving.solver import Solver
 from hrm.puzzles.tasks import Task
@@ -51,7 +50,7 @@ class Watch:
 
 def grid(task: Task, segment: Segment) -> RenderableType:
     """The readout after a segment, its wrong cells marked."""
-    return task.draw(segment.question, segment.readout, conflicts(task, segment.question, segment.readout))
+    return task.draw(segment.question, segment.readout, task.wrong(segment.question, segment.readout))
 
 
 def frame(solver: Solver, segment: Segment) -> RenderableType:
@@ -62,7 +61,7 @@ def frame(solver: Solver, segment: Segment) -> RenderableType:
     facts.add_row("attempt", str(segment.attempt))
     facts.add_row("confidence", f"{believed:.0%}")
     facts.add_row("", ProgressBar(total=1, completed=believed, width=20))
-    facts.add_row("wrong cells", str(len(conflicts(task, segment.question, segment.readout))))
+    facts.add_row("wrong cells", str(len(task.wrong(segment.question, segment.readout))))
     facts.add_row("z_h changed by", f"{segment.residual:.1%}")
     both = Table.grid(padding=(0, 3))
     both.add_row(grid(task, segment), facts)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hrm.core.recurrence import Carry
 from hrm.puzzles.model import PuzzleModel, Readout
-from hrm.puzzles.tasks import View
+from hrm.puzzles.tasks import Symmetry
 
 LOOK_AHEAD = 8
 """How many batches' worth of puzzles may be under way or wait for an earlier result, when results come in order."""
@@ -110,7 +110,7 @@ class Rules:
     halt: Callable[[Tensor], Tensor] | None = None
     still: float = 0.0
     budget: int | None = None
-    view: Callable[[np.ndarray, int], View] | None = None
+    view: Callable[[np.ndarray, int], Symmetry] | None = None
     guess: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
     vote: Vote = "majority"
 
@@ -131,7 +131,7 @@ class _Row:
     index: int
     job: Job
     attempt: Attempt
-    view: View | None
+    view: Symmetry | None
     """How the model sees the puzzle, where that is not as it was asked."""
     ballots: list[_Ballot] = field(default_factory=list)
     """Of earlier attempts."""

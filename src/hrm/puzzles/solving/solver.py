@@ -21,9 +21,8 @@ from hrm.puzzles.config import Config, Strategy
 from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import engine
 from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of
-from hrm.puzzles.solving.conflicts import conflicts
 from hrm.puzzles.solving.engine import Attempt, Job, Outcome, Rules, Segment
-from hrm.puzzles.tasks import PuzzleError, Task, View
+from hrm.puzzles.tasks import PuzzleError, Symmetry, Task
 from hrm.puzzles.tasks.written import text_of
 from hrm.runs import checkpoint as checkpoints
 from hrm.runs.folder import Run
@@ -88,7 +87,7 @@ class Solver:
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
             raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
-        if guesses and not hasattr(self.task, "blank"):
+        if guesses and self.task.blank is None:
             raise UserError(
                 f"--guesses {guesses} needs cells that are blank, and a {self.task.name} has none: leave it out"
             )
@@ -178,14 +177,14 @@ class Solver:
         scale, shift = self.calibration
         return confidence(scale * q[0] + shift)
 
-    def _view(self, question: np.ndarray, number: int) -> View:
+    def _view(self, question: np.ndarray, number: int) -> Symmetry:
         """A random symmetry that seed, puzzle and number alone decide."""
         return self.task.view(self._random("view", question, number).random(self.task.uniforms))
 
     def _guess(self, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
         """A blank that the model is not sure of, filled in by its own probabilities; seed, puzzle and number decide."""
         symbols = self.task.symbols
-        blanks = np.flatnonzero(question == self.task.blank)  # type: ignore[attr-defined]
+        blanks = np.flatnonzero(question == self.task.blank)
         if not len(blanks):
             return question
         shares = shares[blanks, symbols.start : symbols.stop].astype(np.float64)
@@ -237,7 +236,7 @@ class Solver:
             "confidence": self.confidence(segment.q),
             "q": segment.q,
             "residual": segment.residual,
-            "wrong": conflicts(self.task, segment.question, segment.readout),
+            "wrong": self.task.wrong(segment.question, segment.readout),
         }
 
 
@@ -246,18 +245,23 @@ def load(
     checkpoint: str | int = "best",
     device: str | None = None,
     precision: str | None = None,
-    task: Task | None = None,
+    task: Task | str | None = None,
     also: Sequence[str | Path] = (),
 ) -> Solver:
     """The solver of a run folder, or the one of that name that comes with the package ("sudoku").
 
     Averaged weights where there are any; the device at hand and the run's own precision. `checkpoint` is "best",
-    "latest" or a step; `task` the one it was trained on, where that was one of your own; `also` names runs on the same
-    task whose models try in turn. UserError names what is missing.
+    "latest" or a step; `task` is the one it was trained on, where that was your own: the task, or FILE.py:CLASS, whose
+    code is run; `also` names runs on the same task whose models try in turn. UserError names what is missing.
     """
     folder = solvers.find(path)
     run = Run.open(folder, Config)
-    task = task or tasks.build(run.config.task)
+    if task is None or isinstance(task, str):
+        task = tasks.build(run.config.task, named=task)
+    if (task.cells, len(task.vocabulary)) != (run.board["cells"], run.board["vocabulary"]):
+        known = f"{run.board['cells']} cells and {run.board['vocabulary']} tokens"
+        found = f"{task.name} has {task.cells} and {len(task.vocabulary)}"
+        raise UserError(f"{run.path} was trained on {known}, and {found}: name the task it was trained on (--task)")
     models, names = [], []
     for other in (run, *(Run.open(solvers.find(other), Config) for other in also)):
         if any(other.board[key] != run.board[key] for key in ("cells", "vocabulary", "task_ids")):

@@ -1,160 +1,65 @@
-"""Puzzles of one kind: how to make, augment, verify and draw them. A task never knows what a hidden state is."""
+"""Puzzles of one kind: how to make, augment, verify and draw them. `Task` is the base of all, `build` makes one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+import inspect
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from pkgutil import resolve_name
 
-import numpy as np
-
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, nearest, quoted, reason
+from hrm.puzzles import kinds
 from hrm.puzzles.config import TaskConfig
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-
-class PuzzleError(ValueError):
-    """Why a question is invalid, as one clause that can follow "invalid: "."""
-
-
-class Puzzle(NamedTuple):
-    """A question with its answer; both are token arrays of length height*width."""
-
-    question: np.ndarray
-    answer: np.ndarray
-    rating: int = 0
+from hrm.puzzles.tasks.board import Board as Board
+from hrm.puzzles.tasks.puzzle import Puzzle as Puzzle
+from hrm.puzzles.tasks.puzzle import PuzzleError as PuzzleError
+from hrm.puzzles.tasks.puzzle import Symmetry as Symmetry
+from hrm.puzzles.tasks.task import Look as Look
+from hrm.puzzles.tasks.task import Task as Task
 
 
-class View(Protocol):
-    """One puzzle seen in another, equally good way."""
-
-    def apply(self, tokens: np.ndarray) -> np.ndarray:
-        """The tokens [cells] of a question as seen."""
-        ...
-
-    def undo(self, array: np.ndarray) -> np.ndarray:
-        """What was seen, tokens [cells] or scores [cells, vocabulary], as it was asked."""
-        ...
-
-
-class Symmetry(NamedTuple):
-    """A view that moves cells and renames tokens: seen[i] = symbols[asked[source[i]]]."""
-
-    source: np.ndarray
-    """[cells]"""
-    symbols: np.ndarray
-    """[vocabulary]"""
-
-    def apply(self, tokens: np.ndarray) -> np.ndarray:
-        """The tokens [cells] as seen."""
-        return self.symbols[tokens[self.source]].astype(tokens.dtype)
-
-    def undo(self, array: np.ndarray) -> np.ndarray:
-        """Tokens [cells] or scores [cells, vocabulary] as asked."""
-        asked = np.empty_like(array)
-        asked[self.source] = np.argsort(self.symbols)[array] if array.ndim == 1 else array[:, self.symbols]
-        return asked
+def build(config: TaskConfig, named: str | None = None) -> Task:
+    """The task of the kind that a person has just `named`, or else of the configuration's; UserError for impossible
+    settings. A configuration may be a stranger's, so that its kind never makes code in a file be loaded."""
+    kind = named or config.kind
+    if sentence := kinds.problem(kind):
+        raise UserError(sentence)
+    if kinds.is_file(kind):
+        if named is None:
+            raise UserError(
+                f"the code of {quoted(kind)} is not part of this package and is not loaded by its name alone: if you "
+                f"trust the file, add --task PATH/{kinds.bare(kind)} (for hrm train --task.kind)"
+            )
+        return _from_file(kind).of(config)
+    if kind in kinds.KINDS:
+        return resolve_name(kinds.KINDS[kind]).of(config)
+    found = kinds.installed(kind)
+    assert found is not None
+    return _checked(found.load(), found.value).of(config)
 
 
-class Task(Protocol):
-    """What the rest of the package knows about a kind of puzzle. Token 0 is padding."""
-
-    name: str
-    shape: tuple[int, int]
-    """Rows and columns."""
-    vocabulary: str
-    """The character of each token; index 0 stands for padding."""
-    symbols: range
-    """Tokens that an answer cell may hold; Sudoku: the digits."""
-    groups: np.ndarray
-    """[partitions, cells] integer label of each cell's group: rows, columns, boxes."""
-    uniforms: int
-    """Random numbers that `augment` consumes per puzzle."""
-    verifies: bool
-    """False where no rule tells a right answer from a wrong one (ARC); then nothing is ever `solved`."""
-
-    def parse(self, text: str) -> np.ndarray:
-        """Tokens [cells] uint8 of a question or answer; PuzzleError for a wrong length or character."""
-        ...
-
-    def format(self, tokens: np.ndarray) -> str:
-        """The text form that `parse` reads."""
-        ...
-
-    def check(self, question: np.ndarray) -> None:
-        """PuzzleError with the reason unless the question is well-posed (uses the search solver)."""
-        ...
-
-    def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
-        """Whether the answer is right, judged by the rules alone, never by a label."""
-        ...
-
-    def generate(self, rng: np.random.Generator) -> Puzzle:
-        """A new well-posed puzzle."""
-        ...
-
-    def augment(
-        self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Apply one random symmetry per row to [rows, cells] arrays; `uniforms` is [rows, self.uniforms] in [0, 1)."""
-        ...
-
-    def view(self, uniforms: np.ndarray) -> View:
-        """The symmetry that `augment` would apply to one puzzle for these [self.uniforms] numbers."""
-        ...
-
-    def canonical(self, puzzle: Puzzle) -> bytes:
-        """The same bytes for every symmetric variant of a puzzle, different bytes for different classes."""
-        ...
-
-    def draw(
-        self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
-    ) -> RenderableType:
-        """A rich renderable of the grid: givens, the answer's cells, and `marked` cells shown as wrong."""
-        ...
+def _from_file(kind: str) -> type[Task]:
+    """The class that FILE.py:CLASS names; runs the file."""
+    file, _, name = kind.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"there is no file {file}: --task takes FILE.py:CLASS")
+    spec = spec_from_file_location(f"hrm_task_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} cannot be loaded: {reason(error)}; correct it") from error
+    known = [each for each, value in vars(module).items() if inspect.isclass(value) and value.__module__ == spec.name]
+    if name not in vars(module):
+        raise UserError(f"{file} has no class {quoted(name)}{nearest(name, known) or ': it has ' + ', '.join(known)}")
+    return _checked(vars(module)[name], kind)
 
 
-@runtime_checkable
-class Copied(Protocol):
-    """A task that is shown as augmented copies with a task embedding each (ARC), instead of being augmented."""
-
-    copies: int
-
-    def show(
-        self, questions: np.ndarray, answers: np.ndarray, task_ids: np.ndarray, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs [rows, cells] as random copies with their ids; `uniforms` is [rows, 4] in [0, 1)."""
-        ...
-
-
-@runtime_checkable
-class Solved(Protocol):
-    """A task whose answers can be found by search: files of questions alone will do for it."""
-
-    def solution(self, question: np.ndarray) -> np.ndarray:
-        """The answer, of several the one that `generate` would give; PuzzleError unless the question is well-posed."""
-        ...
-
-
-def build(config: TaskConfig) -> Task:
-    """The task a configuration names; UserError for impossible settings."""
-    from hrm.puzzles.tasks.arc import Arc
-    from hrm.puzzles.tasks.grid import Grid
-    from hrm.puzzles.tasks.maze import Maze
-    from hrm.puzzles.tasks.sudoku import Sudoku
-
-    if config.kind == "sudoku":
-        return Sudoku(*config.box, extra_clues=config.extra_clues)
-    if config.kind == "maze":
-        return Maze(*config.size, min_path=config.min_path)
-    if config.kind == "grid":
-        return Grid(*config.size, vocabulary=config.vocabulary)
-    if config.kind == "gym":
-        from hrm.puzzles.tasks import gym
-
-        return gym.make(config.gym, config.gym_options)
-    if config.kind == "arc":
-        copies, translate = (config.copies, config.translate) if config.augment else (1, 0.0)
-        return Arc(config.size[0], copies, config.dihedral, config.colours, translate)
-    raise UserError(f"unknown task kind '{config.kind}' (--task.kind): use sudoku, maze, arc or grid")
+def _checked(found: object, where: str) -> type[Task]:
+    if not inspect.isclass(found) or not issubclass(found, Task):
+        raise UserError(f"{where} is no task: make it a class that extends hrm.Task")
+    return found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from hrm.files.reading import UserError, quoted, reason
-from hrm.puzzles.tasks import Puzzle, PuzzleError, Symmetry
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
+from hrm.puzzles.tasks.task import Task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,23 +26,24 @@ PALETTE = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f
 _IGNORE = -100
 
 
-class Arc:
+class Arc(Task):
     """Grids on a board of `side` x `side` tokens; every task has `copies`, of which number 0 is the task itself."""
 
     name = "arc"
-    vocabulary = "?|0123456789"
-    symbols = range(END, BLACK + COLOURS)
-    uniforms = 0
-    verifies = False
 
     def __init__(
         self, side: int, copies: int = 1, dihedral: bool = True, colours: bool = True, translate: float = 0.0
     ) -> None:
         if not 1 <= side <= LARGEST:
             raise UserError(f"ARC's grids have 1 to {LARGEST} rows (--task.size), not {side}")
-        self.shape = side, side
+        super().__init__(side, side, "?|0123456789")
         self.copies, self.dihedral, self.colours, self.translate = copies, dihedral, colours, translate
-        self.groups = np.indices(self.shape).reshape(2, -1)
+
+    @classmethod
+    def of(cls, config: TaskConfig) -> Self:
+        """A board of the size of the settings, with their copies."""
+        copies, translate = (config.copies, config.translate) if config.augment else (1, 0.0)
+        return cls(config.size[0], copies, config.dihedral, config.colours, translate)
 
     # Grids and boards
 
@@ -114,6 +117,10 @@ class Arc:
 
     # What every task has
 
+    @property
+    def form(self) -> None:
+        """A text form of its own: grids in JSON, each on a line."""
+
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] of a grid in JSON, such as [[0, 1], [2, 3]]."""
         try:
@@ -131,23 +138,9 @@ class Arc:
         """PuzzleError: a grid alone does not say which task it belongs to."""
         raise PuzzleError("a grid of ARC is no question without its task: use `hrm arc eval RUN --data FILE`")
 
-    def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
-        """False: no rule tells a right answer from a wrong one."""
-        return False
-
     def generate(self, rng: np.random.Generator) -> Puzzle:
         """UserError: people make ARC's tasks."""
         raise UserError("nothing makes ARC tasks: give training tasks with --data, tasks to answer with --validation")
-
-    def augment(
-        self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The arrays as they are: what changes a pair changes its task id too (see `show`)."""
-        return questions, answers
-
-    def view(self, uniforms: np.ndarray) -> Symmetry:
-        """The puzzle as it is, for the same reason."""
-        return Symmetry(np.arange(self.groups.shape[1]), np.arange(len(self.vocabulary)))
 
     def canonical(self, puzzle: Puzzle) -> bytes:
         """The same bytes for a pair however it is turned, mirrored and recoloured, black apart."""

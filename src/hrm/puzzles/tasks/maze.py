@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from hrm.files.reading import UserError
-from hrm.puzzles.tasks import Puzzle, PuzzleError, Symmetry
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks import written
+from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
+from hrm.puzzles.tasks.refinement import refined
 from hrm.puzzles.tasks.search import MazeSearch
+from hrm.puzzles.tasks.task import Look, Task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,22 +27,19 @@ TRIES = 100_000
 """Random grids looked at before a minimum path is called impossible: about ten seconds."""
 
 
-class Maze:
+class Maze(Task):
     """Mazes of `rows` x `cols` cells whose shortest path has at least `min_path` steps when generated."""
 
     name = "maze"
-    vocabulary = "?# SGo"
-    symbols = range(WALL, PATH + 1)
     uniforms = 1
     verifies = True
 
     def __init__(self, rows: int, cols: int, min_path: int):
         if min(rows, cols) < 2:
             raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
-        self.shape = rows, cols
+        super().__init__(rows, cols, "?# SGo")
         self.min_path = min_path
-        row, column = np.indices(self.shape).reshape(2, -1)
-        self.groups = np.stack([row, column])
+        row, column = self.groups
         if rows % 2 == cols % 2 == 0:
             # Dominoes: with these a pooling mixer reaches each cell's four neighbours (around the edge, at the edge).
             pairs = [row * (cols // 2) + (column + odd) % cols // 2 for odd in (0, 1)]
@@ -50,6 +51,11 @@ class Maze:
             flips += [flip.T for flip in flips]
         self._symmetries = np.stack([flip.ravel() for flip in flips])
         self._answers = lru_cache(maxsize=1 << 14)(self._answer)  # room for all variants of the 1000 of Maze-Hard
+
+    @classmethod
+    def of(cls, config: TaskConfig) -> Self:
+        """Those of the size of the settings."""
+        return cls(*config.size, min_path=config.min_path)
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count.
@@ -74,6 +80,11 @@ class Maze:
     def format(self, tokens: np.ndarray) -> str:
         """One character per cell, row after row, without line breaks."""
         return "".join(self.vocabulary[token] for token in tokens.tolist())
+
+    @cached_property
+    def form(self) -> written.Form:
+        """Rows of signs, in which spaces are cells."""
+        return written.MazeForm(self)
 
     def check(self, question: np.ndarray) -> None:
         """PuzzleError unless there is one S, one G and a way between them, and no path is marked yet."""
@@ -107,6 +118,33 @@ class Maze:
     def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
         """Whether the answer marks a path from S to G, and no path is shorter."""
         return self.valid(question, answer) and int((answer == PATH).sum()) + 1 == self._distance(question)
+
+    def conflicts(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        """A wall or an end that changed, a mark without two marked neighbours, or an end without exactly one."""
+        changed = (answer != question) & ~((question == FREE) & (answer == PATH))
+        marked = np.isin(answer, (START, GOAL, PATH)).reshape(self.shape)
+        edge = np.pad(marked, 1).astype(int)
+        near = (edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]).ravel()
+        return changed | ((answer == PATH) & (near != 2)) | (np.isin(answer, (START, GOAL)) & (near != 1))
+
+    def verdicts(self, question: np.ndarray, answer: np.ndarray, label: np.ndarray) -> dict[str, bool]:
+        """valid: is it a path; optimal: one as short as the label's. Walked step by step, apart from the verifier."""
+        marks = (question == FREE) & (answer == PATH)
+        valid = bool(np.all((answer == question) | marks))
+        here, end = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])
+        left = {*np.flatnonzero(marks).tolist(), end}
+        rows, columns = self.shape
+        while valid and here != end:
+            row, column = divmod(here, columns)
+            beside = [((row - 1) * columns + column, row > 0), ((row + 1) * columns + column, row < rows - 1)]
+            beside += [(here - 1, column > 0), (here + 1, column < columns - 1)]
+            ways = [cell for cell, inside in beside if inside and cell in left]
+            valid = len(ways) == 1
+            if valid:
+                here = ways[0]
+                left.remove(here)
+        valid = valid and not left
+        return {"valid": valid, "optimal": valid and int(marks.sum()) <= int((label == PATH).sum())}
 
     def generate(self, rng: np.random.Generator) -> Puzzle:
         """Random walls, start and goal until the shortest path is long enough; the rating is its number of steps."""
@@ -144,20 +182,21 @@ class Maze:
         Answers are found anew by the rule of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is
         another of the shortest paths, and which one depends on the turn, which a model cannot see.
         """
-        source = self._drawn(uniforms)
-        questions, answers = (np.take_along_axis(grids, source, axis=1) for grids in (questions, answers))
+        questions, answers = super().augment(questions, answers, uniforms)
         marked = ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=1)
         ends = [(questions == token).sum(axis=1) == 1 for token in (START, GOAL)]
         for row in np.flatnonzero(marked & ends[0] & ends[1]):
             answers[row] = self._answers(questions[row].astype(np.uint8).tobytes())
         return questions, answers
 
-    def view(self, uniforms: np.ndarray) -> Symmetry:
-        """The symmetry that `augment` applies for the same number."""
-        return Symmetry(self._drawn(uniforms[None])[0], np.arange(len(self.vocabulary)))
+    def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turns and reflections, 8 of a square and 4 of a rectangle."""
+        source = self._symmetries[(uniforms[:, 0] * len(self._symmetries)).astype(np.int64)]
+        return source, np.tile(np.arange(len(self.vocabulary)), (len(uniforms), 1))
 
-    def _drawn(self, uniforms: np.ndarray) -> np.ndarray:
-        return self._symmetries[(uniforms[:, 0] * len(self._symmetries)).astype(np.int64)]
+    def invariants(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Of the question: colours refined in rows, columns and dominoes."""
+        return refined(self.groups, questions)
 
     def canonical(self, puzzle: Puzzle) -> bytes:
         """The smallest of the question's 8 (square) or 4 images; the answer is one of several and does not count."""
@@ -180,6 +219,12 @@ class Maze:
             if (cell + 1) % self.shape[1] == 0 and cell + 1 < len(shown):
                 text.append("\n")
         return text
+
+    def look(self) -> Look:
+        """Walls, the path and its ends fill their cells; only the ends have letters."""
+        labels = [sign if sign in "SG" else "" for sign in self.vocabulary]
+        names = ["padding", "wall", "free", "start", "goal", "path"]
+        return Look(labels, names, ["", "wall", "", "end", "end", "path"], [])
 
     def _marks_only(self, question: np.ndarray, answer: np.ndarray) -> bool:
         """Whether the answer is the question with some free cells marked."""

@@ -6,13 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import permutations, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from hrm.files.reading import UserError, quoted
-from hrm.puzzles.tasks import Puzzle, PuzzleError, Symmetry, written
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks import written
+from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
+from hrm.puzzles.tasks.refinement import mixed, refined
 from hrm.puzzles.tasks.search import sudoku_search
+from hrm.puzzles.tasks.task import Task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +31,7 @@ EXACT_LAYOUTS = 2000
 """Up to this many arrangements of the columns (9x9 has 1,296) the canonical form is exact."""
 
 
-class Sudoku:
+class Sudoku(Task):
     """Sudoku with boxes of `box_rows` x `box_cols` cells; tokens 0 padding, 1 blank, 2.. the digits."""
 
     name = "sudoku"
@@ -42,17 +46,22 @@ class Sudoku:
                 "use two numbers of at least 2 whose product is at most 16, such as 3 3"
             )
         self.box_rows, self.box_cols, self.n = box_rows, box_cols, n
-        self.shape = n, n
-        self.vocabulary = "?.123456789ABCDEFG"[: FIRST + n]
+        super().__init__(n, n, "?.123456789ABCDEFG"[: FIRST + n])
         self.symbols = range(FIRST, FIRST + n)
         row, column = np.divmod(np.arange(n * n), n)
         band, stack = row // box_rows, column // box_cols
         # Rows, columns, boxes; and, for what a box says about a row or column, the cells they share.
         self.groups = np.stack([row, column, band * box_rows + stack, row * box_rows + stack, column * box_cols + band])
+        self.blocks = self.groups[2].tolist()
         self.extra_clues = extra_clues
         self.square = box_rows == box_cols  # only then does transposition map boxes to boxes
         self.uniforms = 3 * n + box_rows + box_cols + self.square
         self._units = np.argsort(self.groups[:3], axis=1, kind="stable").reshape(3 * n, n)  # the cells of each group
+
+    @classmethod
+    def of(cls, config: TaskConfig) -> Self:
+        """One with the boxes of the settings."""
+        return cls(*config.box, extra_clues=config.extra_clues)
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of a grid in any of the forms in which people write one; . 0 * _ x - are blank.
@@ -60,18 +69,18 @@ class Sudoku:
         10 to 16 are A to G, or numbers between spaces.
         """
         cells: list[str] = list("".join(text.split()))
-        tokens = [self._values.get(cell, PAD) for cell in cells]
+        tokens = [self.values.get(cell, PAD) for cell in cells]
         if len(cells) != self.n**2 or (PAD in tokens and "\n" in text):
             places = written.spans(text, self)
             if places is not None:
                 cells = [text[start:end].strip() or "." for start, end in places]
                 # What is in no list of values lists several: candidates of a blank cell.
-                tokens = [self._values.get(cell, BLANK) for cell in cells]
+                tokens = [self.values.get(cell, BLANK) for cell in cells]
         if len(cells) != self.n**2:
             raise PuzzleError(self._miscounted(text, len(cells)))
         if PAD in tokens:
             at = tokens.index(PAD)
-            raise PuzzleError(f"{quoted(cells[at])} at {self._place(at)} is none of {self.vocabulary[BLANK:]}")
+            raise PuzzleError(f"{quoted(cells[at])} at {self.place(at)} is none of {self.vocabulary[BLANK:]}")
         return np.array(tokens, np.uint8)
 
     def _miscounted(self, text: str, found: int) -> str:
@@ -84,8 +93,18 @@ class Sudoku:
         return f"expected {self.n**2} characters for {self.n}x{self.n}, got {found}"
 
     @cached_property
-    def _values(self) -> dict[str, int]:
-        return written.values(self)
+    def values(self) -> dict[str, int]:
+        """The token of everything that may be written in a cell: signs, small letters, numbers, words for nothing."""
+        known = dict.fromkeys([*written.BLANKS, "00", "null", "None", "nan", "NaN"], BLANK)
+        for token, sign in enumerate(self.vocabulary[FIRST:], FIRST):
+            number = token - FIRST + 1
+            known |= {sign: token, sign.lower(): token, str(number): token, f"{number:02}": token}
+        return known
+
+    @cached_property
+    def form(self) -> written.Form:
+        """Lines, rows with rules and borders between them, candidates in the cells."""
+        return written.SudokuForm(self)
 
     def format(self, tokens: np.ndarray) -> str:
         """One character per cell, row after row; '.' is blank."""
@@ -107,7 +126,7 @@ class Sudoku:
                 if token in seen:
                     raise PuzzleError(
                         f"contradicting clues: {self.vocabulary[token]} twice in a {kind}, "
-                        f"at {self._place(seen[token])} and at {self._place(cell)}"
+                        f"at {self.place(seen[token])} and at {self.place(cell)}"
                     )
                 seen[token] = cell
         solutions, found = self._search.solve((question - BLANK).tolist(), budget=CHECK_GUESSES)
@@ -142,29 +161,20 @@ class Sudoku:
         rating = self._search.search(self._search.board(clues), limit=2).guesses
         return Puzzle(np.array(clues, np.uint8) + BLANK, np.array(grid, np.uint8) + BLANK, rating)
 
-    def augment(
-        self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def conflicts(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        """No digit at all, a given that changed, or a digit that its row, column or box holds twice."""
+        digits = self.symbols
+        wrong = (answer < digits.start) | (answer >= digits.stop) | ((question >= digits.start) & (question != answer))
+        for labels in self.groups:
+            place = labels * len(self.vocabulary) + answer
+            wrong |= np.bincount(place)[place] > 1
+        return wrong
+
+    def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One random element of the full symmetry group per row: digits, bands, stacks, rows, columns, transposition.
 
-        Tokens below the digits (padding, blank, ignored labels) stay what they are.
+        Padding and blanks keep their names.
         """
-        source, symbols = self._symmetries(uniforms)
-
-        def moved(grids: np.ndarray) -> np.ndarray:
-            cells = np.take_along_axis(grids, source, axis=1)
-            renamed = np.take_along_axis(symbols, np.maximum(cells, BLANK).astype(np.int64), axis=1)
-            return np.where(cells < FIRST, cells, renamed).astype(grids.dtype)
-
-        return moved(questions), moved(answers)
-
-    def view(self, uniforms: np.ndarray) -> Symmetry:
-        """The symmetry that `augment` applies for the same [self.uniforms] numbers."""
-        source, symbols = self._symmetries(uniforms[None])
-        return Symmetry(source[0], symbols[0])
-
-    def _symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each cell comes from [rows, cells], and the new name of each token [rows, vocabulary]."""
         n, bands, stacks = self.n, self.box_cols, self.box_rows
         cuts = np.cumsum([n, bands, stacks, n, n])
         u_digits, u_bands, u_stacks, u_rows, u_columns, u_flip = np.split(uniforms, cuts, axis=1)
@@ -179,14 +189,20 @@ class Sudoku:
         return source.reshape(len(source), n * n), symbols
 
     def canonical(self, puzzle: Puzzle) -> bytes:
-        """Same bytes for every symmetric variant; needs a complete answer.
+        """Same bytes for every symmetric variant; where the answer is no answer, the question itself.
 
         Up to 9x9 exact: the lexicographically smallest solution grid, then the smallest clue mask among the symmetries
         that reach it. Above, an invariant that in principle different classes may share (`_fingerprint`).
         """
+        if not self.verify(puzzle.question, puzzle.answer):
+            return puzzle.question.astype(np.uint8).tobytes()
         given = puzzle.question != BLANK
         digits = puzzle.answer.astype(np.int64) - FIRST
         return self._smallest(digits, given) if len(self._layouts) else self._fingerprint(digits, given)
+
+    def invariants(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Of the question: colours refined in rows, columns, boxes and the cells of each digit, whatever its name."""
+        return refined(self.groups, questions, self.symbols)
 
     def draw(
         self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
@@ -211,9 +227,6 @@ class Sudoku:
                 boxes.append(box)
             table.add_row(*boxes)
         return table
-
-    def _place(self, cell: int) -> str:
-        return f"row {cell // self.n + 1}, column {cell % self.n + 1}"
 
     @cached_property
     def _search(self):
@@ -281,11 +294,3 @@ def _order(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """Random orders [rows, groups*size] keeping groups together, from uniforms [rows, groups], [rows, groups, size]."""
     shuffled = np.argsort(outer, axis=1)[:, :, None] * inner.shape[2] + np.argsort(inner, axis=2)
     return shuffled.reshape(len(outer), -1)
-
-
-def mixed(x: np.ndarray) -> np.ndarray:
-    """A well-mixed 64-bit hash of each entry (the finalizer of splitmix64)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hrm.files.reading import quoted
+from hrm.puzzles.tasks.puzzle import PuzzleError
 
 if TYPE_CHECKING:
-    from hrm.puzzles.tasks import Task
     from hrm.puzzles.tasks.maze import Maze
     from hrm.puzzles.tasks.sudoku import Sudoku
+    from hrm.puzzles.tasks.task import Task
 
 BLANKS = ".0*_xX-\u00b7"
 """Signs of a blank cell of a Sudoku."""
@@ -89,7 +89,7 @@ class Form(Protocol):
 
 def puzzles(lines: Iterable[str], task: Task) -> Iterator[Written]:
     """The puzzles of a text, in their order, each as soon as it has been read."""
-    form = form_of(task)
+    form = task.form
     if form is None:  # a task with a text form of its own has one puzzle on each line
         yield from (
             Written(number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip("\r\n \t")
@@ -101,7 +101,7 @@ def puzzles(lines: Iterable[str], task: Task) -> Iterator[Written]:
 
 def spans(text: str, task: Task) -> list[Span] | None:
     """Where the cells of the only puzzle of a text stand in it, row after row; None unless there is exactly one."""
-    form = form_of(task)
+    form = task.form
     if form is None:
         return None
     lines = text.split("\n")
@@ -233,13 +233,15 @@ class _Reader:
             yield from (([title], "") for title in titles)
 
 
-class _SudokuForm:
+class SudokuForm:
+    """Sudoku as people, programs and books write it."""
+
     gaps = False
 
     def __init__(self, task: Sudoku) -> None:
         self.n = self.rows = task.n
         self.band = task.box_rows
-        self.values = values(task)
+        self.values = task.values
         signs = "".join(key for key in self.values if len(key) == 1)
         self.signs = set(signs)
         self.alone = [(i, i + 1) for i in range(task.n**2)]  # the cells of a line that is nothing but a puzzle
@@ -323,7 +325,9 @@ class _SudokuForm:
         return self.n <= 9 and len(word) > 1 and word.isdecimal() and "".join(sorted(set(word))) == word
 
 
-class _MazeForm:
+class MazeForm:
+    """A row is a line of signs, whose spaces count."""
+
     band, gaps = 0, True
 
     def __init__(self, task: Maze) -> None:
@@ -346,7 +350,7 @@ class _MazeForm:
         return "\n".join(row.text for row in rows)
 
 
-class _GridForm:
+class GridForm:
     """Numbers or characters: a row is what the task reads as one."""
 
     band, gaps = 0, False
@@ -377,37 +381,11 @@ class _GridForm:
         return [(i, i + 1) for i in places] if len(places) == count else None
 
     def _known(self, text: str) -> bool:
-        from hrm.puzzles.tasks import PuzzleError
-
         try:
             self.task.parse(text)
         except PuzzleError:
             return False
         return True
-
-
-@lru_cache(maxsize=8)
-def form_of(task: Task) -> Form | None:
-    """What a task's puzzles look like; None for one with a text form of its own."""
-    from hrm.puzzles.tasks.grid import Grid
-    from hrm.puzzles.tasks.maze import Maze
-    from hrm.puzzles.tasks.sudoku import Sudoku
-
-    if isinstance(task, Sudoku):
-        return _SudokuForm(task)
-    if isinstance(task, Maze):
-        return _MazeForm(task)
-    return _GridForm(task) if isinstance(task, Grid) and task.shape[0] > 1 else None
-
-
-def values(task: Sudoku) -> dict[str, int]:
-    """The token of everything that may be written in a cell: signs, small letters, numbers, words for nothing."""
-    from hrm.puzzles.tasks.sudoku import BLANK, FIRST
-
-    known = dict.fromkeys([*BLANKS, "00", "null", "None", "nan", "NaN"], BLANK)
-    for token, sign in enumerate(task.vocabulary[FIRST:], FIRST):
-        known |= {sign: token, sign.lower(): token, str(token - FIRST + 1): token, f"{token - FIRST + 1:02}": token}
-    return known
 
 
 def _split(line: str, separators: str) -> list[Span]:
@@ -449,9 +427,6 @@ def text_of(question: object, task: Task) -> str:
     """
     if isinstance(question, str):
         return question
-    from hrm.puzzles.tasks import PuzzleError
-    from hrm.puzzles.tasks.maze import Maze
-
     if isinstance(question, bytes):
         return question.decode("utf-8", "replace")
     rows = _plain(question)
@@ -461,7 +436,7 @@ def text_of(question: object, task: Task) -> str:
         return "\n".join(rows)
     nested = [list(row) if isinstance(row, (list, tuple)) else None for row in map(_plain, rows)]
     parts = [rows] if None in nested else nested
-    drawn = isinstance(task, Maze)
+    drawn = " " in task.vocabulary  # a space is a cell, in mazes
     cells = [[cell if drawn and isinstance(cell, str) else _cell(cell) for cell in part or ()] for part in parts]
     between = "" if drawn or all(len(cell) == 1 for part in cells for cell in part) else " "
     return "\n".join(between.join(part) for part in cells)
@@ -474,8 +449,6 @@ def _plain(value: object) -> object:
 
 def _cell(value: object) -> str:
     """One cell as text: whole numbers and signs as they are, nothing (None, NaN, an empty text) as a blank."""
-    from hrm.puzzles.tasks import PuzzleError
-
     value = _plain(value)
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return "."

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hrm.puzzles.data import PuzzleSet
-from hrm.puzzles.tasks import Copied, Task
+from hrm.puzzles.tasks import Task
 from hrm.training.randomness import uniforms
 
 _SAMPLING, _EXPLORATION, _ORDER = 1, 2, 3
@@ -56,9 +56,8 @@ class Sampler:
             inputs = np.where((u[:, 3 : 3 + cells] < share[:, None]) & (labels >= 0), labels, inputs)
         if self.augment:
             inputs, labels = self.task.augment(inputs, labels, u[:, 3 + cells :])
-        if isinstance(self.task, Copied):
-            # Numbers that reveal cells of other tasks, which a task with copies has none of.
-            inputs, labels, task_ids = self.task.show(inputs, labels, task_ids, u[:, 1:5])
+        # Numbers that reveal cells of other tasks, which a task with copies has none of.
+        inputs, labels, task_ids = self.task.show(inputs, labels, task_ids, u[:, 1:5])
         return Batch(inputs.astype(np.int64), labels.astype(np.int64), task_ids, explore)
 
     def stream(self, step: int, rows: slice = slice(None)) -> Generator[Batch, None, None]:

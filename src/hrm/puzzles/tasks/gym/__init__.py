@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hrm.files.reading import UserError, nearest
-from hrm.puzzles.tasks import Task
-from hrm.puzzles.tasks.gym.board import Board
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks.gym.dataset import Dataset
 from hrm.puzzles.tasks.gym.known import GymMiniSudoku, GymShortestPath, GymSudoku
 from hrm.puzzles.tasks.gym.ruled import Futoshiki, Kakurasu, NQueens
 from hrm.puzzles.tasks.gym.source import read_options
 from hrm.puzzles.tasks.gym.unruled import Arc1D, BinaryMatrix, GameOfLife, ModuloGrid, RotateMatrix, SpiralMatrix, Survo
+from hrm.puzzles.tasks.task import Task
 
-KINDS: tuple[type[Board] | type[GymSudoku] | type[GymShortestPath], ...] = (
+KINDS: tuple[type[Dataset] | type[GymSudoku] | type[GymShortestPath], ...] = (
     GymSudoku, GymMiniSudoku, Futoshiki, NQueens, Kakurasu, GymShortestPath,
     Survo, ModuloGrid, Arc1D, GameOfLife, BinaryMatrix, RotateMatrix, SpiralMatrix,
 )  # fmt: skip
 DATASETS = {kind.dataset: kind for kind in KINDS}
 """By Reasoning Gym's name."""
+
+
+def of(config: TaskConfig) -> Task:
+    """The task for the settings of a run."""
+    return make(config.gym, config.gym_options)
 
 
 def make(name: str, options: Sequence[str] = ()) -> Task:

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hrm.puzzles.tasks import PuzzleError
-from hrm.puzzles.tasks.gym.board import BLANK, OUTSIDE, Board, turned
+from hrm.puzzles.tasks.board import BLANK, OUTSIDE, turned
+from hrm.puzzles.tasks.gym.dataset import Dataset
 from hrm.puzzles.tasks.gym.source import Number
+from hrm.puzzles.tasks.puzzle import PuzzleError
 
 GUESSES = 50_000
 """Guesses after which `check` gives up: some seconds."""
 
 
-class NQueens(Board):
+class NQueens(Dataset):
     """Complete a board of n queens, none of which attacks another. Often several answers are right."""
 
     dataset = "n_queens"
@@ -27,7 +28,7 @@ class NQueens(Board):
         super().__init__(options, options["n"], options["n"], [OUTSIDE, BLANK, "Q"])
         self.n, self.queen = self.shape[0], self.token["Q"]
         sources = [source for source, *_ in turned(np.arange(self.n**2).reshape(self.shape))]
-        self._symmetries(sources, [np.arange(len(self.names))] * len(sources))
+        self.list_symmetries(sources, [np.arange(len(self.names))] * len(sources))
         row, column = np.divmod(np.arange(self.n**2), self.n)
         self._lines = np.stack([row, column, row + column, row - column + self.n - 1])
 
@@ -79,7 +80,7 @@ class NQueens(Board):
         )
 
 
-class Kakurasu(Board):
+class Kakurasu(Dataset):
     """0 or 1 in every cell; the ones of a row weigh 1, 2, 3, ... from the left, those of a column from the top, and the
     weights sum to the numbers at the right and at the bottom."""
 
@@ -96,7 +97,7 @@ class Kakurasu(Board):
         self.zero, self.one = self.numbers([0, 1]).tolist()
         if rows == cols and options["min_rows"] == options["min_cols"]:
             cells = np.arange((rows + 1) ** 2).reshape(self.shape)
-            self._symmetries([cells.ravel(), cells.T.ravel()], [np.arange(len(self.names))] * 2)
+            self.list_symmetries([cells.ravel(), cells.T.ravel()], [np.arange(len(self.names))] * 2)
 
     def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         facts = entry["metadata"]
@@ -185,7 +186,7 @@ class Kakurasu(Board):
             raise PuzzleError("no answer has these sums")
 
 
-class Futoshiki(Board):
+class Futoshiki(Dataset):
     """Every row and column holds 1 to n once, and what stands between two cells says which is larger.
 
     Cells and signs alternate on the board: < and > between neighbours in a row, \u2227 (the upper is less) and \u2228
@@ -196,7 +197,7 @@ class Futoshiki(Board):
     defaults: ClassVar[Mapping[str, Number]] = {
         "min_board_size": 4, "max_board_size": 9, "min_difficulty": 0, "max_difficulty": 3
     }  # fmt: skip
-    aliases: ClassVar[Mapping[str, str]] = {**Board.aliases, "^": "\u2227", "v": "\u2228"}
+    aliases: ClassVar[Mapping[str, str]] = {**Dataset.aliases, "^": "\u2227", "v": "\u2228"}
     verifies = True
 
     def __init__(self, options: Mapping[str, Number]):
@@ -207,7 +208,7 @@ class Futoshiki(Board):
         self.first = self.token["1"]
         self.less, self.more, self.above, self.below = (self.token[sign] for sign in "<>\u2227\u2228")
         if options["min_board_size"] == n:
-            self._symmetries(*zip(*self._all_symmetries(n), strict=True))
+            self.list_symmetries(*zip(*self._all_symmetries(n), strict=True))
 
     def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         facts, question = entry["metadata"], self.empty()

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hrm.puzzles.tasks.gym.board import BLANK, OUTSIDE, Board, turned
+from hrm.puzzles.tasks.board import BLANK, OUTSIDE, turned
+from hrm.puzzles.tasks.gym.dataset import Dataset
 from hrm.puzzles.tasks.gym.source import Number
 
 
-class Survo(Board):
+class Survo(Dataset):
     """Place the numbers of the last row into the blanks, so that each row and column sums to its last number.
 
     Several fillings may be right; the scorer wants the stored one. A number's token is the number itself.
@@ -42,14 +43,14 @@ class Survo(Board):
         return board[: self.side, : self.side]
 
 
-class ModuloGrid(Board):
+class ModuloGrid(Dataset):
     """Fill the holes of a pattern that a formula modulo a number makes."""
 
     dataset = "modulo_grid"
     defaults: ClassVar[Mapping[str, Number]] = {
         "size_x": 20, "size_y": 20, "max_divisor": 20, "max_target": 20, "max_holes": 1
     }  # fmt: skip
-    aliases: ClassVar[Mapping[str, str]] = {**Board.aliases, "\u2754": BLANK, "\u274c": "0", "\u2705": "1"}
+    aliases: ClassVar[Mapping[str, str]] = {**Dataset.aliases, "\u2754": BLANK, "\u274c": "0", "\u2705": "1"}
 
     def __init__(self, options: Mapping[str, Number]):
         super().__init__(options, options["size_y"], options["size_x"], [OUTSIDE, BLANK, "0", "1"])
@@ -60,7 +61,7 @@ class ModuloGrid(Board):
         return question, answer
 
 
-class Computed(Board):
+class Computed(Dataset):
     """A question without blanks, to which the answer is another grid of the same cells."""
 
     def allowed(self) -> np.ndarray:
@@ -70,7 +71,7 @@ class Computed(Board):
         """All turns and reflections, where every puzzle fills the whole board."""
         if fixed:
             sources = [source for source, *_ in turned(np.arange(self.groups.shape[1]).reshape(self.shape))]
-            self._symmetries(sources, [np.arange(len(self.names))] * len(sources))
+            self.list_symmetries(sources, [np.arange(len(self.names))] * len(sources))
 
     def corner(self, values: Any) -> np.ndarray:
         """A board with these numbers in the top left corner."""
@@ -147,7 +148,7 @@ class SpiralMatrix(Computed):
         return self.corner(facts["matrix"]), self.corner(np.array(facts["solution"]).reshape(facts["n"], facts["n"]))
 
 
-class Arc1D(Board):
+class Arc1D(Dataset):
     """Find the rule in pairs of rows, input above output, and apply it to the last input."""
 
     dataset = "arc_1d"
