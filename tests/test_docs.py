@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -85,6 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = np.where(rng.random(answers.shape) < 0.5, 6, answers)
     number = np.arange(len(answers), dtype=np.int32)
     puzzles = PuzzleSet(questions, answers, np.zeros_like(number), number, None, "shuffled")
+    shutil.copy(EXAMPLE, folder)
     data.write_csv(folder / "my-puzzles.csv", Grid(5, 5, 7), puzzles)
     return folder
 
@@ -242,16 +244,11 @@ def test_the_page_on_an_own_task_shows_the_example_and_it_runs(tmp_path: Path, m
     code = EXAMPLE.read_text("utf-8").split('"""', 2)[2]
     assert page.split() == code.split()
     assert len([line for line in code.splitlines() if line]) <= 30
-    short = "steps=2, batch_size=4), optim=replace(preset.optim, warmup_steps=1)"
-    short += ", task=replace(preset.task, puzzles=30, holdout=10)"
-    assert "steps=200)" in code
-    code = code.replace("steps=200)", short)
-    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "latin_squares"}
     exec(code, names)
     for more in (text for info, text in blocks(TASK) if info == "python more"):
         exec(more, names)
-    task = names["task"]
+    task = names["LatinSquare"]()
     puzzle = task.generate(np.random.default_rng(2))
     uniforms = np.random.default_rng(2).random((20, task.uniforms))
     questions, answers = task.augment(*(np.tile(grid, (20, 1)) for grid in puzzle[:2]), uniforms)
@@ -263,7 +260,9 @@ def test_the_page_on_an_own_task_shows_the_example_and_it_runs(tmp_path: Path, m
     wrong = puzzle.answer.copy()
     wrong[[0, 1]] = wrong[[1, 0]]
     assert not task.verify(np.ones_like(wrong), wrong)
-    assert names["hrm"].load("runs/latin", task=task).solve("11" + "." * 23).status == "invalid"
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "sudoku-4x4", "--task.kind", f"{EXAMPLE}:LatinSquare", "--out", "latin", *TINY]) == 0
+    assert hrm.load("latin", task=task).solve("11" + "." * 23).status == "invalid"
 
 
 def test_the_picture_shows_each_segment_and_fetches_nothing():

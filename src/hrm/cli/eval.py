@@ -77,7 +77,7 @@ def main(args: list[str]) -> int:
     if any(is_text(word) for word in args if not word.startswith("-")):
         return measure_text(args)
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
-    options = parse("eval", Options, args, example=example, main=TRIES)
+    options = parse("eval", Options, args, example=example, main=TRIES, rare=("precision",))
     if arc.is_run(options.run):
         if options.data is None:
             raise UserError(f"{options.run} was trained on ARC: name the task files to answer with --data")

@@ -39,5 +39,5 @@ def problem(kind: str, flag: str = "--task.kind") -> str | None:
     """A sentence about a kind that is none."""
     if kind in KINDS or is_file(kind) or installed(kind) is not None:
         return None
-    hint = nearest(kind, KINDS) or f": use {', '.join(KINDS)}, or FILE.py:CLASS for one of your own"
+    hint = nearest(kind, KINDS) or f": use {', '.join(KINDS)}, FILE.py:CLASS for your own, or install what provides it"
     return f"there is no task named {quoted(kind)} ({flag}){hint}"

@@ -18,7 +18,7 @@ from hrm.core.arch import ArchConfig
 from hrm.files.npy import IGNORE
 from hrm.puzzles.data import write_csv, write_folder
 from hrm.puzzles.data.puzzle_set import PuzzleSet
-from hrm.puzzles.measuring import Measurement, _paths, evaluate
+from hrm.puzzles.measuring import Measurement, evaluate
 from hrm.puzzles.model import PuzzleModel, board_of
 from hrm.puzzles.solving import Solver
 from hrm.puzzles.tasks.maze import Maze
@@ -128,7 +128,7 @@ def test_any_shortest_path_is_optimal_whatever_the_label_says(seed: int):
         readout = puzzle.answer.copy()
         for cell in rng.choice(flips[0], size=trial % 4, replace=False):
             readout[cell] = free + path - readout[cell]
-        found = _paths(maze, puzzle.question, puzzle.answer, readout)
+        found = maze.verdicts(puzzle.question, readout, puzzle.answer)
         assert found["optimal"] == maze_shortest(maze.format(puzzle.question), maze.format(readout), 7)
         assert found["optimal"] == maze.verify(puzzle.question, readout)
         assert found["valid"] == maze.valid(puzzle.question, readout)
@@ -139,14 +139,14 @@ def test_any_shortest_path_is_optimal_whatever_the_label_says(seed: int):
 def test_another_shortest_path_and_a_detour():
     maze = Maze(3, 3, min_path=4)
     question, label = maze.parse("S       G"), maze.parse("Soo  o  G")
-    assert _paths(maze, question, label, maze.parse("S  o  ooG")) == {"valid": True, "optimal": True}
-    assert _paths(maze, question, label, maze.parse("S  oo  oG")) == {"valid": True, "optimal": True}
-    assert _paths(maze, question, label, maze.parse("Sooo oooG")) == {"valid": False, "optimal": False}
-    assert _paths(maze, question, label, maze.parse("Soo  o   ")) == {"valid": False, "optimal": False}
+    assert maze.verdicts(question, maze.parse("S  o  ooG"), label) == {"valid": True, "optimal": True}
+    assert maze.verdicts(question, maze.parse("S  oo  oG"), label) == {"valid": True, "optimal": True}
+    assert maze.verdicts(question, maze.parse("Sooo oooG"), label) == {"valid": False, "optimal": False}
+    assert maze.verdicts(question, maze.parse("Soo  o   "), label) == {"valid": False, "optimal": False}
     wide = Maze(3, 5, min_path=4)
     question, label = wide.parse("S   G" + " " * 10), wide.parse("SoooG" + " " * 10)
     detour = wide.parse("S   Go   oooooo")
-    assert _paths(wide, question, label, detour) == {"valid": True, "optimal": False}
+    assert wide.verdicts(question, detour, label) == {"valid": True, "optimal": False}
 
 
 def test_a_maze_run_reports_valid_and_optimal_beside_exact():

@@ -256,9 +256,10 @@ def load(
     """
     folder = solvers.find(path)
     run = Run.open(folder, Config)
+    own = task is not None
     if task is None or isinstance(task, str):
         task = tasks.build(run.config.task, named=task)
-    if (task.cells, len(task.vocabulary)) != (run.board["cells"], run.board["vocabulary"]):
+    if own and (task.cells, len(task.vocabulary)) != (run.board["cells"], run.board["vocabulary"]):
         known = f"{run.board['cells']} cells and {run.board['vocabulary']} tokens"
         found = f"{task.name} has {task.cells} and {len(task.vocabulary)}"
         raise UserError(f"{run.path} was trained on {known}, and {found}: name the task it was trained on (--task)")
