@@ -156,7 +156,7 @@ def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:
     from hrm.puzzles.training.session import puzzles_of
     from hrm.runs import Run
 
-    if not (Path(run) / "run.json").is_file() or task.name == "arc":
+    if not (Path(run) / "run.json").is_file() or task.embedded:
         return  # a solver that comes with the package; ARC, which refuses leaks when it trains
     opened = Run.open(run, Config)
     if opened.config.data is None and not opened.data.is_dir():

@@ -81,7 +81,7 @@ def main(args: list[str]) -> int:
         from hrm.runs import threads
 
         solver = load(options.run, options.checkpoint, options.device, options.precision, options.task, options.also)
-        if several and solver.task.name == "arc":
+        if several and solver.task.embedded:
             raise UserError("a grid of ARC is no question without its task: use `hrm arc eval RUN --data FILE`")
         threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
         bar.update(shown, description="solving")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrm.puzzles.tasks import Task
+from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks import Task, build
 from hrm.puzzles.tasks.grid import Grid
 from hrm.puzzles.tasks.maze import Maze
 from hrm.puzzles.tasks.sudoku import Sudoku
 
-TASKS: list[Task] = [Sudoku(2, 2), Sudoku(2, 3), Maze(5, 5, 6), Maze(4, 6, 6)]
+NONOGRAM = build(TaskConfig(), named=f"{Path(__file__).parents[3] / 'examples/nonogram.py'}:Nonogram")
+TASKS: list[Task] = [Sudoku(2, 2), Sudoku(2, 3), Maze(5, 5, 6), Maze(4, 6, 6), NONOGRAM]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.name}-{task.shape}")

@@ -30,6 +30,7 @@ class Arc(Task):
     """Grids on a board of `side` x `side` tokens; every task has `copies`, of which number 0 is the task itself."""
 
     name = "arc"
+    embedded = True
 
     def __init__(
         self, side: int, copies: int = 1, dihedral: bool = True, colours: bool = True, translate: float = 0.0

@@ -51,6 +51,8 @@ class Task:
     """The token of a cell that is no part of the puzzle; 0 where there is none."""
     uniforms: int = 0
     """Random numbers that `symmetries` takes per puzzle; 0 where there is none but the puzzle itself."""
+    embedded: bool = False
+    """Whether a question belongs to one of many riddles with an embedding each (ARC), so that alone it is none."""
     blocks: Sequence[int] = ()
     """The box of each cell: drawings have a thick line where it changes."""
     aliases: ClassVar[Mapping[str, str]] = {}

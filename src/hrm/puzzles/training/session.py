@@ -20,7 +20,6 @@ from hrm.puzzles.measuring import evaluate
 from hrm.puzzles.model import board_of, build
 from hrm.puzzles.solving import Solver, load
 from hrm.puzzles.tasks import Task
-from hrm.puzzles.tasks.arc import Arc
 from hrm.puzzles.training.batches import Sampler
 from hrm.puzzles.training.start import start_from
 from hrm.puzzles.training.trainer import Trainer
@@ -74,7 +73,7 @@ class _Puzzles(Subject[Config, Trainer]):
         board["training_sha256"] = _fingerprint(training)
         Run.create(path, config, board, overwrite, store)
         self.created = True
-        if config.data is not None or isinstance(task, Arc):
+        if config.data is not None or task.embedded:
             # Those that were made are read from the run, by every process and whenever it is resumed.
             self.training, self.held_out = training, held_out
 
@@ -128,7 +127,7 @@ def puzzles_of(
     """
     if check:
         run.check_data()
-    if isinstance(task, Arc):
+    if task.embedded:
         training, held_out = arc_sets.prepare(run.config, task, arc_sets.Record.load(run.data))[:2]
         _compare(run, training)
         return training, held_out
@@ -157,7 +156,7 @@ def _prepare(
 ) -> tuple[PuzzleSet, PuzzleSet | None, Callable[[Path], None]]:
     """Training puzzles, read or generated; those to measure on, a file's or whole symmetry classes set aside; and what
     puts into a new run folder all that it must keep of them."""
-    if isinstance(task, Arc):
+    if task.embedded:
         known = None if start is None else arc_sets.Record.load(start.data)
         if known is not None and config.validation and config.task.leaks != "allow":
             known.check_unseen(arc.read(config.validation), "--task.leaks allow")
@@ -186,7 +185,7 @@ def _validation(config: Config, task: Task) -> PuzzleSet | None:
 
 def _refuse_overlap(config: Config, task: Task, training: PuzzleSet, reporter: Reporter) -> None:
     """UserError where --validation holds symmetric variants of training puzzles; what is set aside never does."""
-    if config.validation is not None and not config.allow_overlap and task.name != "arc":  # ARC has rules of its own
+    if config.validation is not None and not config.allow_overlap and not task.embedded:  # ARC has rules of its own
         data.refuse(data.locate(config.validation, task, "test"), training, task, reporter.console)
 
 
