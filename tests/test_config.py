@@ -382,8 +382,8 @@ def test_every_number_of_every_setting_and_flag_has_a_range():
     for module in (analyze, arc, chat, convert, data, demo, generate, solve, text_data, text_eval, measure):
         name = module.__name__.rpartition(".")[2].removeprefix("text_")
         for kind in vars(module).values():
-            if is_dataclass(kind) and "Options" in kind.__name__ and kind.__module__ == module.__name__:  # type: ignore[union-attr]
-                verb = verbs.get(module, "") + kind.__name__.removesuffix("Options").lower()  # type: ignore[union-attr]
+            if isinstance(kind, type) and "Options" in kind.__name__ and kind.__module__ == module.__name__:
+                verb = verbs.get(module, "") + kind.__name__.removesuffix("Options").lower()
                 kinds[kind] = verb if module in verbs else name
     assert len(kinds) > 15
     for kind, verb in kinds.items():

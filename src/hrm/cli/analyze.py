@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hrm.cli.options import Positional, choose, parse
+from hrm.cli.options import DEVICE, Device, OnDevice, Positional, choose, parse
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
@@ -53,10 +53,7 @@ class TextOptions:
     """Below 1 the probable becomes more probable."""
     seed: int = 0
     """The same seed writes, shuffles and resamples the same."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnDevice = field(default_factory=Device)
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def forgetting(args: list[str]) -> int:
 def text(args: list[str]) -> int:
     """Judge texts, or what text models write, against a reference."""
     example = "hrm analyze text runs/alice sample.txt --reference alice.txt --max-segments 1 2 4 --plot quality.png"
-    options = parse("analyze text", TextOptions, args, example=example)
+    options = parse("analyze text", TextOptions, args, example=example, main=DEVICE)
     _check(options)
 
     from hrm.text.data import Way
@@ -194,7 +191,7 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
         steps = tuple(str(checkpoint.step_of(path)) for path in known)
     sampling = Sampling(temperature=options.temperature, seed=options.seed)
     for step in steps:
-        loaded = load_text(source, step, options.device, options.precision)
+        loaded = load_text(source, step, options.on.device, options.on.precision)
         model, tokenizer = loaded.model, loaded.tokenizer
         length = loaded.length
         for depth in options.max_segments or (None,):

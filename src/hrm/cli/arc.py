@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrm.cli import facts
-from hrm.cli.options import Positional, choose, parse
+from hrm.cli.options import DEVICE, Device, OnDevice, Positional, choose, parse
 from hrm.console import Console
 from hrm.files import names, output
 from hrm.files.output import to_json
@@ -103,10 +103,7 @@ class EvalOptions:
     """best, latest, a step, or all: one line for each."""
     batch_size: int = 64
     """Puzzles in a batch."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnDevice = field(default_factory=Device)
 
 
 @dataclass(frozen=True)
@@ -217,7 +214,7 @@ def show(args: list[str]) -> int:
 def eval_(args: list[str]) -> int:
     """Answer the test inputs of tasks that a run knows; pass@1 and pass@2."""
     example = "hrm arc eval runs/arc-1 --data evaluation.jsonl.gz --submission submission.json"
-    return measure(parse("arc eval", EvalOptions, args, example=example))
+    return measure(parse("arc eval", EvalOptions, args, example=example, main=DEVICE))
 
 
 def is_run(path: str) -> bool:
@@ -312,7 +309,7 @@ def _measure(
     from hrm.puzzles.arc.measuring import answer, fit, score, submission_of
     from hrm.puzzles.solving import load
 
-    solver = load(options.run, step, options.device, options.precision)
+    solver = load(options.run, step, options.on.device, options.on.precision)
     copies = options.copies or solver.task.copies  # type: ignore[attr-defined]
     start = time.perf_counter()
     readouts = copies * sum(len(task.test) for task in tasks)

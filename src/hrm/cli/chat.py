@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hrm.cli.options import DRAWS, Draws, Positional, parse
+from hrm.cli.options import DEVICE, DRAWS, Device, Draws, OnDevice, Positional, parse
 from hrm.files.encoding import read_text
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
@@ -47,14 +47,13 @@ class Options:
     """Print one JSON object per answer of a batch."""
     checkpoint: str = "best"
     """best, latest or a step."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnDevice = field(default_factory=Device)
 
 
 def main(args: list[str]) -> int:
-    options = parse("chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7", main=DRAWS)
+    options = parse(
+        "chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7", main=(*DRAWS, *DEVICE)
+    )
     if (Path(options.run) / "run.json").is_file() and not is_text(options.run):
         raise UserError(f"{options.run} is a run on puzzles, which solves and does not talk: see hrm solve")
     if options.batch is None and options.json:
@@ -85,7 +84,7 @@ def _session(options: Options) -> Session:
 
     sampling = Sampling(**vars(options.decoding))
     sampling.check()
-    loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
+    loaded = load_text(options.run, options.checkpoint, options.on.device or "auto", options.on.precision)
     threads.settle_for(loaded.model, 1)
     session = Session(loaded, memory=options.memory, plain=options.plain)
     session.change(Settings(options.mode, options.stop or session.settings.stop, options.min_characters, sampling))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrm.cli import arc, facts
-from hrm.cli.options import TRIES, Positional, Tries, parse
+from hrm.cli.options import TRIES, Machine, OnMachine, Positional, Tries, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.console import Console
@@ -65,23 +65,18 @@ class Options:
     """Puzzles in a batch."""
     checkpoint: str = "best"
     """best, latest or a step."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    threads: int = 0
-    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnMachine = field(default_factory=Machine)
 
 
 def main(args: list[str]) -> int:
     if any(is_text(word) for word in args if not word.startswith("-")):
         return measure_text(args)
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
-    options = parse("eval", Options, args, example=example, main=TRIES, rare=("precision",))
+    options = parse("eval", Options, args, example=example, main=(*TRIES, "device", "threads"))
     if arc.is_run(options.run):
         if options.data is None:
             raise UserError(f"{options.run} was trained on ARC: name the task files to answer with --data")
-        same = ("data", "json", "json_file", "checkpoint", "batch_size", "device", "precision")
+        same = ("data", "json", "json_file", "checkpoint", "batch_size", "on")
         shared = {name: getattr(options, name) for name in same}
         return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
     output.check("--json-file", options.json_file)
@@ -97,8 +92,9 @@ def main(args: list[str]) -> int:
     from hrm.puzzles.solving import load
     from hrm.runs import threads
 
-    solver = load(options.run, options.checkpoint, options.device, options.precision, options.task, options.also)
-    threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
+    where = options.on
+    solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
+    threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
     if options.data is None:
         located = Located(_held_out(options.run, solver.task), lambda row: f"held-out puzzle {row + 1}")
     else:

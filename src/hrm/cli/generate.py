@@ -10,7 +10,7 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from hrm.cli.options import DRAWS, Draws, Positional, parse
+from hrm.cli.options import DEVICE, DRAWS, Device, Draws, OnDevice, Positional, parse
 from hrm.console import Console
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
@@ -58,15 +58,12 @@ class Options:
     """Print one JSON object: the text, and each token with its depth, confidence and entropy."""
     checkpoint: str = "best"
     """best, latest or a step."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnDevice = field(default_factory=Device)
 
 
 def main(args: list[str]) -> int:
     example = 'hrm generate runs/shakespeare "ROMEO:" --max-new-tokens 100'
-    options = parse("generate", Options, args, example=example, main=DRAWS, rare=("state",))
+    options = parse("generate", Options, args, example=example, main=(*DRAWS, *DEVICE), rare=("state",))
     prompt = options.prompt
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
@@ -80,7 +77,7 @@ def main(args: list[str]) -> int:
 
     sampling = Sampling(**vars(options.decoding), stop=tuple(map(replaced, options.stop)))
     sampling.check()
-    loaded = load_text(options.run, options.checkpoint, options.device or "auto", options.precision)
+    loaded = load_text(options.run, options.checkpoint, options.on.device or "auto", options.on.precision)
     model, tokenizer = loaded.model, loaded.tokenizer
     threads.settle_for(model, 1)
     positions = model.config.max_position_embeddings

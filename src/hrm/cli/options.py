@@ -59,6 +59,35 @@ Tries = Annotated[Strategy, tyro.conf.arg(name="")]
 """What is tried at test time, as flags without a prefix; --help shows those of TRIES."""
 Draws = Annotated[Decoding, tyro.conf.arg(name="")]
 """How text is drawn, as flags without a prefix; --help shows all of them with DRAWS."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Where a model runs, and how precisely."""
+
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """The same, with the threads of a CPU."""
+
+    device: str | None = None
+    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
+    threads: int = 0
+    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
+    precision: str | None = None
+    """float32, bfloat16 or float16; default: as in training."""
+
+
+OnDevice = Annotated[Device, tyro.conf.arg(name="")]
+"""The flags of Device without a prefix; --help shows them with DEVICE."""
+OnMachine = Annotated[Machine, tyro.conf.arg(name="")]
+"""The flags of Machine without a prefix; --help shows them with MACHINE."""
+DEVICE, MACHINE = (tuple(item.name for item in dataclasses.fields(kind)) for kind in (Device, Machine))
 _NO_SUCH = "; --help-all lists all flags"
 _WRITTEN = ("out", "html", "gif")
 """Flags for what is written, also where they are text."""

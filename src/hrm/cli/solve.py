@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hrm.cli.options import TRIES, Positional, Tries, parse
+from hrm.cli.options import MACHINE, TRIES, Machine, OnMachine, Positional, Tries, parse
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
@@ -56,17 +56,12 @@ class Options:
     """Puzzles in a batch; 1 answers each line of a pipe before it reads the next."""
     checkpoint: str = "best"
     """best, latest or a step."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    threads: int = 0
-    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnMachine = field(default_factory=Machine)
 
 
 def main(args: list[str]) -> int:
     example = "hrm solve runs/sudoku puzzles.txt --max-segments 64 --restarts 8"
-    options = parse("solve", Options, args, example=example, main=TRIES)
+    options = parse("solve", Options, args, example=example, main=(*TRIES, *MACHINE))
     if options.watch and options.json:
         raise UserError("--watch draws and --json does not: use one of them")
     options = _check_pictures(options)
@@ -80,10 +75,11 @@ def main(args: list[str]) -> int:
         from hrm.puzzles.solving import load
         from hrm.runs import threads
 
-        solver = load(options.run, options.checkpoint, options.device, options.precision, options.task, options.also)
+        where = options.on
+        solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
         if several and solver.task.embedded:
             raise UserError("a grid of ARC is no question without its task: use `hrm arc eval RUN --data FILE`")
-        threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.threads)
+        threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
         bar.update(shown, description="solving")
         advance = partial(bar.update, shown)
         if options.puzzle == "-":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hrm.cli import facts
 from hrm.cli.generate import budget_of
-from hrm.cli.options import Positional, parse
+from hrm.cli.options import MACHINE, Machine, OnMachine, Positional, parse
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.digest import data_sha256
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hrm.text.data.chat import Messages
     from hrm.text.load import TextModel
 
+_HERE = Machine()
 _SHARES = ("exact_match", "ended", "q", "q-drawn", "likelihood", "one", "any")
 
 
@@ -87,17 +88,12 @@ class TextOptions:
     """Windows, questions or options in a batch."""
     checkpoint: str = "best"
     """best, latest or a step."""
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
-    threads: int = 0
-    """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
+    on: OnMachine = _HERE
 
 
 def main(args: list[str]) -> int:
     example = "hrm eval runs/shakespeare --data test.txt --plot depth.png"
-    options = parse("eval", TextOptions, args, example=example)
+    options = parse("eval", TextOptions, args, example=example, main=MACHINE)
     if options.fresh is not None and options.data is not None:
         raise UserError("--fresh makes questions and --data names some: use one of them")
     for name in ("fresh", "limit", "length", "batch_size", "max_new_tokens", "best_of"):
@@ -121,9 +117,9 @@ def main(args: list[str]) -> int:
     from hrm.runs import threads
     from hrm.text.load import load_text
 
-    loaded = load_text(options.run, options.checkpoint, options.device, options.precision)
+    loaded = load_text(options.run, options.checkpoint, options.on.device, options.on.precision)
     length = options.length or loaded.length or loaded.model.config.max_position_embeddings
-    threads.settle_for(loaded.model, options.batch_size * length, options.threads)
+    threads.settle_for(loaded.model, options.batch_size * length, options.on.threads)
     measure = _tasks if options.tasks else _pairs if options.task == "pairs" else _text
     result, table = measure(loaded, options, request)
     if options.json_file is not None:
