@@ -30,6 +30,7 @@ from hrm.text.config import LearnConfig
 from hrm.text.data import Batch, Packed, Way
 from hrm.text.learning.learner import Learner
 from hrm.text.learning.memory import Dreams, Nothing, Old, Reservoir
+from hrm.text.learning.trainer import BookTrainer
 from hrm.text.model import HRMForCausalLM
 
 BOOKS = {
@@ -161,11 +162,9 @@ def joint(path: Path, files: list[Path], config: LearnConfig, limit: int) -> dic
     learner.model.lm_head.bias.data.zero_()  # nothing was learned that new characters could disturb
     book = learner.books[0]
     steps = sum(learner._steps(b, Packed.open(learner._folder(b) / "train")) for b in learner.books)
-    updates = learner._updates(steps)
-    for step in range(steps):
-        book["step"] = step
-        learner._step(book, mixed, updates, steps)  # type: ignore[arg-type]
-        learner.step_number += 1
+    trainer = BookTrainer(learner, book, mixed, steps)  # type: ignore[arg-type]
+    for _ in range(steps):
+        trainer.step()
     return {
         "matrix": [[learner.bits(b, limit) for b in learner.books]],
         "seconds": time.perf_counter() - start,

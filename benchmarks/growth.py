@@ -29,8 +29,9 @@ from continual import BOOKS
 from hrm.text.chat.modes import SCHEDULES
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed, documents
-from hrm.text.learning.learner import DEEP, MODES, SHAPE, Learner
+from hrm.text.learning.learner import SHAPE, Learner
 from hrm.text.learning.memory import Nothing
+from hrm.text.learning.trainer import DEEP, MODES
 from hrm.text.load import configure
 from hrm.text.training.plan import count
 

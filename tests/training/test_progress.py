@@ -9,6 +9,7 @@ import pytest
 from accelerate import Accelerator
 
 from hrm.training.config import TrainConfig
+from hrm.training.pace import Pace
 from hrm.training.progress import Reporter, fitting
 from tests.training import small
 
@@ -24,7 +25,7 @@ def test_the_time_left_is_seen_at_every_width(monkeypatch: pytest.MonkeyPatch, w
     drawn = reporter.bar.console
     drawn.file, drawn.width, reporter.live = io.StringIO(), width, True
     details = small.trainer().describe(METRICS)
-    reporter.show(METRICS, 26041, 1200 / 26041, details)
+    reporter.show(METRICS, 26041, 1200 / 26041, 198_728.0, details)
     with drawn.capture() as capture:
         drawn.print(reporter.bar.get_renderable())
     [line] = capture.get().rstrip("\n").split("\n")
@@ -41,3 +42,14 @@ def test_what_has_no_room_is_left_out_from_the_end() -> None:
 
 def test_nothing_is_claimed_of_puzzles_of_which_none_has_halted() -> None:
     assert small.trainer().describe({**METRICS, "halted": 0, "exact_accuracy": 0.0}) == "exact -  segments -"
+
+
+def test_the_time_left_counts_measuring_and_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 1.0, 1.0, 4.0, 4.0, 6.0, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    pace = Pace()
+    for name in ("update", "update", "measuring"):
+        with pace.part(name):
+            pass
+    assert pace.left({"update": 10, "measuring": 2, "saving": 5}) == 10 * 2 + 2 * 2
+    assert pace.spent() == 10

@@ -1,9 +1,8 @@
-"""The loop of a training, whatever is trained: steps, measurements, checkpoints, progress, interruption, result."""
+"""The loop of a training, whatever is trained: steps, measurements, checkpoints, time left, interruption, result."""
 
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from hrm.files.reading import reading
 from hrm.runs import Run, checkpoint
 from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Interrupt
+from hrm.training.pace import Pace
 from hrm.training.progress import Reporter, duration, memory_gib
 from hrm.training.trainer import BadBatch, BaseTrainer
 
@@ -26,7 +26,7 @@ class Measures(ABC):
     compared: tuple[str, ...] = ("data_sha256", "n")
     """Entries of a measurement that must be equal for two to compare."""
     nothing: float = -math.inf
-    """The score of what has learned nothing yet; patience does not count before a better one."""
+    """The score of a model that has learned nothing yet; patience does not count before a better one."""
 
     @abstractmethod
     def __call__(self) -> dict[str, Any]:
@@ -45,8 +45,71 @@ class Measures(ABC):
         """What was reached, if that is enough to stop."""
 
 
-class TrainingLoop:
-    """Steps to the end of a training: what is logged, saved and measured on the way, and when it ends."""
+class Loop(ABC):
+    """Steps to an end, what is due on the way, and how much time is left."""
+
+    def __init__(self, trainer: BaseTrainer[Any, Any], log_every: int, measure_every: int, save_every: int) -> None:
+        self.trainer, self.pace = trainer, Pace()
+        self.log_every, self.measure_every, self.save_every = log_every, measure_every, save_every
+
+    def run_steps(self) -> bool:
+        """Steps until the end, or until a measurement or somebody stops them; False where it is to be resumed."""
+        trainer = self.trainer
+        try:
+            # What was to be measured at the very step of the start may not have been.
+            enough = trainer.step_number > 0 and self._due(self.measure_every) and self.measure()
+            while not enough and trainer.progress < 1:
+                with self.pace.part("update"):
+                    trainer.step()
+                self.moved()
+                if self._due(self.log_every):
+                    self.log()
+                enough = self._due(self.measure_every) and self.measure()
+                if trainer.step_number % self.save_every == 0:
+                    self.save()
+                if self.asked():
+                    break
+        except Abandoned:  # all is as it was before the step or the measurement
+            return False
+        return enough or trainer.progress >= 1
+
+    def left(self) -> float:
+        """Seconds to the end, if everything takes as long as it did lately."""
+        trainer, steps = self.trainer, self.trainer.train.steps
+        done = trainer.step_number
+        before = max(0, done - 1)  # what comes at this very step is still to come
+        measurements = steps // self.measure_every - before // self.measure_every + (steps % self.measure_every > 0)
+        saves = steps // self.save_every - before // self.save_every + 1
+        seconds = self.pace.left({"update": steps - done, "measuring": measurements, "saving": saves})
+        limit = 60 * trainer.train.minutes
+        return min(seconds, max(0.0, limit - trainer.seconds)) if limit else seconds
+
+    def _due(self, every: int) -> bool:
+        """Whether something that comes at every n-th step and at the end is due now."""
+        return self.trainer.step_number % every == 0 or self.trainer.progress >= 1
+
+    def moved(self) -> None:  # noqa: B027
+        """After every step."""
+
+    @abstractmethod
+    def log(self) -> None:
+        """Write and show what the last steps brought."""
+
+    @abstractmethod
+    def measure(self) -> bool:
+        """Measure, unless that is done; whether what was found is enough to stop. It may raise Abandoned."""
+
+    @abstractmethod
+    def save(self) -> None:
+        """Write a checkpoint."""
+
+    @abstractmethod
+    def asked(self) -> bool:
+        """Whether somebody wants it to stop."""
+
+
+class TrainingLoop(Loop):
+    """The loop of a run that is trained once: it keeps the best checkpoint, and ends early at a target."""
 
     def __init__(
         self,
@@ -57,7 +120,8 @@ class TrainingLoop:
         reporter: Reporter,
     ) -> None:
         """`measures` is None where nothing is held out."""
-        self.run, self.trainer, self.config = run, trainer, config
+        super().__init__(trainer, config.log_every, config.eval_every, config.checkpoint_every)
+        self.run, self.config = run, config
         self.measures, self.reporter = measures, reporter
         self.accelerator = trainer.accelerator
         self.measured: dict[str, Any] = {}
@@ -70,18 +134,18 @@ class TrainingLoop:
     def follow(self, finish: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
-        with Interrupt(stands=self._stands) as interrupt, reporter.bar:
+        with Interrupt(stands=self._stands) as self.interrupt, reporter.bar:
             # Of several processes one alone cannot leave a step; and what is compiled is no time to be disturbed.
             if self.accelerator.num_processes == 1 and not self.config.compile:
-                trainer.abandoning = interrupt.abandoning
+                trainer.abandoning = self.interrupt.abandoning
             try:
-                finished = self._steps(interrupt)
+                finished = self.run_steps()
             except BadBatch as error:
                 file = run.path / "bad_batch.safetensors"
                 if self.accelerator.is_main_process:
                     save_file({name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}, file)
                 raise BadBatch(f"{error}; its batch is in {file}", error.batch) from None
-            self._save()
+            self.save()
             if finished:
                 self._measure()
         result = {
@@ -102,33 +166,25 @@ class TrainingLoop:
             run.set_result(result)
         return result
 
-    def _steps(self, interrupt: Interrupt) -> bool:
-        """Steps until the end, a target or a wish to stop; whether the training is finished."""
-        trainer, config = self.trainer, self.config
-        finished, stopped = self._reached(), False
-        while not finished and not stopped and trainer.progress < 1:
-            try:
-                trainer.step()
-            except Abandoned:  # the trainer is as it was before the step
-                return False
-            if trainer.step_number % config.log_every == 0 or trainer.progress >= 1:
-                metrics = {**trainer.metrics(), "memory_gib": memory_gib(self.accelerator.device)}
-                if self.accelerator.is_main_process:
-                    self.run.log(metrics)
-                self.reporter.show(metrics, config.steps, trainer.progress, trainer.describe(metrics))
-            finished = self._reached()
-            if trainer.step_number % config.checkpoint_every == 0:
-                self._save()
-            stopped = _anyone(bool(interrupt.asked), self.accelerator)
-        return finished or trainer.progress >= 1
+    def log(self) -> None:
+        trainer = self.trainer
+        metrics = {**trainer.metrics(), "memory_gib": memory_gib(self.accelerator.device)}
+        if self.accelerator.is_main_process:
+            self.run.log(metrics)
+        self.reporter.show(metrics, self.config.steps, trainer.progress, self.left(), trainer.describe(metrics))
 
-    def _save(self) -> None:
-        if self.saved != self.trainer.step_number:
+    def asked(self) -> bool:
+        return _anyone(bool(self.interrupt.asked), self.accelerator)
+
+    def save(self) -> None:
+        if self.saved == self.trainer.step_number:
+            return
+        with self.pace.part("saving"):
             groups, state = self.trainer.pack()
             if self.accelerator.is_main_process:
                 checkpoint.save(self.run.checkpoints, self.trainer.step_number, groups, state)
                 self._prune()
-            self.saved = self.trainer.step_number
+        self.saved = self.trainer.step_number
 
     def _stands(self) -> str:
         """What is left of the training, should it end now."""
@@ -145,12 +201,12 @@ class TrainingLoop:
         if measures is None or self.measured_at == step:
             return
         self.measured_at = step
-        self._save()
+        self.save()
         if not self.accelerator.is_main_process:
             return
-        started = time.perf_counter()
-        measured = self.measured = measures()
-        measured["measuring_seconds"] = time.perf_counter() - started
+        with self.pace.part("measuring"):
+            measured = self.measured = measures()
+        measured["measuring_seconds"] = self.pace.last["measuring"]
         self.measurements.append(measured)
         self.reporter.say(f"step {step}: {measures.sentence(measured)}")
         best = self.run.best
@@ -166,13 +222,11 @@ class TrainingLoop:
         shares = {"seconds": self.trainer.seconds, "measuring_share": _measuring(self.measurements, self.trainer)}
         self.run.log({**measured, "event": "eval", "step": step, **shares})
 
-    def _reached(self) -> bool:
-        """Measure if it is time; whether that is enough, by the word of the main process: no other one measures."""
-        if self.trainer.step_number == 0 or self.trainer.step_number % self.config.eval_every:
-            return False
+    def measure(self) -> bool:
+        """Measure; whether that is enough, by the word of the main process: no other one measures."""
         self._measure()
         reason = None
-        if self.measures is not None and self.measurements:
+        if self.measures is not None and self.measurements and self.trainer.progress < 1:
             reason = self.measures.target(self.measured) if self.measured else None
             patience = self.config.patience
             if reason is None and patience and _since_best(self.measurements, self.measures) >= patience:

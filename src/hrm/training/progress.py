@@ -101,12 +101,11 @@ class Reporter:
     def _redraw(self, progress: float, parts: list[str]) -> None:
         self.bar.update(self.job, completed=progress, line=fitting(parts, self.bar.console.width - _BAR - 1))
 
-    def show(self, metrics: dict[str, Any], total_steps: int, progress: float, details: str) -> None:
+    def show(self, metrics: dict[str, Any], total_steps: int, progress: float, left: float, details: str) -> None:
         """Redraw the live line, or print one, and feed the trackers."""
-        left = duration(metrics["seconds"] * (1 / progress - 1)) if progress else "?"
         first, loss = f"step {metrics['step']}/{total_steps}", f"loss {metrics['loss']:.4f}"
         rate, grad = f"{metrics['steps_per_second']:.2f} steps/s", f"grad {metrics['grad_norm']:.2g}"
-        memory, end = f"{metrics['memory_gib']:.2f} GiB", f"left {left}"
+        memory, end = f"{metrics['memory_gib']:.2f} GiB", f"left {duration(left)}"
         if self.live:
             self._redraw(progress, [first, end, f"{progress:.0%}", loss, *details.split("  "), rate, memory, grad])
         else:

@@ -38,7 +38,7 @@ class BaseTrainer(ABC, Generic[M, D]):
 
     names: ClassVar[tuple[str, ...]]
     """Sums that `compute` adds to the window, in this order."""
-    rate: ClassVar[tuple[str, str]]
+    rate: ClassVar[tuple[str, str] | None] = None
     """Which of them is what is done, and what it is called per second."""
 
     def __init__(self, model: M, updates: Updates, train: TrainConfig, seed: int, accelerator: Accelerator) -> None:
@@ -48,7 +48,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         """Of a batch, those of this process."""
         self.wide = torch.float32 if accelerator.device.type == "mps" else torch.float64  # all that Metal has
         self.window = torch.zeros(len(self.names), dtype=self.wide, device=accelerator.device)
-        self.window_steps, self.window_start = 0, time.perf_counter()
+        self.window_steps, self.window_seconds = 0, 0.0
         self.step_number, self.seconds = 0, 0.0
         self.abandoning: Callable[[], AbstractContextManager[None]] = nullcontext
         """Around what of a step may be given up at a signal: all but the drawing and the update."""
@@ -116,7 +116,9 @@ class BaseTrainer(ABC, Generic[M, D]):
                 raise BadBatch(self.updates.complaint(self.step_number), self.batch_of(drawn))
             self.skipped()
         self.step_number += 1
-        self.seconds = self._agreed(self.seconds + time.perf_counter() - started)
+        took = time.perf_counter() - started
+        self.window_seconds += took
+        self.seconds = self._agreed(self.seconds + took)
 
     def trial(self, rows: int) -> None:
         """Compute a step for some rows, of which nothing remains."""
@@ -132,17 +134,16 @@ class BaseTrainer(ABC, Generic[M, D]):
         return self.share(self.step_number)
 
     def share(self, steps: int) -> float:
-        """The same after so many steps."""
+        """The same after this many steps."""
         by_time = self.seconds / (60 * self.train.minutes) if self.train.minutes else 0.0
         return min(1.0, max(steps / self.train.steps, by_time))
 
     def metrics(self) -> dict[str, Any]:
         """Means since the last call, over all processes."""
-        sums, now, steps = self._sums(), time.perf_counter(), max(1, self.window_steps)
-        rate = steps / max(1e-9, now - self.window_start)
+        sums, steps = self._sums(), max(1, self.window_steps)
+        rate = steps / max(1e-9, self.window_seconds)  # without what lies between the steps
         self.window.zero_()
-        self.window_steps, self.window_start = 0, now
-        done, per_second = self.rate
+        self.window_steps, self.window_seconds = 0, 0.0
         return {
             "step": self.step_number,
             **self.means(sums, steps),
@@ -150,13 +151,13 @@ class BaseTrainer(ABC, Generic[M, D]):
             "lr": self.updates.lr,
             "skipped_updates": self.updates.bad_steps,
             "steps_per_second": rate,
-            per_second: sums[done] / steps * rate,
+            **({self.rate[1]: sums[self.rate[0]] / steps * rate} if self.rate else {}),
             "seconds": self.seconds,
         }
 
     @contextmanager
     def as_measured(self) -> Iterator[M]:
-        """The model as it is measured: with the averaged weights, if there are any, and without compiling anew."""
+        """The model as it is measured: with the averaged weights, if there are any, and nothing compiled again."""
         ema = self.updates.ema
         try:
             # Batches of many sizes come by, and each would be compiled by itself.

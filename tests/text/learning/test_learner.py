@@ -24,7 +24,7 @@ from hrm.files.reading import UserError
 from hrm.text.config import LearnConfig, is_text
 from hrm.text.learning.learner import Learner
 from hrm.text.learning.memory import Nothing, Reservoir
-from hrm.text.learning.pace import Pace
+from hrm.text.learning.trainer import row_weights
 from hrm.text.load import load_text
 from hrm.text.model import HRMForCausalLM
 
@@ -103,12 +103,8 @@ def test_what_is_kept_of_a_book_fits_compressed_into_its_share_and_fills_it(shar
 
 
 @pytest.mark.parametrize(("old", "recall", "share"), [(1, 4.5, 1.5), (2, 4.5, 3.0), (9, 4.5, 4.5), (9, 2.0, 2.0)])
-def test_old_books_count_half_as_much_again_each_up_to_a_limit(
-    tmp_path: Path, old: int, recall: float, share: float
-) -> None:
-    learner = Learner.create(tmp_path / "run", config(recall=recall))
-    learner.books = [{"number": number} for number in range(old + 1)]
-    weights = learner._weights(learner.books[-1], 16, 24)
+def test_old_books_count_half_as_much_again_each_up_to_a_limit(old: int, recall: float, share: float) -> None:
+    weights = row_weights(16, 24, old, recall)
     assert weights[16:].sum() / weights[:16].sum() == pytest.approx(share)
     assert weights.mean() == pytest.approx(1.0), "the size of an update does not change"
 
@@ -411,17 +407,6 @@ def test_a_paused_book_goes_on_without_being_named_and_a_stopped_one_is_not_call
     assert said in capsys.readouterr().err
     assert hrm(["learn", str(run), str(second(tmp_path)), "--epochs", "1"]) == 0
     assert Learner.open(run).books[1]["state"] == "finished"
-
-
-def test_the_time_left_counts_measuring_and_saving(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.0, 1.0, 1.0, 4.0, 4.0, 6.0, 10.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    pace = Pace()
-    for name in ("update", "update", "measuring"):
-        with pace.part(name):
-            pass
-    assert pace.left({"update": 10, "measuring": 2, "saving": 5}) == 10 * 2 + 2 * 2
-    assert pace.rate() == 0.5 and pace.spent() == 10
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 import tempfile
 import time
@@ -18,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
-from hrm.core.recurrence import Schedule
 from hrm.files import names
 from hrm.files.reading import UserError, reading
 from hrm.runs import Run, checkpoint, durable, lock, threads
@@ -31,18 +28,16 @@ from hrm.text.config import LearnConfig
 from hrm.text.data import Packed
 from hrm.text.data.growing import grow_tokenizer, new_characters, tokenizer_files
 from hrm.text.learning.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
+from hrm.text.learning.loop import BookLoop, Event
 from hrm.text.learning.memory import Dreams, Memory
-from hrm.text.learning.pace import Pace
+from hrm.text.learning.trainer import BookTrainer, train_config, visits, work
 from hrm.text.load import configure, form_of, load_tokenizer, rebuild
 from hrm.text.measuring.losses import evaluate
 from hrm.text.model import HRMForCausalLM
-from hrm.text.model.loss import supervision
 from hrm.text.writing.generation import Sampling, complete
-from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.devices import make_accelerator
+from hrm.training.interrupt import Abandoned
 from hrm.training.long_steps import seconds_of
-from hrm.training.randomness import uniforms
-from hrm.training.trainer import BadBatch
 from hrm.training.updates import Updates
 
 if TYPE_CHECKING:
@@ -53,37 +48,7 @@ SHAPE = (
     "max_segments=3", "halting=fixed",
 )  # fmt: skip
 """The model of a new learner, on top of text-char."""
-MODES = (((1, 1), 0.35), ((2, 2), 0.4), ((3, 2), 0.15), ((6, 4), 0.1))
-"""Schedules of a segment, h_cycles x l_cycles, and how often each is learned."""
-_EDGES = np.cumsum([share for _, share in MODES[:-1]])
-EACH = 1.5
-"""How much an old book counts against the new one."""
-DEEP = 0.2
-"""Share of the updates with all segments, in which the Q head learns; the others have one."""
 _PARTS = ("train", "validation")
-_EXPLORATION, _MODE, _REPLAY = 1, 2, 3
-
-
-def _visits(schedule: tuple[int, int]) -> int:
-    """Visits of a stack in a segment."""
-    return schedule[0] * (schedule[1] + 1)
-
-
-def _work(segments: int) -> float:
-    """Visits of an update on average, where deep ones have so many segments."""
-    deep = {(2, 2): 1 + DEEP * (segments - 1)}
-    return sum(share * _visits(schedule) * deep.get(schedule, 1) for schedule, share in MODES)
-
-
-Event = dict[str, Any]
-
-
-class _Asked(Exception):
-    """Whoever watches wants it to pause or stop."""
-
-    def __init__(self, answer: str) -> None:
-        super().__init__(answer)
-        self.answer = answer
 
 
 class Learner:
@@ -95,7 +60,7 @@ class Learner:
         run.check_places()
         self.run, self.config = run, run.config
         self.memory: Memory = memory or Dreams(run.config.memory)
-        self.accelerator = make_accelerator(_train_config(run.config, 1), "--device")
+        self.accelerator = make_accelerator(train_config(run.config, 1), "--device")
         if self.accelerator.num_processes > 1:
             raise UserError("hrm learn works in one process: start it without torchrun")
         self.device = self.accelerator.device
@@ -203,132 +168,56 @@ class Learner:
         """Learn a book from where it stands to its end, or until asked to pause or stop."""
         for known in self.books:  # before anything is learned: all of them are measured
             self._part(known, "validation")
-        training, pace = self._part(book, "train").verify(), Pace()
+        training = self._part(book, "train").verify()
         steps = book["steps"] = self._steps(book, training)
-        updates = self._updates(steps)
+        trainer = BookTrainer(self, book, training, steps)
+        loop = BookLoop(self, trainer, book, say)
         self.run.rewind(self.step_number)
         say(
             {"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], "threads": self.threads}
             | self.facts()
         )
         measured = [record["measuring_seconds"] for record in self.run.records() if "measuring_seconds" in record]
-        pace.last["measuring"] = measured[-1] if measured else 0.0
+        loop.pace.last["measuring"] = measured[-1] if measured else 0.0
         if book["step"] < steps and self.device.type == "cpu":
-            say({"event": "estimate", "seconds": self._expected(book, training, pace), "new": not self.step_number})
+            say({"event": "estimate", "seconds": self._expected(book, loop), "new": not self.step_number})
         try:
-            self._prepare(book, training, updates, pace, say)
-            stopping = self._update(book, training, updates, pace, say) or "end"
-        except _Asked as asked:  # while it prepared or measured, which will be done again
-            stopping = asked.answer
-        if stopping != "pause":
-            self._finish(book, training, updates, say)
-        self.seconds += pace.spent()
-        self._save(updates)
+            self._prepare(book, training, loop)
+            ended = loop.run_steps()
+        except Abandoned:  # while it prepared, which will be done again
+            ended = False
+        if ended or loop.answer != "pause":
+            self._finish(book, training, trainer.updates, say)
+        loop.count_time()
+        self.save(trainer.updates)
         say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
         return book
 
-    def trial(self, rows: int) -> None:
-        """Compute an update of one segment for some rows, of which nothing remains."""
-        length = self.config.length
-        ids = torch.zeros(rows, length, dtype=torch.long, device=self.device)
-        budget = self.model.budget(halting="fixed", max_segments=1)
-        with torch.random.fork_rng([]):  # dropout draws from it
-            thought = self.model.begin(input_ids=ids, budget=budget)
-            explore = torch.zeros(2, *ids.shape, device=self.device)
-            for loss, _ in supervision(self.model, thought, budget, ids, torch.tensor(rows * length), explore):
-                loss.backward()
-                thought.forget()
-        self.model.zero_grad()
-
-    def _expected(self, book: dict[str, Any], training: Packed, pace: Pace) -> float:
+    def _expected(self, book: dict[str, Any], loop: BookLoop) -> float:
         """About the seconds that a book will take from here on, by a trial of what an update takes."""
         config = self.config
         rows = config.batch_size + (round(config.replay * config.batch_size) if len(self.books) > 1 else 0)
-        each = seconds_of(self, rows, rows)
+        each = seconds_of(loop.trainer, rows, rows)
         if self.model.config.hierarchy:
-            each *= _work(self.model.config.max_segments) / _visits(self.model.config.schedule)
-        return each * (book["steps"] - book["step"]) + book["epochs"] * pace.last["measuring"]
+            each *= work(self.model.config.max_segments) / visits(self.model.config.schedule)
+        return each * (book["steps"] - book["step"]) + book["epochs"] * loop.pace.last["measuring"]
 
-    def _prepare(
-        self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
-    ) -> None:
+    def _prepare(self, book: dict[str, Any], training: Packed, loop: BookLoop) -> None:
         """What comes before the first update: a measurement, and what the memory does."""
         if book["step"] == 0 and "bits_per_character_before" not in book:
-            with pace.part("measuring"):
-                book["bits_per_character_before"] = self.bits(book, progress=self._tick)
-            pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
+            with loop.pace.part("measuring"):
+                book["bits_per_character_before"] = self.bits(book, progress=loop.tick)
+            loop.pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
             known = {"bits": book["bits_per_character_before"], "new_tokens": book.get("new_tokens", 0)}
-            say({"event": "before", "book": book["name"], "vocabulary": len(self.tokenizer), **known})
-            with pace.part("saving"):
-                self._save(updates)
+            loop.say({"event": "before", "book": book["name"], "vocabulary": len(self.tokenizer), **known})
+            with loop.pace.part("saving"):
+                self.save(loop.trainer.updates)
         if not book.get("begun"):
-            self.memory.asked = self._tick  # type: ignore[attr-defined]
+            self.memory.asked = loop.tick  # type: ignore[attr-defined]
             self.memory.begin(self.model, self.config.length, self.config.seed, book["number"])
             if book["step"] == 0:
                 self._expect(book, training)
             book["begun"] = True
-
-    def _update(
-        self, book: dict[str, Any], training: Packed, updates: Updates, pace: Pace, say: Callable[[Event], None]
-    ) -> str | None:
-        """Updates to the end of a book; returns why they stopped earlier."""
-        steps = book["steps"]
-        window: list[tuple[float, float]] = []
-        per_epoch = max(1, steps // book["epochs"])
-        scale = training.count / training.characters / math.log(2)  # nats a token to bits a character
-
-        def left() -> float:
-            done, every = book["step"], self.config.checkpoint_every
-            before = done - 1  # what comes at this very step is still to come
-            measurements = steps // per_epoch - before // per_epoch + (steps % per_epoch > 0)
-            saves = steps // every - before // every + 1
-            return pace.left({"update": steps - done, "measuring": measurements, "saving": saves})
-
-        def measure() -> None:
-            with pace.part("measuring"):
-                self._measure(book, say, self._tick)
-
-        if book["step"] and (book["step"] % per_epoch == 0 or book["step"] == steps) and not self._measured(book):
-            measure()  # it was paused meanwhile
-        while book["step"] < steps:
-            with pace.part("update"):
-                window.append(self._step(book, training, updates, steps))
-            book["step"] += 1
-            self.step_number += 1
-            place = {"epoch": min(book["epochs"], 1 + (book["step"] - 1) // per_epoch), "epochs": book["epochs"]}
-            place |= {"book": book["name"], "book_step": book["step"], "steps": steps, "left": left()}
-            say({"event": "update", **place})
-            if book["step"] % self.config.log_every == 0 or book["step"] == steps:
-                rate, means = pace.rate(), np.mean(window, axis=0)
-                self.seconds += pace.spent()
-                metrics = {
-                    "step": self.step_number,
-                    "book": book["name"],
-                    "book_step": book["step"],
-                    "bits": float(means[0] * scale),
-                    "replayed_bits": None if math.isnan(means[1]) else float(means[1] * scale),
-                    "steps_per_second": rate,
-                    "seconds": self.seconds,
-                    "lr": updates.lr,
-                    "grad_norm": updates.grad_norm,
-                }
-                self.run.log(metrics)
-                say({**place, **metrics, "event": "step"})
-                window = []
-            if book["step"] % per_epoch == 0 or book["step"] == steps:
-                measure()
-            if book["step"] % self.config.checkpoint_every == 0:
-                self.seconds += pace.spent()
-                with pace.part("saving"):
-                    self._save(updates)
-            if (stopping := self.asked()) is not None and book["step"] < steps:
-                return stopping
-        return None
-
-    def _tick(self, share: float = 0.0) -> None:
-        """Called again and again while something takes long that can be done anew."""
-        if (answer := self.asked()) is not None:
-            raise _Asked(answer)
 
     def _choose_threads(self) -> str:
         """Settle the threads on a CPU, and keep their number with the run."""
@@ -348,9 +237,9 @@ class Learner:
         if book is None:
             raise UserError(f"{self.run.path} has no unfinished book to end")
         training = self._part(book, "train").verify()
-        updates = self._updates(self._steps(book, training))
+        updates = BookTrainer(self, book, training, self._steps(book, training)).updates
         self._finish(book, training, updates, lambda event: None)
-        self._save(updates)
+        self.save(updates)
         return book
 
     def grow(
@@ -370,7 +259,7 @@ class Learner:
             "fast_layers": fast, "slow_layers": slow, "parameters": [before, self.parameters],
         }  # fmt: skip
         self.growth.append(entry)
-        self._save(None)
+        self.save(None)
         return entry
 
     def bits(self, book: dict[str, Any], limit: int | None = None, **request: Any) -> float:
@@ -509,73 +398,11 @@ class Learner:
         rows = book["epochs"] * max(1, training.count // self.config.stride)
         return max(1, rows // self.config.batch_size)
 
-    def _updates(self, steps: int) -> Updates:
-        """The optimizer of a book: warm-up, cosine, a slower rate for embeddings; moments go on from the last book."""
-        config = self.config
-        optim = OptimConfig(
-            name="adamw", lr=config.lr, weight_decay=config.weight_decay, warmup_steps=round(config.warmup * steps),
-            schedule="cosine", min_ratio=0.05, clip=1.0,
-        )  # fmt: skip
-        slow = [p for name, p in self.model.named_parameters() if "embed_tokens" in name or name.startswith("lm_head")]
-        taken = {id(p) for p in slow}
-        rest = [p for p in self.model.parameters() if id(p) not in taken]
-        groups = [{"params": rest, "lr": config.lr}, {"params": slow, "lr": config.embedding_lr}]
-        adamw = AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.99))
-        updates = Updates(self.model, optim, _train_config(config, steps), self.accelerator, optimizers=[adamw])
-        if self.optimizer:
-            with reading(self.run.checkpoints, "use another checkpoint"):
-                updates.unpack({"optimizer": self.optimizer}, self.counters)
-        return updates
-
-    def _step(self, book: dict[str, Any], training: Packed, updates: Updates, steps: int) -> tuple[float, float]:
-        """One update on rows of the book and of the memory; nats a character of each."""
-        config, number = self.config, self.step_number
-        size, length = config.batch_size, config.length
-        batch = training.batch(config.seed * 1000 + book["number"], book["step"], range(size), size, length)
-        ids, labels, positions = (np.asarray(array) for array in batch)
-        rng = np.random.default_rng([config.seed, _REPLAY, number])
-        old = self.memory.rows(round(config.replay * size), length, rng, book["number"])
-        if old is not None:
-            ids, labels = np.concatenate((ids, old.ids)), np.concatenate((labels, old.labels))
-            own = np.broadcast_to(np.arange(length), old.ids.shape)
-            positions = np.concatenate((positions, own))
-        taught, weights = (None, None) if old is None else (old.taught, self._weights(book, size, len(old.ids)))
-        tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in (ids, labels, positions)]
-        draw = uniforms(config.seed, _MODE, number, 1, 2)[0]
-        schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
-        if not self.model.config.hierarchy:  # a plain Transformer is visited once
-            schedule = self.model.config.schedule
-        segments = self.model.config.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
-        budget = self.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
-        draws = uniforms(config.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
-        explore = torch.from_numpy(draws.astype(np.float32)).to(self.device)
-        thought = self.model.begin(input_ids=tensors[0], position_ids=tensors[2], budget=budget)
-        counted = tensors[1] != -100
-        losses: Tensor | None = None
-        extra = (explore, taught, weights)
-        for loss, each in supervision(self.model, thought, budget, tensors[1], counted.sum(), *extra):  # type: ignore[arg-type]
-            loss.backward()
-            thought.forget()
-            losses = each if losses is None else losses
-        assert losses is not None
-        self.memory.pull(self.model)
-        if not updates.step(book["step"], lambda done: min(1.0, done / steps)) and updates.hopeless:
-            raise BadBatch(updates.complaint(number), {"inputs": tensors[0], "labels": tensors[1]})
-        sums, counts = losses.cpu().double().sum(1), counted.sum(1).clamp(min=1).cpu()
-        per_row = (sums / counts).tolist()
-        return float(np.mean(per_row[:size])), float(np.mean(per_row[size:])) if old is not None else math.nan
-
-    def _weights(self, book: dict[str, Any], new: int, old: int) -> Tensor:
-        """How much each row counts: every old book half as much again as the new one, all of them `recall` times it."""
-        share = min(EACH * sum(b is not book for b in self.books), self.config.recall)
-        each = torch.tensor([1 / new, share / old]) * (new + old) / (1 + share)
-        return each.repeat_interleave(torch.tensor([new, old])).to(self.device)
-
-    def _measured(self, book: dict[str, Any]) -> bool:
+    def is_measured(self, book: dict[str, Any]) -> bool:
         """Whether the newest scores are those of now."""
         return bool(book["scores"]) and book["scores"][-1]["step"] == book["step"]
 
-    def _measure(
+    def measure(
         self, book: dict[str, Any], say: Callable[[Event], None], tick: Callable[[float], None] | None = None
     ) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
@@ -605,8 +432,8 @@ class Learner:
         """Remember the book, note how well it is known, and grow if enough was read."""
         read = book["step"] >= self._steps(book, training)
         book["state"], book["finished_at"] = "finished" if read else "stopped", _now()
-        if not self._measured(book):
-            self._measure(book, say)
+        if not self.is_measured(book):
+            self.measure(book, say)
         bits = book["scores"][-1]["bits_per_character"]
         book["bits_per_character_then"] = bits[book["number"]]
         for other, now in zip(self.books, bits, strict=True):
@@ -633,7 +460,8 @@ class Learner:
         read = len(scores) == 2 and book["step"] >= self._steps(book, training)
         return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
 
-    def _save(self, updates: Updates | None) -> None:
+    def save(self, updates: Updates | None) -> None:
+        """Write a checkpoint; `updates` are those of the book that is being learned."""
         if updates is not None and self.unfinished is not None:
             groups, self.counters = updates.pack()
             self.optimizer = groups["optimizer"]
@@ -672,10 +500,6 @@ def _mirrored(what: Any, run: Path, name: str) -> None:
         what.save_pretrained(temporary)
         for file in sorted(Path(temporary).iterdir()):
             durable.write(folder / file.name, file.read_text("utf-8"))
-
-
-def _train_config(config: LearnConfig, steps: int) -> TrainConfig:
-    return TrainConfig(steps=steps, batch_size=config.batch_size, precision=config.precision, device=config.device)
 
 
 def _now() -> str:

@@ -1,11 +1,14 @@
-"""How long the parts of learning a book take, and so how much time is left."""
+"""How long the parts of a training take, and so how much time is left."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+_LATELY = 20
+"""Updates of which the mean counts."""
 
 
 class Pace:
@@ -13,9 +16,9 @@ class Pace:
 
     def __init__(self) -> None:
         self.last: dict[str, float] = defaultdict(float)
-        """Of each part the seconds that it takes, of an update the mean of those of late."""
+        """Of each part the seconds that it takes, for an update the mean of the latest."""
         self._told = time.perf_counter()
-        self._window: list[float] = []
+        self._lately: deque[float] = deque(maxlen=_LATELY)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -24,17 +27,11 @@ class Pace:
         yield
         self.last[name] = time.perf_counter() - start
         if name == "update":
-            self._window.append(self.last[name])
-            self.last[name] = sum(self._window) / len(self._window)
-
-    def rate(self) -> float:
-        """Updates a second since this was last asked, without what lies between them."""
-        seconds, count = sum(self._window), len(self._window)
-        self._window = []
-        return count / max(1e-9, seconds)
+            self._lately.append(self.last[name])
+            self.last[name] = sum(self._lately) / len(self._lately)
 
     def left(self, parts: Mapping[str, int]) -> float:
-        """Seconds for so many of each part."""
+        """Seconds for this many of each part."""
         return sum(count * self.last[name] for name, count in parts.items())
 
     def spent(self) -> float:

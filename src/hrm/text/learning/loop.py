@@ -1,0 +1,78 @@
+"""The loop of a book: its epochs, what is logged and told, and how a wish to pause or stop ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hrm.text.learning.trainer import BookTrainer
+from hrm.training.interrupt import Abandoned
+from hrm.training.loop import Loop
+
+if TYPE_CHECKING:
+    from hrm.text.learning.learner import Learner
+
+Event = dict[str, Any]
+
+
+class BookLoop(Loop):
+    """Updates from where a book stands to its end, measured after every epoch."""
+
+    trainer: BookTrainer
+
+    def __init__(
+        self, learner: Learner, trainer: BookTrainer, book: dict[str, Any], say: Callable[[Event], None]
+    ) -> None:
+        self.per_epoch = max(1, trainer.train.steps // book["epochs"])
+        super().__init__(trainer, trainer.train.log_every, self.per_epoch, trainer.train.checkpoint_every)
+        self.learner, self.book, self.say = learner, book, say
+        self.answer: str | None = None
+        """How somebody wants it to end: "pause" or "stop"."""
+
+    def moved(self) -> None:
+        self.book["step"] = self.trainer.step_number
+        self.learner.step_number += 1
+        self.say({"event": "update", **self._place()})
+
+    def log(self) -> None:
+        found, learner = self.trainer.metrics(), self.learner
+        self.count_time()
+        names = ("bits", "replayed_bits", "steps_per_second", "lr", "grad_norm")
+        metrics = {
+            "step": learner.step_number, "book": self.book["name"], "book_step": self.book["step"],
+            **{name: found[name] for name in names}, "seconds": learner.seconds,
+        }  # fmt: skip
+        learner.run.log(metrics)
+        self.say({**self._place(), **metrics, "event": "step"})
+
+    def measure(self) -> bool:
+        """Every book, unless that is done; never enough to stop."""
+        if not self.learner.is_measured(self.book):
+            with self.pace.part("measuring"):
+                self.learner.measure(self.book, self.say, self.tick)
+        return False
+
+    def save(self) -> None:
+        self.count_time()
+        with self.pace.part("saving"):
+            self.learner.save(self.trainer.updates)
+
+    def asked(self) -> bool:
+        self.answer = self.learner.asked()
+        return self.answer is not None
+
+    def tick(self, share: float = 0.0) -> None:
+        """Called often during what takes long and can be repeated; Abandoned if somebody wants it to end."""
+        if self.asked():
+            raise Abandoned
+
+    def count_time(self) -> None:
+        """Add what has passed to the learner's seconds."""
+        self.learner.seconds += self.pace.spent()
+
+    def _place(self) -> dict[str, Any]:
+        book = self.book
+        return {
+            "epoch": min(book["epochs"], 1 + (book["step"] - 1) // self.per_epoch), "epochs": book["epochs"],
+            "book": book["name"], "book_step": book["step"], "steps": self.trainer.train.steps, "left": self.left(),
+        }  # fmt: skip
