@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from hrm.core.layers import packed
+from hrm.core.kernels import packed
 from hrm.settings import load_preset
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig

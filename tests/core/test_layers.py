@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hrm.core.arch import ArchConfig
-from hrm.core.layers import Linear, SwiGLU, rms_norm, rotary_angles, rotate, truncated_normal_
+from hrm.core.kernels import rms_norm
+from hrm.core.layers import Linear, SwiGLU, rotary_angles, rotate, truncated_normal_
 from hrm.puzzles.model import Board, PuzzleModel
 from tests.core import small
 from tests.reference import blocks

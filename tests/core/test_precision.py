@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from hrm.core.layers import rms_norm
+from hrm.core.kernels import rms_norm
 from hrm.puzzles.model import PuzzleModel
 from hrm.training.config import OptimConfig
 from hrm.training.optim import build_optimizers

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hrm.cli.main import main as hrm
-from hrm.core import layers
+from hrm.core import kernels
 from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run, checkpoint
 from hrm.settings import load_preset
@@ -50,7 +50,7 @@ def test_a_step_that_is_given_up_leaves_everything_as_before_it(
     seen: list[Trainer] = []
     maybe = once(1, lambda: bool(seen) and seen[-1].step_number == 5)
     with monkeypatch.context() as patch:
-        segment, backward = Trainer._segment, layers._GatedSiLU.backward
+        segment, backward = Trainer._segment, kernels._GatedSiLU.backward
 
         def one_part(self: Trainer, *args: Any) -> Any:
             seen.append(self)
@@ -65,7 +65,7 @@ def test_a_step_that_is_given_up_leaves_everything_as_before_it(
             return backward(*args)
 
         patch.setattr(Trainer, "_segment", one_part)
-        patch.setattr(layers._GatedSiLU, "backward", staticmethod(gated))
+        patch.setattr(kernels._GatedSiLU, "backward", staticmethod(gated))
         stopped = small.train(tmp_path / "stopped", WITH_PARTS)
     assert [checkpoint.step_of(path) for path in checkpoint.complete(stopped.checkpoints)] == [5]
     small.assert_same(straight, small.resume(stopped.path), 8)

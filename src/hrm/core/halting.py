@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hrm.core.arch import HaltingConfig
-from hrm.core.layers import Linear, at_least_float32
+from hrm.core.kernels import at_least_float32
+from hrm.core.layers import Linear
 
 
 class QHead(Linear):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hrm.core.arch import ArchConfig, parse_horizon
-from hrm.core.layers import Attention, Context, GroupMixer, PositionMLP, SwiGLU, at_least_float32, rms_norm
+from hrm.core.kernels import at_least_float32, rms_norm
+from hrm.core.layers import Attention, Context, GroupMixer, PositionMLP, SwiGLU
 
 
 class Visit(NamedTuple):

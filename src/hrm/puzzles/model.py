@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hrm.core.arch import ArchConfig
 from hrm.core.halting import QHead
-from hrm.core.layers import Context, Embedding, Linear, rotary_angles, truncated_normal_, weights
+from hrm.core.kernels import weights
+from hrm.core.layers import Context, Embedding, Linear, rotary_angles, truncated_normal_
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.puzzles.config import Config
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError, nearest
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from hrm.core.layers import Attention, Embedding, Linear, at_least_float32
+from hrm.core.kernels import at_least_float32
+from hrm.core.layers import Attention, Embedding, Linear
 from hrm.core.recurrence import Block
 from hrm.files.reading import UserError
 from hrm.text.model import HRMForCausalLM

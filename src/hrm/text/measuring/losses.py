@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hrm.core.calibration import BINS, interval
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.text.model import Budget
 
 if TYPE_CHECKING:

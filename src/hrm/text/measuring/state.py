@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.text.measuring.losses import Reading, Size, Tally, byte_lengths
 from hrm.text.model import HRMCache
 

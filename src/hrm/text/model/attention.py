@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.text.model.masks import visible
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hrm.core.layers import Context, Linear, Weight, by_panels
+from hrm.core.kernels import Weight, by_panels
+from hrm.core.layers import Context, Linear
 from hrm.core.recurrence import Recurrence, Stack
 from hrm.files.reading import UserError
 from hrm.text.model.cache import HRMCache

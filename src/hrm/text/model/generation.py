@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
-from hrm.core.layers import at_least_float32, packed
+from hrm.core.kernels import at_least_float32, packed
 from hrm.files.reading import UserError
 from hrm.text.model.budget import REQUEST, Budget
 from hrm.text.model.cache import HRMCache

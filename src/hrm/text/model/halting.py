@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hrm.core.halting import QHead
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.text.model.budget import Budget
 from hrm.text.model.thought import Thought
 

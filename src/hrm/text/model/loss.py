@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.core.recurrence import Schedule
 from hrm.text.model.budget import Budget
 from hrm.text.model.configuration import HRMConfig

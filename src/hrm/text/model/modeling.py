@@ -17,7 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
 from hrm.core.halting import QHead
-from hrm.core.layers import Context, Embedding, Linear, truncated_normal_, weights
+from hrm.core.kernels import weights
+from hrm.core.layers import Context, Embedding, Linear, truncated_normal_
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.files.reading import UserError, nearest
 from hrm.text.model.attention import Registered, Shares

@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from hrm.core.layers import at_least_float32
+from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError
 from hrm.text.config import Decoding
 

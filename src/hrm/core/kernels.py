@@ -1,0 +1,300 @@
+"""The equations of `hrm.core.layers` faster: low-precision copies, packed matrices, panels, the choice of attention.
+
+Everything here gives the numbers of the plain equation, up to rounding, and says why it is not written plainly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hrm.files.reading import UserError
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same values in float32, or in float64 if that is what they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def low_precision(x: Tensor) -> bool:
+    """Whether the values have 16 bits or fewer."""
+    return x.element_size() <= 2
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) with a backward pass that needs the result and one factor a row, and few passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, dim: int) -> Tensor:
+        wide = at_least_float32(x)
+        factor = torch.rsqrt(torch.linalg.vector_norm(wide, dim=dim, keepdim=True).square() / x.shape[dim] + eps)
+        y = wide.mul_(factor).to(x.dtype)  # in place: `wide` is a copy, because only 16-bit states come here
+        ctx.save_for_backward(y, factor)
+        ctx.dim = dim
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        y, factor = ctx.saved_tensors
+        grad = grads[0].to(factor.dtype)
+        mean = (grad * y).sum(ctx.dim, keepdim=True) / y.shape[ctx.dim]
+        return torch.addcmul(grad, y, mean, value=-1).mul_(factor).to(y.dtype), None, None
+
+
+def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
+    """Weightless RMSNorm over one axis, computed in float32 or wider and returned in the dtype of `x`."""
+    # The published order of operations: in float32 it gives the originals' numbers to the last bit, and a compiler
+    # fuses it better. Low precision has its own rounding, and takes the form with fewer passes.
+    if not low_precision(x) or torch.compiler.is_compiling():
+        wide = at_least_float32(x)
+        return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+    if dim == -1 and not torch.is_grad_enabled():
+        return F.rms_norm(x, x.shape[-1:], eps=eps)
+    return _RMSNorm.apply(x, eps, dim)  # type: ignore[return-value]
+
+
+def turned(x: Tensor, swapped: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + swapped sin in the dtype of `x`; low precision is added up in float32."""
+    if low_precision(x):
+        return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
+    return x * cos + swapped * sin
+
+
+class _LowPrecision(torch.autograd.Function):
+    """Use the low-precision copy of a weight; its gradient goes to the float32 weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].float(), None
+
+
+def _refuse_qconfig(layer: Weight, value: Any) -> None:
+    """UserError: torch's own quantisation, which marks layers so, knows only nn.Linear itself and would do nothing."""
+    raise UserError(
+        "torch.ao.quantization does not know the layers of this model and would leave them as they are: use torchao's "
+        "quantize_, as docs/quantisation.md shows"
+    )
+
+
+class Weight(nn.Module):
+    """A layer whose float32 matrix is used in another dtype; the cast copy is made once per change, not per use."""
+
+    weight: nn.Parameter
+    qconfig = property(fset=_refuse_qconfig)
+    _copy: Tensor | None = None
+    _copied: tuple[int, int] | None = None
+
+    def refresh(self, dtype: torch.dtype, changed: bool = False) -> None:
+        """Bring the cast copy up to date; cheap unless the weight is known or said to have changed."""
+        weight = self.weight
+        if dtype == weight.dtype:
+            self._copy = None
+            return
+        state = (weight.data_ptr(), weight._version)
+        # Not an inference tensor, also where it is first made in inference mode: training may follow.
+        with torch.inference_mode(False), torch.no_grad():
+            if self._copy is None or self._copy.dtype != dtype or self._copy.device != weight.device:
+                self._copy, self._copied = weight.to(dtype), state
+            elif changed or self._copied != state:
+                self._copy.copy_(weight)
+                self._copied = state
+
+    def train(self, mode: bool = True) -> Weight:
+        """Also forget what was copied: a fused optimizer changes weights without telling."""
+        self._copied = None
+        return super().train(mode)
+
+    def cast(self) -> Tensor:
+        """The matrix in the dtype of the last `refresh`."""
+        return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
+
+
+class Matrix(Weight):
+    """A matrix that is multiplied by from the right, also in an order that a CPU reads faster."""
+
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+    packed: Tensor | None = None
+    """The matrix as `packed` puts it, only while that is in force: it cannot be copied or saved."""
+    panels: Tensor | None = None
+    """The matrix [outputs / PANEL, inputs, PANEL], filled up with zeros: how compiled code reads it for one row."""
+
+    def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """x W^T, and the bias where there is one."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if torch.compiler.is_compiling():
+            if self.panels is not None and x.numel() == self.in_features:
+                return by_panels(self.panels, x, self.out_features, bias)
+        elif self.packed is not None and not torch.is_grad_enabled():
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
+        return F.linear(x, self.cast(), bias)
+
+    def pack(self) -> None:
+        """Fill `packed` where that helps: bfloat16 on a CPU that multiplies it."""
+        weight = self.cast().detach()
+        plain = type(weight) is Tensor and weight.is_contiguous()  # quantised matrices are classes of their own
+        if not plain or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+            return
+        # Weights can change without a new version (fused optimizers, `.data`): their bits tell.
+        bits = weight.flatten().view(torch.int64 if weight.numel() % 4 == 0 else torch.int16)
+        state = (weight.data_ptr(), int(bits.sum()))
+        known = _PACKED.get(self)
+        if known is None or known[0] != state:
+            known = _PACKED[self] = state, torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+        self.packed = known[1]
+
+    def in_panels(self) -> Tensor | None:
+        """What `panels` is to be; None for matrices of another class, such as quantised ones."""
+        weight = self.cast().detach()
+        if type(weight) is not Tensor:
+            return None
+        filled = F.pad(weight, (0, 0, 0, -self.out_features % PANEL))
+        return filled.view(-1, PANEL, self.in_features).mT.contiguous()
+
+
+def by_panels(panels: Tensor, x: Tensor, outputs: int, bias: Tensor | None) -> Tensor:
+    """The product of one row x [..., inputs], by `Matrix.panels`; to be compiled."""
+    # A sum over the middle axis goes through memory in order, and what follows joins the same loop.
+    wide = (at_least_float32(panels) * at_least_float32(x).view(1, -1, 1)).sum(1).view(-1)
+    product = wide[:outputs].view(*x.shape[:-1], -1)
+    return (product if bias is None else product + bias).to(x.dtype)
+
+
+PANEL = 32
+"""Rows of a matrix side by side: 64 bytes of bfloat16, a line of the cache."""
+_PACKED: WeakKeyDictionary[Matrix, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
+
+
+@contextmanager
+def packed(module: nn.Module) -> Iterator[None]:
+    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order: few rows take half the time.
+
+    The numbers are the same. The reordered matrices stay in memory as long as the module lives.
+    """
+    layers = [part for part in module.modules() if isinstance(part, Matrix)]
+    try:
+        if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            for layer in layers:
+                layer.pack()
+        yield
+    finally:
+        for layer in layers:
+            layer.packed = None
+
+
+SHORT = 256
+"""Up to this many positions a CPU is faster with plain products in low precision: the backward pass of torch's fused
+attention takes six times as long there at 82 positions (benchmarks/train_step.py)."""
+
+Attend = Callable[[Tensor, Tensor, Tensor, bool, Tensor | None], Tensor]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(e)) v of queries [b, heads, p, e], keys and values [b, kv_heads, k, e]."""
+    return _fastest(q, k, causal, mask)(q, k, v, causal, mask)
+
+
+def _fastest(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Attend:
+    """The form of attention that takes the least time for these shapes here."""
+    one = q.shape[2] == 1 and not causal and (mask is None or mask.shape[1] == 1)
+    if q.device.type == "cpu" and low_precision(q):
+        full = mask is None and not causal
+        if one:
+            return _one_wide
+        if full and k.shape[2] <= SHORT and q.shape[1] == k.shape[1]:
+            return _short_full
+        if not full and k.shape[2] <= 2 * SHORT:
+            return _short
+    return _one if one else _fused
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    """Torch's own."""
+    gqa = k.shape[1] != q.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
+
+
+def _one(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    """One query a row. The heads that share keys are as good as positions, and torch need not repeat the keys."""
+    grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
+
+
+def _one_wide(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    """The same in float32: torch's attention in low precision takes up to five times as long as widening all keys."""
+    grouped, k, v = q.reshape(len(q), k.shape[1], -1, q.shape[-1]).float(), k.float(), v.float()
+    if torch.compiler.is_compiling():
+        # Sums, which compiled code makes while it reads the keys and values, in no wider copy.
+        scores = (grouped[..., None, :] * k[:, :, None]).sum(-1) * q.shape[-1] ** -0.5
+        shares = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf), dim=-1)
+        return (shares[..., None] * v[:, :, None]).sum(-2).to(q.dtype).reshape(q.shape)
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).to(q.dtype).reshape(q.shape)
+
+
+def _short_full(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    """Every position looks at every other, by plain products."""
+    flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
+    scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=q.shape[-1] ** -0.5)
+    return (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
+
+
+def _short(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    """Masked attention by plain products; the queries of heads that share keys follow one another."""
+    heads, per_key = q.shape[1], q.shape[1] // k.shape[1]
+    if mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
+    together = per_key * q.shape[2]
+    if mask.shape[0] > 1 or mask.shape[1] > 1:
+        hidden = hidden.expand(len(q), heads, -1, -1).reshape(-1, together, k.shape[2])
+    else:
+        hidden = hidden[0].repeat(1, per_key, 1)
+    flat_q = q.reshape(-1, together, q.shape[-1])
+    scores = torch.baddbmm(hidden, flat_q, k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
+    return (torch.softmax(scores, dim=-1) @ v.flatten(0, 1)).view_as(q)
+
+
+class _GatedSiLU(torch.autograd.Function):
+    """silu(gate) * up for x = [gate | up], whose backward pass writes both halves of the gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(x, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        x, opened = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        result = torch.empty_like(x)
+        into_gate, into_up = result.chunk(2, dim=-1)
+        torch.mul(grads[0], opened, out=into_up)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=into_gate)
+        return result
+
+
+def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
+    """silu(gate) * up for x = [gate | up] along the last axis."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return _GatedSiLU.apply(x)  # type: ignore[return-value]
+
+
+def weights(module: nn.Module) -> Iterator[Weight]:
+    """Every matrix that is used in the forward dtype."""
+    return (part for part in module.modules() if isinstance(part, Weight))
