@@ -12,7 +12,7 @@ from hrm.core.arch import ArchConfig, HaltingConfig
 from hrm.files.ranges import BELOW_ONE, MANY, Range
 from hrm.puzzles import kinds
 from hrm.settings import Recipe
-from hrm.training import config as course
+from hrm.training import config as training
 from hrm.training.config import OptimConfig, TrainConfig
 
 
@@ -150,7 +150,7 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
         if config.loss.label_smoothing:
             yield "--loss.label-smoothing spreads over tokens that --arch.tokens candidates rules out: use 0 or cells"
-    yield from course.problems(config.optim, train)
+    yield from training.problems(config.optim, train)
     if train.target_accuracy > 0 and train.eval_puzzles == 0:
         yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
     if train.patience > 0 and train.eval_puzzles == 0:

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
 from hrm.settings import Recipe, kind_of
-from hrm.training import config as course
+from hrm.training import config as training
 from hrm.training.config import OptimConfig, TrainConfig
 
 
@@ -182,7 +182,7 @@ def _unreadable(changes: Iterable[str]) -> Iterator[str]:
 
 def _text_problems(config: TextConfig) -> Iterator[str]:
     train, corpus = config.train, config.text
-    yield from course.problems(config.optim, train)
+    yield from training.problems(config.optim, train)
     yield from _unreadable(config.settings)
     if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
         yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"

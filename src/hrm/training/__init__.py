@@ -1,1 +1,1 @@
-"""Deep supervision: the loop, the losses, the optimizers and the batches."""
+"""Training, whatever is trained: session, loop, trainer, updates, devices and what a person sees."""
