@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from hrm.cli import text_data
 from hrm.cli.options import Positional, choose, parse
@@ -65,13 +67,9 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class CheckOptions:
-    """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
+class WhichTask:
+    """What the puzzles of a file are."""
 
-    path: Positional[str]
-    """File of puzzles, dataset folder or folder of packed text; or a run, to see whether its files are still intact."""
-    against: str | None = None
-    """Another file or folder that must share no puzzle with this one, symmetric variants included."""
     task: str | None = None
     """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym, or FILE.py:CLASS, a task of your own, whose
     code is run; default: what the file looks like."""
@@ -85,6 +83,22 @@ class CheckOptions:
     """Dataset of Reasoning Gym; means --task gym."""
     gym_options: tuple[str, ...] = ()
     """Its options, each as NAME=VALUE: n=6 max_remove=5."""
+
+
+OfTask = Annotated[WhichTask, tyro.conf.arg(name="")]
+"""Its flags, without a prefix."""
+TASK = tuple(item.name for item in fields(WhichTask))
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Find wrong shapes, values, questions and answers, duplicates, and overlap of test and training puzzles."""
+
+    path: Positional[str]
+    """File of puzzles, dataset folder or folder of packed text; or a run, to see whether its files are still intact."""
+    against: str | None = None
+    """Another file or folder that must share no puzzle with this one, symmetric variants included."""
+    of: OfTask = field(default_factory=WhichTask)
     json: bool = False
     """Print the problems as JSON."""
 
@@ -101,19 +115,7 @@ class ShowOptions:
     """How many to draw."""
     split: Literal["train", "test"] = "train"
     """Which split of a dataset folder."""
-    task: str | None = None
-    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym, or FILE.py:CLASS, a task of your own, whose
-    code is run; default: what the file looks like."""
-    box: tuple[int, int] = (3, 3)
-    """Rows and columns of a Sudoku box."""
-    size: tuple[int, int] = (30, 30)
-    """Rows and columns of a maze or grid."""
-    vocabulary: int = 12
-    """Number of tokens of a grid task, padding included."""
-    gym: str | None = None
-    """Dataset of Reasoning Gym; means --task gym."""
-    gym_options: tuple[str, ...] = ()
-    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
+    of: OfTask = field(default_factory=WhichTask)
     json: bool = False
     """Print question, answer and rating as one line of JSON each."""
 
@@ -181,13 +183,13 @@ def _replace(out: Path, place: Path) -> None:
 def check(args: list[str]) -> int:
     """Find problems in a file or folder, and overlap with another."""
     example = "hrm data check test.csv --against train.csv"
-    options = parse("data check", CheckOptions, args, example=example)
+    options = parse("data check", CheckOptions, args, example=example, main=TASK)
     if text_data.is_text(options.path):
         return text_data.check(options.path, options.json)
     if (Path(options.path) / "run.json").is_file():
-        found = _problems_of_run(Path(options.path), options.against, options.task)
+        found = _problems_of_run(Path(options.path), options.against, options.of.task)
     else:
-        found = data.problems(options.path, _task(options, options.path), options.against, Console(stderr=True))
+        found = data.problems(options.path, _task(options.of, options.path), options.against, Console(stderr=True))
     if options.json:
         everything = list(found)
         print(to_json({"path": options.path, "count": len(everything), "problems": everything}))
@@ -220,10 +222,11 @@ def _problems_of_run(path: Path, against: str | None, task: str | None) -> Itera
 
 def show(args: list[str]) -> int:
     """Draw puzzles with their answers."""
-    options = parse("data show", ShowOptions, args, example="hrm data show data/sudoku.csv --row 17 --count 2")
+    example = "hrm data show data/sudoku.csv --row 17 --count 2"
+    options = parse("data show", ShowOptions, args, example=example, main=TASK)
     if text_data.is_text(options.path):
         return text_data.show(options.path, options.split, options.row, options.count, options.json)
-    task = _task(options, options.path)
+    task = _task(options.of, options.path)
     puzzles = data.read(options.path, task, options.split)
     if not 1 <= options.row <= len(puzzles.inputs) or options.count < 1:
         raise UserError(f"--row must be from 1 to {len(puzzles.inputs)} and --count at least 1")
@@ -242,7 +245,7 @@ def show(args: list[str]) -> int:
     return 0
 
 
-def _task(options: BuildOptions | CheckOptions | ShowOptions, path: str | None) -> tasks.Task:
+def _task(options: BuildOptions | WhichTask, path: str | None) -> tasks.Task:
     """The task that the flags name, or else the one a file looks like."""
     if options.gym is not None and options.task not in (None, "gym"):
         raise UserError(f"--task {options.task} is no dataset of Reasoning Gym: leave out --gym, or use --task gym")
