@@ -15,7 +15,8 @@ from hrm.files.reading import reading
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed
 from hrm.text.model import HRMForCausalLM
-from hrm.text.model.loss import supervision
+from hrm.text.model.supervision import supervision
+from hrm.text.training.replay import Replay
 from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.randomness import uniforms
 from hrm.training.trainer import BaseTrainer
@@ -137,8 +138,8 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         thought = self.model.begin(input_ids=drawn.ids, position_ids=drawn.positions, budget=drawn.budget)
         count = (drawn.labels != -100).sum()
         losses: Tensor | None = None
-        extra = (drawn.explore, drawn.taught, drawn.weights)
-        for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, *extra):  # type: ignore[arg-type]
+        lesson = None if drawn.taught is None else Replay(self.model.config, drawn.taught, drawn.weights)
+        for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, drawn.explore, lesson):  # type: ignore[arg-type]
             loss.backward()
             thought.forget()
             losses = each if losses is None else losses

@@ -20,9 +20,10 @@ from hrm.text.model.budget import Budget
 from hrm.text.model.configuration import HRMConfig
 from hrm.text.model.generation import HRMGenerationMixin
 from hrm.text.model.halting import stops
-from hrm.text.model.loss import supervised_loss, token_loss
+from hrm.text.model.loss import token_loss
 from hrm.text.model.masks import prefix_blocks, visible
 from hrm.text.model.modeling import HRMModel, HRMPreTrainedModel, as_dict, refuse_arguments
+from hrm.text.model.supervision import supervised_loss
 from hrm.text.model.thought import Thought, Watch
 
 

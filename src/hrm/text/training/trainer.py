@@ -12,7 +12,7 @@ from torch import Tensor
 from hrm.text.config import TextConfig
 from hrm.text.data import Batch
 from hrm.text.model import HRMForCausalLM
-from hrm.text.model.loss import supervision
+from hrm.text.model.supervision import supervision
 from hrm.training.randomness import uniforms
 from hrm.training.trainer import BaseTrainer
 from hrm.training.updates import Updates

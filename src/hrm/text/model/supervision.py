@@ -1,0 +1,145 @@
+"""Deep supervision, as `transformers.Trainer` gets it from the model: every segment's tokens, and the Q head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hrm.core.kernels import at_least_float32
+from hrm.core.recurrence import Schedule
+from hrm.text.model.budget import Budget
+from hrm.text.model.configuration import HRMConfig
+from hrm.text.model.loss import token_loss
+from hrm.text.model.thought import Thought
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """What supervision needs of a model."""
+
+    @property
+    def config(self) -> HRMConfig:
+        """Its settings."""
+        ...
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The output layer."""
+        ...
+
+    @property
+    def q_head(self) -> nn.Module:
+        """The Q head."""
+        ...
+
+    def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
+        """One segment of the live tokens."""
+        ...
+
+
+class Lesson:
+    """What the tokens of a batch learn: the next token, each row counting the same."""
+
+    def __init__(self, config: HRMConfig) -> None:
+        self.config = config
+
+    def losses(self, logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], live: Tensor) -> Float[Tensor, " n"]:
+        """The losses in nats of the live tokens, row after row; `live` [b, p] says which they are."""
+        return token_loss(logits[None], targets[None], self.config.label_smoothing, self.config.z_loss)[0]
+
+    def weights(self, chosen: Tensor | None) -> Float[Tensor, " n"] | None:
+        """How much each of the chosen tokens counts; None where all count the same."""
+        return None
+
+
+def supervision(
+    model: Supervised,
+    thought: Thought,
+    budget: Budget,
+    targets: Int[Tensor, "b p"],
+    count: Tensor | int,
+    draws: Float[Tensor, "2 b p"],
+    lesson: Lesson | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """After each segment its loss, and the token losses [b, p] without history (deep supervision).
+
+    States pass from segment to segment without gradient, so each loss can be back-propagated before the next one is
+    asked for (memory of one segment), or all can be summed. Tokens halt as they would when asked, except that a share
+    of them, `exploration`, goes on to a random depth. A halted token counts with its last loss in all segments that are
+    left, which is taken at once; the states learn from it once, the output layer so many times. When all have halted
+    nothing follows. `draws` are uniforms in [0, 1). What one more segment brings is known a segment later and of the
+    tokens that went on, so that target teaches the Q head alone, not the states it reads; the other one, `right`,
+    teaches both. `lesson` says what is learned, by default the next token in every row alike.
+    """
+    config, labelled = model.config, targets != -100
+    explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
+    learns_q = config.q_weight > 0 and budget.max_segments > 1
+    lesson = lesson or Lesson(config)
+    plain = torch.zeros(targets.shape, device=targets.device, dtype=at_least_float32(thought.x).dtype)
+    before: tuple[Tensor, Tensor] | None = None
+
+    def q_loss(z: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
+        q = model.q_head(z)
+        value = q[..., 0] - q[..., 1] if budget.q_continue else q[..., 0]
+        each = F.binary_cross_entropy_with_logits(value, wanted, reduction="none")
+        return config.q_weight * (each * counted).sum() / count
+
+    for segment in range(budget.max_segments):
+        if segment:
+            thought.detach()
+        live = thought.live
+        if not (thought.all_live or bool(live.any())):
+            return
+        counted = (labelled & live).to(torch.float32)
+        model.segment(thought, budget.schedule)
+        z = thought.exited.z_h
+        stop, times = None, torch.ones_like(counted)
+        if budget.halting == "q":
+            with torch.no_grad():
+                stop = budget.probability(model.q_head(z)) > budget.exit_threshold
+            stop = stop & ~(explores & (thought.segment < least))
+            times = times + stop * (budget.max_segments - thought.segment)
+        # With a large vocabulary the output layer is most of the work: only live tokens go through it.
+        chosen = None if thought.all_live else live
+        some, wanted, share = (chosen_of(t, chosen) for t in (z, targets, times))
+        if stop is not None:
+            some = some.detach() + (some - some.detach()) / share[:, None].to(some.dtype)
+        logits = model.lm_head(some)
+        thought.logits = logits.view(*targets.shape, -1) if chosen is None else None
+        losses, weights = lesson.losses(logits, wanted, live), lesson.weights(chosen)
+        counts = share if weights is None else share * weights
+        loss = (losses * counts).sum() / count
+        found = losses.detach()
+        plain = found.view(targets.shape) if chosen is None else plain.masked_scatter(live, found)
+        if learns_q and config.q_target == "right":
+            right = (logits.detach().argmax(-1) == wanted).to(found.dtype)
+            loss = loss + q_loss(chosen_of(z, chosen), right, chosen_of(counted, chosen))
+        elif learns_q:
+            now = z.detach()
+            if before is not None:
+                loss = loss + q_loss(before[0], (before[1] - plain < config.q_gamma).to(plain.dtype), counted)
+            if segment + 1 == budget.max_segments:
+                loss = loss + q_loss(now, torch.ones_like(counted), counted)
+            before = now, plain
+        yield loss / budget.max_segments, plain
+        if stop is not None:
+            thought.halt(stop)
+
+
+def chosen_of(t: Tensor, chosen: Tensor | None) -> Tensor:
+    """The chosen tokens of [b, p, ...], row after row, or all."""
+    return t.flatten(0, 1) if chosen is None else t[chosen]
+
+
+def supervised_loss(
+    model: Supervised, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
+) -> Tensor:
+    """Mean over the segments of the token loss, plus the weighted loss of the Q head: `supervision` in one graph."""
+    count = (targets != -100).sum() if items is None else items
+    draws = torch.rand(2, *targets.shape, device=targets.device)
+    return torch.stack([loss for loss, _ in supervision(model, thought, budget, targets, count, draws)]).sum()

@@ -1,0 +1,41 @@
+"""What a model learns beside new text so that it forgets nothing: what it said about old text before."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hrm.core.kernels import at_least_float32
+from hrm.text.model import HRMConfig
+from hrm.text.model.supervision import Lesson, chosen_of
+
+
+class Replay(Lesson):
+    """The last rows of a batch [b, p] are old: they learn shares of all tokens that may follow instead of targets.
+
+    `taught` are these shares [old, p, v], `weights` [b] how much each row of the batch counts, by default all the same.
+    """
+
+    def __init__(
+        self, config: HRMConfig, taught: Float[Tensor, "n p v"], weights: Float[Tensor, " b"] | None = None
+    ) -> None:
+        super().__init__(config)
+        self.taught, self.of_rows = taught, weights
+
+    def losses(self, logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], live: Tensor) -> Float[Tensor, " n"]:
+        old = live[len(live) - len(self.taught) :]
+        first = len(targets) - int(old.sum())
+        new = super().losses(logits[:first], targets[:first], live)
+        return torch.cat((new, _taught_loss(logits[first:], chosen_of(self.taught, old))))
+
+    def weights(self, chosen: Tensor | None) -> Float[Tensor, " n"] | None:
+        if self.of_rows is None:
+            return None
+        return chosen_of(self.of_rows[:, None].expand(-1, self.taught.shape[1]), chosen)
+
+
+def _taught_loss(logits: Float[Tensor, "n v"], taught: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """Cross-entropy against shares of all tokens in nats; its gradient is that of the Kullback-Leibler divergence."""
+    wide = at_least_float32(logits)
+    return torch.logsumexp(wide, dim=-1) - (taught * wide).sum(-1)
