@@ -159,7 +159,9 @@ def joint(path: Path, files: list[Path], config: LearnConfig, limit: int) -> dic
     for file in files:
         learner._enter(file, None, Way())["state"] = "finished"
     mixed = Mixed([Packed.open(learner._folder(book) / "train") for book in learner.books])
-    learner.model.lm_head.bias.data.zero_()  # nothing was learned that new characters could disturb
+    bias = learner.model.lm_head.bias
+    assert bias is not None
+    bias.data.zero_()  # nothing was learned that new characters could disturb
     book = learner.books[0]
     steps = sum(learner._steps(b, Packed.open(learner._folder(b) / "train")) for b in learner.books)
     trainer = BookTrainer(learner, book, mixed, steps)  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: in
 def reopen(args: argparse.Namespace, name: str) -> HRMForCausalLM:
     """A kept model, uncompiled, in the precision it was trained in."""
     model = HRMForCausalLM.from_pretrained(args.work / name).eval()
-    model.compute_dtype = None if args.precision == "float32" else getattr(torch, args.precision)
+    model.compute_dtype = getattr(torch, args.precision)
     return model
 
 

@@ -84,7 +84,9 @@ def halting(**changes: Any) -> tuple[HRMForCausalLM, Any, Any, Any]:
     model = trainer(exploration=0.3, max_segments=4, **changes).model.double()
     torch.manual_seed(5)
     torch.nn.init.normal_(model.model.q_head.weight, std=0.5)
-    torch.nn.init.zeros_(model.model.q_head.bias)
+    bias = model.model.q_head.bias
+    assert bias is not None
+    torch.nn.init.zeros_(bias)
     batch = [torch.from_numpy(array.copy()) for array in Same().batch(0, 0, range(4), 4, 12)]
     batch[1][0, :5] = -100
     return model, batch, model.budget(), torch.rand(2, 4, 12)
