@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
-import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -281,13 +278,15 @@ def test_the_picture_shows_each_segment_and_fetches_nothing():
 
 
 @pytest.mark.slow
-def test_the_example_prints_what_the_page_says(tmp_path: Path):
-    (printed,) = re.findall(r"last line prints\n`(\d+)`", TASK.read_text("utf-8"))
-    result = subprocess.run(
-        [sys.executable, str(EXAMPLE)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
-    assert result.stdout.split() == [printed], result.stderr
+def test_the_recipe_of_the_page_learns_latin_squares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(EXAMPLE, tmp_path)
+    task = "latin_squares.py:LatinSquare"
+    assert main(["train", "sudoku-4x4", "--task.kind", task, "--out", "latin", "--train.device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["eval", "latin", "--task", task, "--device", "cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # 490 of 500 on the machine of the page; another processor adds in another order.
+    assert found["n"] == 500 and found["solved"] > 450 and found["wrong"] == 0
