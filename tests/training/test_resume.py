@@ -128,3 +128,26 @@ def test_a_damaged_only_checkpoint_is_named_and_training_starts_over(
     resumed = resume(path)
     assert "no older one is intact" in capsys.readouterr().err
     assert_same(straight, resumed, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("good_steps", ""), ("bad_in_a_row", 1.5), ("loss_scale", [1]), ("lr", None), ("grad_norm", "a"), ("lr", True)],
+)
+def test_a_counter_that_is_none_is_refused(name: str, value: object) -> None:
+    trainer = small.trainer()
+    trainer.step()
+    groups, state = trainer.pack()
+    with pytest.raises(ValueError, match=f"its {name} is"):
+        small.trainer().unpack(groups, {**state, name: value})
+    small.trainer().unpack(groups, {**state, "grad_norm": None})  # as JSON says one that was not finite
+
+
+def test_an_optimizer_that_lacks_a_moment_is_refused() -> None:
+    trainer = small.trainer()
+    trainer.step()
+    groups, state = trainer.pack()
+    lacking = {name: each for name, each in groups["optimizer"].items() if not name.endswith("head.weight.exp_avg_sq")}
+    assert len(lacking) < len(groups["optimizer"])
+    with pytest.raises(ValueError, match="not \\['exp_avg', 'exp_avg_sq', 'step'\\]"):
+        small.trainer().unpack({**groups, "optimizer": lacking}, state)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, quoted
+from hrm.runs.checkpoint import counted
 from hrm.training.config import OptimConfig, TrainConfig
-from hrm.training.optim import EMA, build_optimizers, lr_factor
+from hrm.training.optim import EMA, AdamATan2, build_optimizers, lr_factor
 
 COUNTERS = ("grad_norm", "lr", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row")
 
@@ -142,9 +144,9 @@ class Updates:
         return groups, {name: getattr(self, name) for name in COUNTERS}
 
     def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Take over what `pack` gave."""
+        """Take over what `pack` gave; ValueError or UserError for what cannot be that."""
         for name in COUNTERS:
-            setattr(self, name, state[name])
+            setattr(self, name, _counter(state, name))
         if self.ema:
             average = groups.get("ema") or groups["weights"]
             for name, tensor in self.ema.average.items():
@@ -155,6 +157,9 @@ class Updates:
             saved.setdefault(parameter_name, {})[key] = value
         for part, parameter, name in self._named_parameters():
             if name in saved:
+                wanted = _STATES.get(type(part), saved[name].keys())
+                if wanted != saved[name].keys():
+                    raise ValueError(f"its optimizer has {quoted(sorted(saved[name]))} of {name}, not {sorted(wanted)}")
                 for key, value in saved[name].items():
                     if value.dim() and value.shape != parameter.shape:
                         raise UserError(f"the optimizer's {key} of {name} is {list(value.shape)}: another checkpoint's")
@@ -170,3 +175,20 @@ class Updates:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     yield optimizer, parameter, names[id(parameter)]
+
+
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+_STATES: dict[type[Optimizer], set[str]] = {AdamW: _ADAM, AdamATan2: _ADAM, Muon: {"momentum_buffer"}}
+"""What each optimizer keeps of a parameter."""
+
+
+def _counter(state: Mapping[str, Any], name: str) -> Any:
+    """A counter of a checkpoint; ValueError for a value that it cannot have."""
+    value = state[name]
+    if name in ("good_steps", "bad_steps", "bad_in_a_row"):
+        return counted(state, name)
+    if value is None and name == "grad_norm":  # JSON has no word for one that was not finite
+        return math.nan
+    if not isinstance(value, int | float) or type(value) is bool or not 0 <= value < math.inf:
+        raise ValueError(f"its {name} is {quoted(value)}")
+    return value

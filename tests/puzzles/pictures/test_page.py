@@ -482,7 +482,7 @@ def test_the_command_writes_the_page_and_prints_the_answer_as_ever(
 ):
     answer = solved().answer
     assert main(["solve", run, answer.question, "--html", str(tmp_path / "out.html")]) == 0
-    assert capsys.readouterr() == (f"{answer.answer}\n", "")
+    assert capsys.readouterr() == (f"{answer.answer}\n", f"wrote {tmp_path / 'out.html'}\n")
     steps = data((tmp_path / "out.html").read_text("utf-8"))["steps"]
     assert [step["segment"] for step in steps] == list(range(1, answer.segments + 1))
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
