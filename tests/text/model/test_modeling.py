@@ -418,11 +418,10 @@ from tests.text.model import small
 model, ids = small.model(dtype=torch.float32), small.tokens()
 compiled = torch.compile(copy.deepcopy(model), backend="aot_eager")
 with torch.no_grad():
-    for request in ({}, {"halting": "q"}):
-        expected = model(ids, use_cache=False, **request).logits
-        torch.testing.assert_close(compiled(ids, use_cache=False, **request).logits, expected)
-    new = model.generate(ids, max_new_tokens=3, do_sample=False)
-    assert torch.equal(compiled.generate(ids, max_new_tokens=3, do_sample=False), new)
+    expected = model(ids, use_cache=False, halting="q").logits
+    torch.testing.assert_close(compiled(ids, use_cache=False, halting="q").logits, expected)
+    new = model.generate(ids, max_new_tokens=2, do_sample=False)
+    assert torch.equal(compiled.generate(ids, max_new_tokens=2, do_sample=False), new)
 train, plain = torch.compile(copy.deepcopy(model).train(), backend="aot_eager"), copy.deepcopy(model).train()
 for each in (train, plain):
     torch.manual_seed(0)
