@@ -30,8 +30,8 @@ class Recipe:
     """What one does with such a run."""
     folder: ClassVar[str | None] = None
     """Of its presets, within `hrm.presets`."""
-    verb: ClassVar[str] = ""
-    """The verb that has these settings alone, where its names mean something of their own."""
+    lists: ClassVar[Mapping[str, str]] = {}
+    """Its lists of NAME=VALUE, and the setting that says what each is about."""
 
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work: the flag, why, and what to use."""
@@ -117,13 +117,9 @@ def settings(config: Recipe) -> dict[str, Any]:
     return flat
 
 
-LISTS = {"settings": "model", "text.options": "data", "task.gym_options": "task.gym"}
-"""The lists of NAME=VALUE, and the setting that says what each is about."""
-
-
 def without_lists(config: C) -> C:
     """The configuration on which a layer of settings says its own NAME=VALUE lists, before `lay_over`."""
-    return _with(config, dict.fromkeys(LISTS.keys() & settings(config), ()))
+    return _with(config, dict.fromkeys(config.lists, ()))
 
 
 def lay_over(below: C, layer: C) -> C:
@@ -133,9 +129,7 @@ def lay_over(below: C, layer: C) -> C:
     """
     old, new = settings(below), settings(layer)
     merged = {}
-    for name, about in LISTS.items():
-        if name not in new:
-            continue
+    for name, about in layer.lists.items():
         moved = old.get(about) != new.get(about) and (name != "settings" or Path(new["model"]).exists())
         if old[name] and not moved:
             merged[name] = tuple({part.partition("=")[0]: part for part in (*old[name], *new[name])}.values())

@@ -76,6 +76,7 @@ class Config(Recipe):
     family: ClassVar = "puzzle"
     use: ClassVar = "solve it with hrm solve, measure it with hrm eval"
     folder: ClassVar = ""
+    lists: ClassVar = {"task.gym_options": "task.gym"}
 
     task: TaskConfig = field(default_factory=TaskConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)

@@ -54,6 +54,7 @@ class TextConfig(Recipe):
     family: ClassVar = "text"
     use: ClassVar = "see hrm generate, hrm chat and hrm eval"
     folder: ClassVar = "text"
+    lists: ClassVar = {"settings": "model", "text.options": "data"}
 
     model: str = "text-char"
     """A shape (text-char, text-80m, text-roberta-78m, hrm-text-1b, gpt2-1.5b), or a run or folder to continue from."""
@@ -84,7 +85,7 @@ class LearnConfig(Recipe):
 
     family: ClassVar = "learner"
     use: ClassVar = "resume it with hrm learn, see hrm status and hrm chat"
-    verb: ClassVar = "learn"
+    lists: ClassVar = {"settings": "model"}
 
     tokenizer: str = "char"
     """char, bpe:N for N byte pairs trained on the first book, or a folder or file; it stays for the run's life."""
