@@ -54,4 +54,4 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
         assert row["time_to"].keys() == {"50%", "80%", "87%", "95%"}
         lines = (tmp_path / f"results/tiny-{row['seed']}.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["step"] == row["step"]
-    assert printed.splitlines()[-3].startswith("seed") and printed.count("%") >= 3
+    assert any(line.startswith("seed") for line in printed.splitlines()) and printed.count("%") >= 3
