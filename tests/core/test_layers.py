@@ -10,7 +10,7 @@ import torch
 
 from hrm.core.arch import ArchConfig
 from hrm.core.kernels import rms_norm
-from hrm.core.layers import Linear, SwiGLU, rotary_angles, rotate, truncated_normal_
+from hrm.core.layers import Context, Linear, SwiGLU, rotary_angles, rotate, truncated_normal_
 from hrm.puzzles.model import Board, PuzzleModel
 from tests.core import small
 from tests.reference import blocks
@@ -90,10 +90,10 @@ def test_the_bounded_unit_follows_its_formula_and_stays_bounded() -> None:
     product = gate * up
     normed = product / (product.square().mean(-1, keepdim=True) + layer.eps).sqrt()
     expected = (1 / (1 + torch.exp(-gate)) * normed) @ layer.down.weight.T
-    assert torch.allclose(layer(z), expected, atol=1e-12)
+    assert torch.allclose(layer(z, Context(), 0), expected, atol=1e-12)
     bound = torch.linalg.matrix_norm(layer.down.weight, 2) * layer.down.weight.shape[1] ** 0.5
-    assert (layer(1e6 * z).norm(dim=-1) <= bound).all()
-    assert (SwiGLU(12, small.arch(expansion_multiple=8)).double()(1e6 * z).norm(dim=-1) > 1e6).all()
+    assert (layer(1e6 * z, Context(), 0).norm(dim=-1) <= bound).all()
+    assert (SwiGLU(12, small.arch(expansion_multiple=8)).double()(1e6 * z, Context(), 0).norm(dim=-1) > 1e6).all()
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])

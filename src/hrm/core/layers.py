@@ -7,6 +7,7 @@ How they are computed fast stands in `hrm.core.kernels`. What a new layer owes t
   layer. A layer that is made of Linears has nothing to do.
 - A token mixer takes (z [b, p, d], context, slot), gives what is added to z, and says in `norm_dim` over which axis the
   norm beside it goes. Keys and values pass through `context.keys_values`, under the slot that it was given.
+- A feed-forward unit takes the same. It stands in `UNITS` and says in `slots` how many slots of its own it keeps.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ class Context:
     """Attention of queries to keys and values [b, heads, p, e] in place of torch's; it knows the mask."""
     drop: Callable[[Tensor, nn.Module], Tensor] | None = None
     """Dropout of what a part of a block adds to the state."""
+    places: Int[Tensor, "b p"] | None = None
+    """Where the positions stand among all keys, -1 for the last place; default: they are the last ones in order."""
 
     @property
     def full(self) -> bool:
@@ -156,6 +159,9 @@ class SwiGLU(nn.Module):
     With the bounded unit it is down(sigmoid(g) * rms(g * v)), g = gate x and v = up x: no input makes the output large.
     """
 
+    slots = 0
+    """Slots of `context.keys_values` that it needs besides those of attention."""
+
     def __init__(self, dim: int, arch: ArchConfig) -> None:
         super().__init__()
         inner = math.ceil(round(arch.expansion * dim * 2 / 3) / arch.expansion_multiple) * arch.expansion_multiple
@@ -163,9 +169,17 @@ class SwiGLU(nn.Module):
         self.down = Linear(inner, dim)
         self.bounded, self.eps = arch.unit == "bounded", arch.norm_eps
 
-    def forward(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    def gated(self, z: Float[Tensor, "b p d"]) -> Float[Tensor, "b p i"]:
+        """What the down projection reads."""
         x = self.gate_up(z)
-        return self.down(gated_rms(x, self.eps) if self.bounded else gated_silu(x))
+        return gated_rms(x, self.eps) if self.bounded else gated_silu(x)
+
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        return self.down(self.gated(z))
+
+
+UNITS: dict[str, type[SwiGLU]] = {"swiglu": SwiGLU, "bounded": SwiGLU}
+"""Feed-forward layers by the name of their setting."""
 
 
 class PositionMLP(SwiGLU):
@@ -176,8 +190,8 @@ class PositionMLP(SwiGLU):
     def __init__(self, arch: ArchConfig, positions: int) -> None:
         super().__init__(positions, arch)
 
-    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:  # type: ignore[override]
-        return super().forward(z.transpose(1, 2)).transpose(1, 2)
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        return super().forward(z.transpose(1, 2), context, slot).transpose(1, 2)
 
 
 class GroupMixer(nn.Module):

@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from hrm.core.arch import ArchConfig, parse_horizon
 from hrm.core.kernels import at_least_float32, rms_norm
-from hrm.core.layers import Attention, Context, GroupMixer, PositionMLP, SwiGLU
+from hrm.core.layers import UNITS, Attention, Context, GroupMixer, PositionMLP
 
 
 class Visit(NamedTuple):
-    """One application of a stack; `slot` is where its first layer keeps keys and values."""
+    """One application of a stack; `slot` is the first of those where its layers keep keys and values."""
 
     role: str
     cycle: int
@@ -31,7 +31,7 @@ class Schedule(NamedTuple):
     l_cycles: int
 
     def visits(self, n_fast: int, n_slow: int, first_slot: int = 0) -> tuple[Visit, ...]:
-        """The applications of the two stacks in order, for stacks of `n_fast` and `n_slow` layers."""
+        """The applications of the two stacks in order, for stacks of `n_fast` and `n_slow` slots."""
         per_cycle = self.l_cycles * n_fast + n_slow
         return tuple(
             Visit("L" if step < self.l_cycles else "H", cycle, step, first_slot + cycle * per_cycle + step * n_fast)
@@ -116,7 +116,7 @@ def _keep(new: Tensor, part: nn.Module) -> Tensor:
 
 
 class Block(nn.Module):
-    """A token mixer and a SwiGLU, each with a residual, post-norm or pre-norm."""
+    """A token mixer and a feed-forward unit, each with a residual, post-norm or pre-norm."""
 
     grown = False
     """Added to a trained stack: while its outputs are zero, it has to hand on exactly what it gets."""
@@ -124,7 +124,7 @@ class Block(nn.Module):
     def __init__(self, arch: ArchConfig, mixer: nn.Module) -> None:
         super().__init__()
         self.mixer = mixer
-        self.mlp = SwiGLU(arch.dim, arch)
+        self.mlp = UNITS[arch.unit](arch.dim, arch)
         self.post, self.eps = arch.norm == "post", arch.norm_eps
         self.norm_dim: int = mixer.norm_dim  # type: ignore[assignment]
 
@@ -133,9 +133,14 @@ class Block(nn.Module):
         if self.post:
             norm = shorten if self.grown else rms_norm
             z = norm(z + drop(self.mixer(z, context, slot), self.mixer), self.eps, self.norm_dim)
-            return norm(z + drop(self.mlp(z), self.mlp), self.eps)
+            return norm(z + drop(self.mlp(z, context, slot + 1), self.mlp), self.eps)
         z = z + drop(self.mixer(rms_norm(z, self.eps, self.norm_dim), context, slot), self.mixer)
-        return z + drop(self.mlp(rms_norm(z, self.eps)), self.mlp)
+        return z + drop(self.mlp(rms_norm(z, self.eps), context, slot + 1), self.mlp)
+
+
+def slots_per_layer(unit: str) -> int:
+    """Slots of keys and values of a block: attention's, then those of its feed-forward unit."""
+    return 1 + UNITS[unit].slots
 
 
 class Stack(nn.Module):
@@ -144,6 +149,7 @@ class Stack(nn.Module):
     def __init__(self, arch: ArchConfig, layers: int, make_mixer: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(arch, make_mixer()) for _ in range(layers))
+        self.slots_per_layer = slots_per_layer(arch.unit)
         self.exit_norm, self.eps = arch.norm == "pre", arch.norm_eps
         self.recompute = False
 
@@ -153,8 +159,13 @@ class Stack(nn.Module):
                 z = checkpoint(layer, z, context, slot, use_reentrant=False)  # type: ignore[assignment]
             else:
                 z = layer(z, context, slot)
-            slot += 1
+            slot += self.slots_per_layer
         return rms_norm(z, self.eps) if self.exit_norm else z
+
+    @property
+    def slots(self) -> int:
+        """How many slots of keys and values a visit uses."""
+        return len(self.layers) * self.slots_per_layer
 
 
 class Recurrence(nn.Module):
@@ -191,7 +202,7 @@ class Recurrence(nn.Module):
         z_h, z_l = carry
         # A slot is a number that compiled code would be specialised on, so it is passed on only where it is used.
         kept = context.keys_values is not None
-        for visit in schedule.visits(len(fast.layers), len(slow.layers), first_slot):  # type: ignore[arg-type]
+        for visit in schedule.visits(fast.slots, slow.slots, first_slot):
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.horizon(visit, schedule)):
                 if visit.role == "L":
                     injected = z_h if self.first_state else z_h + x

@@ -108,7 +108,7 @@ class Decoder:
         length = kept.past + 1
         if len(self._window) < length or self._window.device != z.device:
             self._window = torch.arange(2 * length, device=z.device)
-        places = kept.places(slot, len(stack.layers))
+        places = kept.places(slot, stack.slots)
         window = self._window[:length]
         several = len(z) > 1
         self._order(several)
@@ -119,7 +119,7 @@ class Decoder:
             if context.mask is not None:
                 torch._dynamo.mark_dynamic(context.mask, context.mask.dim() - 1)
         z = self._steps[stack, several](z, cos, sin, context.mask, window[-1:], window, places)
-        kept.placed(slot, len(stack.layers))
+        kept.placed(slot, stack.slots)
         return z
 
     def head(self, z: Tensor) -> Tensor:

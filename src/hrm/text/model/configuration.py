@@ -14,7 +14,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from hrm import _auto
 from hrm.core.arch import MOST_BLOCKS, ArchConfig, Join, Norm, Unit, blocks_of, parse_horizon
-from hrm.core.recurrence import Schedule
+from hrm.core.recurrence import Schedule, slots_per_layer
 from hrm.files import names
 from hrm.files.reading import UserError, nearest, quoted
 from hrm.settings import fit
@@ -336,7 +336,8 @@ class HRMConfig(PreTrainedConfig):
         """Where the visits of a segment keep keys and values, under this schedule or the configuration's."""
         n_fast = self.fast_layers + (0 if self.hierarchy else self.slow_layers)
         n_slow = n_fast if self.shared or not self.hierarchy else self.slow_layers
-        return slots_of(n_fast, n_slow, schedule or self.schedule, self.share_cycles, self.share_segments)
+        each = slots_per_layer(self.unit)
+        return slots_of(each * n_fast, each * n_slow, schedule or self.schedule, self.share_cycles, self.share_segments)
 
     @property
     def arch(self) -> ArchConfig:

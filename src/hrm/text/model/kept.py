@@ -80,24 +80,24 @@ class Kept:
         """Drop what recomputation in a backward pass would need: that pass is over."""
         self._seen.clear()
 
-    def places(self, slot: int, layers: int) -> list[tuple[Tensor, Tensor, bool]]:
-        """Buffers with room for one new token and whether it is written there, for the layers of a visit.
+    def places(self, slot: int, slots: int) -> list[tuple[Tensor, Tensor, bool]]:
+        """Buffers with room for one new token and whether it is written there, for the slots of a visit.
 
         For code that writes by itself, into a cache of ours that holds other tokens; `placed` has to follow.
         """
         assert isinstance(self.cache, HRMCache)
         found = []
-        for at in range(slot, slot + layers):
+        for at in range(slot, slot + slots):
             _, where, again = self._place(at)
             if not again:
                 self._catch_up(self.cache, where)
             found.append((*self.cache.layer(where).reserve(self.past + 1), not again))
         return found
 
-    def placed(self, slot: int, layers: int) -> None:
+    def placed(self, slot: int, slots: int) -> None:
         """Count the new token that was written where `places` said."""
         assert isinstance(self.cache, HRMCache)
-        for at in range(slot, slot + layers):
+        for at in range(slot, slot + slots):
             home, where, again = self._place(at)
             if again:
                 continue

@@ -316,7 +316,7 @@ class HRMModel(HRMPreTrainedModel):
             attend = Registered(causal, mask, str(name))
         drop = None if thought.drop is None else selection.dropping(thought.drop)
         rope = (selection.of(cos), selection.of(sin))
-        return Context(rope=rope, causal=causal, mask=mask, keys_values=thought.kept, attend=attend, drop=drop)
+        return Context(rope, causal, mask, thought.kept, attend=attend, drop=drop, places=selection.places_from_end)
 
     def _embed(self, inputs: dict[str, Tensor], drop: Dropout | None = None) -> Tensor:
         embeds = self.embed_tokens(inputs["ids"]) if "ids" in inputs else inputs["embeds"]

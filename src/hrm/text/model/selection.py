@@ -17,6 +17,9 @@ from hrm.text.model.dropout import Drop, Dropout
 class Everyone:
     """All tokens, none of which has halted; from `start` on, where those before it have run this segment already."""
 
+    places_from_end: Tensor | None = None
+    """Where the computed tokens stand [b', p'], -1 for the last place, unless they are the last ones in order."""
+
     def __init__(self, start: int = 0) -> None:
         self.start = start
 
@@ -104,6 +107,7 @@ class Gathered(Everyone):
         self.places = (self.picked[:, None] * live.shape[1] + self.columns).flatten()
         """Where the rectangle's tokens are among all, row after row."""
         self.batch, self.length = live.shape
+        self.places_from_end = self.columns - self.length
 
     def of(self, t: Tensor) -> Tensor:
         if len(t) < self.batch:  # angles of positions that all rows share
