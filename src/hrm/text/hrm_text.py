@@ -212,6 +212,7 @@ def _outside(model: HRMForCausalLM) -> Iterator[str]:
     for name, wanted in (
         ("norm", "pre"),
         ("gate", True),
+        ("unit", "swiglu"),
         ("join", "first_state"),
         ("hierarchy", True),
         ("shared", False),
