@@ -10,7 +10,7 @@ import torch
 
 from hrm.core.arch import ArchConfig
 from hrm.core.kernels import rms_norm
-from hrm.core.layers import Context, Linear, SwiGLU, rotary_angles, rotate, truncated_normal_
+from hrm.core.layers import Context, ConvSwiGLU, Linear, SwiGLU, rotary_angles, rotate, truncated_normal_
 from hrm.puzzles.model import Board, PuzzleModel
 from tests.core import small
 from tests.reference import blocks
@@ -94,6 +94,26 @@ def test_the_bounded_unit_follows_its_formula_and_stays_bounded() -> None:
     bound = torch.linalg.matrix_norm(layer.down.weight, 2) * layer.down.weight.shape[1] ** 0.5
     assert (layer(1e6 * z, Context(), 0).norm(dim=-1) <= bound).all()
     assert (SwiGLU(12, small.arch(expansion_multiple=8)).double()(1e6 * z, Context(), 0).norm(dim=-1) > 1e6).all()
+
+
+def test_the_convolution_adds_the_position_before() -> None:
+    torch.manual_seed(0)
+    layer = ConvSwiGLU(12, small.arch(unit="conv", expansion_multiple=8)).double()
+    z = torch.randn(5, 7, 12, dtype=torch.float64)
+    gate, up = (z @ layer.gate_up.weight.T).chunk(2, -1)
+    h = gate / (1 + torch.exp(-gate)) * up
+    mixed = h * layer.kernel.weight[:, 1]
+    mixed[:, 1:] += h[:, :-1] * layer.kernel.weight[:, 0]
+    expected = (mixed / (1 + torch.exp(-mixed))) @ layer.down.weight.T
+    assert torch.allclose(layer(z, Context(), 0), expected, atol=1e-12)
+
+
+def test_a_puzzle_model_with_convolutions_learns_in_every_weight() -> None:
+    model = small.model(unit="conv")
+    inputs, ids = small.batch()
+    _, readout = model.segment(model.initial_carry(inputs, ids), inputs, ids)
+    readout.logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for n, p in model.named_parameters() if n.startswith("recurrence."))
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])

@@ -110,6 +110,7 @@ def test_an_export_loads_without_this_package(tmp_path: Path) -> None:
         ({"norm": "post"}, "norm is 'post'"),
         ({"gate": False}, "gate is False"),
         ({"unit": "bounded"}, "unit is 'bounded'"),
+        ({"unit": "conv"}, "unit is 'conv'"),
         ({"join": "every_step"}, "join is 'every_step'"),
         ({"num_key_value_heads": 2}, "2 key heads for 4 heads"),
         ({"slow_layers": 1}, "L has 2 layers and H 1"),

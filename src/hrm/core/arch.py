@@ -12,7 +12,7 @@ from hrm.files.reading import UserError, quoted
 
 Join = Literal["every_step", "first_state"]
 Norm = Literal["post", "pre"]
-Unit = Literal["swiglu", "bounded"]
+Unit = Literal["swiglu", "bounded", "conv"]
 MOST_BLOCKS = 4000
 """Blocks that a segment may visit."""
 
@@ -60,7 +60,8 @@ class ArchConfig:
     expansion_multiple: Annotated[int, Range(1, 65_536)] = 256
     """The inner width is rounded up to a multiple of this."""
     unit: Unit = "swiglu"
-    """Of the feed-forward layers: silu(g) * v, or sigmoid(g) * rms(g * v), which no input makes large."""
+    """Of the feed-forward layers: silu(g) * v; sigmoid(g) * rms(g * v), which no input makes large; or silu(g) * v
+    after which a convolution adds the position before (URM)."""
     positions: Literal["rope", "learned", "groups", "none"] = "rope"
     """Rotary, learned per position, learned per row, column and box, or none."""
     rope_base: Annotated[float, Range(1, 10**12)] = 10000.0
@@ -133,6 +134,8 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
     if arch.tokens == "candidates":
         if arch.positions == "groups":
             yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"
+        if arch.unit == "conv":
+            yield "--arch.tokens candidates has no position before another: use --arch.unit swiglu, or cells"
         if arch.tied:
             yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
     if arch.expansion <= 0:

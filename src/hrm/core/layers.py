@@ -178,7 +178,36 @@ class SwiGLU(nn.Module):
         return self.down(self.gated(z))
 
 
-UNITS: dict[str, type[SwiGLU]] = {"swiglu": SwiGLU, "bounded": SwiGLU}
+class ConvSwiGLU(SwiGLU):
+    """A SwiGLU that sees one position back: down(silu(a * h + b * h before)), h = silu(gate x) * up x (2512.14693)."""
+
+    slots = 1
+
+    def __init__(self, dim: int, arch: ArchConfig) -> None:
+        super().__init__(dim, arch)
+        self.kernel = Linear(2, self.down.in_features)
+
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        h = self.gated(z)
+        back, here = self.kernel.cast().unbind(1)
+        return self.down(F.silu(back * before(h, context, slot) + here * h))
+
+
+def before(x: Float[Tensor, "b p e"], context: Context, slot: int) -> Float[Tensor, "b p e"]:
+    """What stands one position before each, zero where that is none to be seen; kept in a slot as keys are."""
+    kept = x[:, None]
+    if context.keys_values is not None:
+        kept, _ = context.keys_values.update(kept, kept[..., :1], slot)
+    length = kept.shape[2]
+    places = torch.arange(-x.shape[1], 0, device=x.device) if context.places is None else context.places
+    back = (length + places - 1).clamp(min=0).expand(x.shape[:2])
+    seen = length + places > 0
+    if context.mask is not None:
+        seen = seen & context.mask[:, 0].expand(*x.shape[:2], -1).gather(2, back[..., None])[..., 0]
+    return kept[:, 0].gather(1, back[..., None].expand_as(x)) * seen[..., None]
+
+
+UNITS: dict[str, type[SwiGLU]] = {"swiglu": SwiGLU, "bounded": SwiGLU, "conv": ConvSwiGLU}
 """Feed-forward layers by the name of their setting."""
 
 

@@ -18,6 +18,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "one stack": {"shared": True},
     "shared cycles": {"norm": "pre", "num_key_value_heads": 2, "share_cycles": True},
     "shared segments": {"norm": "pre", "share_segments": True},
+    "convolution": {"unit": "conv", "norm": "pre"},
     "all shared": {"norm": "pre", "gate": True, "share_cycles": True, "share_segments": True},
 }
 """The forms a model with segments can have."""

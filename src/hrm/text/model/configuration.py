@@ -102,7 +102,7 @@ class HRMConfig(PreTrainedConfig):
     - `h_cycles`, `l_cycles`: N and T of one segment; `horizon`: which visits are back-propagated.
     - `join`: where the input enters, at every step of L or once as the first slow state (HRM-Text).
     - `norm`, `gate`: post-norm (HRM) or pre-norm blocks; a sigmoid gate on the attention output (HRM-Text).
-    - `unit`: of the feed-forward layers, `swiglu` or `bounded` (see hrm.core.arch).
+    - `unit`: of the feed-forward layers, `swiglu`, `bounded` or `conv` (see hrm.core.arch).
     - `embedding_scale`: what embeddings are multiplied by; default sqrt(hidden_size).
     - `prefix_lm`: positions with `token_type_ids == 1` that stand together see each other in both directions.
     - `share_cycles`: later visits of a segment read the keys and values of a layer's first; `share_segments`: all
