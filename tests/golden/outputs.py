@@ -162,7 +162,7 @@ def differences(one: Any, other: Any, place: str = "", relative: float = 0.0) ->
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--compare"]:
         found = differences(*(json.loads(Path(file).read_text()) for file in sys.argv[2:4]))
-        sys.exit("\n".join(found))
+        sys.exit("\n".join(found) or None)
     import torch
 
     torch.set_num_threads(1)
