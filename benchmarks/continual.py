@@ -157,7 +157,7 @@ def joint(path: Path, files: list[Path], config: LearnConfig, limit: int) -> dic
     """All books at once, as many updates as all of them get one after another."""
     learner, start = Learner.create(path, config), time.perf_counter()
     for file in files:
-        learner._enter(file, None, Way())["state"] = "finished"
+        learner._enter(file, None, Way()).state = "finished"
     mixed = Mixed([Packed.open(learner._folder(book) / "train") for book in learner.books])
     bias = learner.model.lm_head.bias
     assert bias is not None

@@ -29,6 +29,7 @@ from continual import BOOKS
 from hrm.text.chat.modes import SCHEDULES
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed, documents
+from hrm.text.learned import Book
 from hrm.text.learning.learner import SHAPE, Learner
 from hrm.text.learning.memory import Nothing
 from hrm.text.learning.trainer import DEEP, MODES
@@ -73,7 +74,7 @@ class Paced(Learner):
 
     pace = 1.0
 
-    def _steps(self, book: dict[str, Any], training: Packed) -> int:
+    def _steps(self, book: Book, training: Packed) -> int:
         return max(1, int(training.count / self.pace / self.config.batch_size))
 
 
@@ -121,7 +122,7 @@ def run(arm: str, seed: int, args: argparse.Namespace, files: list[Path]) -> dic
     }  # fmt: skip
 
 
-def _scores(book: dict[str, Any]) -> str:
+def _scores(book: Book) -> str:
     return " ".join(f"{bits:.3f}" for bits in book["scores"][-1]["bits_per_character"])
 
 

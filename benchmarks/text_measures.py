@@ -6,19 +6,18 @@ python benchmarks/text_measures.py --data HRM_DATA/text --out benchmarks/results
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from hrm.files.output import to_json
 from hrm.text.data import documents
 from hrm.text.quality.copying import Training
 from hrm.text.quality.report import draw, table
-from hrm.text.quality.scale import Scale
+from hrm.text.quality.scale import Judged, Scale
 
 ORDERS = (0, 1, 2, 3, 4, 5, 6, 8)
 
@@ -66,7 +65,7 @@ def main() -> None:
     ]
     read = {name: "".join(documents(options.data / name)) for name in names}
     alice = read["alice.txt"]
-    result: dict[str, list[dict[str, Any]]] = {}
+    result: dict[str, list[Judged]] = {}
     for title, known, texts in (
         ("against the first half of alice.txt", alice[: len(alice) // 2], books(read)),
         ("against all of alice.txt", alice, [("looking_glass.txt", read["looking_glass.txt"]), *made(alice)]),
@@ -76,7 +75,7 @@ def main() -> None:
         console = Console(highlight=False)
         console.print(f"\n{title}", table(result[title]))
     if options.out:
-        options.out.write_text(json.dumps(result) + "\n", "utf-8")
+        options.out.write_text(to_json(result) + "\n", "utf-8")
     if options.plot:
         draw(result["against all of alice.txt"], scale, options.plot)
 

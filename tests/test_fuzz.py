@@ -268,7 +268,7 @@ def _damage(content: bytes, name: str, pick: Callable[[int], int]) -> bytes:
 
 def _sign(folder: Path) -> None:
     """Write a checkpoint's manifest anew, so that it fits what is there."""
-    files = {f.name: checkpoint._fingerprint(f) for f in sorted(folder.iterdir()) if f.name != "manifest.json"}
+    files = {f.name: checkpoint.facts_of(f) for f in sorted(folder.iterdir()) if f.name != "manifest.json"}
     (folder / "manifest.json").write_bytes(checkpoint._manifest(checkpoint.step_of(folder), files))
 
 

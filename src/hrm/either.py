@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hrm.files.records import Json
 from hrm.puzzles.config import Config
 from hrm.settings import Recipe
 
@@ -25,7 +26,7 @@ def load(path: Path | str, **options: Any) -> Any:
     return load(path, **options)
 
 
-def train(config: Recipe, path: Path | str, **options: Any) -> dict[str, Any]:
+def train(config: Recipe, path: Path | str, **options: Any) -> Json:
     """Train into the run folder `path`; returns the result. `config` is a Config or a TextConfig."""
     if isinstance(config, Config):
         from hrm.puzzles.training.session import train

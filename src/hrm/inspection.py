@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hrm.files.reading import UserError
 from hrm.runs import Run, checkpoint
@@ -13,6 +12,7 @@ from hrm.settings import kind_of
 from hrm.text import learned
 from hrm.text.config import LearnConfig, TextConfig
 from hrm.text.data import Packed
+from hrm.text.learned import Book
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -23,18 +23,18 @@ def problems(path: Path) -> Iterator[str]:
         for part in ("train", "validation"):
             if (run.data / part).is_dir():
                 yield from _packed(run.data / part)
-    books: list[dict[str, Any]] = []
+    books: list[Book] = []
     for where in checkpoint.named(run.checkpoints):
         try:
             if isinstance(run.config, LearnConfig):
-                books = learned.load(where)[1]["books"]
+                books = learned.load(where)[1].books
             else:
                 checkpoint.verify(where)
         except DamagedCheckpoint as error:
             yield str(error)
     for book in books:
         for part in ("train", "validation"):
-            yield from _packed(learned.folder_of(run.path, book) / part, book.get("packed", {}).get(part))
+            yield from _packed(learned.folder_of(run.path, book) / part, (book.packed or {}).get(part))
 
 
 def _packed(folder: Path, wanted: str | None = None) -> Iterator[str]:

@@ -122,7 +122,7 @@ def _is_terminal(stream: Any) -> bool:
     return hasattr(stream, "isatty") and stream.isatty()
 
 
-def _reconfigure(stream: Any, **how: Any) -> None:
+def _reconfigure(stream: Any, **how: object) -> None:
     if hasattr(stream, "reconfigure"):
         with suppress(OSError, ValueError):  # a stream that was read from, in a program that calls `main`
             stream.reconfigure(**how)

@@ -174,7 +174,7 @@ def test_a_checkpoint_under_another_steps_name_is_refused(intact: Path, tmp_path
 def test_a_file_that_is_no_safetensors_is_refused_even_when_its_hash_fits(intact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(intact, tmp_path / intact.name)
     (copy / "weights.safetensors").write_bytes(b"\xff" * 40)
-    files = {file.name: checkpoint._fingerprint(file) for file in copy.iterdir() if file.name != "manifest.json"}
+    files = {file.name: checkpoint.facts_of(file) for file in copy.iterdir() if file.name != "manifest.json"}
     (copy / "manifest.json").write_bytes(checkpoint._manifest(7, files))
     with pytest.raises(DamagedCheckpoint, match=r"weights\.safetensors is not readable"):
         checkpoint.load(copy)
@@ -241,7 +241,7 @@ def test_a_manifest_of_other_types_is_damaged(tmp_path: Path, files: Any) -> Non
 def test_a_state_that_holds_no_facts_is_damaged(tmp_path: Path, content: str) -> None:
     path = checkpoint.save(tmp_path, 1, {}, {})
     (path / "state.json").write_text(content)
-    signed(path, {"state.json": checkpoint._fingerprint(path / "state.json")})
+    signed(path, {"state.json": checkpoint.facts_of(path / "state.json")})
     with pytest.raises(DamagedCheckpoint, match=r"state\.json"):
         checkpoint.load(path)
 

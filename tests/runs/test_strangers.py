@@ -131,7 +131,7 @@ def forged(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
         state = json.loads((path / "state.json").read_text())
         change(state)
         (path / "state.json").write_text(json.dumps(state))
-        files = {f.name: checkpoint._fingerprint(f) for f in path.iterdir() if f.name != "manifest.json"}
+        files = {f.name: checkpoint.facts_of(f) for f in path.iterdir() if f.name != "manifest.json"}
         (path / "manifest.json").write_bytes(checkpoint._manifest(checkpoint.step_of(path), files))
 
 

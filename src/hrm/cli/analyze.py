@@ -89,8 +89,8 @@ def forgetting(args: list[str]) -> int:
 
     run = Run.open(options.run, LearnConfig)
     newest = checkpoint.newest(run.checkpoints, lambda line: print(line, file=sys.stderr))
-    found = measure(learned.load(newest, ())[1]["books"], run.records()) if newest else {"books": []}
-    if not found["books"]:
+    found = measure(learned.load(newest, ())[1].books if newest else [], run.records())
+    if not found.books:
         raise UserError(f"{options.run} has finished no book yet: there is nothing to forget")
     if options.plot is not None:
         draw(found, options.plot)
@@ -99,9 +99,9 @@ def forgetting(args: list[str]) -> int:
     if options.json:
         print(to_json(found))
     else:
-        table = Table("after", *found["books"], "cost", title="held-out bits a character", title_justify="left")
-        for i, (name, row) in enumerate(zip(found["readings"], found["matrix"], strict=True)):
-            bits = [f"{value:.3f}" for value in row] + [""] * (len(found["books"]) - len(row))
+        table = Table("after", *found.books, "cost", title="held-out bits a character", title_justify="left")
+        for i, (name, row) in enumerate(zip(found.readings, found.matrix, strict=True)):
+            bits = [f"{value:.3f}" for value in row] + [""] * (len(found.books) - len(row))
             table.add_row(name, *bits, cost(found, i))
         for label in ("rise", "worst"):
             table.add_row(label, *("" if share is None else f"{share:+.1%}" for share in found[label]))
@@ -195,7 +195,6 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
         model, tokenizer = loaded.model, loaded.tokenizer
         length = loaded.length
         for depth in options.max_segments or (None,):
-            request = {} if depth is None else {"max_segments": depth}
             parts = [f"step {step}" if step.isdigit() else step] if len(steps) > 1 else []
             parts += [f"{depth} segment{'s'[: depth > 1]}"] if depth else []
             name = ", ".join([title, *parts])
@@ -204,7 +203,8 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
                 def tell(done: int, report: Callable[[float], None] = report) -> None:
                     report(done / options.characters)
 
-                body = write(model, tokenizer, reference, options.characters, length, sampling, tell, **request)
+                size = options.characters
+                body = write(model, tokenizer, reference, size, length, sampling, tell, max_segments=depth)
             if options.save is not None:
                 options.save.mkdir(parents=True, exist_ok=True)
                 output.write(options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt", body)

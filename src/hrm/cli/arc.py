@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hrm.cli import facts
 from hrm.cli.options import DEVICE, Device, OnDevice, Positional, choose, parse
@@ -13,12 +13,14 @@ from hrm.console import Console
 from hrm.files import names, output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.progress import share
 from hrm.puzzles.config import Config
 
 if TYPE_CHECKING:
     from hrm.puzzles.arc.files import ArcTask
     from hrm.puzzles.arc.measuring import Answered
+    from hrm.puzzles.arc.sets import Record
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ def measure(options: EvalOptions) -> int:
                 output.write(options.pictures / f"{answered.task.id}.svg", picture(answered.task, answered.guesses))
         if not options.json:
             print(_table(result) + ("\n" if step != steps[-1] else ""))
-    everything: Any = results if options.checkpoint == "all" else results[0]
+    everything = results if options.checkpoint == "all" else results[0]
     if options.json:
         print(to_json(everything, indent=2))
     if options.json_file is not None:
@@ -300,12 +302,11 @@ def _name(bad: list[str]) -> None:
         print(f"left out: {problem}", file=sys.stderr)
 
 
-def _measure(
-    options: EvalOptions, step: str, tasks: list[ArcTask], record: Any
-) -> tuple[list[Answered], dict[str, Any]]:
+def _measure(options: EvalOptions, step: str, tasks: list[ArcTask], record: Record) -> tuple[list[Answered], Json]:
     """The answers of one checkpoint, and what they are worth."""
     import time
 
+    from hrm.core import devices
     from hrm.puzzles.arc.measuring import answer, fit, score, submission_of
     from hrm.puzzles.solving import load
 
@@ -327,7 +328,7 @@ def _measure(
             )
         )
     known = all(pair.output is not None for task in tasks for pair in task.test)
-    result: dict[str, Any] = {"status": "answered", "tasks": len(tasks), "copies": copies}
+    result: Json = {"status": "answered", "tasks": len(tasks), "copies": copies}
     if options.fit:
         result["demonstrations_fitted"] = fit(solver, tasks, record, options.batch_size)
     if known:
@@ -337,7 +338,7 @@ def _measure(
         "mean_segments": sum(answered.segments for answered in answers) / readouts,
         "seconds": time.perf_counter() - start,
         "device": str(solver.device),
-        "dtype": str(solver.model.dtype).removeprefix("torch."),
+        "dtype": devices.named(solver.model.dtype),
         "checkpoint": solver.checkpoint,
         "data": options.data,
     }
@@ -349,5 +350,5 @@ def _counts(tasks: list[ArcTask]) -> str:
     return f"{len(tasks)} tasks, {shown} demonstrations, {asked} test inputs, grids of up to {largest}x{largest}"
 
 
-def _table(result: dict[str, Any]) -> str:
+def _table(result: Json) -> str:
     return facts.lines(result, lambda name: "pass@" in name or name.endswith("fitted"), 23)

@@ -120,9 +120,9 @@ def main(args: list[str]) -> int:
             advance(number - done)
             done = number
             if known is not None and time.monotonic() - written > EVERY:
-                output.write_json(known, {"skipped": options.skip} | measurement.result())
+                output.write_json(known, {"skipped": options.skip} | measurement.result().plain())
                 written = time.monotonic()
-    result = {"skipped": options.skip} | measurement.result()
+    result = {"skipped": options.skip} | measurement.result().plain()
     if options.json_file is not None:
         output.write_json(options.json_file, result)
     print(to_json(result, indent=2) if options.json else facts.lines(result, _is_share))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from hrm.files.records import Json
 
-def lines(result: Mapping[str, Any], is_share: Callable[[str], bool], width: int = 20) -> str:
+
+def lines(result: Json, is_share: Callable[[str], bool], width: int = 20) -> str:
     """One line a value: shares and their intervals in percent, other numbers to two places."""
     return "\n".join(
         f"{name.replace('_', ' '):<{width}}{_shown(name, value, is_share)}" for name, value in result.items()

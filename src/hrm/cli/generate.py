@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.color import Color
 from rich.style import Style
@@ -14,6 +14,7 @@ from hrm.cli.options import DEVICE, DRAWS, Device, Draws, OnDevice, Positional, 
 from hrm.console import Console
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.terminal import clean, replaced
 from hrm.text.config import Decoding
 
@@ -101,11 +102,11 @@ def main(args: list[str]) -> int:
 
 def budget_of(
     max_segments: int | None, halting: str | None, exit_threshold: float | None, schedule: tuple[int, ...]
-) -> dict[str, Any]:
+) -> Json:
     """What flags say of the budget, as a request; UserError for a schedule that is none."""
     if schedule and len(schedule) != 2:
         raise UserError(f"--schedule {' '.join(map(str, schedule))} needs two numbers, cycles and steps, as in 2 2")
-    request: dict[str, Any] = {"max_segments": max_segments, "halting": halting, "exit_threshold": exit_threshold}
+    request = {"max_segments": max_segments, "halting": halting, "exit_threshold": exit_threshold}
     request["schedule"] = schedule or None
     return {name: value for name, value in request.items() if value is not None}
 
@@ -146,9 +147,7 @@ class _Writer:
             print(_summary(completion), file=sys.stderr)
 
 
-def _best(
-    loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: dict[str, Any], memory: int
-) -> int:
+def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: Json, memory: int) -> int:
     from hrm.text.measuring.best_of import RANKS, best_of
 
     found = best_of(
@@ -169,7 +168,7 @@ def _best(
     return 0
 
 
-def table(found: dict[str, Any], width: int = 80) -> str:
+def table(found: Json, width: int = 80) -> str:
     """Candidates as lines, a column per segment as far as the width allows; a star marks where the model stops."""
     segments = [row["segments"] for row in found["depths"]]
     room = max(3, (width - 24) // 8)

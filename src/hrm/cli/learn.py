@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -23,7 +23,11 @@ from hrm.files.reading import UserError
 from hrm.text.config import LearnConfig
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from hrm.text.learned import Book, NewLayers
     from hrm.text.learning.learner import Learner
+    from hrm.text.learning.loop import Event
 
 LONG = 1200.0
 """Seconds of a book above which it is said what would be faster."""
@@ -96,14 +100,14 @@ def _main(args: list[str], held: ExitStack) -> int:
     # Only what the person asks for changes the epochs of a book that is known.
     epochs = options.config.epochs if any(arg.split("=")[0] == "--epochs" for arg in args) else None
     alone = not books and not options.grow and not options.stop
-    if alone and _learn(learner, None, epochs, None)[0]["state"] == "learning":
+    if alone and _learn(learner, None, epochs, None)[0].state == "learning":
         print(f"paused; resume with: hrm learn {shlex.quote(str(options.run))}", file=sys.stderr)
     for place, book in enumerate(books):
         entry, asked = _learn(learner, book, epochs, options.encoding)
         if asked is not None:
-            left = books[place + (entry["state"] != "learning") :]
+            left = books[place + (entry.state != "learning") :]
             if left:
-                said = "paused" if entry["state"] == "learning" else f"{book.name} counts as learned"
+                said = "paused" if entry.state == "learning" else f"{book.name} counts as learned"
                 print(f"{said}; resume with: hrm learn {shlex.join(map(str, (options.run, *left)))}", file=sys.stderr)
             break
     if options.json:
@@ -136,9 +140,7 @@ def _base(held: ExitStack, options: Options) -> LearnConfig:
     return LearnConfig()
 
 
-def _learn(
-    learner: Learner, book: Path | None, epochs: int | None, encoding: str | None
-) -> tuple[dict[str, Any], str | None]:
+def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: str | None) -> tuple[Book, str | None]:
     """Learn a book, or resume the paused one, with a progress bar, and ask at Ctrl-C in a terminal.
 
     Returns its entry, and how it was ended early.
@@ -158,13 +160,13 @@ def _learn(
     job = bar.add_task("learn", total=1.0, line="" if book is None else book.name)
     said = ""
 
-    def redraw(event: dict[str, Any]) -> None:
+    def redraw(event: Event) -> None:
         share = event["book_step"] / event["steps"]
         parts = [f"{event['book_step']}/{event['steps']}", f"left {duration(event['left'])}", f"{share:.0%}"]
         parts += [f"epoch {event['epoch']}/{event['epochs']}", *said.split("  "), event["book"]]
         bar.update(job, completed=share, line=fitting([part for part in parts if part], console.width - 12))
 
-    def show(event: dict[str, Any]) -> None:
+    def show(event: Event) -> None:
         nonlocal said
         kind = event["event"]
         if kind == "update" and live:
@@ -202,7 +204,7 @@ def _learn(
             for line in event["sample"].strip().splitlines():
                 console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
         elif kind == "grown":
-            _say_grown(event)
+            _say_grown(event["layers"])
         elif kind == "known":
             console.print(_known(event), highlight=False, soft_wrap=True)
         elif kind == "end" and event["state"] == "stopped":
@@ -230,7 +232,7 @@ def _learn(
         return learner.go_on(epochs, show) if book is None else learner.learn(book, epochs, show, encoding), answer
 
 
-def _estimate(learner: Learner, event: dict[str, Any]) -> str:
+def _estimate(learner: Learner, event: Event) -> str:
     """How long a book will take, and what would be faster where that is long."""
     from hrm.training.long_steps import about
 
@@ -244,7 +246,7 @@ def _estimate(learner: Learner, event: dict[str, Any]) -> str:
     return f"{said}; fewer epochs (--epochs 1) take less, and Ctrl-C pauses at any time"
 
 
-def _before(event: dict[str, Any], unit: str) -> str:
+def _before(event: Event, unit: str) -> str:
     """The score of a book that was not read yet, and why it is high where it has new characters."""
     said = f"before reading: {event['bits']:.3f} held-out bits a character"
     if not event["new_tokens"] or not event["vocabulary"] - event["new_tokens"]:
@@ -256,7 +258,7 @@ def _before(event: dict[str, Any], unit: str) -> str:
     )
 
 
-def _known(event: dict[str, Any]) -> str:
+def _known(event: Event) -> str:
     """Why a file is not learned: its text was read, perhaps under another name, to the end or not."""
     given, name = event["given"], event["name"]
     same = given if given == name else f"{given} holds the text of {name}, which"
@@ -266,7 +268,7 @@ def _known(event: dict[str, Any]) -> str:
     return f"{same} was stopped after {part} and counts as learned: --epochs {event['epochs']} resumes it"
 
 
-def _ask(bar: Any) -> str:
+def _ask(bar: Progress) -> str:
     bar.stop()
     bar.console.print("pause (p), to resume here later, or stop (s), so that the book counts as learned?")
     try:
@@ -275,9 +277,9 @@ def _ask(bar: Any) -> str:
         return "pause"
 
 
-def _say_grown(entry: dict[str, Any]) -> None:
-    before, after = entry["parameters"]
+def _say_grown(entry: NewLayers) -> None:
+    before, after = entry.parameters or (0, 0)
     print(
-        f"grown by {entry['fast_layers']} fast and {entry['slow_layers']} slow layers: "
+        f"grown by {entry.fast_layers} fast and {entry.slow_layers} slow layers: "
         f"{before:,} -> {after:,} parameters", file=sys.stderr,
     )  # fmt: skip

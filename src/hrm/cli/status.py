@@ -6,13 +6,16 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hrm.cli.options import Positional, parse
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.settings import kind_of
 from hrm.text.config import LearnConfig
+
+if TYPE_CHECKING:
+    from hrm.text.learned import Book, State
 
 
 @dataclass(frozen=True)
@@ -47,45 +50,40 @@ def main(args: list[str]) -> int:
             _repair(run.path, state)
     with checkpoint.restoring(newest):
         found = {"tokenizer": run.config.tokenizer, **describe(state)}
-    print(to_json(found)) if options.json else _show(options.run, found)
+    if options.json:
+        print(to_json(found))
+    else:
+        _show(options.run, state, "characters" if run.config.tokenizer == "char" else "tokens")
     return 0
 
 
-def describe(state: dict[str, Any]) -> dict[str, Any]:
+def describe(state: State) -> dict[str, object]:
     """The public contract's facts, from a learner's checkpoint."""
-    model, books = state["model"], state["books"]
+    names = ("name", "characters", "learned_at", "state", "epochs", "step", "steps")
+    names += tuple(f"bits_per_character_{when}" for when in _WHEN)
     return {
-        "books": [
-            {
-                **{
-                    key: book.get(key)
-                    for key in ("name", "characters", "learned_at", "state", "epochs", "step", "steps")
-                },
-                **{f"bits_per_character_{when}": book.get(f"bits_per_character_{when}") for when in _WHEN},
-            }
-            for book in books
-        ],
-        "vocabulary": len(state["tokens"]),
-        "parameters": state["parameters"],
-        "layers": {"fast": model["fast_layers"], "slow": model["slow_layers"]},
-        "growth": state["growth"],
-        "characters": sum(book["characters"] for book in books),
-        "updates": state["step_number"],
-        "seconds": state["seconds"],
+        "books": [{name: book.get(name) for name in names} for book in state.books],
+        "vocabulary": len(state.tokens),
+        "parameters": state.parameters,
+        "layers": {"fast": state.model["fast_layers"], "slow": state.model["slow_layers"]},
+        "growth": state.growth,
+        "characters": sum(book.characters for book in state.books),
+        "updates": state.step_number,
+        "seconds": state.seconds,
     }
 
 
-def _state(book: dict[str, Any]) -> str:
+def _state(book: Book) -> str:
     """Whether a book was read to its end; where not, how far, unless an older version did not note that."""
-    part = book["state"] != "finished" and book["steps"]
-    return f"{book['state']} ({book['step']:,} of {book['steps']:,} updates)" if part else book["state"]
+    part = book.state != "finished" and book.steps
+    return f"{book.state} ({book.step:,} of {book.steps:,} updates)" if part else book.state
 
 
 _WHEN = ("before", "then", "now")
 _WHY = {"characters": "enough was read", "plateau": "it stood still", "command": "by command"}
 
 
-def _show(path: Path, found: dict[str, Any]) -> None:
+def _show(path: Path, state: State, unit: str) -> None:
     from rich.table import Table
 
     from hrm.console import Console
@@ -93,29 +91,28 @@ def _show(path: Path, found: dict[str, Any]) -> None:
     console, table = Console(), Table(title=str(path), title_justify="left")
     for name in ("book", "characters", "learned", "state", "before", "then", "now"):
         table.add_column(name, justify="right" if name in ("characters", *_WHEN) else "left")
-    for book in found["books"]:
-        bits = [book[f"bits_per_character_{when}"] for when in _WHEN]
+    for book in state.books:
+        bits = [book.get(f"bits_per_character_{when}") for when in _WHEN]
         table.add_row(
-            book["name"], f"{book['characters']:,}", str(book["learned_at"])[:10], _state(book),
+            book.name, f"{book.characters:,}", str(book.learned_at)[:10], _state(book),
             *("" if b is None else f"{b:.3f}" for b in bits),
         )  # fmt: skip
     console.print(table)
     console.print("before, then, now: held-out bits a character", highlight=False)
-    layers, unit = found["layers"], "characters" if found["tokenizer"] == "char" else "tokens"
     console.print(
-        f"{found['vocabulary']} {unit} known; {found['parameters']:,} parameters in {layers['fast']} fast and "
-        f"{layers['slow']} slow layers; {found['updates']:,} updates", highlight=False,
+        f"{len(state.tokens)} {unit} known; {state.parameters:,} parameters in {state.model['fast_layers']} fast and "
+        f"{state.model['slow_layers']} slow layers; {state.step_number:,} updates", highlight=False,
     )  # fmt: skip
-    for entry in found["growth"]:
-        if entry["kind"] == "vocabulary":
-            what = f"{entry['vocabulary'][1] - entry['vocabulary'][0]} new {unit}"
+    for entry in state.growth:
+        if entry.kind == "vocabulary":
+            what = f"{entry.vocabulary[1] - entry.vocabulary[0]} new {unit}"
         else:
-            what = f"{entry['fast_layers']} fast and {entry['slow_layers']} slow layers"
-            what += f" ({_WHY[entry['why']]})" if "why" in entry else ""
-        console.print(f"{entry['at'][:16]}  grown by {what} after {entry['characters']:,} characters", highlight=False)
+            what = f"{entry.fast_layers} fast and {entry.slow_layers} slow layers"
+            what += f" ({_WHY[entry.why]})" if entry.why else ""
+        console.print(f"{entry.at[:16]}  grown by {what} after {entry.characters:,} characters", highlight=False)
 
 
-def _repair(path: Path, state: dict[str, Any]) -> None:
+def _repair(path: Path, state: State) -> None:
     from hrm.text.load import rebuild_of
 
     folder = path / "tokenizer"
@@ -124,7 +121,7 @@ def _repair(path: Path, state: dict[str, Any]) -> None:
         folder.rename(kept)
         print(f"the old tokenizer is kept as {kept}", file=sys.stderr)
     rebuild_of(state).save_pretrained(folder)
-    print(f"{folder} restored with {len(state['tokens'])} tokens", file=sys.stderr)
+    print(f"{folder} restored with {len(state.tokens)} tokens", file=sys.stderr)
 
 
 def _list(options: Options) -> int:

@@ -16,6 +16,7 @@ from hrm.console import Console
 from hrm.files import names, output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.progress import bar
 from hrm.runs import lock
 from hrm.terminal import report
@@ -137,7 +138,7 @@ def _pack(options: PackOptions, place: Path) -> int:
     items: Any = _Dialogues(options.files, way) if talk else _Texts(options.files, options.field, way)
     made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
     parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, Json] = {}
     for doubt in corpus.doubts(*parts) if len(parts) == 2 else ():
         way.say(doubt)
 
@@ -257,7 +258,7 @@ def _said(dialogues: Iterable[chat.Messages], template: str | None) -> Iterator[
     return (text for messages in dialogues for text, _ in chat.written(messages, template))
 
 
-def _size(items: Iterable[Any]) -> int:
+def _size(items: Iterable[object]) -> int:
     """Characters of texts, or the number of conversations."""
     return sum(len(item) if isinstance(item, str) else 1 for item in items)
 
@@ -281,7 +282,7 @@ def _free(out: Path) -> None:
         raise UserError(f"{out} exists: choose another --out or remove it")
 
 
-def _complete(place: Path, out: Path, fill: Any) -> None:
+def _complete(place: Path, out: Path, fill: Callable[[Path], object]) -> None:
     """Have a folder filled elsewhere and put in place when it is complete."""
     fill(place / out.name)
     (place / out.name).replace(out)

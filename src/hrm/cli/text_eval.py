@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hrm.cli import facts
 from hrm.cli.generate import budget_of
@@ -19,6 +19,7 @@ from hrm.files import output
 from hrm.files.digest import data_sha256
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.progress import share
 from hrm.puzzles.data.recognition import are_puzzles
 
@@ -128,7 +129,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
     from hrm.text.measuring.losses import THRESHOLDS, evaluate
     from hrm.text.measuring.report import draw, states_table, table
     from hrm.text.measuring.state import evaluate_states
@@ -145,9 +146,8 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
         if options.state == "carry":
             rows_at_once, limit = options.batch_size, options.limit
             result = evaluate_states(model, loaded.tokenizer, packed, length, rows_at_once, report, limit, **request)
-            result |= _origin(loaded, source)
-            return result, states_table(result)
-        result = evaluate(
+            return result | _origin(loaded, source), states_table(result)
+        measured = evaluate(
             model,
             loaded.tokenizer,
             packed,
@@ -159,13 +159,13 @@ def _text(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> t
             options.limit,
             **request,
         )
-        result |= _origin(loaded, source)
+        result = measured.plain() | _origin(loaded, source)
     if options.plot is not None:
-        draw(result, options.plot)
-    return result, table(result)
+        draw(measured, options.plot)
+    return result, table(measured)
 
 
-def _pairs(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
     from hrm.text.data import Packed
     from hrm.text.measuring.best_of import compare_ranks
     from hrm.text.measuring.fresh import trained_on
@@ -228,7 +228,7 @@ def _fresh(loaded: TextModel, options: TextOptions) -> list[Messages]:
     return made.items
 
 
-def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
     from hrm.text.measuring.tasks import evaluate_task, load, names
 
     folder = options.data_folder
@@ -238,7 +238,7 @@ def _tasks(loaded: TextModel, options: TextOptions, request: dict[str, Any]) -> 
                 "--tasks reads local files: name their folder with --data-folder, or its parent in HRM_DATA"
             )
         folder = Path(os.environ["HRM_DATA"]) / "eval_tasks"
-    found: dict[str, Any] = {}
+    found: Json = {}
     wanted = sorted(names(folder)) if options.tasks == ("all",) else options.tasks
     read = {name: load(name, folder, options.limit) for name in wanted}  # a misspelt name is found before the work
     head = f"{'task':<30}{'accuracy':>10}{'+-':>8}{'per byte':>10}{'guessing':>10}{'segments':>10}{'n':>8}"
@@ -312,14 +312,16 @@ def _template(loaded: TextModel) -> str | None:
     return config.template if config is not None and config.kind in ("chat", "gym") else None
 
 
-def _origin(loaded: TextModel, source: Path | None) -> dict[str, Any]:
+def _origin(loaded: TextModel, source: Path | None) -> dict[str, str | None]:
     if source is None:
         return {"checkpoint": loaded.name, "data": "fresh"}
     return {"checkpoint": loaded.name, "data": str(source), "data_sha256": data_sha256(source)}
 
 
 def _device(loaded: TextModel) -> dict[str, str]:
-    return {"device": str(loaded.model.device), "dtype": str(loaded.model.dtype).removeprefix("torch.")}
+    from hrm.core import devices
+
+    return {"device": str(loaded.model.device), "dtype": devices.named(loaded.model.dtype)}
 
 
 def _progress(name: str = "") -> AbstractContextManager[Callable[[float], None]]:

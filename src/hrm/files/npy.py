@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hrm.files import names
 from hrm.files.reading import SMALL, UserError, json_of, quoted, reading
+from hrm.files.records import Json
 
 IGNORE = -100
 """Label of a cell or token that does not count."""
 RESTORE = "restore it or build the data set anew"
 
 
-def metadata(folder: Path) -> dict[str, Any]:
+def metadata(folder: Path) -> Json:
     """The facts in a split's `dataset.json`; UserError where one is missing or of the wrong type."""
     where = folder / "dataset.json"
     facts = json_of(names.regular(where), SMALL, RESTORE)
@@ -44,7 +44,7 @@ def read_array(folder: Path, name: str, field: str, mapped: bool = False) -> np.
 def array_of(path: Path, hint: str) -> np.ndarray:
     """The whole numbers of an .npy file, mapped from the disk, so that its header promises no more than it has."""
     with reading(path, hint):
-        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
         raise UserError(f"{path} does not hold whole numbers: {hint}")
     return array

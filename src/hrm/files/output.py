@@ -17,9 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hrm.files.reading import UserError, needs
+from hrm.files.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Refused(Exception):
@@ -186,20 +190,20 @@ def write(path: str | Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """`write` a value as indented JSON."""
     write(path, to_json(value, indent=2) + "\n")
 
 
-def to_json(value: Any, **options: Any) -> str:
-    """A value as JSON that every reader takes: NaN and infinities, which JSON lacks, are null."""
+def to_json(value: object, **options: Any) -> str:
+    """A value as JSON that every reader takes: NaN and infinities, which JSON lacks, are null; records are objects."""
     try:
-        return json.dumps(value, allow_nan=False, **options)
+        return json.dumps(value, allow_nan=False, default=Record.plain, **options)
     except ValueError:
         return json.dumps(_finite(value), allow_nan=False, **options)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -207,7 +211,7 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_figure(path: str | Path, figure: Any, dpi: int) -> None:
+def write_figure(path: str | Path, figure: Figure, dpi: int) -> None:
     """`write` a figure of matplotlib in the form that the name says."""
     content = io.BytesIO()
     figure.savefig(content, format=_form(path), dpi=dpi)

@@ -123,7 +123,7 @@ def reading(where: object, hint: str = "restore it") -> Iterator[None]:
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked where its name ends in .gz or .xz; read them with `lines_in` or under `reading`."""
-    unpack: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix.lower(), open)
+    unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix.lower(), open)
     with reading(path):
         stream = unpack(path, "rb")
     with stream:

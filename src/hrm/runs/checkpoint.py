@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hrm.files import names
-from hrm.files.digest import sha256
 from hrm.files.output import refused, to_json
 from hrm.files.reading import UserError, quoted, reading, reason
+from hrm.files.records import Json
 from hrm.runs import durable
+from hrm.runs.manifest import Facts, facts_of
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -47,7 +48,7 @@ class DamagedCheckpoint(UserError):
         self.reason = reason
 
 
-def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
     """Write `directory/step_<step>` from groups of named tensors and a JSON-able state; return its path.
 
     An existing checkpoint of the same step is replaced only once the new one is on the disk.
@@ -64,7 +65,7 @@ def stands(directory: Path) -> str:
     return f"the checkpoint of step {step_of(found[-1])} stands" if found else ""
 
 
-def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
     if not names.place_in(directory.parent, directory.name).is_dir():
         directory.mkdir()  # not its parents: a run deleted while it trained does not come back in part
         durable.flush(directory.parent)
@@ -80,7 +81,7 @@ def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]
             }
             save_file(copies, temporary / (group + _SUFFIX))
         (temporary / _STATE).write_text(to_json(state), encoding="utf-8")
-        files = {file.name: _fingerprint(file) for file in sorted(temporary.iterdir())}
+        files = {file.name: facts_of(file) for file in sorted(temporary.iterdir())}
         for name in files:
             durable.flush(temporary / name)
         (temporary / _MANIFEST).write_bytes(_manifest(step, files))
@@ -100,7 +101,7 @@ def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]
     return final
 
 
-def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], Json]:
     """The tensors (on the CPU, by group and name) and the state of a checkpoint.
 
     Only the wanted groups are read; one that the checkpoint lacks is absent from the result.
@@ -123,7 +124,7 @@ def restoring(path: Path) -> AbstractContextManager[None]:
     return reading(path, "use another checkpoint or restore this one")
 
 
-def counted(state: Mapping[str, Any], name: str) -> Any:
+def counted(state: Json, name: str) -> Any:
     """A count of steps or seconds in a state; ValueError for what is none."""
     kinds = (int, float) if name == "seconds" else (int,)
     if type(state[name]) not in kinds or not 0 <= state[name] < 2**60:
@@ -145,7 +146,7 @@ def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
             size = file.stat().st_size
             if size != facts["bytes"]:
                 raise DamagedCheckpoint(path, f"{name} has {size} bytes instead of {facts['bytes']}")
-            found = _fingerprint(file)
+            found = facts_of(file)
         except names.BadName as error:
             raise DamagedCheckpoint(path, f"{name}: {error.reason}") from error
         except OSError as error:
@@ -253,17 +254,13 @@ def _sweep(directory: Path) -> None:
                 os.rename(path, final)
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
-
-
-def _manifest(step: int, files: Mapping[str, Mapping[str, Any]]) -> bytes:
+def _manifest(step: int, files: Mapping[str, Facts]) -> bytes:
     content = {"format": FORMAT, "step": step, "files": files}
     own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, "sha256": own}, indent=1).encode()
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(path: Path) -> dict[str, Facts]:
     try:
         # The checkpoint itself is no link out either: what is written beside it is pruned.
         names.place_in(path.parent, path.name)
@@ -287,7 +284,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     raise DamagedCheckpoint(path, f"{_MANIFEST} has changed since it was written")
 
 
-def _check_names(path: Path, files: Any) -> None:
+def _check_names(path: Path, files: object) -> None:
     """DamagedCheckpoint unless a manifest lists bare names of what a checkpoint consists of, each with its facts."""
     if not isinstance(files, dict) or _STATE not in files:
         raise DamagedCheckpoint(path, f"{_MANIFEST} lists no {_STATE}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hrm.files.output import flush as flush
 from hrm.files.output import replacing, to_json
@@ -15,6 +14,6 @@ def write(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """`write` a value as indented JSON."""
     write(path, to_json(value, indent=2) + "\n")

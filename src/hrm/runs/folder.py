@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from hrm.files import names
 from hrm.files.output import refused, to_json
 from hrm.files.reading import UserError, parsed, quoted, reading, shown
+from hrm.files.records import Json
 from hrm.runs import checkpoint, durable, lock, manifest
 from hrm.settings import Recipe, check_ranges, families, from_yaml, to_yaml
 
@@ -46,10 +47,10 @@ _RESTORE = "restore it or start a new run"
 class Run(Generic[C]):
     """A run folder on the disk; use `Run.create` or `Run.open`."""
 
-    def __init__(self, path: Path, config: C, facts: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, config: C, facts: Json) -> None:
         self.path = path
         self.config = config
-        self.board: dict[str, Any] = dict(facts["board"])
+        self.board: Json = dict(facts["board"])
         self.version: str = facts["version"]
         self.created: str = facts["created"]
         self.listed: object = facts.get("data")
@@ -64,7 +65,7 @@ class Run(Generic[C]):
         cls,
         path: Path | str,
         config: C,
-        board: Mapping[str, Any],
+        board: Mapping[str, object],
         overwrite: bool = False,
         fill: Callable[[Path], None] | None = None,
     ) -> Run[C]:
@@ -84,7 +85,7 @@ class Run(Generic[C]):
         durable.write(new / "metrics.jsonl", "")
         if fill is not None:
             fill(new)
-        facts = {
+        facts: Json = {
             "format": FORMAT,
             "kind": config.family,
             "board": dict(board),
@@ -145,7 +146,7 @@ class Run(Generic[C]):
         durable.write(self.path / "config.yaml", to_yaml(config))
         self.config = config
 
-    def log(self, record: Mapping[str, Any]) -> None:
+    def log(self, record: Mapping[str, object]) -> None:
         """Append one line to `metrics.jsonl`."""
         line = to_json(dict(record)).encode() + b"\n"
         where = f"nothing more could be written to {self.metrics}"
@@ -161,7 +162,7 @@ class Run(Generic[C]):
                     file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Json]:
         """The lines of `metrics.jsonl`, without those that a crash left unreadable."""
         records = []
         for line in names.regular(self.metrics).read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []:
@@ -177,7 +178,7 @@ class Run(Generic[C]):
         durable.write(self.metrics, "".join(kept))
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> Json | None:
         """The step and metrics of the best checkpoint so far, if any was measured."""
         path = self.path / "best.json"
         if not os.path.lexists(path):
@@ -188,7 +189,7 @@ class Run(Generic[C]):
             raise UserError(f"{path} does not say which checkpoint is the best: restore it, or remove it")
         return best
 
-    def set_best(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def set_best(self, step: int, metrics: Mapping[str, object]) -> None:
         """Name the best checkpoint; call it after the checkpoint is saved."""
         durable.write_json(self.path / "best.json", {"step": step, **metrics})
 
@@ -198,7 +199,7 @@ class Run(Generic[C]):
         step = (self.best or {}).get("step")
         return next((p for p in checkpoint.named(self.checkpoints) if checkpoint.step_of(p) == step), None)
 
-    def set_result(self, result: Mapping[str, Any]) -> None:
+    def set_result(self, result: Mapping[str, object]) -> None:
         """Write `result.json`."""
         durable.write_json(self.result, dict(result))
 
@@ -270,21 +271,21 @@ def _take_place(path: Path) -> None:
     checkpoint.discard(old)
 
 
-def _are_numbers(value: Any, count: int) -> bool:
+def _are_numbers(value: object, count: int) -> bool:
     """Whether a value from a file is a list of so many finite numbers."""
     if not isinstance(value, list) or len(value) != count:
         return False
     return all(type(number) in (int, float) and math.isfinite(number) for number in value)
 
 
-def _are_facts(facts: Any) -> bool:
+def _are_facts(facts: object) -> bool:
     """Whether a run.json is one that `Run.create` wrote, of whatever format."""
     if not isinstance(facts, dict) or "format" not in facts or not isinstance(facts.get("board"), dict):
         return False
     return all(isinstance(facts.get(name), str) for name in ("version", "created"))
 
 
-def _has_sizes(facts: dict[str, Any]) -> bool:
+def _has_sizes(facts: Json) -> bool:
     """Whether the run.json of a run on puzzles tells the size of its board."""
     sizes = [facts["board"].get(name) for name in ("cells", "vocabulary", "task_ids")]
     right = all(type(size) is int and 0 <= size < 2**31 for size in sizes)

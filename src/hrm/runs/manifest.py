@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from hrm.files import names
 from hrm.files.digest import sha256
+
+
+class Facts(TypedDict):
+    """What is known of a file."""
+
+    bytes: int
+    sha256: str
+
 
 _BEGINNINGS = ("dataset.json", "index.json", "tasks.json", "identifiers.json")
 """What makes a folder a part of a data set; one that comes later is no part of this one."""
 
 
-def of(folder: Path) -> dict[str, dict[str, Any]]:
+def of(folder: Path) -> dict[str, Facts]:
     """The facts of each file below a folder; nothing where there is no folder."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()] if folder.is_dir() else []
-    return {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files
-    }
+    return {file.relative_to(folder).as_posix(): facts_of(file) for file in files}
+
+
+def facts_of(file: Path) -> Facts:
+    """The facts of a file as it is now."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def problems(folder: Path, listed: object) -> Iterator[str]:

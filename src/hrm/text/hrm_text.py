@@ -7,16 +7,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hrm.core import devices
 from hrm.core.arch import parse_horizon
 from hrm.files import names
 from hrm.files.reading import SMALL, UserError, json_of, quoted, reading
+from hrm.files.records import Json
 from hrm.text.model import HRMConfig, HRMForCausalLM
 
 _SAME = (
@@ -150,7 +151,7 @@ def warnings(config: HRMConfig, segments: int) -> list[str]:
     return found
 
 
-def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
+def _config(tree: Json, where: str) -> HRMConfig:
     if tree.get("model_type") != "hrm_text":
         raise UserError(f"{where}: model_type is {quoted(tree.get('model_type'))}, not hrm_text")
     from transformers import HrmTextConfig
@@ -166,7 +167,7 @@ def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
         if value != wanted:
             raise UserError(f"{where}: '{name}' is {value}, and this package has only {wanted}")
     layers, steps = theirs.num_layers_per_stack, list(theirs.L_bp_cycles or [2])
-    values: dict[str, Any] = {name: getattr(theirs, name) for name in _SAME}
+    values: Json = {name: getattr(theirs, name) for name in _SAME}
     values["L_bp_cycles"] = steps  # kept for the way back
     return HRMConfig(
         **values,
@@ -183,7 +184,7 @@ def _config(tree: Mapping[str, Any], where: str) -> HRMConfig:
     )
 
 
-def _tree(model: HRMForCausalLM, segments: int) -> dict[str, Any]:
+def _tree(model: HRMForCausalLM, segments: int) -> Json:
     config = model.config
     cycles = segments * config.h_cycles
     name, steps = parse_horizon(config.horizon)
@@ -192,7 +193,7 @@ def _tree(model: HRMForCausalLM, segments: int) -> dict[str, Any]:
         "architectures": ["HrmTextForCausalLM"],
         "model_type": "hrm_text",
         **{name: getattr(config, name) for name in _SAME},
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": devices.named(model.dtype),
         "head_dim": config.head_dim,
         "rope_parameters": config.rope_parameters,
         "num_layers_per_stack": config.fast_layers,

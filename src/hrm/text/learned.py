@@ -1,145 +1,186 @@
-"""What a learner's checkpoint says of itself, judged before anything of it is believed."""
+"""What a learner keeps of its books and its growth, and how a checkpoint's state is judged before it is believed."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from hrm.files.encoding import known_encoding
 from hrm.files.reading import UserError, quoted
+from hrm.files.records import Record
 from hrm.runs import checkpoint
 from hrm.runs.checkpoint import DamagedCheckpoint
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST = 1 << 53
-Rule = Callable[[Any], bool]
 
 
-def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """`checkpoint.load` of a learner's checkpoint; DamagedCheckpoint unless its state is one that a learner writes."""
-    tensors, state = checkpoint.load(path, groups)
-    check(state, path)
-    return tensors, state
-
-
-def check(state: Mapping[str, Any], where: Path) -> None:
-    """DamagedCheckpoint for a state in which something is missing or of another kind."""
-    _judge(state, _STATE, "", where)
-    for number, book in enumerate(state["books"]):
-        place = f"books[{number}]"
-        _judge(book, _BOOK, place, where)
-        if book["number"] != number:
-            raise _damaged(where, f"{place}.number", book["number"])
-        for score in book["scores"]:
-            _judge(score, _SCORE, f"{place}.scores", where)
-            if len(score["bits_per_character"]) <= number:
-                raise _damaged(where, f"{place}.scores", score)
-    for number, entry in enumerate(state["growth"]):
-        _judge(entry, _GROWTH, f"growth[{number}]", where)
-        _judge(entry, _KINDS[entry["kind"]], f"growth[{number}]", where)
-
-
-def folder_of(run: Path, book: Mapping[str, Any]) -> Path:
-    """Where the packed text of a book lies."""
-    return run / "books" / f"{book['number']:03}-{book['sha256'][:12]}"
-
-
-def _judge(value: Any, rules: Mapping[str, Rule], place: str, where: Path) -> None:
-    """A rule whose name ends in ? is one for what may be missing."""
-    if not isinstance(value, dict):
-        raise _damaged(where, place, value)
-    for name, fits in rules.items():
-        key = name.rstrip("?")
-        if (key in value or key == name) and not fits(value.get(key)):
-            raise _damaged(where, f"{place}.{key}".strip("."), value.get(key))
-
-
-def _damaged(where: Path, place: str, value: Any) -> DamagedCheckpoint:
-    return DamagedCheckpoint(where, f"'{place}' of state.json is {quoted(value)}, which no learner writes")
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MOST
-
-
-def _number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < _MOST)
 
 
-def _seconds(value: Any) -> bool:
-    return _number(value) and math.isfinite(value) and value >= 0
-
-
-def _size(value: Any) -> bool:
-    return _count(value) and value > 0
-
-
-def _flag(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _of(fits: Rule, length: int | None = None) -> Rule:
-    return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(fits, value))
-
-
-def _by_name(fits: Rule) -> Rule:
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
-
-
-def _in(*known: str) -> Rule:
-    return lambda value: isinstance(value, str) and value in known
-
-
-def _sha256(value: Any) -> bool:
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
-
-
-def _encoding(value: Any) -> bool:
+def _is_encoding(value: Any) -> bool:
     try:
         return value is None or bool(known_encoding(value))
     except (UserError, TypeError, AttributeError):
         return False
 
 
-def _anything(value: Any) -> bool:
-    return True
+Count = Annotated[int, lambda value: type(value) is int and 0 <= value < _MOST]
+Size = Annotated[int, lambda value: type(value) is int and 0 < value < _MOST]
+Number = Annotated[float, _is_number]
+Seconds = Annotated[float, lambda value: _is_number(value) and math.isfinite(value) and value >= 0]
+Sha256 = Annotated[str, lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)]
+Encoding = Annotated[str | None, _is_encoding]
+Pair = Annotated[list[int], lambda value: isinstance(value, list) and len(value) == 2]
 
 
-_STATE: dict[str, Rule] = {
-    "step_number": _count, "seconds": _seconds, "books": _of(_by_name(_anything)), "growth": _of(_by_name(_anything)),
-    "counters": _by_name(_number), "parameters": _size, "model": _by_name(_anything), "tokens": _of(_text),
-    "tokenizer?": _by_name(_text),
-}  # fmt: skip
-_BOOK: dict[str, Rule] = {
-    "name": _text, "sha256": _sha256, "characters": _size, "epochs": _size, "step": _count, "number": _count,
-    "state": _in("learning", "finished", "stopped"), "scores": _of(_by_name(_anything)),
-    "source?": _text, "learned_at?": _text,
-    "finished_at?": _text, "begun?": _flag, "new_tokens?": _count, "bits_per_character_before?": _number,
-    "bits_per_character_then?": _number, "bits_per_character_now?": _number, "packed?": _by_name(_sha256),
-    "encoding?": _encoding, "steps?": _count,
-}  # fmt: skip
-_SCORE: dict[str, Rule] = {
-    "step": _count,
-    "bits_per_character": _of(_number),
-    "update?": _count,
-    "memory_bytes?": _count,
-}
-_GROWTH: dict[str, Rule] = {
-    "kind": _in("vocabulary", "depth"), "at": _text, "step": _count, "characters": _count,
-}  # fmt: skip
-_KINDS: dict[str, dict[str, Rule]] = {
-    "vocabulary": {"vocabulary": _of(_count, 2), "added?": _text},
-    "depth": {
-        "fast_layers": _count, "slow_layers": _count, "parameters?": _of(_count, 2),
-        "why?": _in("characters", "plateau", "command"),
-    },
-}  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Score(Record):
+    """A measurement of all books up to one, while that was read."""
+
+    step: Count
+    update: Count | None = None
+    """Of the learner's life."""
+    bits_per_character: list[Number]
+    memory_bytes: Count | None = None
+    """What is kept of the books, at the end of this one."""
+
+
+@dataclass(kw_only=True)
+class Book(Record):
+    """A book that was read or is being read; what an older version did not note is None."""
+
+    name: str
+    source: str | None = None
+    """The path of its file."""
+    sha256: Sha256
+    characters: Size
+    learned_at: str | None = None
+    epochs: Size
+    step: Count
+    state: Literal["learning", "finished", "stopped"]
+    number: Count
+    """Its place among the books."""
+    scores: list[Score]
+    begun: bool = False
+    """Whether the memory has prepared for it."""
+    encoding: Encoding = None
+    new_tokens: Count = 0
+    packed: dict[str, Sha256] | None = None
+    """Fingerprints of its parts."""
+    steps: Count | None = None
+    bits_per_character_before: Number | None = None
+    finished_at: str | None = None
+    bits_per_character_then: Number | None = None
+    """Right after it was read."""
+    bits_per_character_now: Number | None = None
+    """After the newest book."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth(Record):
+    """A moment at which the model grew: `step` updates and `characters` of books into its life."""
+
+    at: str
+    step: Count
+    characters: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTokens(Growth):
+    """Characters or byte pairs that it did not know; sizes of the vocabulary before and after."""
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    added: str | None = None
+    vocabulary: Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLayers(Growth):
+    """Layers on top; parameters before and after."""
+
+    kind: Literal["depth"] = "depth"
+    why: Literal["characters", "plateau", "command"] | None = None
+    fast_layers: Count
+    slow_layers: Count
+    parameters: Pair | None = None
+
+
+@dataclass(kw_only=True)
+class State(Record):
+    """A learner's `state.json`."""
+
+    step_number: Count
+    seconds: Seconds
+    books: list[Book]
+    growth: list[NewTokens | NewLayers]
+    counters: dict[str, Number]
+    """Of the optimizer."""
+    parameters: Size
+    model: dict[str, object]
+    """Its form."""
+    tokens: list[str]
+    tokenizer: dict[str, str] | None = None
+    """Its files, where tokens are not characters."""
+
+
+def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], State]:
+    """`checkpoint.load` of a learner's checkpoint; DamagedCheckpoint unless its state is one that a learner writes."""
+    tensors, found = checkpoint.load(path, groups)
+    state: State = _taken(State, found, "", path)
+    for number, book in enumerate(state.books):
+        place = f"books[{number}]"
+        if book.number != number:
+            raise _damaged(path, f"{place}.number", book.number)
+        for score in book.scores:
+            if len(score.bits_per_character) <= number:
+                raise _damaged(path, f"{place}.scores", score.plain())
+    return tensors, state
+
+
+def folder_of(run: Path, book: Book) -> Path:
+    """Where the packed text of a book lies."""
+    return run / "books" / f"{book.number:03}-{book.sha256[:12]}"
+
+
+def _taken(kind: Any, value: Any, place: str, where: Path) -> Any:
+    """A value from the file as a field's type wants it; DamagedCheckpoint where it is none of that type."""
+    form, parts = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Record) and isinstance(value, dict):
+        return _record(kind, value, place, where)
+    if form in (UnionType, Union):
+        known = {each.kind: each for each in parts if is_dataclass(each)}  # type: ignore[attr-defined]
+        found = known.get(str(value.get("kind"))) if known and isinstance(value, dict) else parts[0]
+        return _taken(found, value, place, where)
+    if form is Annotated and parts[1](value):
+        return value if get_origin(parts[0]) is not list else _taken(parts[0], value, place, where)
+    if form is list and isinstance(value, list):
+        return [_taken(parts[0], each, f"{place}[{number}]", where) for number, each in enumerate(value)]
+    if form is dict and isinstance(value, dict):
+        return {name: _taken(parts[1], each, f"{place}.{name}", where) for name, each in value.items()}
+    if kind is object or type(value) is kind or (form is Literal and value in parts and isinstance(value, str)):
+        return value
+    raise _damaged(where, place, value)
+
+
+def _record(kind: type[Record], value: dict[str, object], place: str, where: Path) -> Record:
+    """A record from its fields by name; one that is not there has its default, and what is not known is left out."""
+    hints, given = get_type_hints(kind, include_extras=True), {}
+    for each in fields(kind):  # type: ignore[arg-type]
+        at = f"{place}.{each.name}".strip(".")
+        if each.name in value:
+            given[each.name] = _taken(hints[each.name], value[each.name], at, where)
+        elif each.default is MISSING:
+            raise _damaged(where, at, None)
+    return kind(**given)
+
+
+def _damaged(where: Path, place: str, value: object) -> DamagedCheckpoint:
+    return DamagedCheckpoint(where, f"'{place}' of state.json is {quoted(value)}, which no learner writes")

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from hrm.core.devices import device_of, dtype_of
 from hrm.files import names
 from hrm.files.reading import SMALL, UserError, json_of, needs, quoted, reading, reason, yaml_of
+from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
 from hrm.settings import fit, kind_of
@@ -21,6 +23,7 @@ from hrm.text import learned
 from hrm.text.config import LearnConfig, TextConfig
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
 from hrm.text.data.tokenizers import code_refused, tried
+from hrm.text.learned import State
 from hrm.text.model import HRMConfig, HRMForCausalLM
 
 if TYPE_CHECKING:
@@ -53,10 +56,10 @@ def load_text(
     UserError names what is missing.
     """
     path = Path(path)
-    where = _device(device)
+    where = device_of(device)
     if not (path / "run.json").is_file() and (path / "config.json").is_file():
         model, tokenizer = load_saved(path)
-        dtype = None if precision is None else _dtype(precision)
+        dtype = None if precision is None else dtype_of(precision)
         return TextModel(model.to(device=where, dtype=dtype).eval(), tokenizer, str(path))
     if kind_of(path) is LearnConfig:
         return _load_learner(path, checkpoint, where, precision)
@@ -67,7 +70,7 @@ def load_text(
     fill(model, tensors["weights"] | tensors.get("ema", {}), file)
     if run.config.lora:
         merge(model)
-    dtype = _dtype(precision or run.config.train.precision)
+    dtype = dtype_of(precision or run.config.train.precision)
     model = model.to(device=where, dtype=dtype).eval()
     held = tuple(p for p in (run.data / "validation",) if p.is_dir())
     return TextModel(model, load_tokenizer(run.path), str(file), run, held, run.config.text.length)
@@ -78,17 +81,17 @@ def _load_learner(path: Path, which: str | int, device: torch.device, precision:
     file = run.checkpoint(which, partial(print, file=sys.stderr))
     tensors, state = learned.load(file, {"weights"})
     model, tokenizer = rebuild(state, tensors["weights"], file)
-    model = model.to(device=device, dtype=_dtype(precision or run.config.precision)).eval()
+    model = model.to(device=device, dtype=dtype_of(precision or run.config.precision)).eval()
     held = tuple(sorted(run.path.glob("books/*/validation")))
     return TextModel(model, tokenizer, str(file), None, held, run.config.length)
 
 
 def rebuild(
-    state: dict[str, Any], weights: dict[str, torch.Tensor], where: Path
+    state: State, weights: dict[str, torch.Tensor], where: Path
 ) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
     with reading(where):
-        config = _form(partial(HRMConfig.from_dict, state["model"]), where)
+        config = _form(partial(HRMConfig.from_dict, state.model), where)
         if config.fast_layers + config.slow_layers > len(weights):
             raise UserError(f"{where} does not hold the weights of {config.fast_layers + config.slow_layers} layers")
         model = HRMForCausalLM(config)
@@ -99,9 +102,9 @@ def rebuild(
     return model, tokenizer
 
 
-def rebuild_of(state: dict[str, Any]) -> PreTrainedTokenizerFast:
+def rebuild_of(state: State) -> PreTrainedTokenizerFast:
     """The tokenizer of a learner's checkpoint: its tokens, or where they are no characters its files."""
-    return tokenizer_from(state["tokenizer"]) if "tokenizer" in state else rebuild_tokenizer(state["tokens"])
+    return rebuild_tokenizer(state.tokens) if state.tokenizer is None else tokenizer_from(state.tokenizer)
 
 
 def architecture(run: Run[TextConfig]) -> HRMForCausalLM:
@@ -177,7 +180,7 @@ def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrai
             ends = ("bos_token_id", "eos_token_id", "pad_token_id")
             config |= {name: getattr(tokenizer, name) for name in ends} | {"vocab_size": len(tokenizer)}
     known = HRMConfig().to_dict()
-    given: dict[str, Any] = {}
+    given: Json = {}
     for change in changes:
         name, _, text = change.partition("=")
         value = yaml_of(text, f"--settings {quoted(change)}")
@@ -239,19 +242,3 @@ def _no_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _device(name: str | None) -> torch.device:
-    if name in (None, "auto"):
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except RuntimeError as error:
-        raise UserError(f"device '{name}' (--device) cannot be used here: {reason(error)}") from error
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in ("float32", "bfloat16", "float16", "float64"):
-        raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
-    return getattr(torch, name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
+from torch import nn
 
 from hrm.files.reading import UserError
 from hrm.runs import Run, threads
@@ -45,7 +45,7 @@ def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accele
     return accelerator
 
 
-def choose_threads(run: Run[Any], accelerator: Accelerator, model: Any, positions: int) -> str:
+def choose_threads(run: Run, accelerator: Accelerator, model: nn.Module, positions: int) -> str:
     """Settle the threads of a training on a CPU, and keep their number with the run; returns a few words on it."""
     if accelerator.device.type != "cpu":
         return accelerator.device.type

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from hrm.files.reading import reading
+from hrm.files.records import Json
 from hrm.runs import Run, checkpoint
 from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Interrupt
@@ -29,26 +29,26 @@ class Measures(ABC):
     """The score of a model that has learned nothing yet; patience does not count before a better one."""
 
     @abstractmethod
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> Json:
         """A measurement, with what is compared."""
 
     @abstractmethod
-    def score(self, measured: dict[str, Any]) -> float:
+    def score(self, measured: Json) -> float:
         """Greater is better."""
 
     @abstractmethod
-    def sentence(self, measured: dict[str, Any]) -> str:
+    def sentence(self, measured: Json) -> str:
         """What a person wants to know of it."""
 
     @abstractmethod
-    def target(self, measured: dict[str, Any]) -> str | None:
+    def target(self, measured: Json) -> str | None:
         """What was reached, if that is enough to stop."""
 
 
 class Loop(ABC):
     """Steps to an end, what is due on the way, and how much time is left."""
 
-    def __init__(self, trainer: BaseTrainer[Any, Any], log_every: int, measure_every: int, save_every: int) -> None:
+    def __init__(self, trainer: BaseTrainer, log_every: int, measure_every: int, save_every: int) -> None:
         self.trainer, self.pace = trainer, Pace()
         self.log_every, self.measure_every, self.save_every = log_every, measure_every, save_every
 
@@ -114,7 +114,7 @@ class TrainingLoop(Loop):
     def __init__(
         self,
         run: Run,
-        trainer: BaseTrainer[Any, Any],
+        trainer: BaseTrainer,
         config: TrainConfig,
         measures: Measures | None,
         reporter: Reporter,
@@ -124,14 +124,14 @@ class TrainingLoop(Loop):
         self.run, self.config = run, config
         self.measures, self.reporter = measures, reporter
         self.accelerator = trainer.accelerator
-        self.measured: dict[str, Any] = {}
+        self.measured: Json = {}
         self.measurements = [record for record in run.records() if record.get("event") == "eval"]
         # A kill may have prevented that the step of the start was measured.
         was_measured = any(record["step"] == trainer.step_number for record in self.measurements)
         self.accelerator.wait_for_everyone()
         self.saved, self.measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
-    def follow(self, finish: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def follow(self, finish: Callable[[], Json]) -> Json:
         """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
         with Interrupt(stands=self._stands) as self.interrupt, reporter.bar:
@@ -236,7 +236,7 @@ class TrainingLoop(Loop):
         return _anyone(reason is not None, self.accelerator)
 
 
-def _since_best(measurements: list[dict[str, Any]], measures: Measures) -> int:
+def _since_best(measurements: list[Json], measures: Measures) -> int:
     """How many measurements came after the best one, once anything was right; those on other data do not count."""
     same = [m for m in measurements if all(m[key] == measurements[-1][key] for key in measures.compared)]
     scores = [measures.score(m) for m in same]
@@ -244,7 +244,7 @@ def _since_best(measurements: list[dict[str, Any]], measures: Measures) -> int:
     return len(scores) - 1 - scores.index(best) if best > measures.nothing else 0
 
 
-def _measuring(measurements: list[dict[str, Any]], trainer: BaseTrainer[Any, Any]) -> float:
+def _measuring(measurements: list[Json], trainer: BaseTrainer) -> float:
     """Share of the time so far that measuring on held-out data took."""
     measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
     return measuring / max(1e-9, measuring + trainer.seconds)

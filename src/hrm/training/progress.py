@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import psutil
 import torch
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from hrm.console import Console
 from hrm.files.reading import UserError, needs
+from hrm.files.records import Json
 from hrm.training.config import TrainConfig
 
 _BAR = 8
@@ -76,7 +77,7 @@ class Reporter:
         if missing := [name for name in config.track if name not in installed]:
             raise UserError(needs(f"--train.track {missing[0]}", missing[0], "track"))
 
-    def start(self, accelerator: Accelerator, run: str, folder: str, config: dict[str, Any]) -> None:
+    def start(self, accelerator: Accelerator, run: str, folder: str, config: Mapping[str, object]) -> None:
         """Open the trackers that the configuration asks for."""
         if self._tracked:
             # By itself TensorBoard would make a folder of the run's name inside the run.
@@ -101,7 +102,7 @@ class Reporter:
     def _redraw(self, progress: float, parts: list[str]) -> None:
         self.bar.update(self.job, completed=progress, line=fitting(parts, self.bar.console.width - _BAR - 1))
 
-    def show(self, metrics: dict[str, Any], total_steps: int, progress: float, left: float, details: str) -> None:
+    def show(self, metrics: Json, total_steps: int, progress: float, left: float, details: str) -> None:
         """Redraw the live line, or print one, and feed the trackers."""
         first, loss = f"step {metrics['step']}/{total_steps}", f"loss {metrics['loss']:.4f}"
         rate, grad = f"{metrics['steps_per_second']:.2f} steps/s", f"grad {metrics['grad_norm']:.2g}"

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from accelerate import Accelerator
 
 from hrm.files import names
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.runs import Run, checkpoint, lock
 from hrm.runs.folder import refuse_in_use
 from hrm.settings import Recipe, check, settings
@@ -24,8 +25,10 @@ from hrm.training.trainer import BaseTrainer
 
 _FIXED = ("arch.", "task.", "seed", "optim.name", "model", "settings", "lora", "text.")
 """Settings that make a run what it is."""
+Changes = dict[str, list[object]]
+"""Old and new value of each setting that flags changed."""
 C = TypeVar("C", bound=Recipe)
-T = TypeVar("T", bound=BaseTrainer[Any, Any])
+T = TypeVar("T", bound=BaseTrainer)
 
 
 class Subject(ABC, Generic[C, T]):
@@ -48,7 +51,7 @@ class Subject(ABC, Generic[C, T]):
         """Prepare the data and make a new run folder; the main process alone is asked."""
 
     @abstractmethod
-    def read(self, run: Run[C], changed: dict[str, Any], reporter: Reporter) -> None:
+    def read(self, run: Run[C], changed: Changes, reporter: Reporter) -> None:
         """The data of a run, unless `create` has just prepared it; `changed` are the settings that flags changed."""
 
     @abstractmethod
@@ -68,11 +71,11 @@ class Subject(ABC, Generic[C, T]):
         """How the training is measured; None where nothing is held out."""
 
     @abstractmethod
-    def finish(self, run: Run[C], trainer: T) -> dict[str, Any]:
+    def finish(self, run: Run[C], trainer: T) -> Json:
         """What the best checkpoint is worth, for the result; the main process alone is asked, after the last step."""
 
 
-def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> Json:
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
 
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
@@ -82,9 +85,7 @@ def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overw
         return _train(subject, path, resume, overwrite, accelerator)
 
 
-def _train(
-    subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, accelerator: Accelerator
-) -> dict[str, Any]:
+def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, accelerator: Accelerator) -> Json:
     config, train = subject.config, subject.train
     reporter = Reporter(train, accelerator)
     if not resume and accelerator.is_main_process:
@@ -126,7 +127,7 @@ def _train(
     return result
 
 
-def _restore(run: Run[C], trainer: BaseTrainer[Any, Any], needed: bool, reporter: Reporter) -> None:
+def _restore(run: Run[C], trainer: BaseTrainer, needed: bool, reporter: Reporter) -> None:
     """Go on from the newest intact checkpoint, or where there is none, and none is needed, from the beginning."""
     newest = checkpoint.newest(run.checkpoints, reporter.say)
     if newest is not None:
@@ -166,7 +167,7 @@ def _refuse_place(path: Path, overwrite: bool, data: Sequence[str | None], start
     refuse_in_use(path, overwrite)
 
 
-def changes(before: Recipe, after: Recipe) -> dict[str, list[Any]]:
+def changes(before: Recipe, after: Recipe) -> Changes:
     """Old and new value of each setting that flags changed; UserError for one that a resumed run cannot change."""
     old, new = settings(before), settings(after)
     changed = {key: [old[key], new[key]] for key in new if new[key] != old[key]}

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.runs.checkpoint import counted
 from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned
@@ -81,11 +82,11 @@ class BaseTrainer(ABC, Generic[M, D]):
         """Compute a step at full depth for some rows."""
 
     @abstractmethod
-    def means(self, sums: dict[str, float], steps: int) -> dict[str, Any]:
-        """Metrics of a window from its sums by name."""
+    def means(self, sums: dict[str, float], steps: int) -> Json:
+        """Json of a window from its sums by name."""
 
     @abstractmethod
-    def describe(self, metrics: dict[str, Any]) -> str:
+    def describe(self, metrics: Json) -> str:
         """What of the metrics is worth seeing while it runs."""
 
     def in_flight(self) -> dict[str, dict[str, Tensor]]:
@@ -138,7 +139,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         by_time = self.seconds / (60 * self.train.minutes) if self.train.minutes else 0.0
         return min(1.0, max(steps / self.train.steps, by_time))
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Json:
         """Means since the last call, over all processes."""
         sums, steps = self._sums(), max(1, self.window_steps)
         rate = steps / max(1e-9, self.window_seconds)  # without what lies between the steps
@@ -166,7 +167,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         finally:
             self.model.train()
 
-    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def pack(self) -> tuple[dict[str, dict[str, Tensor]], Json]:
         """The tensors and the state of a checkpoint; a call on every process.
 
         Randomness is a function of (seed, step, row): the step is the random state and the place in the data.
@@ -176,7 +177,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         state["window"] = list(self._sums().values())
         return {"weights": dict(self.model.state_dict()), **self.in_flight(), **groups}, state
 
-    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def unpack(self, groups: dict[str, dict[str, Tensor]], state: Json) -> None:
         """Go on from what `pack` gave; UserError where it does not fit the model."""
         for name in _COUNTERS:
             setattr(self, name, counted(state, name))

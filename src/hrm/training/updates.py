@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from hrm.files.reading import UserError, quoted
+from hrm.files.records import Json
 from hrm.runs.checkpoint import counted
 from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.optim import EMA, AdamATan2, build_optimizers, lr_factor
@@ -134,7 +135,7 @@ class Updates:
         if self.scales and self.good_steps % 1000 == 0:
             self.loss_scale = min(2 * self.loss_scale, 2.0**24)
 
-    def pack(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def pack(self) -> tuple[dict[str, dict[str, Tensor]], Json]:
         """Averaged weights and optimizer state by the parameters' names, and the counters."""
         groups = {"ema": dict(self.ema.average)} if self.ema else {}
         optimizer: dict[str, Tensor] = {}
@@ -143,7 +144,7 @@ class Updates:
         groups["optimizer"] = optimizer
         return groups, {name: getattr(self, name) for name in COUNTERS}
 
-    def unpack(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def unpack(self, groups: dict[str, dict[str, Tensor]], state: Json) -> None:
         """Take over what `pack` gave; ValueError or UserError for what cannot be that."""
         for name in COUNTERS:
             setattr(self, name, _counter(state, name))
@@ -182,7 +183,7 @@ _STATES: dict[type[Optimizer], set[str]] = {AdamW: _ADAM, AdamATan2: _ADAM, Muon
 """What each optimizer keeps of a parameter."""
 
 
-def _counter(state: Mapping[str, Any], name: str) -> Any:
+def _counter(state: Json, name: str) -> float:
     """A counter of a checkpoint; ValueError for a value that it cannot have."""
     value = state[name]
     if name in ("good_steps", "bad_steps", "bad_in_a_row"):

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hrm.cli.main import main as hrm
+from hrm.text.learned import Book, Score
 from hrm.text.learning.forgetting import cost, draw, forgetting
 
 SCORES = {"a": [[3.0], [2.0]], "b": [[2.5, 3.0], [2.2, 2.4]], "c": [[2.1, 2.4, 1.0]], "d": []}
 
 
-def read(scores: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
+def read(scores: dict[str, list[list[float]]]) -> list[Book]:
     """Books read one after another, a score after every 10 updates."""
     books, update = [], 0
-    for name, each in scores.items():
-        book: dict[str, Any] = {"name": name, "scores": []}
+    for number, (name, each) in enumerate(scores.items()):
+        book = Book(
+            name=name, sha256="", characters=1, epochs=1, step=0, state="finished", number=number, scores=[]
+        )  # fmt: skip
         for bits in each:
             update += 10
-            at = {"update": update, "memory_bytes": 50 * update}
-            book["scores"].append({**at, "bits_per_character": bits})
+            book.scores.append(Score(step=10, update=update, bits_per_character=bits, memory_bytes=50 * update))
         books.append(book)
     return books
 
@@ -41,8 +42,8 @@ def test_rises_count_from_right_after_a_book_to_the_end_and_to_the_worst_moment(
 
 def test_a_book_that_is_read_again_counts_from_then_on() -> None:
     books = read(SCORES)
-    books[0]["scores"].append({"update": 60, "bits_per_character": [1.5, 3.0, 1.1]})
-    books[1]["scores"].append({"update": 70, "bits_per_character": [1.8, 2.0, 1.2]})
+    books[0].scores.append(Score(step=10, update=60, bits_per_character=[1.5, 3.0, 1.1]))
+    books[1].scores.append(Score(step=10, update=70, bits_per_character=[1.8, 2.0, 1.2]))
     found = forgetting(books)
     assert found["readings"] == ["a", "b", "c", "a", "b"] and found["books"] == ["a", "b", "c"]
     assert found["matrix"][-1] == [1.8, 2.0, 1.2]

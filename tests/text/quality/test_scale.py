@@ -6,14 +6,13 @@ import gzip
 from collections import defaultdict
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
 
 from hrm.files.reading import UserError
 from hrm.text.quality.copying import Training
-from hrm.text.quality.scale import COUNTED, Scale
+from hrm.text.quality.scale import COUNTED, Judged, Scale
 from tests.data import hrm_data
 
 
@@ -50,7 +49,7 @@ def scale(alice: str) -> Scale:
     return Scale("alice", alice[: len(alice) // 2])
 
 
-def overall(judged: dict[str, Any]) -> float:
+def overall(judged: Judged) -> float:
     return judged["overall"]["score"]
 
 

@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hrm.files import output
 from hrm.files.reading import UserError, json_of, lines_of, parsed, reading
+from hrm.files.records import Json
 from hrm.puzzles.tasks.arc import canonical, grid_of
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -104,8 +105,10 @@ def write(path: Path, tasks: Sequence[ArcTask]) -> None:
     output.write(path, gzip.compress(text, mtime=0) if path.name.endswith(".gz") else text)
 
 
-Entry = Callable[[], tuple[str, str, Any]]
-"""Gives (place for messages, id, value) of a task, or raises the UserError that is all there is of it."""
+Placed = tuple[str, str, object]
+"""Place for messages, id and value of a task."""
+Entry = Callable[[], Placed]
+"""Gives a task, or raises the UserError that is all there is of it."""
 
 
 def _entries(path: Path) -> Iterator[Entry]:
@@ -150,14 +153,14 @@ def _entries_of(path: Path) -> Iterator[Entry]:
         yield partial(_with_solution, path, task_id, value, solutions)
 
 
-def _of_line(where: str, line: bytes) -> tuple[str, str, Any]:
+def _of_line(where: str, line: bytes) -> Placed:
     value = parsed(line, where)
     if not isinstance(value, dict) or not isinstance(value.get("id"), str):
         raise UserError(f'{where} has no task with an id: write {{"id": ..., "train": ..., "test": ...}}')
     return where, value["id"], value
 
 
-def _refused(error: UserError) -> tuple[str, str, Any]:
+def _refused(error: UserError) -> Placed:
     raise error
 
 
@@ -169,7 +172,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name.replace("challenges", "solutions"))
 
 
-def _solutions(path: Path) -> dict[str, Any]:
+def _solutions(path: Path) -> Json:
     """The solutions of a file of challenges, if there are any."""
     beside = _beside(path)
     if beside == path or not beside.is_file():
@@ -180,12 +183,13 @@ def _solutions(path: Path) -> dict[str, Any]:
     return solutions
 
 
-def _with_solution(path: Path, task_id: str, value: Any, solutions: dict[str, Any]) -> tuple[str, str, Any]:
+def _with_solution(path: Path, task_id: str, value: object, solutions: Json) -> Placed:
     """A challenge with its solutions filled in."""
     outputs = solutions.get(task_id)
     if outputs is None:
         return str(path), task_id, value
-    tests = value.get("test") if isinstance(value, dict) else None
+    value = value if isinstance(value, dict) else {}
+    tests = value.get("test")
     if not isinstance(tests, list) or not isinstance(outputs, list) or len(tests) != len(outputs):
         raise UserError(f"{_beside(path)}: task {task_id} has not as many solutions as {path.name} has test inputs")
     if not all(isinstance(test, dict) for test in tests):
@@ -194,7 +198,7 @@ def _with_solution(path: Path, task_id: str, value: Any, solutions: dict[str, An
     return str(path), task_id, {**value, "test": tests}
 
 
-def _extent(value: Any) -> int:
+def _extent(value: object) -> int:
     """Rows or columns of a task's largest grid, as far as it has any."""
     pairs = [pair for part in ("train", "test") for pair in _list(value, part)]
     grids = [_list(pair, side) for pair in pairs for side in ("input", "output")]
@@ -204,12 +208,12 @@ def _extent(value: Any) -> int:
     )
 
 
-def _list(value: Any, name: str) -> list[Any]:
+def _list(value: object, name: str) -> list:
     inner = value.get(name) if isinstance(value, dict) else None
     return inner if isinstance(inner, list) else []
 
 
-def _task(where: str, task_id: str, value: Any) -> ArcTask:
+def _task(where: str, task_id: str, value: object) -> ArcTask:
     parts = []
     for name, title in (("train", "demonstration"), ("test", "test pair")):
         pairs = value.get(name) if isinstance(value, dict) else None
@@ -219,7 +223,7 @@ def _task(where: str, task_id: str, value: Any) -> ArcTask:
     return ArcTask(task_id, *parts)
 
 
-def _pair(where: str, value: Any, part: str) -> Pair:
+def _pair(where: str, value: object, part: str) -> Pair:
     if not isinstance(value, dict) or "input" not in value or (part == "train" and value.get("output") is None):
         raise UserError(f"{where} has no input or no output: restore the file")
     output = value.get("output")
@@ -229,7 +233,7 @@ def _pair(where: str, value: Any, part: str) -> Pair:
     )
 
 
-def checked_grid(where: str, value: Any) -> np.ndarray:
+def checked_grid(where: str, value: object) -> np.ndarray:
     """A grid from lists of numbers; UserError with the place and what is wrong."""
     try:
         return grid_of(value)
@@ -237,6 +241,6 @@ def checked_grid(where: str, value: Any) -> np.ndarray:
         raise UserError(f"{where}: {error}; restore the file") from None
 
 
-def plain(pair: Pair) -> dict[str, Any]:
+def plain(pair: Pair) -> dict[str, list[list[int]]]:
     """A pair as JSON has it."""
     return {name: grid.tolist() for name, grid in pair._asdict().items() if grid is not None}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from hrm.core.halting import wants_to_halt
 from hrm.files import output
 from hrm.files.reading import UserError, json_of, reading
+from hrm.files.records import Json
 from hrm.puzzles.arc.files import ArcTask, checked_grid
 from hrm.puzzles.arc.sets import Record
 from hrm.puzzles.solving import engine
@@ -122,14 +123,14 @@ def submission_of(answers: Sequence[Answered]) -> Submission:
     return {answered.task.id: [_attempts(guesses) for guesses in answered.guesses] for answered in answers}
 
 
-def score(submission: Submission, tasks: Sequence[ArcTask]) -> dict[str, Any]:
+def score(submission: Submission, tasks: Sequence[ArcTask]) -> dict[str, float]:
     """Share of tasks answered, by the first guess and by either (pass@1, pass@2), counted in the official way.
 
     A task with several test inputs counts with the share of them that is right; `all_pass@k` counts it only if all
     are, and `inputs_pass@k` is the share of all test inputs. UserError for a task whose outputs are not known.
     """
     hits = {task.id: _hits(submission[task.id], task) for task in tasks}
-    result: dict[str, Any] = {"tasks": len(tasks), "test_inputs": sum(len(h) for h in hits.values())}
+    result: dict[str, float] = {"tasks": len(tasks), "test_inputs": sum(len(h) for h in hits.values())}
     for k in range(1, ATTEMPTS + 1):
         within = [[rank < k for rank in ranks] for ranks in hits.values()]
         result[f"pass@{k}"] = float(np.mean([np.mean(each) for each in within]))
@@ -176,7 +177,7 @@ def read_submission(path: Path, tasks: Sequence[ArcTask], missing: Callable[[str
     return submission
 
 
-def _submitted(path: Path) -> dict[str, Any]:
+def _submitted(path: Path) -> Json:
     """What each task's answers are said to be."""
     if not path.is_dir():
         tree = json_of(path)
@@ -189,7 +190,7 @@ def _submitted(path: Path) -> dict[str, Any]:
     return {file.stem: json_of(file) for file in files}
 
 
-def _inputs(where: str, inputs: Any, count: int) -> list[list[np.ndarray]]:
+def _inputs(where: str, inputs: object, count: int) -> list[list[np.ndarray]]:
     """The attempts at each test input of a task."""
     inputs = [inputs] if isinstance(inputs, dict) else inputs
     if not isinstance(inputs, list) or len(inputs) != count:
@@ -198,7 +199,7 @@ def _inputs(where: str, inputs: Any, count: int) -> list[list[np.ndarray]]:
     return [_given(f"{where}, test input {number}", entry) for number, entry in enumerate(inputs, 1)]
 
 
-def _given(where: str, entry: Any) -> list[np.ndarray]:
+def _given(where: str, entry: object) -> list[np.ndarray]:
     """The attempts at one test input, in their order; a grid without cells for one that is null or absent."""
     names = [f"attempt_{i}" for i in range(1, ATTEMPTS + 1)]
     if isinstance(entry, list):  # the attempts in a row, or a single one

@@ -103,11 +103,6 @@ def prepare(config: Config, task: Task, before: Record | None = None) -> Prepare
     return Prepared(sets[0], sets[1] if held_out else None, record, tuple(notes))
 
 
-def board_for(tasks: Sequence[ArcTask]) -> int:
-    """Rows of the smallest board that holds all grids of these tasks and the markers behind them."""
-    return min(30, max(task.largest for task in tasks) + 1)
-
-
 def leaks(learn: Sequence[ArcTask], answer: Sequence[ArcTask]) -> dict[str, list[str]]:
     """For each task to answer that training tasks give away, these: the same task, or one with an equal test pair up to
     turning, mirroring and recolouring."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hrm.files.npy import IGNORE, metadata, read_array
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
 from hrm.puzzles.tasks import Task
 
@@ -114,9 +114,7 @@ def _save_split(folder: Path, task: Task, puzzles: PuzzleSet) -> None:
     _write_json(folder / "dataset.json", facts)
 
 
-def _load_set(
-    folder: Path, name: str, facts: dict[str, Any], report: Callable[[str], None]
-) -> tuple[PuzzleSet, np.ndarray]:
+def _load_set(folder: Path, name: str, facts: Json, report: Callable[[str], None]) -> tuple[PuzzleSet, np.ndarray]:
     """One set and the row number in its files of each puzzle."""
     cells, tokens, ignored = facts["seq_len"], facts["vocab_size"], facts.get("ignore_label_id")
     inputs, labels = read_array(folder, name, "inputs", mapped=True), read_array(folder, name, "labels", mapped=True)
@@ -175,5 +173,5 @@ def _sizes(what: str, indices: np.ndarray, total: int) -> np.ndarray:
     return sizes
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(to_json(value), encoding="utf-8")

@@ -6,15 +6,18 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hrm.core import devices
 from hrm.core.calibration import calibrate, expected_calibration_error, interval
 from hrm.files.digest import data_sha256
 from hrm.files.npy import IGNORE
+from hrm.files.records import Record
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.data.puzzle_set import PuzzleSet
 from hrm.puzzles.solving import engine
@@ -29,13 +32,50 @@ def evaluate(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
     **strategy: Any,
-) -> dict[str, Any]:
+) -> Measured:
     """Solve every puzzle and judge the result (see Measurement); `progress` gets the number of puzzles done so far."""
     measurement = Measurement(solver, puzzles, batch_size, **strategy)
     for done in measurement:
         if progress is not None:
             progress(done)
     return measurement.result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Record):
+    """What is known of some puzzles."""
+
+    n: int
+    exact_accuracy: float
+    """Readouts equal to the label; of unsolved puzzles this and `token_accuracy` look at the last readout."""
+    exact_interval: tuple[float, float]
+    """95 %."""
+    token_accuracy: float
+    """The mean over puzzles of their share of right cells."""
+    valid: float | None = None
+    """The share of readouts that are a path: mazes have many right answers."""
+    optimal: float | None = None
+    """That of the shortest ones."""
+    solved: int
+    """Reported with status solved (answered, where the task has no verifier)."""
+    wrong: int
+    """Of these, the ones that the label contradicts, or a second reading of the rules (`judge`, mazes)."""
+    unsolved: int
+    """The rest."""
+    mean_segments: float
+    max_segments: int
+    restarts: int | None
+    views: int | None
+    guesses: int | None
+    ece: float
+    calibration: tuple[float, float]
+    puzzles_per_second: float
+    seconds: float
+    device: str
+    dtype: str
+    checkpoint: str
+    data: str
+    data_sha256: str
 
 
 class Measurement:
@@ -61,15 +101,8 @@ class Measurement:
             self._end = time.perf_counter()
             yield row + 1
 
-    def result(self) -> dict[str, Any]:
-        """What is known so far.
-
-        solved: reported with status solved (answered, where the task has no verifier); wrong: of these, the ones that
-        the label contradicts, or a second reading of the rules where the task has one (`judge`, mazes); unsolved: the
-        rest. exact_accuracy counts readouts equal to the label, with its 95 % interval, and token_accuracy is the mean
-        over puzzles of their share of right cells; of unsolved puzzles both look at the last readout. Mazes, which have
-        many right answers, add `valid` and `optimal`: the shares of readouts that are a path, and a shortest one.
-        """
+    def result(self) -> Measured:
+        """What is known so far."""
         judged, solver, puzzles = list(self._judged), self.solver, self.puzzles
         n, seconds = len(judged), self._end - self._start
         totals: Counter[str] = Counter()
@@ -77,30 +110,18 @@ class Measurement:
             totals.update(one.counts)
         q, rights = np.array([one.q for one in judged]), np.array([one.right for one in judged], bool)
         confidences = np.array([solver.confidence((value,)) for value in q])
-        return {
-            "n": n,
-            "exact_accuracy": totals["exact"] / max(n, 1),
-            "exact_interval": interval(totals["exact"], n),
-            "token_accuracy": sum(one.tokens for one in judged) / max(n, 1),
+        return Measured(
+            n=n, exact_accuracy=totals["exact"] / max(n, 1), exact_interval=interval(totals["exact"], n),
+            token_accuracy=sum(one.tokens for one in judged) / max(n, 1),
             **{name: totals[name] / max(n, 1) for name in ("valid", "optimal") if name in totals},
-            "solved": totals["solved"],
-            "wrong": totals["wrong"],
-            "unsolved": n - totals["solved"],
-            "mean_segments": totals["segments"] / max(n, 1),
-            "max_segments": self.rules.max_segments,
-            "restarts": self.how.restarts,
-            "views": self.how.views,
-            "guesses": self.how.guesses,
-            "ece": expected_calibration_error(confidences, rights),
-            "calibration": calibrate(q, rights),
-            "puzzles_per_second": n / seconds if n else 0.0,
-            "seconds": seconds,
-            "device": str(solver.device),
-            "dtype": str(solver.model.dtype).removeprefix("torch."),
-            "checkpoint": solver.checkpoint,
-            "data": puzzles.source,
-            "data_sha256": self._digest,
-        }
+            solved=totals["solved"], wrong=totals["wrong"], unsolved=n - totals["solved"],
+            mean_segments=totals["segments"] / max(n, 1), max_segments=self.rules.max_segments,
+            restarts=self.how.restarts, views=self.how.views, guesses=self.how.guesses,
+            ece=expected_calibration_error(confidences, rights), calibration=calibrate(q, rights),
+            puzzles_per_second=n / seconds if n else 0.0, seconds=seconds, device=str(solver.device),
+            dtype=devices.named(solver.model.dtype), checkpoint=solver.checkpoint, data=puzzles.source,
+            data_sha256=self._digest,
+        )  # fmt: skip
 
     @cached_property
     def _digest(self) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from hrm.core import devices
 from hrm.files import output
+from hrm.files.records import Json
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.data.puzzle_set import PuzzleSet
 from hrm.puzzles.measuring import is_right, jobs_of
@@ -45,7 +47,7 @@ def sweep(
     strategy: Strategy,
     batch_size: int = 64,
     progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Curves up to the given segments, views, restarts and guesses, and warnings where more segments make it worse."""
     strategy = solver.complete(strategy)
     rules = solver.rules(strategy)
@@ -61,7 +63,7 @@ def sweep(
         "checkpoint": solver.checkpoint,
         "data": puzzles.source,
         "device": str(solver.device),
-        "dtype": str(solver.model.dtype).removeprefix("torch."),
+        "dtype": devices.named(solver.model.dtype),
         "max_segments": deepest,
         "views": strategy.views,
         "restarts": strategy.restarts,
@@ -153,7 +155,7 @@ def warnings_of(fixed: Curve) -> list[str]:
     ]
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Json) -> str:
     """The curves in words and numbers."""
     lines = []
     for curve in result["curves"]:
@@ -164,7 +166,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines[1:])
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: Json, path: Path) -> None:
     """The curves as a picture, accuracy over mean segments a puzzle."""
     from matplotlib.figure import Figure
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from hrm.core.arch import ArchConfig
 from hrm.files.reading import UserError, quoted
+from hrm.files.records import Json
 from hrm.puzzles.config import Config
 from hrm.settings import check, fit, settings
 
@@ -44,6 +45,7 @@ _TRAINING = {
     "puzzle_emb_weight_decay": "optim.task_weight_decay",
     "seed": "seed",
 }
+Tree = Mapping[str, object]
 _OPTIONAL = {"rms_norm_eps", "rope_theta", "forward_dtype"}
 _REQUIRED = object()
 _LOSS = "_cross_entropy"
@@ -51,7 +53,7 @@ _LOSS = "_cross_entropy"
 _TRAINING_ONLY = {"arch.horizon"}
 
 
-def layout_of(tree: Mapping[str, Any], where: str) -> Layout:
+def layout_of(tree: Tree, where: str) -> Layout:
     """Which published model the settings describe; UserError for one that this package cannot run."""
     name = _section(tree, "arch", where).get("name")
     if not isinstance(name, str) or name not in _NAMES:
@@ -61,7 +63,7 @@ def layout_of(tree: Mapping[str, Any], where: str) -> Layout:
     return _NAMES[name]
 
 
-def config_of(tree: Mapping[str, Any], where: str) -> Config:
+def config_of(tree: Tree, where: str) -> Config:
     """Our configuration of an official run; UserError names `where` and the key that does not fit.
 
     The task is left at its default: official settings do not tell it.
@@ -70,7 +72,7 @@ def config_of(tree: Mapping[str, Any], where: str) -> Config:
     arch = _section(tree, "arch", where)
     kinds, defaults = _kinds(), settings(Config())
 
-    def get(section: Mapping[str, Any], key: str, kind: Any, default: Any = _REQUIRED) -> Any:
+    def get(section: Tree, key: str, kind: Any, default: object = _REQUIRED) -> Any:
         value = section.get(key, default)
         if value is _REQUIRED:
             raise UserError(f"{where} lacks the setting '{key}'")
@@ -117,11 +119,11 @@ def config_of(tree: Mapping[str, Any], where: str) -> Config:
     return config
 
 
-def settings_of(config: Config, layout: Layout) -> dict[str, Any]:
+def settings_of(config: Config, layout: Layout) -> Json:
     """The official settings of a configuration; UserError for an architecture that the layout has no place for."""
     flat = settings(config)
     trm = layout == "trm"
-    arch: dict[str, Any] = {key: flat[name] for key, name in _ARCH.items()}
+    arch: Json = {key: flat[name] for key, name in _ARCH.items()}
     arch |= {
         "name": next(name for name, kind in _NAMES.items() if kind == layout),
         "loss": {"name": "losses@ACTLossHead", "loss_type": config.loss.kind + _LOSS},
@@ -135,7 +137,7 @@ def settings_of(config: Config, layout: Layout) -> dict[str, Any]:
             "no_ACT_continue": not config.halting.q_continue,
         }
     data = config.data or "data"
-    tree: dict[str, Any] = {
+    tree: Json = {
         "arch": arch,
         **{key: flat[name] for key, name in _TRAINING.items()},
         **(
@@ -152,7 +154,7 @@ def settings_of(config: Config, layout: Layout) -> dict[str, Any]:
     return tree
 
 
-def _refuse_what_is_lost(config: Config, layout: Layout, tree: Mapping[str, Any]) -> None:
+def _refuse_what_is_lost(config: Config, layout: Layout, tree: Tree) -> None:
     """Only a configuration that comes back the same describes the same function."""
     arch = config.arch
     if arch.shared != (layout == "trm"):
@@ -186,7 +188,7 @@ def _task_positions(width: int, positions: int, dim: int, where: str) -> int:
     return positions or width // dim
 
 
-def _section(tree: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+def _section(tree: Tree, key: str, where: str) -> Tree:
     section = tree.get(key)
     if not isinstance(section, Mapping):
         raise UserError(f"{where} has no section '{key}': it should be the all_config.yaml that the original wrote")
@@ -205,7 +207,7 @@ def _kinds() -> dict[str, Any]:
     return kinds | {"arch.positions": Literal["rope", "learned", "none"]}
 
 
-def _with(config: Config, values: Mapping[str, Any]) -> Config:
+def _with(config: Config, values: Mapping[str, object]) -> Config:
     """The configuration with some settings changed by their dotted names."""
     for name, value in values.items():
         section, _, key = name.rpartition(".")

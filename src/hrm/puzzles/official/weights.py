@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from hrm.files.reading import SMALL, UserError, reading, text_of, yaml_of
 from hrm.puzzles.config import Config, TaskConfig
 from hrm.puzzles.model import Board, PuzzleModel
 from hrm.puzzles.official import names
-from hrm.puzzles.official.settings import Layout, config_of, layout_of, settings_of
+from hrm.puzzles.official.settings import Layout, Tree, config_of, layout_of, settings_of
 
 SETTINGS = "all_config.yaml"
 _INITIAL_STATES = ("z_h_init", "z_l_init")
@@ -113,7 +113,7 @@ def write(path: Path, layout: Layout, config: Config, cells: int, weights: Mappi
     return file
 
 
-def _settings(where: Path) -> Mapping[str, Any]:
+def _settings(where: Path) -> Tree:
     if not where.is_file():
         raise UserError(f"{where} is missing: the settings must lie beside the checkpoint")
     tree = yaml_of(text_of(where, SMALL), where)
@@ -143,7 +143,7 @@ def _take(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
 
 
 def _sizes(
-    tensors: Mapping[str, Tensor], arch: ArchConfig, shape: tuple[int, int] | None, stated: Any, where: str
+    tensors: Mapping[str, Tensor], arch: ArchConfig, shape: tuple[int, int] | None, stated: object, where: str
 ) -> tuple[int, int, int]:
     """Cells, vocabulary and number of task ids, as far as the weights tell them."""
     vocabulary = _rows(tensors, "embed_tokens.embedding_weight", where)

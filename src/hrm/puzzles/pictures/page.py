@@ -7,11 +7,11 @@ import math
 import re
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 
 import numpy as np
 
 from hrm.files.output import to_json
+from hrm.files.records import Json
 from hrm.puzzles.solving.answer import Answer, as_grid
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.solving.solver import Solver
@@ -79,7 +79,7 @@ def _about(solver: Solver, answer: Answer) -> str:
     return f"{_name(solver)}. {checked.get(answer.status, '').capitalize()}; {believed}."
 
 
-def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> dict[str, Any]:
+def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> Json:
     task, style = solver.task, solver.task.look()
     return {
         "rows": task.shape[0],

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hrm.files.records import Json
 from hrm.puzzles.tasks import Task
 from hrm.puzzles.tasks.written import spans
 
@@ -40,7 +41,7 @@ class Answer:
     """What the model itself thinks of the last readout's chance to be right; always below 1."""
     grid: np.ndarray | None = field(default=None, compare=False)
     """The last readout [rows, columns], also if unsolved: numbers, or characters where the symbols are not digits."""
-    trace: list[dict[str, Any]] | None = field(default=None, compare=False)
+    trace: list[Json] | None = field(default=None, compare=False)
     """On request, per segment: segment, attempt, grid, confidence, q (halt, continue), residual, wrong (cells)."""
 
     @property
@@ -48,7 +49,7 @@ class Answer:
         """How often it began again: `attempts` without the first."""
         return self.attempts - 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Everything as plain Python values, ready for JSON."""
         return _plain(asdict(self))
 

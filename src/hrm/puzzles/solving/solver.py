@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hrm.core.devices import device_of, dtype_of
 from hrm.core.halting import wants_to_halt
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.puzzles import solvers, tasks
 from hrm.puzzles.config import Config, Strategy
 from hrm.puzzles.model import PuzzleModel, board_of, build
@@ -28,7 +30,7 @@ from hrm.runs import checkpoint as checkpoints
 from hrm.runs.folder import Run
 from hrm.settings import check_ranges
 
-Question = str | bytes | Sequence[Any] | np.ndarray
+Question = str | bytes | Sequence[object] | np.ndarray
 """What can be asked: text, or rows or cells in lists and arrays."""
 MOST_ATTEMPTS = 1_000_000
 """At one puzzle."""
@@ -228,7 +230,7 @@ class Solver:
             trace=None if trace is None else [self._describe(segment) for segment in trace],
         )
 
-    def _describe(self, segment: Segment) -> dict[str, Any]:
+    def _describe(self, segment: Segment) -> Json:
         return {
             "segment": segment.segment,
             "attempt": segment.attempt,
@@ -276,7 +278,7 @@ def load(
     return Solver(
         models,
         task,
-        _device(device),
+        device_of(device),
         max_segments=halting.max_segments,
         q_continue=halting.q_continue,
         strategy=solvers.STRATEGIES.get(folder, Strategy()),
@@ -294,23 +296,5 @@ def _model(run: Run, where: Path, task: Task, precision: str | None) -> PuzzleMo
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where} does not hold the weights that {run.path}/config.yaml describes: {reason}") from error
-    model.dtype = _dtype(precision or run.config.train.precision)
+    model.dtype = dtype_of(precision or run.config.train.precision)
     return model
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in ("float32", "bfloat16", "float16", "float64"):
-        raise UserError(f"unknown precision '{name}' (--precision): use float32, bfloat16 or float16")
-    return getattr(torch, name)
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None or name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device '{name}' cannot be used (--device): {reason}; use cpu or leave it out") from error
-    return device

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
 from hrm.puzzles.tasks.task import Task
@@ -76,7 +77,7 @@ class Board(Task):
         """A board [rows, cols] with nothing on it."""
         return np.full(self.shape, self.outside)
 
-    def numbers(self, values: Any) -> np.ndarray:
+    def numbers(self, values: ArrayLike) -> np.ndarray:
         """The tokens of whole numbers, or of a grid of them."""
         return np.vectorize(lambda value: self.token[str(value)], otypes=[np.int64])(np.array(values))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from hrm.files.records import Record
 from hrm.puzzles.config import Config
 from hrm.puzzles.model import Board, PuzzleModel
 
@@ -16,8 +17,21 @@ from hrm.puzzles.model import Board, PuzzleModel
 _TRAINING_BYTES = 16
 
 
-def plan(config: Config, board: Board) -> dict[str, Any]:
-    """Parameters, FLOPs per update (2 per multiply-add, counted by torch) and memory in bytes by what holds it."""
+@dataclass(frozen=True)
+class Plan(Record):
+    """What a training would cost."""
+
+    parameters: int
+    task_embedding_parameters: int
+    steps: int
+    flops_per_step: int
+    """2 per multiply-add, counted by torch."""
+    memory: dict[str, int]
+    """Bytes by what holds them."""
+
+
+def plan(config: Config, board: Board) -> Plan:
+    """The cost of a training on boards of this size."""
     with torch.device("meta"):
         model = PuzzleModel(config.arch, board).to("meta")
         model.dtype = getattr(torch, config.train.precision)
@@ -47,28 +61,23 @@ def plan(config: Config, board: Board) -> dict[str, Any]:
     parameters = sum(p.numel() for p in model.parameters())
     weights = parameters * (_TRAINING_BYTES + (4 if config.optim.ema else 0))
     width = torch.finfo(model.dtype).bits // 8
-    return {
-        "parameters": parameters,
-        "task_embedding_parameters": 0 if model.task_embedding is None else model.task_embedding.weight.numel(),
-        "steps": config.train.steps,
-        "flops_per_step": counter.get_total_flops() * config.train.accumulate,
-        "memory": {
-            "weights_gradients_optimizer": weights + (parameters * width if width < 4 else 0),
-            "carry": 2 * config.train.batch_size * model.positions * config.arch.dim * width,
-            "activations": saved,
-        },
+    memory = {
+        "weights_gradients_optimizer": weights + (parameters * width if width < 4 else 0),
+        "carry": 2 * config.train.batch_size * model.positions * config.arch.dim * width,
+        "activations": saved,
     }
+    embedding = 0 if model.task_embedding is None else model.task_embedding.weight.numel()
+    flops = counter.get_total_flops() * config.train.accumulate
+    return Plan(parameters, embedding, config.train.steps, flops, memory)
 
 
-def describe(figures: dict[str, Any]) -> str:
+def describe(plan: Plan) -> str:
     """The plan for people."""
-    memory = figures["memory"]
-    total = sum(memory.values())
-    parts = ", ".join(f"{name.replace('_', ' ')} {size / 2**30:.2f}" for name, size in memory.items())
+    parts = ", ".join(f"{name.replace('_', ' ')} {size / 2**30:.2f}" for name, size in plan.memory.items())
     return (
-        f"parameters        {figures['parameters']:,}\n"
-        f"steps             {figures['steps']:,}\n"
-        f"FLOPs per step    {figures['flops_per_step']:.3e}\n"
-        f"FLOPs in all      {figures['flops_per_step'] * figures['steps']:.3e}\n"
-        f"memory            about {total / 2**30:.2f} GiB ({parts})"
+        f"parameters        {plan.parameters:,}\n"
+        f"steps             {plan.steps:,}\n"
+        f"FLOPs per step    {plan.flops_per_step:.3e}\n"
+        f"FLOPs in all      {plan.flops_per_step * plan.steps:.3e}\n"
+        f"memory            about {sum(plan.memory.values()) / 2**30:.2f} GiB ({parts})"
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.puzzles import data, tasks
 from hrm.puzzles.arc import files as arc
 from hrm.puzzles.arc import sets as arc_sets
@@ -26,7 +26,7 @@ from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run
 from hrm.training.loop import Measures
 from hrm.training.progress import Reporter
-from hrm.training.session import Subject, run_training
+from hrm.training.session import Changes, Subject, run_training
 
 _FITTING = {"sudoku": "sudoku-9x9", "maze": "maze-10x10", "arc": "arc-small", "gym": "gym-mini-sudoku"}
 """For each kind of puzzles a preset that a CPU trains."""
@@ -39,7 +39,7 @@ def train(
     overwrite: bool = False,
     task: Task | None = None,
     init: Path | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
 
     `task` is one of your own, in the place of the one that the configuration names; `init` a run whose weights and
@@ -77,7 +77,7 @@ class _Puzzles(Subject[Config, Trainer]):
             # Those that were made are read from the run, by every process and whenever it is resumed.
             self.training, self.held_out = training, held_out
 
-    def read(self, run: Run[Config], changed: dict[str, Any], reporter: Reporter) -> None:
+    def read(self, run: Run[Config], changed: Changes, reporter: Reporter) -> None:
         if self.training is None:
             self.training, self.held_out = puzzles_of(run, self.task, reporter, check=not self.created)
         if changed.keys() & {"validation", "allow_overlap"}:
@@ -105,7 +105,7 @@ class _Puzzles(Subject[Config, Trainer]):
     def measures(self, trainer: Trainer) -> _Held | None:
         return None if self.held_out is None else _Held(trainer, self.task, self.held_out)
 
-    def finish(self, run: Run[Config], trainer: Trainer) -> dict[str, Any]:
+    def finish(self, run: Run[Config], trainer: Trainer) -> Json:
         if self.held_out is None:
             return {}
         device = str(trainer.accelerator.device)
@@ -205,22 +205,22 @@ class _Held(Measures):
         self.trainer, self.task = trainer, task
         self.puzzles = held_out.take(np.arange(min(trainer.config.train.eval_puzzles, len(held_out.inputs))))
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> Json:
         halting, device = self.trainer.config.halting, self.trainer.accelerator.device
-        looks: dict[str, Any] = {"max_segments": halting.max_segments, "q_continue": halting.q_continue}
+        looks: Json = {"max_segments": halting.max_segments, "q_continue": halting.q_continue}
         with self.trainer.as_measured() as model:
-            return evaluate(Solver(model, self.task, device, **looks), self.puzzles)
+            return evaluate(Solver(model, self.task, device, **looks), self.puzzles).plain()
 
-    def score(self, measured: dict[str, Any]) -> float:
+    def score(self, measured: Json) -> float:
         return measured["exact_accuracy"]
 
-    def sentence(self, measured: dict[str, Any]) -> str:
+    def sentence(self, measured: Json) -> str:
         return (
             f"held out exact {measured['exact_accuracy']:.2%}, wrong {measured['wrong']} of {measured['n']}, "
             f"mean segments {measured['mean_segments']:.1f}"
         )
 
-    def target(self, measured: dict[str, Any]) -> str | None:
+    def target(self, measured: Json) -> str | None:
         wanted = self.trainer.config.train.target_accuracy
         enough = bool(wanted) and measured["exact_accuracy"] >= wanted
         return f"reached {wanted:.1%} on held-out puzzles" if enough else None

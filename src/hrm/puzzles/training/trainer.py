@@ -11,10 +11,11 @@ from torch import Tensor
 from hrm.core.halting import continue_target, halted, wants_to_halt
 from hrm.core.recurrence import Carry
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.puzzles.config import Config
 from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.training.batches import Batch, Sampler
-from hrm.puzzles.training.objective import objective
+from hrm.puzzles.training.objective import Losses, objective
 from hrm.puzzles.training.sign_sgd import SignSGD
 from hrm.training.trainer import BaseTrainer
 from hrm.training.updates import Updates
@@ -104,7 +105,7 @@ class Trainer(BaseTrainer[PuzzleModel, Drawn]):
             self.batches.close()
             self.batches = None
 
-    def means(self, sums: dict[str, float], steps: int) -> dict[str, Any]:
+    def means(self, sums: dict[str, float], steps: int) -> Json:
         """Accuracies are of the puzzles that halted."""
         finished = max(1.0, sums["halted"])
         return {
@@ -116,7 +117,7 @@ class Trainer(BaseTrainer[PuzzleModel, Drawn]):
             "halted": int(sums["halted"]),
         }
 
-    def describe(self, metrics: dict[str, Any]) -> str:
+    def describe(self, metrics: Json) -> str:
         if not metrics["halted"]:  # nothing is known of them yet
             return "exact -  segments -"
         return (
@@ -188,7 +189,7 @@ class Trainer(BaseTrainer[PuzzleModel, Drawn]):
         return carry, segments, stop
 
     @torch.no_grad()
-    def _count(self, losses: Any, readout: Readout, segments: Tensor, stop: Tensor) -> None:
+    def _count(self, losses: Losses, readout: Readout, segments: Tensor, stop: Tensor) -> None:
         confident = wants_to_halt(readout.q, q_continue=False)
         sums = (
             losses.total, losses.token, losses.halt, losses.go_on, stop.sum(), (losses.correct & stop).sum(),

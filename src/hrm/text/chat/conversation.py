@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hrm.files import output
 from hrm.files.reading import UserError, json_of
@@ -157,7 +157,7 @@ class Conversation:
             if first:
                 message.tokens = encode(self.tokenizer, message.content, most=1 << 62)
             else:  # no special tokens in the middle of a text
-                pieces: Any = self.tokenizer(
+                pieces = self.tokenizer(
                     message.content, add_special_tokens=False, split_special_tokens=True, verbose=False
                 )
                 message.tokens = list(pieces["input_ids"])

@@ -16,6 +16,7 @@ import torch
 
 from hrm.files import names
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.runs import durable, lock
 from hrm.settings import kind_of
 from hrm.text.config import LearnConfig
@@ -24,6 +25,7 @@ from hrm.text.measuring.losses import read
 
 if TYPE_CHECKING:
     from hrm.text.load import TextModel
+    from hrm.text.model.budget import Request
 
 SCHEDULES = {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "extreme": (6, 4)}
 """Cycles and steps of the modes of fixed depth, shallow to deep; each is one segment."""
@@ -34,7 +36,7 @@ Modes = dict[str, dict[str, Any]]
 `auto` may have `takes`: the mode that is the best for its time."""
 
 
-def requests(loaded: TextModel) -> dict[str, dict[str, Any]]:
+def requests(loaded: TextModel) -> dict[str, Request]:
     """The budget that each mode asks of a model.
 
     `auto` is the model's own halting, until `settle` knows better. A model that always runs its whole budget stops
@@ -44,11 +46,11 @@ def requests(loaded: TextModel) -> dict[str, dict[str, Any]]:
     config = loaded.model.config
     if not config.hierarchy:
         return {"auto": {}}  # a plain Transformer has nothing to choose
-    fixed = {
+    fixed: dict[str, Request] = {
         name: {"schedule": schedule, "max_segments": 1, "halting": "fixed", "retry_confidence": 0.0}
         for name, schedule in SCHEDULES.items()
     }
-    auto: dict[str, Any] = {}
+    auto: Request = {}
     if config.max_segments == 1 and config.h_cycles > 1:
         auto = {"schedule": (1, config.l_cycles), "max_segments": config.h_cycles}
     if config.halting == "fixed" and (auto or config.max_segments > 1):
@@ -58,7 +60,7 @@ def requests(loaded: TextModel) -> dict[str, dict[str, Any]]:
     return fixed | {"auto": auto}
 
 
-def settle(modes: dict[str, dict[str, Any]], known: Modes | None) -> dict[str, dict[str, Any]]:
+def settle(modes: dict[str, Request], known: Modes | None) -> dict[str, Request]:
     """The requests with that of `auto` replaced by what was measured to be the best for its time."""
     takes = (known or {}).get("auto", {}).get("takes")
     return modes | {"auto": modes[takes]} if takes in modes else modes
@@ -185,7 +187,7 @@ def _checkpoint(loaded: TextModel) -> str:
     return hashlib.sha256((Path(loaded.name) / "manifest.json").read_bytes()).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
         found = json.loads(names.read_text(path))
     except (OSError, ValueError, RecursionError, UserError):
@@ -193,7 +195,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _modes_of(found: Any) -> Modes:
+def _modes_of(found: object) -> Modes:
     """Bits per character by mode, as a training may have left them: a number each, or with more beside it."""
     modes: Modes = {}
     for name, value in found.items() if isinstance(found, dict) else ():

@@ -6,19 +6,22 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError, nearest
+from hrm.files.records import Json
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation
 from hrm.text.model import HRMCache
 from hrm.text.writing.generation import Completion, Sampling, Token, complete, shown, unknown_characters
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from hrm.text.load import TextModel
 
 Stop = Literal["natural", "length", "unlimited"]
@@ -74,7 +77,7 @@ class Session:
         most = self.model.config.max_position_embeddings
         if memory is not None and not 2 <= memory <= most:
             raise UserError(f"--memory {memory} must be between 2 and {most:,}, the positions of the model")
-        corpus: Any = getattr(loaded.run.config, "text", None) if loaded.run is not None else None
+        corpus = loaded.run.config.text if loaded.run is not None else None
         template = corpus.template if corpus is not None else None
         asked = corpus is not None and (corpus.kind in ("chat", "gym") or template is not None)
         talks = not plain and (asked or bool(self.tokenizer.chat_template))
@@ -209,7 +212,7 @@ class Session:
             if enough and SENTENCE_END.search(answer.text[-80:]):
                 raise _End("sentence")
 
-        request = dict(self.modes[self.settings.mode])
+        request: Json = {**self.modes[self.settings.mode]}
         if debug is not None:
             request["logits_processor"] = LogitsProcessorList([debug])
         if self.model.config.prefix_lm:
@@ -259,14 +262,14 @@ class _End(Exception):
 class _Likeliest(LogitsProcessor):
     """Takes down what the next token is drawn from, before temperature, top-k and top-p."""
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         p = torch.softmax(at_least_float32(scores[0]), dim=-1)
         self.best = p.topk(min(CANDIDATES, len(p)))
         return scores
 
-    def named(self, tokenizer: Any) -> list[tuple[str, float]]:
+    def named(self, tokenizer: PreTrainedTokenizerFast) -> list[tuple[str, float]]:
         """The likeliest tokens as text."""
         return [
-            (tokenizer.decode([i]), p)
+            (str(tokenizer.decode([i])), p)
             for p, i in zip(self.best.values.tolist(), self.best.indices.tolist(), strict=True)
         ]

@@ -152,7 +152,7 @@ def _with_system(fields: _Fields, name: str | None, messages: Messages) -> Messa
     return [{"role": "system", "content": said}, *messages] if isinstance(said, str) and said.strip() else messages
 
 
-def _turns(turns: Any, place: str, field: str) -> Messages:
+def _turns(turns: object, place: str, field: str) -> Messages:
     """A list of messages, of role and content or of from and value."""
     if not isinstance(turns, list):
         raise UserError(f"{place}: '{field}' is not a list of messages; correct or remove the row")
@@ -245,7 +245,7 @@ def _is_bad(message: _Fields) -> bool:
     return message.get("deleted") is True or message.get("review_result") is False
 
 
-def _text(value: Any, place: str, name: str) -> str:
+def _text(value: object, place: str, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):

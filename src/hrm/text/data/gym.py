@@ -21,7 +21,7 @@ class Made(NamedTuple):
 
 def gym_text(
     name: str,
-    options: Mapping[str, Any] | Sequence[str],
+    options: Mapping[str, object] | Sequence[str],
     count: int,
     seed: int | Sequence[int],
     avoid: Container[str] = (),
@@ -56,14 +56,14 @@ def gym_text(
 
 
 def gym_sets(
-    name: str, options: Mapping[str, Any] | Sequence[str], train: int, fresh: int, seed: int
+    name: str, options: Mapping[str, object] | Sequence[str], train: int, fresh: int, seed: int
 ) -> tuple[list[Messages], Made]:
     """Questions for training, and `fresh` others that are not among them."""
     training = gym_text(name, options, train, 2 * seed).items
     return training, gym_text(name, options, fresh, 2 * seed + 1, {messages[0]["content"] for messages in training})
 
 
-def _data_set(name: str, options: Mapping[str, Any] | Sequence[str]) -> Any:
+def _data_set(name: str, options: Mapping[str, object] | Sequence[str]) -> Any:
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
@@ -79,7 +79,7 @@ def _data_set(name: str, options: Mapping[str, Any] | Sequence[str]) -> Any:
         raise UserError(f"Reasoning Gym refuses the options of {name}: {' '.join(str(error).split())}") from error
 
 
-def _option(pair: str) -> tuple[str, Any]:
+def _option(pair: str) -> tuple[str, object]:
     name, equals, value = pair.partition("=")
     if not equals:
         raise UserError(f"'{pair}' is not NAME=VALUE: write for example min_terms=2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from hrm.files.reading import UserError, quoted
 from hrm.text.data.sources import Part
@@ -14,22 +14,23 @@ NEAR, FAR = 30, 200
 """Characters within which a space to cut at is looked for in small and large texts; without one a cut is anywhere."""
 LEAST, LEAST_SHARE, ENOUGH = 200, 0.01, 50_000
 """Characters that tell something, the share that does, and the characters from which on a smaller share does too."""
+T = TypeVar("T")
 _SPACE = re.compile(r"\s")
 _LINE, _REMEMBERED = 40, 1 << 20  # bytes of a line that is no accident when it comes again; lines to compare with
 
 
-class _Half(Iterable[Any]):
+class _Half(Iterable[T]):
     """One of the two parts; can be read any number of times, as can what it comes from."""
 
-    def __init__(self, items: Iterable[Any], total: int, share: float, blocks: int, held: bool):
+    def __init__(self, items: Iterable[T], total: int, share: float, blocks: int, held: bool):
         self._settings = items, total, share, blocks
         self._held = held
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         return (item for held, item in _cut(*self._settings) if held == self._held)
 
 
-def hold_out(items: Iterable[Any], share: float = 0.1, blocks: int = 10) -> tuple[Iterable[Any], Iterable[Any]]:
+def hold_out(items: Iterable[T], share: float = 0.1, blocks: int = 10) -> tuple[Iterable[T], Iterable[T]]:
     """What is left, and `share` of the text in `blocks` blocks spread evenly over it, one at the end.
 
     `items` are documents, or anything else that counts one each and is never cut. Documents longer than a block are
@@ -97,7 +98,7 @@ def _units(items: Iterable[Any]) -> Iterator[tuple[str, int]]:
             yield (plain if len(plain.encode("utf-8", "surrogatepass")) >= _LINE else ""), len(line)
 
 
-def _size(item: Any) -> int:
+def _size(item: object) -> int:
     return len(item) if isinstance(item, str) else 1
 
 

@@ -25,6 +25,7 @@ from hrm.files.digest import sha256
 from hrm.files.npy import IGNORE
 from hrm.files.output import to_json
 from hrm.files.reading import UserError, reading
+from hrm.files.records import Json
 from hrm.text.data.sources import Part
 from hrm.text.data.tokenizers import characters_of, tokenizer_hash
 
@@ -97,7 +98,7 @@ def begun(examples: Iterable[Example], token: int | None) -> Iterator[Example]:
 class Packed:
     """A folder of tokens. `len(packed.documents) - 1` documents begin at `packed.documents[:-1]`."""
 
-    def __init__(self, folder: Path, facts: dict[str, Any]):
+    def __init__(self, folder: Path, facts: Json):
         self.folder = folder
         self.facts = facts
         self.count: int = facts["count"]
@@ -341,7 +342,7 @@ def _write(
     tokenizer: PreTrainedTokenizerFast,
     items: Iterable[Example],
     report: Callable[[Example], object] | None,
-) -> dict[str, Any]:
+) -> Json:
     """Write the arrays; return what index.json says of them."""
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
     eos: Any = tokenizer.eos_token_id
@@ -394,7 +395,7 @@ def _write(
     }
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts(folder: Path) -> Json:
     path = folder / "index.json"
     with reading(path, "restore it or pack the text anew"):
         facts = json.loads(names.read_text(path))

@@ -24,6 +24,7 @@ from hrm.files.reading import (
     reason,
     shown,
 )
+from hrm.files.records import Json
 
 PIECE = 1 << 18
 """Characters of a text file that are handed on at once."""
@@ -42,7 +43,7 @@ class Row(NamedTuple):
     """A row of a table and its place, for messages."""
 
     place: str
-    fields: dict[str, Any]
+    fields: Json
 
 
 class Way:
@@ -238,11 +239,11 @@ def _json_list(path: Path, way: Way) -> Iterator[Row]:
         yield _row(f"{path} entry {number}", entry)
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
-def _row(place: str, fields: Any) -> Row:
+def _row(place: str, fields: object) -> Row:
     if not isinstance(fields, dict):
         raise UserError(f"{place} is not an object with fields; correct or remove it")
     return Row(place, fields)

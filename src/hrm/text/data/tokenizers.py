@@ -113,7 +113,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         raise UserError(f"{source} is no folder here and could not be loaded from the Hub: {said}") from error
 
 
-def tried(tokenizer: Any) -> Any:
+def tried(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The tokenizer, once it has read and written a text, so that settings of a wrong kind show where it is loaded."""
     tokenizer.decode(tokenizer("a b")["input_ids"], skip_special_tokens=True)
     if not isinstance(tokenizer.chat_template, str | dict | None):
@@ -248,7 +248,7 @@ def _tiktoken(path: Path) -> PreTrainedTokenizerFast:
     return _wrap(Converter(str(path), extra_special_tokens=[_END_OF_TEXT]).converted(), eos_token=_END_OF_TEXT)
 
 
-def _wrap(backend: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
+def _wrap(backend: Tokenizer, **special: object) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     if not special:

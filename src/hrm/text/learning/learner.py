@@ -12,14 +12,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files import names
 from hrm.files.reading import UserError, reading
+from hrm.files.records import Json
 from hrm.runs import Run, checkpoint, durable, lock, threads
 from hrm.settings import check
 from hrm.text import data as corpus
@@ -27,21 +29,20 @@ from hrm.text import learned
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed
 from hrm.text.data.growing import grow_tokenizer, new_characters, tokenizer_files
+from hrm.text.learned import Book, NewLayers, NewTokens, Score, State
 from hrm.text.learning.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
 from hrm.text.learning.loop import BookLoop, Event
 from hrm.text.learning.memory import Dreams, Memory
 from hrm.text.learning.trainer import BookTrainer, train_config, visits, work
 from hrm.text.load import configure, form_of, load_tokenizer, rebuild
 from hrm.text.measuring.losses import evaluate
-from hrm.text.model import HRMForCausalLM
+from hrm.text.model import HRMConfig, HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.writing.generation import Sampling, complete
 from hrm.training.devices import make_accelerator
 from hrm.training.interrupt import Abandoned
 from hrm.training.long_steps import seconds_of
 from hrm.training.updates import Updates
-
-if TYPE_CHECKING:
-    pass
 
 SHAPE = (
     "hidden_size=256", "num_attention_heads=8", "fast_layers=3", "slow_layers=3", "intermediate_size=640",
@@ -64,9 +65,9 @@ class Learner:
         if self.accelerator.num_processes > 1:
             raise UserError("hrm learn works in one process: start it without torchrun")
         self.device = self.accelerator.device
-        self.books: list[dict[str, Any]] = []
+        self.books: list[Book] = []
         """What was learned, in order; the last one may be unfinished."""
-        self.growth: list[dict[str, Any]] = []
+        self.growth: list[NewTokens | NewLayers] = []
         self.step_number, self.seconds = 0, 0.0
         self.asked: Callable[[], str | None] = lambda: None
         """Called after every update, and often while it prepares or measures; "pause" and "stop" end it there."""
@@ -76,7 +77,7 @@ class Learner:
             torch.manual_seed(run.config.seed)
             self.model = HRMForCausalLM(form_of(run.path))
             self.optimizer: dict[str, Tensor] = {}
-            self.counters: dict[str, Any] = {}
+            self.counters: dict[str, float] = {}
         else:
             with checkpoint.restoring(newest):
                 self._restore(*learned.load(newest), newest)
@@ -133,7 +134,7 @@ class Learner:
         epochs: int | None = None,
         say: Callable[[Event], None] = lambda event: None,
         encoding: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Book:
         """Read a book, or go on where it stopped; returns its entry in `books`.
 
         `say` hears of every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
@@ -144,42 +145,42 @@ class Learner:
                 if (self._folder(known) / part / "index.json").exists():
                     self._part(known, part)
         place = str(Path(source).absolute())
-        before = next((b.get("encoding") for b in self.books if b.get("source") == place), None)
+        before = next((b.encoding for b in self.books if b.source == place), None)
         way = corpus.Way(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
         book = self._enter(source, epochs, way)
-        if book["state"] != "learning":
+        if book.state != "learning":
             known = {name: book.get(name) for name in ("name", "state", "step", "steps", "epochs")}
             say({"event": "known", "given": Path(source).name, **known})
             return book
         return self._read(book, say)
 
-    def go_on(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> dict[str, Any]:
+    def go_on(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> Book:
         """Go on with the paused book, of which the file is no longer needed; UserError where there is none."""
         book = self.unfinished
         if book is None:
             raise UserError(f"{self.run.path} has no paused book: give it the next one, hrm learn {self.run.path} FILE")
         if not self._packed(book):
-            raise UserError(f"the text of {book['name']} in {self._folder(book)} is incomplete: give the file again")
-        if epochs is not None and epochs > book["epochs"]:
-            book["epochs"] = epochs
+            raise UserError(f"the text of {book.name} in {self._folder(book)} is incomplete: give the file again")
+        if epochs is not None and epochs > book.epochs:
+            book.epochs = epochs
         return self._read(book, say)
 
-    def _read(self, book: dict[str, Any], say: Callable[[Event], None]) -> dict[str, Any]:
+    def _read(self, book: Book, say: Callable[[Event], None]) -> Book:
         """Learn a book from where it stands to its end, or until asked to pause or stop."""
         for known in self.books:  # before anything is learned: all of them are measured
             self._part(known, "validation")
         training = self._part(book, "train").verify()
-        steps = book["steps"] = self._steps(book, training)
+        steps = book.steps = self._steps(book, training)
         trainer = BookTrainer(self, book, training, steps)
         loop = BookLoop(self, trainer, book, say)
         self.run.rewind(self.step_number)
         say(
-            {"event": "begin", "book": book["name"], "steps": steps, "done": book["step"], "threads": self.threads}
+            {"event": "begin", "book": book.name, "steps": steps, "done": book.step, "threads": self.threads}
             | self.facts()
         )
         measured = [record["measuring_seconds"] for record in self.run.records() if "measuring_seconds" in record]
         loop.pace.last["measuring"] = measured[-1] if measured else 0.0
-        if book["step"] < steps and self.device.type == "cpu":
+        if book.step < steps and self.device.type == "cpu":
             say({"event": "estimate", "seconds": self._expected(book, loop), "new": not self.step_number})
         try:
             self._prepare(book, training, loop)
@@ -190,34 +191,34 @@ class Learner:
             self._finish(book, training, trainer.updates, say)
         loop.count_time()
         self.save(trainer.updates)
-        say({"event": "end", "book": book["name"], "state": book["state"], "step": book["step"], "steps": steps})
+        say({"event": "end", "book": book.name, "state": book.state, "step": book.step, "steps": steps})
         return book
 
-    def _expected(self, book: dict[str, Any], loop: BookLoop) -> float:
+    def _expected(self, book: Book, loop: BookLoop) -> float:
         """About the seconds that a book will take from here on, by a trial of what an update takes."""
         config = self.config
         rows = config.batch_size + (round(config.replay * config.batch_size) if len(self.books) > 1 else 0)
         each = seconds_of(loop.trainer, rows, rows)
         if self.model.config.hierarchy:
             each *= work(self.model.config.max_segments) / visits(self.model.config.schedule)
-        return each * (book["steps"] - book["step"]) + book["epochs"] * loop.pace.last["measuring"]
+        return each * (loop.trainer.train.steps - book.step) + book.epochs * loop.pace.last["measuring"]
 
-    def _prepare(self, book: dict[str, Any], training: Packed, loop: BookLoop) -> None:
+    def _prepare(self, book: Book, training: Packed, loop: BookLoop) -> None:
         """What comes before the first update: a measurement, and what the memory does."""
-        if book["step"] == 0 and "bits_per_character_before" not in book:
+        if book.step == 0 and book.bits_per_character_before is None:
             with loop.pace.part("measuring"):
-                book["bits_per_character_before"] = self.bits(book, progress=loop.tick)
+                book.bits_per_character_before = self.bits(book, progress=loop.tick)
             loop.pace.last["measuring"] *= len(self.books)  # all of them are measured from here on
-            known = {"bits": book["bits_per_character_before"], "new_tokens": book.get("new_tokens", 0)}
-            loop.say({"event": "before", "book": book["name"], "vocabulary": len(self.tokenizer), **known})
+            known = {"bits": book.bits_per_character_before, "new_tokens": book.new_tokens}
+            loop.say({"event": "before", "book": book.name, "vocabulary": len(self.tokenizer), **known})
             with loop.pace.part("saving"):
                 self.save(loop.trainer.updates)
-        if not book.get("begun"):
+        if not book.begun:
             self.memory.asked = loop.tick  # type: ignore[attr-defined]
-            self.memory.begin(self.model, self.config.length, self.config.seed, book["number"])
-            if book["step"] == 0:
+            self.memory.begin(self.model, self.config.length, self.config.seed, book.number)
+            if book.step == 0:
                 self._expect(book, training)
-            book["begun"] = True
+            book.begun = True
 
     def _choose_threads(self) -> str:
         """Settle the threads on a CPU, and keep their number with the run."""
@@ -231,7 +232,7 @@ class Learner:
             self.run.set_config(self.config)
         return said
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Book:
         """End the unfinished book where it stands; UserError where there is none."""
         book = self.unfinished
         if book is None:
@@ -243,8 +244,12 @@ class Learner:
         return book
 
     def grow(
-        self, fast: int | None = None, slow: int | None = None, parameters: int | None = None, why: str = "command"
-    ) -> dict[str, Any]:
+        self,
+        fast: int | None = None,
+        slow: int | None = None,
+        parameters: int | None = None,
+        why: Literal["characters", "plateau", "command"] = "command",
+    ) -> NewLayers:
         """Add layers now; what it says does not change. Returns the entry in the growth history."""
         config, parameters = self.config, parameters or self.config.grow_params
         if parameters:
@@ -254,28 +259,31 @@ class Learner:
         grow_depth(self.model, fast, slow, config.seed)
         self.model.to(self.device).train()
         self.optimizer = carry_over(self.optimizer, self.model)
-        entry = {
-            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "depth", "why": why,
-            "fast_layers": fast, "slow_layers": slow, "parameters": [before, self.parameters],
-        }  # fmt: skip
+        entry = NewLayers(
+            at=_now(), step=self.step_number, characters=self.characters, why=why,
+            fast_layers=fast, slow_layers=slow, parameters=[before, self.parameters],
+        )  # fmt: skip
         self.growth.append(entry)
         self.save(None)
         return entry
 
-    def bits(self, book: dict[str, Any], limit: int | None = None, **request: Any) -> float:
+    def bits(
+        self, book: Book, limit: int | None = None, progress: Callable[[float], None] | None = None,
+        **request: Unpack[Request],
+    ) -> float:  # fmt: skip
         """Bits a character on the held-out part of a book, in one segment of the own schedule unless asked else."""
         held = self._part(book, "validation")  # its ids never move
-        request = {"max_segments": 1, "halting": "fixed"} | request
+        wanted: Json = {"max_segments": 1, "halting": "fixed", **request}
         try:
             found = evaluate(
                 self.model, self.tokenizer, held, self.config.length, batch_size=32,
-                limit=limit or self.config.eval_characters, **request,
+                progress=progress, limit=limit or self.config.eval_characters, **wanted,
             )  # fmt: skip
         finally:
             self.model.train()
-        return found["bits_per_character"]
+        return found.bits_per_character
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What `hrm status --json` says of the model."""
         config = self.model.config
         return {
@@ -288,9 +296,9 @@ class Learner:
         }
 
     @property
-    def unfinished(self) -> dict[str, Any] | None:
+    def unfinished(self) -> Book | None:
         """The book that is being learned, or paused; not one that was stopped."""
-        return next((book for book in self.books if book["state"] == "learning"), None)
+        return next((book for book in self.books if book.state == "learning"), None)
 
     @property
     def parameters(self) -> int:
@@ -300,9 +308,9 @@ class Learner:
     @property
     def characters(self) -> int:
         """Read so far, each book counted once."""
-        return sum(book["characters"] for book in self.books)
+        return sum(book.characters for book in self.books)
 
-    def _enter(self, source: str | Path, epochs: int | None, way: corpus.Way) -> dict[str, Any]:
+    def _enter(self, source: str | Path, epochs: int | None, way: corpus.Way) -> Book:
         """The entry of a book, packed and with all its characters known; a new one after the last."""
         name, digest, size = Path(source).name, hashlib.sha256(), 0
         documents = corpus.documents(str(source), way=way)
@@ -312,28 +320,26 @@ class Learner:
         least = self.config.length * (4 if self.config.tokenizer == "char" else 16)  # tokens of several characters
         if size < least:
             raise UserError(f"{source} has {size} characters: a book of at least {least} is needed")
-        known = next((b for b in self.books if b["sha256"] == digest.hexdigest()), None)
+        known = next((b for b in self.books if b.sha256 == digest.hexdigest()), None)
         if known is None:
             if (unfinished := self.unfinished) is not None:
                 raise UserError(
-                    f"{unfinished['name']} is not finished: go on with it first (hrm learn {self.run.path} "
-                    f"{unfinished['source']}), or end it with --stop"
+                    f"{unfinished.name} is not finished: go on with it first (hrm learn {self.run.path} "
+                    f"{unfinished.source}), or end it with --stop"
                 )
-            known = {
-                "name": name, "source": str(Path(source).absolute()), "sha256": digest.hexdigest(), "characters": size,
-                "learned_at": _now(), "epochs": epochs or self.config.epochs, "step": 0, "state": "learning",
-                "number": len(self.books), "scores": [], "begun": False,
-            }  # fmt: skip
-            if way.encoding:
-                known["encoding"] = way.encoding
-            known["new_tokens"] = self._learn_alphabet(documents)
+            known = Book(
+                name=name, source=str(Path(source).absolute()), sha256=digest.hexdigest(), characters=size,
+                learned_at=_now(), epochs=epochs or self.config.epochs, step=0, state="learning",
+                number=len(self.books), scores=[], encoding=way.encoding or None,
+                new_tokens=self._learn_alphabet(documents),
+            )  # fmt: skip
             self.books.append(known)
-        elif epochs is not None and epochs + (known["state"] == "stopped") > known["epochs"]:
-            known["epochs"], known["state"], known["begun"] = epochs, "learning", False
+        elif epochs is not None and epochs + (known.state == "stopped") > known.epochs:
+            known.epochs, known.state, known.begun = epochs, "learning", False
         if not self._packed(known):
             self._pack(documents, self._folder(known), way)
-            known.pop("packed", None)
-        known.setdefault("packed", {part: Packed.open(self._folder(known) / part).fingerprint for part in _PARTS})
+            known.packed = None
+        known.packed = known.packed or {part: Packed.open(self._folder(known) / part).fingerprint for part in _PARTS}
         return known
 
     def _learn_alphabet(self, documents: Iterable[str]) -> int:
@@ -357,19 +363,19 @@ class Learner:
             self.model.compute_dtype = dtype
         self.model.to(self.device).train()
         self.optimizer = carry_over(self.optimizer, self.model)
-        entry = {
-            "at": _now(), "step": self.step_number, "characters": self.characters, "kind": "vocabulary",
-            "added": "".join(added), "vocabulary": [before, len(self.tokenizer)],
-        }  # fmt: skip
+        entry = NewTokens(
+            at=_now(), step=self.step_number, characters=self.characters,
+            added="".join(added), vocabulary=[before, len(self.tokenizer)],
+        )  # fmt: skip
         self.growth.append(entry)
         return len(added) if self.books else 0
 
-    def _expect(self, book: dict[str, Any], training: Packed) -> None:
+    def _expect(self, book: Book, training: Packed) -> None:
         """New characters, kept out of old texts until here, become possible; that is the first thing learned."""
-        if book.get("new_tokens"):
+        if book.new_tokens:
             batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
             ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
-            admit(self.model, ids, targets, max(0, len(self.tokenizer) - book["new_tokens"]))
+            admit(self.model, ids, targets, max(0, len(self.tokenizer) - book.new_tokens))
 
     def _pack(self, documents: Iterable[str], folder: Path, way: corpus.Way) -> None:
         shutil.rmtree(names.place_in(self.run.path, "books", folder.name), ignore_errors=True)
@@ -380,40 +386,37 @@ class Learner:
         for part, items in (("train", kept), ("validation", held)):
             Packed.write(folder / part, self.tokenizer, corpus.encode(self.tokenizer, items))
 
-    def _packed(self, book: dict[str, Any]) -> bool:
+    def _packed(self, book: Book) -> bool:
         return all((self._folder(book) / part / "index.json").is_file() for part in _PARTS)
 
-    def _part(self, book: dict[str, Any], part: str) -> Packed:
+    def _part(self, book: Book, part: str) -> Packed:
         """A part of a book; UserError where it is not the one that was packed."""
         packed = Packed.open(self._folder(book) / part)
-        if packed.fingerprint != book.get("packed", {}).get(part, packed.fingerprint):
-            raise UserError(f"{packed.folder / 'index.json'} has changed since {book['name']} was packed: restore it")
+        if packed.fingerprint != (book.packed or {}).get(part, packed.fingerprint):
+            raise UserError(f"{packed.folder / 'index.json'} has changed since {book.name} was packed: restore it")
         return packed
 
-    def _folder(self, book: dict[str, Any]) -> Path:
+    def _folder(self, book: Book) -> Path:
         return learned.folder_of(self.run.path, book)
 
-    def _steps(self, book: dict[str, Any], training: Packed) -> int:
+    def _steps(self, book: Book, training: Packed) -> int:
         """Updates for a book: a row begins at every `stride`-th character, in each epoch."""
-        rows = book["epochs"] * max(1, training.count // self.config.stride)
+        rows = book.epochs * max(1, training.count // self.config.stride)
         return max(1, rows // self.config.batch_size)
 
-    def is_measured(self, book: dict[str, Any]) -> bool:
+    def is_measured(self, book: Book) -> bool:
         """Whether the newest scores are those of now."""
-        return bool(book["scores"]) and book["scores"][-1]["step"] == book["step"]
+        return bool(book.scores) and book.scores[-1].step == book.step
 
-    def measure(
-        self, book: dict[str, Any], say: Callable[[Event], None], tick: Callable[[float], None] | None = None
-    ) -> None:
+    def measure(self, book: Book, say: Callable[[Event], None], tick: Callable[[float], None] | None = None) -> None:
         """Every book's held-out text so far, and a sample of how it writes."""
         start = time.perf_counter()
         bits = [self.bits(other, progress=tick) for other in self.books]
-        at = {"step": book["step"], "update": self.step_number}
-        book["scores"].append({**at, "bits_per_character": bits})
-        scores = {other["name"]: score for other, score in zip(self.books, bits, strict=True)}
+        book.scores.append(Score(step=book.step, update=self.step_number, bits_per_character=bits))
+        scores = {other.name: score for other, score in zip(self.books, bits, strict=True)}
         sample, rate = self.sample()
         self.run.log(
-            {"event": "eval", "step": self.step_number, "book": book["name"], "bits_per_character": scores}
+            {"event": "eval", "step": self.step_number, "book": book.name, "bits_per_character": scores}
             | {"sample": sample, "characters_per_second": rate, "measuring_seconds": time.perf_counter() - start}
         )
         say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
@@ -428,36 +431,34 @@ class Learner:
         self.model.train()
         return found.text, len(found.text) / found.seconds
 
-    def _finish(self, book: dict[str, Any], training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
+    def _finish(self, book: Book, training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
         """Remember the book, note how well it is known, and grow if enough was read."""
-        read = book["step"] >= self._steps(book, training)
-        book["state"], book["finished_at"] = "finished" if read else "stopped", _now()
+        read = book.step >= self._steps(book, training)
+        book.state, book.finished_at = "finished" if read else "stopped", _now()
         if not self.is_measured(book):
             self.measure(book, say)
-        bits = book["scores"][-1]["bits_per_character"]
-        book["bits_per_character_then"] = bits[book["number"]]
+        bits = book.scores[-1].bits_per_character
+        book.bits_per_character_then = bits[book.number]
         for other, now in zip(self.books, bits, strict=True):
-            other["bits_per_character_now"] = now
+            other.bits_per_character_now = now
         tokens = np.asarray(training.tokens)
-        self.memory.remember(
-            book["number"], tokens, book["characters"], self.config.length, self.config.seed, self.model
-        )
+        self.memory.remember(book.number, tokens, book.characters, self.config.length, self.config.seed, self.model)
         kept = self.memory.pack().values()
-        book["scores"][-1]["memory_bytes"] = sum(t.numel() * t.element_size() for t in kept)
+        size = sum(t.numel() * t.element_size() for t in kept)
+        book.scores[-1] = replace(book.scores[-1], memory_bytes=size)
         groups, self.counters = updates.pack()
         self.optimizer = groups["optimizer"]
         every = self.config.grow_every
-        depth = [entry for entry in self.growth if entry["kind"] == "depth"]
-        grown = sum(entry.get("why", "characters") == "characters" for entry in depth)
+        grown = sum(isinstance(each, NewLayers) and each.why in ("characters", None) for each in self.growth)
         if every and self.characters // every > grown:
-            say({"event": "grown", **self.grow(why="characters")})
+            say({"event": "grown", "layers": self.grow(why="characters")})
         elif self._stands_still(book, training):
-            say({"event": "grown", **self.grow(why="plateau")})
+            say({"event": "grown", "layers": self.grow(why="plateau")})
 
-    def _stands_still(self, book: dict[str, Any], training: Packed) -> bool:
+    def _stands_still(self, book: Book, training: Packed) -> bool:
         """Whether the last epoch of a book that was read to its end brought less than `grow_plateau`."""
-        scores = [score["bits_per_character"][book["number"]] for score in book["scores"][-2:]]
-        read = len(scores) == 2 and book["step"] >= self._steps(book, training)
+        scores = [score.bits_per_character[book.number] for score in book.scores[-2:]]
+        read = len(scores) == 2 and book.step >= self._steps(book, training)
         return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
 
     def save(self, updates: Updates | None) -> None:
@@ -466,14 +467,13 @@ class Learner:
             groups, self.counters = updates.pack()
             self.optimizer = groups["optimizer"]
         groups = {"weights": dict(self.model.state_dict()), "optimizer": self.optimizer, "memory": self.memory.pack()}
-        state = {
-            "step_number": self.step_number, "seconds": self.seconds, "books": self.books, "growth": self.growth,
-            "counters": self.counters, "parameters": self.parameters, "model": self.model.config.to_dict(),
-            "tokens": self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))),
-        }  # fmt: skip
-        if self.config.tokenizer != "char":
-            state["tokenizer"] = tokenizer_files(self.tokenizer)
-        checkpoint.save(self.run.checkpoints, self.step_number, groups, state)
+        state = State(
+            step_number=self.step_number, seconds=self.seconds, books=self.books, growth=self.growth,
+            counters=self.counters, parameters=self.parameters, model=self.model.config.to_dict(),
+            tokens=list(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))),
+            tokenizer=None if self.config.tokenizer == "char" else tokenizer_files(self.tokenizer),
+        )  # fmt: skip
+        checkpoint.save(self.run.checkpoints, self.step_number, groups, state.plain())
         checkpoint.prune(self.run.checkpoints, 2)
         self._mirror()
 
@@ -482,17 +482,17 @@ class Learner:
         _mirrored(self.tokenizer, self.run.path, "tokenizer")
         _mirrored(self.model.config, self.run.path, "model")
 
-    def _restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any], where: Path) -> None:
+    def _restore(self, groups: dict[str, dict[str, Tensor]], state: State, where: Path) -> None:
         self.model, self.tokenizer = rebuild(state, groups["weights"], where)
-        self.optimizer, self.counters = groups.get("optimizer", {}), state["counters"]
+        self.optimizer, self.counters = groups.get("optimizer", {}), state.counters
         if groups.get("memory"):
             with reading(where / "memory.safetensors", "use another checkpoint or restore this one"):
                 self.memory.unpack(groups["memory"], self.model)
-        self.step_number, self.seconds = state["step_number"], state["seconds"]
-        self.books, self.growth = state["books"], state["growth"]
+        self.step_number, self.seconds = state.step_number, state.seconds
+        self.books, self.growth = state.books, state.growth
 
 
-def _mirrored(what: Any, run: Path, name: str) -> None:
+def _mirrored(what: HRMConfig | PreTrainedTokenizerFast, run: Path, name: str) -> None:
     """Replace a folder that `save_pretrained` writes file by file, each complete or as it was, and no link followed."""
     folder = names.place_in(run, name)
     folder.mkdir(exist_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hrm.files.records import Json
+from hrm.text.learned import Book
 from hrm.text.learning.trainer import BookTrainer
 from hrm.training.interrupt import Abandoned
 from hrm.training.loop import Loop
@@ -12,7 +14,8 @@ from hrm.training.loop import Loop
 if TYPE_CHECKING:
     from hrm.text.learning.learner import Learner
 
-Event = dict[str, Any]
+Event = Json
+"""What happened: `event` names it, the rest depends on it."""
 
 
 class BookLoop(Loop):
@@ -20,17 +23,15 @@ class BookLoop(Loop):
 
     trainer: BookTrainer
 
-    def __init__(
-        self, learner: Learner, trainer: BookTrainer, book: dict[str, Any], say: Callable[[Event], None]
-    ) -> None:
-        self.per_epoch = max(1, trainer.train.steps // book["epochs"])
+    def __init__(self, learner: Learner, trainer: BookTrainer, book: Book, say: Callable[[Event], None]) -> None:
+        self.per_epoch = max(1, trainer.train.steps // book.epochs)
         super().__init__(trainer, trainer.train.log_every, self.per_epoch, trainer.train.checkpoint_every)
         self.learner, self.book, self.say = learner, book, say
         self.answer: str | None = None
         """How somebody wants it to end: "pause" or "stop"."""
 
     def moved(self) -> None:
-        self.book["step"] = self.trainer.step_number
+        self.book.step = self.trainer.step_number
         self.learner.step_number += 1
         self.say({"event": "update", **self._place()})
 
@@ -39,7 +40,7 @@ class BookLoop(Loop):
         self.count_time()
         names = ("bits", "replayed_bits", "steps_per_second", "lr", "grad_norm")
         metrics = {
-            "step": learner.step_number, "book": self.book["name"], "book_step": self.book["step"],
+            "step": learner.step_number, "book": self.book.name, "book_step": self.book.step,
             **{name: found[name] for name in names}, "seconds": learner.seconds,
         }  # fmt: skip
         learner.run.log(metrics)
@@ -70,9 +71,9 @@ class BookLoop(Loop):
         """Add what has passed to the learner's seconds."""
         self.learner.seconds += self.pace.spent()
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> Event:
         book = self.book
         return {
-            "epoch": min(book["epochs"], 1 + (book["step"] - 1) // self.per_epoch), "epochs": book["epochs"],
-            "book": book["name"], "book_step": book["step"], "steps": self.trainer.train.steps, "left": self.left(),
+            "epoch": min(book.epochs, 1 + (book.step - 1) // self.per_epoch), "epochs": book.epochs,
+            "book": book.name, "book_step": book.step, "steps": self.trainer.train.steps, "left": self.left(),
         }  # fmt: skip

@@ -6,7 +6,7 @@ import bz2
 import copy
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -240,7 +240,7 @@ class Dreams(Reservoir):
     def _dream(self, teacher: HRMForCausalLM, prompts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of `length` tokens that begin with the prompts."""
 
-        def tick(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        def tick(ids: Tensor, scores: object, **_: object) -> Tensor:
             self.asked()
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from torch.optim import AdamW
 
 from hrm.core.recurrence import Schedule
 from hrm.files.reading import reading
+from hrm.files.records import Json
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed
+from hrm.text.learned import Book
 from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Budget
 from hrm.text.model.supervision import supervision
 from hrm.text.training.replay import Replay
 from hrm.training.config import OptimConfig, TrainConfig
@@ -73,7 +76,7 @@ class Drawn(NamedTuple):
     taught: Tensor | None
     """Shares [old rows, length, v] of all that may follow."""
     weights: Tensor | None
-    budget: Any
+    budget: Budget
 
 
 class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
@@ -81,15 +84,15 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
 
     names = ("new", "old")
 
-    def __init__(self, learner: Learner, book: dict[str, Any], training: Packed, steps: int) -> None:
+    def __init__(self, learner: Learner, book: Book, training: Packed, steps: int) -> None:
         config = learner.config
-        self.config, self.memory, self.training, self.number = config, learner.memory, training, book["number"]
+        self.config, self.memory, self.training, self.number = config, learner.memory, training, book.number
         self.others = len(learner.books) - 1
-        self.begins = learner.step_number - book["step"]
+        self.begins = learner.step_number - book.step
         """Updates of the learner before the book, and while it read others in between."""
         train, model = train_config(config, steps), learner.model
         super().__init__(model, _updates(learner, train), train, config.seed, learner.accelerator)
-        self.step_number = book["step"]
+        self.step_number = book.step
 
     @property
     def positions(self) -> int:
@@ -115,7 +118,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         explore = torch.from_numpy(draws.astype(np.float32)).to(device)
         return Drawn(*tensors, explore, taught, weights, self._budget(number))  # type: ignore[call-arg]
 
-    def _budget(self, number: int) -> Any:
+    def _budget(self, number: int) -> Budget:
         own = self.model.config
         draw = uniforms(self.seed, _MODE, number, 1, 2)[0]
         schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
@@ -156,13 +159,13 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         positions = torch.arange(self.config.length, device=ids.device).expand_as(ids)
         self._think(Drawn(ids, ids, positions, explore, None, None, self.model.budget(halting="fixed", max_segments=1)))
 
-    def means(self, sums: dict[str, float], steps: int) -> dict[str, Any]:
+    def means(self, sums: dict[str, float], steps: int) -> Json:
         """Bits a character; `replayed_bits` is None where there was nothing to repeat."""
         scale = self.training.count / self.training.characters / math.log(2)  # from nats a token
         bits, replayed = (sums[name] / steps * scale for name in self.names)
         return {"bits": bits, "replayed_bits": None if math.isnan(replayed) else replayed}
 
-    def describe(self, metrics: dict[str, Any]) -> str:
+    def describe(self, metrics: Json) -> str:
         return f"{metrics['bits']:.2f} bits"
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.text.measuring.pairs import Pair, is_exact
 from hrm.text.writing.generation import Completion, Sampling, complete
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 
 def _of_what_was_drawn(completion: Completion) -> float:
@@ -37,7 +39,8 @@ def best_of(
     n: int,
     rank: str = "q",
     sampling: Sampling | None = None,
-    **request: Any,
+    memory: int | None = None,
+    **request: Unpack[Request],
 ) -> list[Completion]:
     """`n` texts drawn after the prompt, the best first; UserError for greedy sampling, which draws one text n times."""
     if rank not in RANKS:
@@ -45,7 +48,8 @@ def best_of(
     sampling = sampling or Sampling()
     if n < 1 or (n > 1 and sampling.greedy):
         raise UserError(f"best of {n} needs at least one text, and several only where they are drawn, not greedy")
-    return sorted(complete(model, tokenizer, [prompt] * n, sampling, **request), key=RANKS[rank], reverse=True)
+    drawn = complete(model, tokenizer, [prompt] * n, sampling, memory=memory, **request)
+    return sorted(drawn, key=RANKS[rank], reverse=True)
 
 
 def compare_ranks(
@@ -56,8 +60,8 @@ def compare_ranks(
     sampling: Sampling | None = None,
     progress: Callable[[float], None] | None = None,
     batch_size: int = 8,
-    **request: Any,
-) -> dict[str, Any]:
+    **request: Unpack[Request],
+) -> Json:
     """Shares of questions answered exactly by the best of the same `n` texts under each rank.
 
     Beside them: by one text taken at random (`one`, the mean over the n) and by any of them (`any`, the upper bound).

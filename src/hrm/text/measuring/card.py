@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hrm.files.reading import SMALL, json_of
+from hrm.files.records import Json
 from hrm.text.data import Packed, is_packed, open_text
 from hrm.text.load import form_of, load_tokenizer
 from hrm.text.measuring.fresh import prompts_of
@@ -95,7 +96,7 @@ def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in found]
 
 
-def _results(run: Run[TextConfig], result: dict[str, Any]) -> str:
+def _results(run: Run[TextConfig], result: Json) -> str:
     known = [(words, format(result[key], form)) for key, words, form in MEASURES if result.get(key) is not None]
     if not known:
         return "Not measured: nothing was held out."
@@ -134,7 +135,7 @@ print(generate(loaded.model, loaded.tokenizer, {json.dumps(begin, ensure_ascii=F
 `hrm generate {name} "..." --trace` shows the depth of each token, `hrm eval {name}` measures again."""
 
 
-def _limits(run: Run[TextConfig], model: HRMConfig, result: dict[str, Any]) -> list[str]:
+def _limits(run: Run[TextConfig], model: HRMConfig, result: Json) -> list[str]:
     found = ["It knows what its data says and nothing else; what it writes is neither checked nor filtered."]
     if run.config.text.tokenizer == "char":
         found.append("It reads only the characters of its data; others become one unknown token.")

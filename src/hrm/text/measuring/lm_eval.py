@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hrm.files.reading import UserError
 from hrm.text.measuring.scoring import Scorer
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 
-def adapter(model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Any) -> Any:
+def adapter(
+    model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Unpack[Request]
+) -> Any:
     """An `lm_eval.api.model.LM` for `lm_eval.simple_evaluate(model=...)`; `request` changes the model's budget."""
     try:
         from lm_eval.api.model import LM  # type: ignore[import-not-found]

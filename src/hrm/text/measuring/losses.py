@@ -7,14 +7,17 @@ import math
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hrm.core import devices
 from hrm.core.calibration import BINS, interval
 from hrm.core.kernels import at_least_float32
+from hrm.files.records import Record
 from hrm.text.model import Budget
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from hrm.text.data import Packed, Rows
     from hrm.text.model import HRMForCausalLM, Thought
+    from hrm.text.model.budget import Request
 
 LOGITS = 1 << 22
 """At most about so many logits are in memory at once: they are read twice and should stay in a CPU's cache."""
@@ -40,6 +44,81 @@ class Reading(NamedTuple):
     right: np.ndarray
     probability: np.ndarray
     confidence: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means(Record):
+    """Means over tokens that were read at one depth, or at depths of their own."""
+
+    mean_segments: float
+    loss: float
+    """Nats a token."""
+    perplexity: float
+    bits_per_byte: float
+    bits_per_character: float
+    token_accuracy: float
+    ece: float
+    """Calibration error of the best token's probability."""
+    ece_q: float
+    """That of P(halt)."""
+    ece_q_target: float | None = None
+    """That of P(halt) towards what the Q head was trained to say."""
+    exact_match: float | None = None
+    """The share of answers in which every token is the likeliest one: then, and only then, is it what the model writes
+    greedily."""
+    exact_match_interval: list[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fixed(Record):
+    segments: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Means, _Fixed):
+    """Every token at the same depth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen(Record):
+    exit_threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Means, _Chosen):
+    """Every token at the depth that it chooses under a threshold."""
+
+    depths: list[int]
+    """How many tokens stopped at each."""
+    random: Means | None = None
+    """The same depths dealt out at random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counted(Record):
+    n: int
+    answers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Means, _Counted):
+    """A measurement; its means are those of the model as the budget uses it."""
+
+    bytes: int
+    characters: int
+    unknown: int
+    max_segments: int
+    halting: str
+    exit_threshold: float | None
+    schedule: list[int]
+    length: int
+    stride: int
+    fixed: list[Fixed]
+    adaptive: list[Chosen]
+    tokens_per_second: float
+    seconds: float
+    device: str
+    dtype: str
 
 
 class Tally:
@@ -67,26 +146,20 @@ class Tally:
         self.targets += len(confidence)
         self._gap("ece_q_target", confidence, target)
 
-    def result(self, size: Size) -> dict[str, Any]:
-        """Means over the tokens."""
+    def result(self, size: Size) -> Means:
+        """What the sums come to."""
         n = max(1, self.count)
         loss = self.loss / n
-        found: dict[str, Any] = {
-            "mean_segments": self.segments / n,
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700)),
-            "bits_per_byte": self.loss / math.log(2) / max(1, size.bytes),
-            "bits_per_character": self.loss / math.log(2) / max(1, size.characters),
-            "token_accuracy": self.right / n,
-            "ece": float(np.abs(self.gaps["ece"]).sum() / n),
-            "ece_q": float(np.abs(self.gaps["ece_q"]).sum() / n),
-        }
-        if self.targets:
-            found["ece_q_target"] = float(np.abs(self.gaps["ece_q_target"]).sum() / self.targets)
-        if self.answers:
-            found["exact_match"] = self.exact / self.answers
-            found["exact_match_interval"] = list(interval(self.exact, self.answers))
-        return found
+        gaps = {name: float(np.abs(gap).sum()) for name, gap in self.gaps.items()}
+        return Means(
+            mean_segments=self.segments / n, loss=loss, perplexity=math.exp(min(loss, 700)),
+            bits_per_byte=self.loss / math.log(2) / max(1, size.bytes),
+            bits_per_character=self.loss / math.log(2) / max(1, size.characters), token_accuracy=self.right / n,
+            ece=gaps["ece"] / n, ece_q=gaps["ece_q"] / n,
+            ece_q_target=gaps["ece_q_target"] / self.targets if self.targets else None,
+            exact_match=self.exact / self.answers if self.answers else None,
+            exact_match_interval=list(interval(self.exact, self.answers)) if self.answers else None,
+        )  # fmt: skip
 
     def _gap(self, name: str, confidence: np.ndarray, right: np.ndarray) -> None:
         which = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -120,11 +193,11 @@ class Adaptive:
             reading = read(model, thought, labels, budget)
         self.dealt.add(reading, others[counted].cpu().numpy(), answers)
 
-    def result(self, size: Size) -> dict[str, Any]:
+    def result(self, size: Size) -> Chosen:
         """Means over the tokens, and how many stopped at each depth."""
-        found = {"exit_threshold": self.budget.exit_threshold, **self.chosen.result(size)}
-        found["depths"] = self.histogram[1:].tolist()
-        return found | ({"random": self.dealt.result(size)} if self.control else {})
+        random, depths = self.dealt.result(size) if self.control else None, self.histogram[1:].tolist()
+        means = self.chosen.result(size)
+        return Chosen(exit_threshold=self.budget.exit_threshold, **means, depths=depths, random=random)
 
 
 class Size(NamedTuple):
@@ -147,16 +220,13 @@ def evaluate(
     progress: Callable[[float], None] | None = None,
     limit: int | None = None,
     control: bool = True,
-    **request: Any,
-) -> dict[str, Any]:
+    **request: Unpack[Request],
+) -> Measured:
     """Read a text in windows of `length` tokens and measure every token at every depth, and where tokens stop.
 
     `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
-    else at the budget's own, each beside a `control`: the same depths dealt out at random. The first numbers are those
-    of the model as the budget uses it. `limit` stops after about so many tokens.
-
-    Where some tokens are given and others count, `exact_match` is the share of documents in which every token that
-    counts is the likeliest one: then, and only then, is it what the model writes greedily.
+    else at the budget's own, each beside a `control`: the same depths dealt out at random. `limit` stops after about so
+    many tokens. Where some tokens are given and others count, a document is an answer.
     """
     budget = model.budget(**request)
     adaptive = budget.adaptive
@@ -194,27 +264,15 @@ def evaluate(
     model.train(was_training)
     seconds = time.perf_counter() - start
     size = Size(*sizes.tolist())
-    found = [each.result(size) for each in curve]
-    own = next((row for row in found if row["exit_threshold"] == budget.exit_threshold), None)
-    own = depths[-1].result(size) if own is None else own
-    return {
-        "n": seen,
-        **({"answers": depths[-1].answers} if answering else {}),
-        **{name: value for name, value in own.items() if name not in ("depths", "random", "exit_threshold")},
-        **size._asdict(),
-        "max_segments": budget.max_segments,
-        "halting": budget.halting if adaptive else "fixed",
-        "exit_threshold": budget.exit_threshold if adaptive else None,
-        "schedule": list(budget.schedule),
-        "length": length,
-        "stride": stride or length,
-        "fixed": [{"segments": i, **tally.result(size)} for i, tally in enumerate(depths, 1)],
-        "adaptive": found,
-        "tokens_per_second": seen / seconds,
-        "seconds": seconds,
-        "device": str(model.device),
-        "dtype": str(model.compute_dtype).removeprefix("torch."),
-    }
+    own = next((each.chosen for each in curve if each.budget == budget), depths[-1])
+    return Measured(
+        n=seen, answers=depths[-1].answers if answering else None, **own.result(size), **size._asdict(),
+        max_segments=budget.max_segments, halting=budget.halting if adaptive else "fixed",
+        exit_threshold=budget.exit_threshold if adaptive else None, schedule=list(budget.schedule), length=length,
+        stride=stride or length, fixed=[Fixed(segments=i, **tally.result(size)) for i, tally in enumerate(depths, 1)],
+        adaptive=[each.result(size) for each in curve], tokens_per_second=seen / seconds, seconds=seconds,
+        device=str(model.device), dtype=devices.named(model.compute_dtype),
+    )  # fmt: skip
 
 
 def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget) -> Reading:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 
+from hrm.core import devices
 from hrm.core.calibration import expected_calibration_error, interval
 from hrm.files.reading import UserError, needs
+from hrm.files.records import Json
 from hrm.text.writing.generation import Completion, Sampling, complete
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from hrm.text.data import Packed, Way
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 
 class Pair(NamedTuple):
@@ -72,8 +75,8 @@ def evaluate_pairs(
     batch_size: int = 8,
     sampling: Sampling | None = None,
     progress: Callable[[float], None] | None = None,
-    **request: Any,
-) -> dict[str, Any]:
+    **request: Unpack[Request],
+) -> Json:
     """Exact match, and BLEU, chrF and ROUGE-L (0 to 100) where the extra [eval] is installed, of greedy answers.
 
     Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
@@ -112,7 +115,7 @@ def evaluate_pairs(
         "tokens_per_second": len(tokens) / max(1e-9, seconds),
         "seconds": seconds,
         "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": devices.named(model.dtype),
         "answers": [
             {"answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
             for pair, a, exact in zip(pairs, answers, right, strict=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hrm.files import output
+from hrm.files.records import Json
+from hrm.text.measuring.losses import Means, Measured
 
 COLUMNS = (
     ("loss", "loss, nats", "{:.4f}"),
@@ -22,17 +23,19 @@ ANSWERS = ("loss", "token_accuracy", "ece", "ece_q", "exact_match", "exact_match
 """What is shown of answers, whose length in bytes says little."""
 
 
-def rows_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def rows_of(result: Measured) -> list[tuple[str, Means]]:
     """Name and numbers of every fixed depth, every threshold, and the same depths at random."""
-    named = [(f"{row['segments']} segment{'s' if row['segments'] > 1 else ''}", row) for row in result["fixed"]]
-    for row in result["adaptive"]:
-        named.append((f"{result['halting']} {row['exit_threshold']:g}: {row['mean_segments']:.2f} on average", row))
-        if "random" in row:
-            named.append(("  the same at random", row["random"]))
+    named: list[tuple[str, Means]] = []
+    for row in result.fixed:
+        named.append((f"{row.segments} segment{'s' if row.segments > 1 else ''}", row))
+    for row in result.adaptive:
+        named.append((f"{result.halting} {row.exit_threshold:g}: {row.mean_segments:.2f} on average", row))
+        if row.random is not None:
+            named.append(("  the same at random", row.random))
     return named
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Measured) -> str:
     """The measurement of a text in lines of 80 to 110 characters."""
     answering = "exact_match" in result
     columns = [column for column in COLUMNS if (column[0] in ANSWERS if answering else column[0] in result)]
@@ -41,18 +44,18 @@ def table(result: dict[str, Any]) -> str:
     for name, row in rows_of(result):
         lines.append(f"{name:<28}" + "".join(f"{form.format(row[key]):>{width}}" for key, _, form in columns))
     if answering:
-        lines.append(f"{result['answers']:,} answers; exact: each token of the answer, and its end, is the likeliest")
+        lines.append(f"{result.answers:,} answers; exact: each token of the answer, and its end, is the likeliest")
     lines.append(
-        f"{result['n']:,} tokens, {result['bytes']:,} bytes, {result['characters']:,} characters in windows of "
-        f"{result['length']}; {result['tokens_per_second']:,.0f} tokens a second on {result['device']}"
+        f"{result.n:,} tokens, {result.bytes:,} bytes, {result.characters:,} characters in windows of "
+        f"{result.length}; {result.tokens_per_second:,.0f} tokens a second on {result.device}"
     )
-    if result["unknown"]:
-        many = "token stands" if result["unknown"] == 1 else "tokens stand"
-        lines.append(f"{result['unknown']:,} {many} for characters that the vocabulary lacks: bits are too low")
+    if result.unknown:
+        many = "token stands" if result.unknown == 1 else "tokens stand"
+        lines.append(f"{result.unknown:,} {many} for characters that the vocabulary lacks: bits are too low")
     return "\n".join(lines)
 
 
-def states_table(result: dict[str, Any]) -> str:
+def states_table(result: Json) -> str:
     """The measurement of a text read with fresh and with carried states."""
     kept = [column for column in COLUMNS if column[0] in result and not column[0].startswith("ece")]
     lines = [f"{'state':<28}" + "".join(f"{head:>14}" for _, head, _ in kept)]
@@ -61,24 +64,25 @@ def states_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{result['n']:,} tokens, one text a row of {result['length']}"])
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: Measured, path: Path) -> None:
     """Loss against mean depth: fixed, adaptive at each threshold, and the same depths dealt out at random."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    fixed = result["fixed"]
-    axes.plot([row["segments"] for row in fixed], [row["loss"] for row in fixed], "o-", ms=4, label="fixed depth")
-    adaptive = sorted(result["adaptive"], key=lambda row: row["mean_segments"])
+    fixed = result.fixed
+    axes.plot([row.segments for row in fixed], [row.loss for row in fixed], "o-", ms=4, label="fixed depth")
+    adaptive = sorted(result.adaptive, key=lambda row: row.mean_segments)
     if adaptive:
-        depths = [row["mean_segments"] for row in adaptive]
-        name = {"q": "Q head halts", "kl": "the prediction settles", "change": "the state settles"}[result["halting"]]
-        axes.plot(depths, [row["loss"] for row in adaptive], "s-", ms=4, label=name)
-        axes.plot(depths, [row["random"]["loss"] for row in adaptive], "x--", ms=5, label="same depths at random")
+        depths = [row.mean_segments for row in adaptive]
+        name = {"q": "Q head halts", "kl": "the prediction settles", "change": "the state settles"}[result.halting]
+        axes.plot(depths, [row.loss for row in adaptive], "s-", ms=4, label=name)
+        dealt = [row.random.loss for row in adaptive if row.random]
+        axes.plot(depths, dealt, "x--", ms=5, label="same depths at random")
         for row in adaptive:
-            at = row["mean_segments"], row["loss"]
-            axes.annotate(f"{row['exit_threshold']:g}", at, xytext=(4, -10), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="mean segments a token", ylabel="loss, nats a token", title=f"{result['n']:,} tokens")
+            at = row.mean_segments, row.loss
+            axes.annotate(f"{row.exit_threshold:g}", at, xytext=(4, -10), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="mean segments a token", ylabel="loss, nats a token", title=f"{result.n:,} tokens")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     output.write_figure(path, figure, 150)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import torch
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 
 class Score(NamedTuple):
@@ -35,7 +36,7 @@ class Scorer:
     """
 
     def __init__(
-        self, model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Any
+        self, model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Unpack[Request]
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.request = model, tokenizer, batch_size, request
         self.length = model.config.max_position_embeddings

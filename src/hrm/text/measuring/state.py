@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hrm.core import devices
 from hrm.core.kernels import at_least_float32
+from hrm.files.records import Json
 from hrm.text.measuring.losses import Reading, Size, Tally, byte_lengths
 from hrm.text.model import HRMCache
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from hrm.text.data import Batch, Packed, Rows
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 STATES = ("reset", "carry")
 
@@ -31,8 +34,8 @@ def evaluate_states(
     batch_size: int = 8,
     progress: Callable[[float], None] | None = None,
     limit: int | None = None,
-    **request: Any,
-) -> dict[str, Any]:
+    **request: Unpack[Request],
+) -> Json:
     """Read rows of one text each token by token, as they are generated, with fresh states and with carried ones.
 
     The first numbers are those of carried states; `states` has both. `limit` stops after about so many tokens.
@@ -71,7 +74,7 @@ def evaluate_states(
         "states": found,
         "seconds": time.perf_counter() - start,
         "device": str(model.device),
-        "dtype": str(model.compute_dtype).removeprefix("torch."),
+        "dtype": devices.named(model.compute_dtype),
     }
 
 
@@ -87,7 +90,7 @@ def _rows(packed: Packed | Rows, length: int, size: int) -> Iterator[Batch]:
     return packed.windows(length, None, size)
 
 
-def _read(model: HRMForCausalLM, ids: Tensor, labels: Tensor, **request: Any) -> tuple[Reading, np.ndarray]:
+def _read(model: HRMForCausalLM, ids: Tensor, labels: Tensor, **request: Unpack[Request]) -> tuple[Reading, np.ndarray]:
     """Losses and depths of the counted tokens, row after row."""
     cache, columns = HRMCache(), []
     for place in range(ids.shape[1]):

@@ -8,9 +8,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from hrm.files.reading import UserError, lines_of, nearest, parsed, reading, shown
+from hrm.files.records import Json
 from hrm.text.measuring.scoring import Scorer
 from hrm.text.writing.generation import Sampling, complete
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 ANSWER = ("piqa", "arc_easy", "arc_challenge", "boolq")
@@ -97,7 +99,7 @@ def _item(name: str, line: bytes, where: str) -> Item:
     return item
 
 
-def _formed(name: str, row: dict[str, Any]) -> Item | None:
+def _formed(name: str, row: Json) -> Item | None:
     """The item that a row's fields make; None for fields of no known form."""
     if isinstance(row, dict):
         asked = "\nAnswer:" if name in ANSWER else ""
@@ -123,8 +125,8 @@ def evaluate_task(
     items: Sequence[Item],
     batch_size: int = 8,
     progress: Callable[[float], None] | None = None,
-    **request: Any,
-) -> dict[str, Any]:
+    **request: Unpack[Request],
+) -> Json:
     """Accuracy with its standard error, that of guessing, and the mean depth; without examples in the prompt.
 
     Choices: `accuracy` by log-probability, `accuracy_per_byte` by log-probability a byte of the continuation. Known
@@ -145,7 +147,7 @@ def evaluate_task(
     return {"n": len(items), **found, "standard_error": error, "seconds": time.perf_counter() - start}
 
 
-def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float], None] | None) -> dict[str, Any]:
+def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float], None] | None) -> Json:
     scores = iter(scorer.continuations([option for item in items for option in item.options], progress))
     by_sum = by_byte = tokens = segments = 0.0
     groups: dict[str, list[bool]] = defaultdict(list)
@@ -160,7 +162,7 @@ def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float]
         groups[item.group].append(right)
         tokens += sum(score.tokens for score in own)
         segments += sum(score.depth * score.tokens for score in own)
-    found: dict[str, Any] = {
+    found: Json = {
         "accuracy": by_sum / len(items),
         "accuracy_per_byte": by_byte / len(items),
         "guessing": sum(1 / len(item.options) for item in items) / len(items),
@@ -171,7 +173,7 @@ def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float]
     return found
 
 
-def _words(scorer: Scorer, items: Sequence[Word], progress: Callable[[float], None] | None) -> dict[str, Any]:
+def _words(scorer: Scorer, items: Sequence[Word], progress: Callable[[float], None] | None) -> Json:
     scores = scorer.continuations([(item.context, item.continuation) for item in items], progress)
     tokens = max(1, sum(score.tokens for score in scores))
     return {
@@ -187,8 +189,8 @@ def _sums(
     items: Sequence[Sum],
     batch_size: int,
     progress: Callable[[float], None] | None,
-    request: dict[str, Any],
-) -> dict[str, Any]:
+    request: Request,
+) -> Json:
     right = segments = tokens = 0
     sampling = Sampling(max_new_tokens=32, greedy=True, stop=("\n\n",))
     for at in range(0, len(items), batch_size):

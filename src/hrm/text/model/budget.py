@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict, Unpack, get_args
 
 import torch
 from jaxtyping import Float
@@ -15,11 +16,22 @@ from hrm.text.model.cache import HRMCache
 from hrm.text.model.configuration import Halting, HRMConfig, Rule, State
 
 
-class Budget(NamedTuple):
-    """What the tokens of a request may spend, and when they stop earlier.
+class Request(TypedDict, total=False):
+    """What may be asked for by name in `forward`, in `generate` and in a `GenerationConfig`; None: the model's own."""
 
-    All but the last field may be asked for by name in `forward`, in `generate` and in a `GenerationConfig`.
-    """
+    max_segments: int | None
+    min_segments: int | None
+    halting: str | None
+    halting_rule: str | None
+    exit_threshold: float | None
+    schedule: Sequence[int] | None
+    state: str | None
+    retry_confidence: float | None
+    retry_segments: int | None
+
+
+class Budget(NamedTuple):
+    """What the tokens of a request may spend, and when they stop earlier: a request's wishes, completed."""
 
     max_segments: int
     min_segments: int
@@ -33,7 +45,7 @@ class Budget(NamedTuple):
     q_continue: bool
 
     @classmethod
-    def of(cls, config: HRMConfig, **request: Any) -> Budget:
+    def of(cls, config: HRMConfig, **request: Unpack[Request]) -> Budget:
         """The configuration's budget with a request's changes; UserError for one that cannot be met."""
         chosen = {name: getattr(config, name) if (wish := request.get(name)) is None else wish for name in REQUEST}
         most, schedule = chosen["max_segments"], Schedule(*chosen["schedule"])
@@ -70,7 +82,7 @@ class Budget(NamedTuple):
         depth = self.halting_rule if self.adaptive else f"{self.max_segments} segments"
         return f"schedule {tuple(self.schedule)}, {depth}"
 
-    def check(self, cache: Cache | None, slots: int, head: Any) -> None:
+    def check(self, cache: Cache | None, slots: int, head: object) -> None:
         """UserError for a request that lacks what it needs, such as `slots` layers in a cache of fixed size."""
         if self.halting == "kl" and head is None:
             raise UserError("halting 'kl' compares predictions, and this model has no output layer: use q or change")
@@ -88,6 +100,6 @@ class Budget(NamedTuple):
         return torch.sigmoid(q[..., 0] - q[..., 1] if self.q_continue else q[..., 0])
 
 
-REQUEST = Budget._fields[:-1]
+REQUEST = tuple(Request.__annotations__)
 """What a request may set."""
 CHOICES = {"halting": get_args(Halting), "halting_rule": get_args(Rule), "state": get_args(State)}

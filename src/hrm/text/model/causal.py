@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from hrm.core.halting import QHead
 from hrm.core.layers import Linear
 from hrm.core.recurrence import Recurrence, Schedule
 from hrm.files.reading import UserError
-from hrm.text.model.budget import Budget
+from hrm.text.model.budget import Budget, Request
 from hrm.text.model.configuration import HRMConfig
 from hrm.text.model.generation import HRMGenerationMixin
 from hrm.text.model.halting import stops
@@ -82,7 +82,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             if stack is not None:
                 stack.compile(dynamic=False)
 
-    def budget(self, **request: Any) -> Budget:
+    def budget(self, **request: Unpack[Request]) -> Budget:
         """`HRMModel.budget`."""
         return self.model.budget(**request)
 

@@ -67,7 +67,7 @@ class Decoder:
         self._head, self._product = head, _compiled(by_panels)
         self._window = torch.empty(0)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         """Copies of a model, and what is pickled of it, start without compiled code."""
         return type(None), ()
 
@@ -149,7 +149,7 @@ class Decoder:
 
 def _step(stack: Stack) -> Callable[..., Tensor]:
     def step(
-        z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, position: Tensor, window: Tensor, places: list[Any]
+        z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, position: Tensor, window: Tensor, places: list
     ) -> Tensor:
         keys_values = _Places(places, position, window.shape[0])
         return stack(z, Context(rope=(cos, sin), mask=mask, keys_values=keys_values))
@@ -164,7 +164,7 @@ def _compiled(function: Any) -> Callable[..., Tensor]:
     return torch.compile(own, options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe})
 
 
-def _bits(module: nn.Module) -> tuple[Any, ...]:
+def _bits(module: nn.Module) -> tuple:
     """Where the matrices lie and the sums of their bits: weights can change without a new version."""
     found = []
     for part in module.modules():

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +22,7 @@ from hrm.core.layers import Context, Embedding, Linear, truncated_normal_
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.files.reading import UserError, nearest
 from hrm.text.model.attention import Registered, Shares
-from hrm.text.model.budget import REQUEST, Budget
+from hrm.text.model.budget import REQUEST, Budget, Request
 from hrm.text.model.cache import HRMCache
 from hrm.text.model.compiled import Decoder
 from hrm.text.model.configuration import HRMConfig
@@ -129,7 +129,7 @@ class HRMModel(HRMPreTrainedModel):
         else:
             truncated_normal_(self.z_l_init, 1.0)
 
-    def budget(self, **request: Any) -> Budget:
+    def budget(self, **request: Unpack[Request]) -> Budget:
         """What a request may spend: the configuration's settings, where the request does not say otherwise."""
         return Budget.of(self.config, **request)
 

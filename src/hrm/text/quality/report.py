@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from hrm.files import output
-from hrm.text.quality.scale import COUNTED, GROUPS, Scale
+from hrm.text.quality.scale import COUNTED, GROUPS, Judged, Scale
 
 _HEADS = {
     "trigrams": "tri-\ngrams",
@@ -22,49 +21,49 @@ _HEADS = {
 _ORDER = (*COUNTED, *(group for group in GROUPS if group not in COUNTED))
 
 
-def table(judged: Sequence[dict[str, Any]]) -> Table:
+def table(judged: Sequence[Judged]) -> Table:
     """One row a text: overall with half its interval, the groups that enter it, and the share that is copied."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("", overflow="fold")
     for name in ("overall", *COUNTED, "copied"):
         shown.add_column(_HEADS.get(name, name), justify="right", no_wrap=True)
     for text in judged:
-        overall, flagged = text["overall"], text["flags"]
-        half = "" if overall["score"] is None else f" ± {(overall['high'] - overall['low']) / 2:.1f}"
+        overall, flagged = text.overall, text.flags
+        half = "" if overall.high is None or overall.low is None else f" ± {(overall.high - overall.low) / 2:.1f}"
         shown.add_row(
-            text["name"],
-            Text.assemble((_number(overall["score"]), "bold"), half),
-            *(_number(text["groups"][group]["score"], 0) for group in COUNTED),
-            "" if text["copied"] is None else f"{text['copied']:.1%}",
+            text.name,
+            Text.assemble((_number(overall.score), "bold"), half),
+            *(_number(text.groups[group].score, 0) for group in COUNTED),
+            "" if text.copied is None else f"{text.copied:.1%}",
             style="red" if flagged else "",
         )
     return shown
 
 
-def warnings_of(text: dict[str, Any]) -> list[str]:
+def warnings_of(text: Judged) -> list[str]:
     """A sentence for each flag: how much is copied, and the longest copy."""
     kinds = {
         "copies": ("copied", "longest_copy", "stands word for word in the training text: a high score says little"),
         "repeats": ("repeated", "longest_repeat", "has stood in it before, word for word"),
     }
     return [
-        f"{text['name']}: {text[share]:.0%} {what}; up to {len(text[longest]):,} characters in a row, such as "
+        f"{text.name}: {text[share]:.0%} {what}; up to {len(text[longest]):,} characters in a row, such as "
         f"{_excerpt(text[longest])}"
-        for share, longest, what in (kinds[flag] for flag in text["flags"])
+        for share, longest, what in (kinds[flag] for flag in text.flags)
     ]
 
 
-def details(text: dict[str, Any]) -> Table:
+def details(text: Judged) -> Table:
     """One row a measure: its value, what shuffled and natural text have, and the score with its interval."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("measure")
     for head in ("value", "shuffled", "natural", "score", "95 %"):
         shown.add_column(head, justify="right")
-    for name, one in text["measures"].items():
-        told = one["score"] is not None
-        interval = f"{_number(one['low'])} to {_number(one['high'])}" if told else "tells nothing here"
+    for name, one in text.measures.items():
+        told = one.score is not None
+        interval = f"{_number(one.low)} to {_number(one.high)}" if told else "tells nothing here"
         values = (f"{one[key]:.3f}" for key in ("value", "shuffled", "natural"))
-        shown.add_row(name.replace("_", " "), *values, _number(one["score"]), interval)
+        shown.add_row(name.replace("_", " "), *values, _number(one.score), interval)
     return shown
 
 
@@ -76,7 +75,7 @@ def ends(scale: Scale) -> str:
     )
 
 
-def draw(judged: Sequence[dict[str, Any]], scale: Scale, path: Path) -> None:
+def draw(judged: Sequence[Judged], scale: Scale, path: Path) -> None:
     """The same as a picture: a panel for overall and each group, a line for each text, bars for the intervals."""
     from matplotlib.figure import Figure
 
@@ -92,13 +91,13 @@ def draw(judged: Sequence[dict[str, Any]], scale: Scale, path: Path) -> None:
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         for row, text in enumerate(judged):
-            one = text["overall"] if panel == "overall" else text["groups"][panel]
-            if one["score"] is None:
+            one = text.overall if panel == "overall" else text.groups[panel]
+            if one.score is None:
                 continue
-            colour = "tab:red" if text["flags"] else "tab:blue"
-            axes.plot((one["low"], one["high"]), (row, row), color=colour, alpha=0.5, linewidth=3)
-            axes.plot(one["score"], row, "o", color=colour, markersize=5)
-    labels = [f"{text['name']} ({', '.join(text['flags'])})" if text["flags"] else text["name"] for text in judged]
+            colour = "tab:red" if text.flags else "tab:blue"
+            axes.plot((one.low, one.high), (row, row), color=colour, alpha=0.5, linewidth=3)
+            axes.plot(one.score, row, "o", color=colour, markersize=5)
+    labels = [f"{text.name} ({', '.join(text.flags)})" if text.flags else text.name for text in judged]
     all_axes[0].set_yticks(range(len(judged)), labels)
     all_axes[0].set_ylim(len(judged) - 0.5, -0.5)
     figure.supxlabel(f"0: shuffled, 100: held-out half of {scale.name}; red: copies or repeats itself", fontsize=9)

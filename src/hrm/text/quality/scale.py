@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from hrm.files.reading import UserError
+from hrm.files.records import Record
 from hrm.text.quality.copying import Training, repeats
 from hrm.text.quality.measures import MEASURES, Reference, blocks_of, measure
 
@@ -20,6 +21,49 @@ COUNTED = tuple(group for group in GROUPS if group != "characters")
 """Shuffling keeps the characters' distribution: its 0 is text of equally frequent characters, and it is in no mean."""
 _STRETCHES = 20  # of the reference, in turn known and held out
 _RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Interval(Record):
+    """A score from 0 to 100 with its 95 % interval; None where nothing is told."""
+
+    score: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Measure(Record):
+    """What a measure says of a text, of natural and of shuffled text, and the score as an `Interval`."""
+
+    definition: str
+    value: float
+    natural: float
+    shuffled: float
+    score: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Judged(Record):
+    """What is known of a text."""
+
+    name: str
+    characters: int
+    blocks: int
+    overall: Interval
+    """The mean of the groups COUNTED."""
+    groups: dict[str, Interval]
+    """Means of their measures."""
+    measures: dict[str, Measure]
+    copied: float | None
+    """The share of the text in verbatim copies of the training text."""
+    longest_copy: str | None
+    repeated: float
+    """That in copies of the text before."""
+    longest_repeat: str
+    flags: list[str]
 
 
 class Scale:
@@ -65,12 +109,10 @@ class Scale:
         scores = 100 * np.clip(np.minimum(near, far), 0, 1)
         return np.where(self.tells, scores, np.nan)
 
-    def judge(self, name: str, text: str, training: Training | None = None) -> dict[str, Any]:
+    def judge(self, name: str, text: str, training: Training | None = None) -> Judged:
         """The scores of a text with 95 % intervals (its blocks resampled; the ends stand), and what it has copied.
 
-        `overall` is the mean of the groups COUNTED, a group the mean of its measures. `copied` is the share of the text
-        in verbatim copies of the training text, `repeated` that in copies of the text before. UserError for a text too
-        short.
+        UserError for a text too short.
         """
         blocks = blocks_of(text, self.size)
         if len(blocks) < LEAST_BLOCKS:
@@ -88,28 +130,19 @@ class Scale:
         own = repeats(text)
         copies = training.copies(text) if training else None
         flags = {"copies": copies is not None and copies.share > FLAG, "repeats": own.share > FLAG}
-        return {
-            "name": name,
-            "characters": len(text),
-            "blocks": len(blocks),
-            "overall": _interval(overall),
-            "groups": {group: _interval(column) for group, column in groups.items()},
-            "measures": {
-                one.name: {
-                    "definition": one.definition,
-                    "value": float(values[:, i].mean()),
-                    "natural": float(self.natural[i]),
-                    "shuffled": float(self.shuffled[i]),
-                    **_interval(scores[:, i]),
-                }
-                for i, one in enumerate(MEASURES)
-            },
-            "copied": None if copies is None else copies.share,
-            "longest_copy": None if copies is None else copies.longest,
-            "repeated": own.share,
-            "longest_repeat": own.longest,
-            "flags": [flag for flag, up in flags.items() if up],
-        }
+        measures = {
+            one.name: Measure(
+                one.definition, float(values[:, i].mean()), float(self.natural[i]), float(self.shuffled[i]),
+                **_interval(scores[:, i]),
+            )
+            for i, one in enumerate(MEASURES)
+        }  # fmt: skip
+        return Judged(
+            name=name, characters=len(text), blocks=len(blocks), overall=_interval(overall),
+            groups={group: _interval(column) for group, column in groups.items()}, measures=measures,
+            copied=None if copies is None else copies.share, longest_copy=None if copies is None else copies.longest,
+            repeated=own.share, longest_repeat=own.longest, flags=[flag for flag, up in flags.items() if up],
+        )  # fmt: skip
 
 
 def _mean(scores: np.ndarray) -> np.ndarray:
@@ -118,8 +151,8 @@ def _mean(scores: np.ndarray) -> np.ndarray:
     return telling.mean(1) if telling.shape[1] else np.full(len(scores), np.nan)
 
 
-def _interval(column: np.ndarray) -> dict[str, float | None]:
+def _interval(column: np.ndarray) -> Interval:
     if np.isnan(column).any():
-        return {"score": None, "low": None, "high": None}
+        return Interval(None, None, None)
     low, high = np.quantile(column[1:], (0.025, 0.975))
-    return {"score": float(column[0]), "low": float(low), "high": float(high)}
+    return Interval(float(column[0]), float(low), float(high))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 _ROW = 1000
 """Least characters of a row, ..."""
@@ -32,7 +33,7 @@ def write(
     length: int | None = None,
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
-    **request: Any,
+    **request: Unpack[Request],
 ) -> str:
     """So many characters that follow on beginnings of sentences of `text`, which are left out.
 

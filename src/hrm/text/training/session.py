@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 
 from hrm.files.output import check_utf8
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.runs import Run, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig
 from hrm.text.data import Packed, Rows
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
-from hrm.text.measuring.losses import evaluate
+from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.source import Source
 from hrm.text.training.trainer import TextTrainer
 from hrm.training.loop import Measures
 from hrm.training.progress import Reporter
-from hrm.training.session import Subject, run_training
+from hrm.training.session import Changes, Subject, run_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: bool = False) -> Json:
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
 
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
@@ -93,7 +94,7 @@ class _Text(Subject[TextConfig, TextTrainer]):
         Run.create(path, config, board, overwrite, fill_folder)
         self.first = dict(model.state_dict())
 
-    def read(self, run: Run[TextConfig], changed: dict[str, Any], reporter: Reporter) -> None:
+    def read(self, run: Run[TextConfig], changed: Changes, reporter: Reporter) -> None:
         self.tokenizer = load_tokenizer(run.path)
         if self.config.text.kind == "rows":
             self._read_rows(run)
@@ -134,10 +135,10 @@ class _Text(Subject[TextConfig, TextTrainer]):
     def measures(self, trainer: TextTrainer) -> _Held | None:
         return None if self.held_out is None else _Held(trainer, self.tokenizer, self.held_out)
 
-    def finish(self, run: Run[TextConfig], trainer: TextTrainer) -> dict[str, Any]:
+    def finish(self, run: Run[TextConfig], trainer: TextTrainer) -> Json:
         from hrm.text.measuring.card import model_card
 
-        found: dict[str, Any] = {}
+        found: Json = {}
         if self.held_out is not None:
             device, precision = str(trainer.accelerator.device), self.config.train.precision
             best = load_text(run.path, device=device, precision=precision)
@@ -159,18 +160,18 @@ class _Held(Measures):
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
         self.fingerprint = held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.rows
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> Json:
         config = self.trainer.config
         limit = config.train.eval_puzzles * config.text.length
         with self.trainer.as_measured() as model:
             found = evaluate(model, self.tokenizer, self.held_out, config.text.length, limit=limit, control=False)
         return {**_brief(found), "data_sha256": self.fingerprint}
 
-    def score(self, measured: dict[str, Any]) -> float:
+    def score(self, measured: Json) -> float:
         # Among equally many exact answers the likelier ones.
         return measured["exact_match"] - 1e-6 * measured["loss"] if "exact_match" in measured else -measured["loss"]
 
-    def sentence(self, measured: dict[str, Any]) -> str:
+    def sentence(self, measured: Json) -> str:
         depths = "  ".join(f"{loss:.3f}" for loss in measured["loss_by_depth"])
         if "exact_match" in measured:
             shares = "  ".join(f"{share:.1%}" for share in measured["exact_match_by_depth"])
@@ -183,15 +184,15 @@ class _Held(Measures):
             f"nats a token at depth 1, 2, ...: {depths}"
         )
 
-    def target(self, measured: dict[str, Any]) -> str | None:
+    def target(self, measured: Json) -> str | None:
         wanted, exact = self.trainer.config.train.target_accuracy, measured.get("exact_match", 0.0)
         return f"{exact:.1%} of the held-out answers are exact: stopping" if wanted and exact >= wanted else None
 
 
-def _brief(found: dict[str, Any]) -> dict[str, Any]:
+def _brief(found: Measured) -> Json:
     """What a line of metrics holds of a measurement."""
     kept = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
     by_depth = {
-        f"{name}_by_depth": [row[name] for row in found["fixed"]] for name in ("loss", "exact_match") if name in found
+        f"{name}_by_depth": [row[name] for row in found.fixed] for name in ("loss", "exact_match") if name in found
     }
     return kept | by_depth

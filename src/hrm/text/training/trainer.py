@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from hrm.files.records import Json
 from hrm.text.config import TextConfig
 from hrm.text.data import Batch
 from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Budget
 from hrm.text.model.supervision import supervision
 from hrm.training.randomness import uniforms
 from hrm.training.trainer import BaseTrainer
@@ -38,7 +40,7 @@ class Drawn(NamedTuple):
     """Uniforms [2, rows, length]."""
     count: Tensor
     """Labels of all processes."""
-    budget: Any
+    budget: Budget
 
 
 class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
@@ -71,9 +73,9 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         draws = uniforms(self.seed, _EXPLORATION, self.step_number, size, 2 * length)[mine.start : mine.stop]
         draws = draws.reshape(len(mine), 2, length).transpose(1, 0, 2).astype(np.float32)
         explore = torch.from_numpy(np.ascontiguousarray(draws)).to(device)
-        count: Any = (tensors[1] != -100).sum()
+        count = (tensors[1] != -100).sum()
         if self.accelerator.num_processes > 1:
-            count = self.accelerator.reduce(count, "sum")
+            count = self.accelerator.reduce(count, "sum")  # type: ignore[assignment]
         return Drawn(*tensors, explore, count, self._budget())  # type: ignore[call-arg]
 
     def compute(self, drawn: Drawn) -> None:
@@ -86,7 +88,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
     def batch_of(self, drawn: Drawn) -> dict[str, Tensor]:
         return {"inputs": drawn.ids, "labels": drawn.labels}
 
-    def _budget(self) -> Any:
+    def _budget(self) -> Budget:
         """What tokens may spend in this step: the model's own, or fewer segments where depth is sampled."""
         budget = self.model.budget()
         if self.model.config.depth_sampling and budget.max_segments > 1:
@@ -94,7 +96,14 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         return budget
 
     def _think(
-        self, ids: Tensor, labels: Tensor, positions: Tensor, types: Tensor, draws: Tensor, count: Tensor, budget: Any
+        self,
+        ids: Tensor,
+        labels: Tensor,
+        positions: Tensor,
+        types: Tensor,
+        draws: Tensor,
+        count: Tensor,
+        budget: Budget,
     ) -> None:
         """Forward, loss and backward for some rows, segment by segment."""
         thought = self.model.begin(input_ids=ids, position_ids=positions, token_type_ids=types, budget=budget)
@@ -116,7 +125,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         draws, count = torch.zeros(2, rows, length, device=device), (tensors[1] != -100).sum().clamp(min=1)
         self._think(*tensors, draws, count, self.model.budget())  # type: ignore[call-arg]
 
-    def means(self, sums: dict[str, float], steps: int) -> dict[str, Any]:
+    def means(self, sums: dict[str, float], steps: int) -> Json:
         """Of the tokens."""
         tokens = max(1.0, sums["tokens"])
         return {
@@ -127,7 +136,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
             "tokens": int(sums["tokens"]),
         }
 
-    def describe(self, metrics: dict[str, Any]) -> str:
+    def describe(self, metrics: Json) -> str:
         """Losses in nats per token, after the first and the last segment."""
         return (
             f"nats {metrics['first_loss']:.3f} > {metrics['token_loss']:.3f}  depth {metrics['mean_segments']:.1f}  "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -14,12 +14,14 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.text.config import Decoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hrm.text.model import HRMForCausalLM
+    from hrm.text.model.budget import Request
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Completion:
         """Mean log-probability of the tokens under the model, in nats."""
         return sum(token.log_probability for token in self.tokens) / max(1, len(self.tokens))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON: the text, and a list of each thing known of the tokens."""
         columns = zip(*self.tokens, strict=True) if self.tokens else ((),) * len(Token._fields)
         found = dict(zip(Token._fields, map(list, columns), strict=True))
@@ -91,10 +93,11 @@ def generate(
     prompt: str,
     sampling: Sampling | None = None,
     on_token: Callable[[Token], None] | None = None,
-    **request: Any,
+    memory: int | None = None,
+    **request: Unpack[Request],
 ) -> Completion:
     """Continue one prompt; `on_token` gets each token as soon as its text is certain. `request`: as `complete`."""
-    return complete(model, tokenizer, [prompt], sampling, on_token, **request)[0]
+    return complete(model, tokenizer, [prompt], sampling, on_token, memory, **request)[0]
 
 
 def complete(
@@ -106,7 +109,7 @@ def complete(
     memory: int | None = None,
     **request: Any,
 ) -> list[Completion]:
-    """Continue prompts in one batch; `on_token` follows the first. `request` changes the model's budget.
+    """Continue prompts in one batch; `on_token` follows the first. `request` changes the model's budget (`Request`).
 
     Where a text outgrows `memory`, its last half is read anew; by default that is all positions of the model, and a
     model that was trained on shorter rows writes worse behind their length. UserError for a prompt that is empty or too
@@ -184,8 +187,8 @@ def shown(characters: Iterable[str]) -> str:
 
 
 def candidates(
-    model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, count: int, **request: Any
-) -> dict[str, Any]:
+    model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, count: int, **request: Unpack[Request]
+) -> Json:
     """The likeliest next tokens with their probabilities after every segment, best first where the model stops.
 
     `depths` has the entropy in nats and P(halt) of each segment; `depth` is where the budget's criterion stops.
@@ -229,11 +232,11 @@ def candidates(
     }
 
 
-def _how(sampling: Sampling) -> dict[str, Any]:
+def _how(sampling: Sampling) -> Json:
     """The same in transformers' words."""
     # So near 0 nothing but the likeliest token is ever drawn, and logits divided by less are no numbers any more.
     greedy = sampling.greedy or sampling.temperature < 1e-4
-    found: dict[str, Any] = {"do_sample": not greedy}
+    found: Json = {"do_sample": not greedy}
     if not greedy:
         found |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
     if sampling.repetition_penalty != 1:
@@ -261,7 +264,7 @@ class _Recorder(StoppingCriteria):
             raise UserError("the model says nothing but NaN: its weights are damaged, use another checkpoint or copy")
         self.said = (depth, confidence, -(self.log_p.exp() * self.log_p).nan_to_num().sum(-1))
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         """Take the drawn tokens down; which rows are done, [b]."""
         drawn = input_ids[:, -1]
         log_p = self.log_p.gather(1, drawn[:, None])[:, 0]

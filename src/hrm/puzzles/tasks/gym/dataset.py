@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.puzzles.tasks.board import Board
-from hrm.puzzles.tasks.gym.source import Number, Source
+from hrm.puzzles.tasks.gym.source import Entry, Number, Source
 from hrm.puzzles.tasks.puzzle import Puzzle
 
 TRIES = 1000
@@ -32,7 +32,7 @@ class Dataset(Board):
         self.options = options
         self.source = Source(self.dataset, options)
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """Question and answer [rows, cols] of an entry."""
         raise NotImplementedError
 

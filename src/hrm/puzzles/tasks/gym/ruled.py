@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice, product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from hrm.puzzles.tasks.board import BLANK, OUTSIDE, turned
 from hrm.puzzles.tasks.gym.dataset import Dataset
-from hrm.puzzles.tasks.gym.source import Number
+from hrm.puzzles.tasks.gym.source import Entry, Number
 from hrm.puzzles.tasks.puzzle import PuzzleError
 
 GUESSES = 50_000
@@ -32,7 +32,7 @@ class NQueens(Dataset):
         row, column = np.divmod(np.arange(self.n**2), self.n)
         self._lines = np.stack([row, column, row + column, row - column + self.n - 1])
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         boards = entry["metadata"]["puzzle"], [line.split() for line in entry["answer"].splitlines()]
         question, answer = (np.where(np.array(board) == "Q", self.queen, self.blank) for board in boards)
         return question, answer
@@ -99,7 +99,7 @@ class Kakurasu(Dataset):
             cells = np.arange((rows + 1) ** 2).reshape(self.shape)
             self.list_symmetries([cells.ravel(), cells.T.ravel()], [np.arange(len(self.names))] * 2)
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts = entry["metadata"]
         rows, cols = facts["n_rows"], facts["n_cols"]
         question = self.empty()
@@ -210,7 +210,7 @@ class Futoshiki(Dataset):
         if options["min_board_size"] == n:
             self.list_symmetries(*zip(*self._all_symmetries(n), strict=True))
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts, question = entry["metadata"], self.empty()
         for row, column, row2, column2, sign in facts["constraints"]:
             signs = {"<": self.less, ">": self.more} if row == row2 else {"<": self.above, ">": self.below}

@@ -11,6 +11,8 @@ import numpy as np
 from hrm.files.reading import UserError, nearest, needs
 
 Number = int | float
+Entry = dict[str, Any]
+"""An item of Reasoning Gym: question and answer as text, and its metadata."""
 
 
 class Source:
@@ -19,7 +21,7 @@ class Source:
     def __init__(self, name: str, options: Mapping[str, Number]):
         self.name, self.options = name, options
 
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, rng: np.random.Generator) -> Entry:
         """An entry as Reasoning Gym makes it: question and answer as text, and its metadata."""
         return self.dataset[int(rng.integers(2**62))]
 

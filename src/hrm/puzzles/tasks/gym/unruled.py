@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hrm.puzzles.tasks.board import BLANK, OUTSIDE, turned
 from hrm.puzzles.tasks.gym.dataset import Dataset
-from hrm.puzzles.tasks.gym.source import Number
+from hrm.puzzles.tasks.gym.source import Entry, Number
 
 
 class Survo(Dataset):
@@ -31,7 +32,7 @@ class Survo(Dataset):
         super().__init__(options, self.side + 1, width, [*map(str, range(1, largest + 1)), BLANK, OUTSIDE])
         self.symbols = range(1, largest + 1)
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts, question = entry["metadata"], self.empty()
         n, candidates = facts["board_size"], sorted(facts["candidate_numbers"])
         question[-1, : len(candidates)] = candidates
@@ -55,7 +56,7 @@ class ModuloGrid(Dataset):
     def __init__(self, options: Mapping[str, Number]):
         super().__init__(options, options["size_y"], options["size_x"], [OUTSIDE, BLANK, "0", "1"])
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         texts = entry["question"].split("\n\n", 1)[1], entry["answer"]
         question, answer = (self.parse(text).reshape(self.shape) for text in texts)
         return question, answer
@@ -73,7 +74,7 @@ class Computed(Dataset):
             sources = [source for source, *_ in turned(np.arange(self.groups.shape[1]).reshape(self.shape))]
             self.list_symmetries(sources, [np.arange(len(self.names))] * len(sources))
 
-    def corner(self, values: Any) -> np.ndarray:
+    def corner(self, values: ArrayLike) -> np.ndarray:
         """A board with these numbers in the top left corner."""
         board, grid = self.empty(), self.numbers(values)
         board[: grid.shape[0], : grid.shape[1]] = grid
@@ -92,7 +93,7 @@ class GameOfLife(Computed):
         super().__init__(options, options["grid_size_x"], options["grid_size_y"], [OUTSIDE, BLANK, "0", "1"])
         self._turns(True)
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         board = entry["question"].rsplit("\n\n", 1)[1].rstrip(".")
         return self.corner(json.loads(board)), self.corner(json.loads(entry["answer"]))
 
@@ -108,7 +109,7 @@ class BinaryMatrix(Computed):
         super().__init__(options, n, n, [OUTSIDE, BLANK, *map(str, range(max(2, 2 * n - 1)))])
         self._turns(options["min_n"] == n)
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         return self.corner(entry["metadata"]["matrix"]), self.corner(entry["metadata"]["solution"])
 
 
@@ -124,7 +125,7 @@ class RotateMatrix(Computed):
             options, options["max_n"] + 1, options["max_n"], [OUTSIDE, BLANK, *map(str, range(largest + 1))]
         )
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts = entry["metadata"]
         question, answer = self.corner(facts["matrix"]), self.corner(facts["solution"])
         question[-1, 0] = answer[-1, 0] = self.numbers(facts["num_rotations"])
@@ -143,7 +144,7 @@ class SpiralMatrix(Computed):
     def __init__(self, options: Mapping[str, Number]):
         super().__init__(options, options["max_n"], options["max_n"], [OUTSIDE, BLANK, *map(str, range(10))])
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts = entry["metadata"]
         return self.corner(facts["matrix"]), self.corner(np.array(facts["solution"]).reshape(facts["n"], facts["n"]))
 
@@ -158,7 +159,7 @@ class Arc1D(Dataset):
         rows = 2 * options["num_train"] + 2
         super().__init__(options, rows, options["max_size"], [OUTSIDE, BLANK, *map(str, range(10))])
 
-    def lay(self, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts, answer = entry["metadata"], self.empty()
         pairs = [*facts["train_examples"], facts["test_example"]]
         answer[:, : facts["size"]] = self.numbers([pair[side] for pair in pairs for side in ("input", "output")])
