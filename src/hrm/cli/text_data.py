@@ -77,18 +77,6 @@ class PackOptions:
     """Print the result as JSON."""
 
 
-class _Texts(Iterable[str]):
-    """The documents of several sources, any number of times."""
-
-    def __init__(self, sources: tuple[str, ...], field: str, way: corpus.Way):
-        if not sources:
-            raise UserError("there is no file to read: name at least one")
-        self._documents = [corpus.documents(source, field, way=way) for source in sources]
-
-    def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(self._documents)
-
-
 def tokenizer(args: list[str]) -> int:
     """Train a tokenizer on texts."""
     example = "hrm data tokenizer stories.txt --vocabulary 4096 --out tokenizer"
@@ -101,7 +89,7 @@ def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
     _free(options.out)
     names.apart(options.out, options.files)
     console = Console(stderr=True)
-    texts = _Texts(options.files, options.field, corpus.Way(_saying(console), options.encoding))
+    texts = corpus.texts(options.files, options.field, corpus.Way(_saying(console), options.encoding))
     if options.kind == "char":
         made = corpus.make_tokenizer("char", texts)
     else:
@@ -135,7 +123,10 @@ def _pack(options: PackOptions, place: Path) -> int:
     console = Console(stderr=True)
     way = corpus.Way(_saying(console), options.encoding)
     talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files, way.encoding))
-    items: Any = _Dialogues(options.files, way) if talk else _Texts(options.files, options.field, way)
+    if talk:
+        items: Any = corpus.Again(lambda: chain.from_iterable(chat.conversations(file, way) for file in options.files))
+    else:
+        items = corpus.texts(options.files, options.field, way)
     made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
     parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
     facts: dict[str, Json] = {}
@@ -231,16 +222,6 @@ def show(path: str, split: str, row: int, count: int, as_json: bool) -> int:
                 start = end
         console.print()
     return 0
-
-
-class _Dialogues(Iterable["chat.Messages"]):
-    """The conversations of several sources, any number of times."""
-
-    def __init__(self, sources: tuple[str, ...], way: corpus.Way):
-        self._sources, self._way = sources, way
-
-    def __iter__(self) -> Iterator[chat.Messages]:
-        return chain.from_iterable(chat.conversations(source, self._way) for source in self._sources)
 
 
 def _saying(console: Console) -> Callable[[str], None]:

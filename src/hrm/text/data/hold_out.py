@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from hrm.files.reading import UserError, quoted
-from hrm.text.data.sources import Part
+from hrm.text.data.sources import Again, Part
 
 NEAR, FAR = 30, 200
 """Characters within which a space to cut at is looked for in small and large texts; without one a cut is anywhere."""
@@ -17,17 +17,6 @@ LEAST, LEAST_SHARE, ENOUGH = 200, 0.01, 50_000
 T = TypeVar("T")
 _SPACE = re.compile(r"\s")
 _LINE, _REMEMBERED = 40, 1 << 20  # bytes of a line that is no accident when it comes again; lines to compare with
-
-
-class _Half(Iterable[T]):
-    """One of the two parts; can be read any number of times, as can what it comes from."""
-
-    def __init__(self, items: Iterable[T], total: int, share: float, blocks: int, held: bool):
-        self._settings = items, total, share, blocks
-        self._held = held
-
-    def __iter__(self) -> Iterator[T]:
-        return (item for held, item in _cut(*self._settings) if held == self._held)
 
 
 def hold_out(items: Iterable[T], share: float = 0.1, blocks: int = 10) -> tuple[Iterable[T], Iterable[T]]:
@@ -48,7 +37,11 @@ def hold_out(items: Iterable[T], share: float = 0.1, blocks: int = 10) -> tuple[
         blocks = max(1, min(blocks, int(share * whole)))
     if total < 2:
         raise UserError("there is too little to hold some of it out")
-    return _Half(items, total, share, blocks, False), _Half(items, total, share, blocks, True)
+
+    def part(held_out: bool) -> Iterable[T]:
+        return Again(lambda: (item for held, item in _cut(items, total, share, blocks) if held == held_out))
+
+    return part(False), part(True)
 
 
 def doubts(kept: Iterable[Any], held: Iterable[Any]) -> Iterator[str]:

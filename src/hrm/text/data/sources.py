@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from hrm.files.encoding import Encoding, find, known_encoding, reader
 from hrm.files.reading import (
@@ -29,6 +30,7 @@ from hrm.files.records import Json
 PIECE = 1 << 18
 """Characters of a text file that are handed on at once."""
 Report = Callable[[str], object]
+T = TypeVar("T")
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(:[\w.%\[\]:+-]+)?")
 _CUT = re.compile(r".*\w(?=\s)", re.DOTALL)
 
@@ -68,14 +70,22 @@ class Way:
             self._report(sentence)
 
 
-class Documents(Iterable[str]):
-    """Documents that can be read any number of times, each time from the start."""
+class Again(Iterable[T]):
+    """What can be read any number of times, each time from the start."""
 
-    def __init__(self, read: Callable[[], Iterator[str]]):
+    def __init__(self, read: Callable[[], Iterator[T]]):
         self._read = read
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[T]:
         return self._read()
+
+
+def texts(sources: Sequence[str], field: str, way: Way) -> Again[str]:
+    """The documents of several sources, one after another; UserError where there is none."""
+    if not sources:
+        raise UserError("there is no file to read: name at least one")
+    each = [documents(source, field, way=way) for source in sources]
+    return Again(lambda: chain.from_iterable(each))
 
 
 def documents(
@@ -84,7 +94,7 @@ def documents(
     report: Report | None = None,
     encoding: str | None = None,
     way: Way | None = None,
-) -> Documents:
+) -> Again[str]:
     """The documents of a local file or folder, or else of a data set of the Hub (NAME, NAME:SPLIT, NAME:CONFIG:SPLIT).
 
     A text file is one document, handed on in Parts where it is big; .jsonl, .json and .parquet hold one per row, in
@@ -93,9 +103,9 @@ def documents(
     """
     path = local(source)
     if path is None:
-        return Documents(lambda: _texts(str(source), hub_rows(str(source)), field))
+        return Again(lambda: _texts(str(source), hub_rows(str(source)), field))
     how = way or Way(report, encoding)
-    return Documents(lambda: _local(path, field, how))
+    return Again(lambda: _local(path, field, how))
 
 
 def local(source: str | Path) -> Path | None:

@@ -214,7 +214,7 @@ class Learner:
             with loop.pace.part("saving"):
                 self.save(loop.trainer.updates)
         if not book.begun:
-            self.memory.asked = loop.tick  # type: ignore[attr-defined]
+            self.memory.asked = loop.tick
             self.memory.begin(self.model, self.config.length, self.config.seed, book.number)
             if book.step == 0:
                 self._expect(book, training)

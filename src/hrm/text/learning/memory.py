@@ -6,7 +6,7 @@ import bz2
 import copy
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -37,66 +37,40 @@ class Old(NamedTuple):
     """Shares [n, p, v] of all that may follow, to be learned instead of the labels."""
 
 
-class Memory(Protocol):
-    """How old books stay alive while a new one is learned."""
-
-    def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
-        """A book is about to be learned, or learned further; `length` is that of a row."""
-        ...
-
-    def remember(
-        self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
-    ) -> None:
-        """Take what is wanted of a book of so many characters that has just been learned."""
-        ...
-
-    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
-        """`count` rows of `length`, of others, to learn beside a book, or None while there is nothing."""
-        ...
-
-    def pull(self, model: HRMForCausalLM) -> None:
-        """Change the gradients before an update, if the memory works that way."""
-        ...
-
-    def pack(self) -> dict[str, Tensor]:
-        """Everything as tensors for a checkpoint."""
-        ...
-
-    def unpack(self, tensors: dict[str, Tensor], model: HRMForCausalLM) -> None:
-        """Take over what `pack` gave, when the model was as it is now."""
-        ...
-
-
-class Nothing:
-    """No memory: the naive learner."""
+class Memory:
+    """How old books stay alive while a new one is learned; this one keeps nothing."""
 
     asked: Callable[[], None] = staticmethod(lambda: None)
     """Called often by a `begin` that takes long; what it raises ends that, and `begin` will be called again."""
 
     def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
-        """Nothing to prepare."""
+        """A book is about to be learned, or learned further; `length` is that of a row."""
 
     def remember(
         self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
     ) -> None:
-        """Keep nothing."""
+        """Take what is wanted of a book of so many characters that has just been learned."""
 
     def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
-        """There is nothing."""
+        """`count` rows of `length`, of others, to learn beside a book, or None while there is nothing."""
         return None
 
     def pull(self, model: HRMForCausalLM) -> None:
-        """Leave the gradients alone."""
+        """Change the gradients before an update, if the memory works that way."""
 
     def pack(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """Everything as tensors for a checkpoint."""
         return {}
 
     def unpack(self, tensors: dict[str, Tensor], model: HRMForCausalLM) -> None:
-        """Nothing."""
+        """Take over what `pack` gave, when the model was as it is now."""
 
 
-class Reservoir(Nothing):
+class Nothing(Memory):
+    """No memory: the naive learner."""
+
+
+class Reservoir(Memory):
     """A share of every book in pieces spread evenly over it: as many as fit compressed into that share of its size."""
 
     def __init__(self, share: float) -> None:

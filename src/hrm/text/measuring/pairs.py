@@ -17,6 +17,7 @@ from hrm.core import devices
 from hrm.core.calibration import expected_calibration_error, interval
 from hrm.files.reading import UserError, needs
 from hrm.files.records import Json
+from hrm.text.measuring.fresh import prompts_of
 from hrm.text.writing.generation import Completion, Sampling, complete
 
 if TYPE_CHECKING:
@@ -60,11 +61,9 @@ def packed_pairs(packed: Packed, tokenizer: PreTrainedTokenizerFast, limit: int 
     if packed.mask is None:
         raise UserError(f"{packed.folder} holds running text, no answers: name questions with --data")
     found = []
-    for begin, end in islice(zip(packed.documents[:-1], packed.documents[1:], strict=True), limit):
-        counts = np.asarray(packed.mask[begin:end])
-        start = int(np.flatnonzero(counts == 0)[-1]) + 1 if not counts.all() else 0
-        tokens = packed.tokens[begin:end].tolist()
-        found.append(Pair(tokens[:start], str(tokenizer.decode(tokens[start:], skip_special_tokens=True))))
+    for asked, begin, end in islice(zip(prompts_of(packed), packed.documents, packed.documents[1:]), limit):  # noqa: B905
+        answer = packed.tokens[begin + len(asked) : end].tolist()
+        found.append(Pair(asked, str(tokenizer.decode(answer, skip_special_tokens=True))))
     return found
 
 

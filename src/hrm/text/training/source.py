@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,6 @@ from hrm.training.progress import Reporter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-class _Texts(Iterable[str]):
-    """Documents of several sources, which can be read more than once."""
-
-    def __init__(self, sources: list[str], field: str, way: corpus.Way) -> None:
-        self.sources, self.field, self.way = sources, field, way
-
-    def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(corpus.documents(source, self.field, way=self.way) for source in self.sources)
 
 
 class Source:
@@ -46,8 +36,8 @@ class Source:
             self.items: Any = list(chain.from_iterable(chat.conversations(name, self.way) for name in names))
             self.held = list(chain.from_iterable(chat.conversations(name, self.way) for name in others)) or None
         else:
-            self.items = _Texts(names, text.field, self.way)
-            self.held = _Texts(others, text.field, self.way) if others else None
+            self.items = corpus.texts(names, text.field, self.way)
+            self.held = corpus.texts(others, text.field, self.way) if others else None
         if self.held is None and text.holdout:
             self.items, self.held = corpus.hold_out(self.items, text.holdout)
         for doubt in corpus.doubts(self.items, self.held) if self.held is not None and text.kind != "gym" else ():
