@@ -22,7 +22,7 @@ test: $(VENV)/dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow" $(SHAPES)
 
 test-fast: $(VENV)/dev

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("hrm", deadline=None, derandomize=True, max_examples=50)
@@ -12,3 +15,12 @@ settings.load_profile("hrm")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does so with what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What comes after a test that chose more threads would wait for them: two workers have two cores."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

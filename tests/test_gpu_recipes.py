@@ -29,7 +29,7 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
     def sitting(minutes: float, *more: str) -> str:
         result = subprocess.run(
             [sys.executable, str(ROOT / "benchmarks/gpu_recipes.py"), "tiny.yaml", "--data", "train.csv",
-             "--test", "train_test.csv", "--sitting", str(minutes), "--results", "results", *more],
+             "--test", "train_test.csv", "--sitting", str(minutes), "--results", "results", "--limit", "4", *more],
             cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -47,9 +47,9 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
     for row in written["seeds"]:
         assert row["step"] >= 60 and row["training_seconds"] > 0
         assert {name: result["n"] for name, result in row["test"].items()} == {
-            "16": 10,
-            "64": 10,
-            "64 and 8 restarts": 10,
+            "16": 4,
+            "64": 4,
+            "64 and 8 restarts": 4,
         }
         assert row["time_to"].keys() == {"50%", "80%", "87%", "95%"}
         lines = (tmp_path / f"results/tiny-{row['seed']}.jsonl").read_text().splitlines()

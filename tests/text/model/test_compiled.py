@@ -42,10 +42,10 @@ def check(model, ids, **request):
     return out
 
 form = sys.argv[1]
-model, ids = small.model(**small.FORMS[form]), small.tokens(rows=3)
+model, ids = small.model(**small.FORMS[form], fast_layers=1), small.tokens(rows=3)
 padded, mask = torch.nn.functional.pad(ids, (2, 0)), torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
 check(model, padded, attention_mask=mask)
-depths = check(model, ids, halting="q", exit_threshold=0.3 if form == "all shared" else 0.5).depth
+depths = check(model, ids, halting="q", exit_threshold=0.5).depth
 assert len(depths.unique()) > 1, depths
 # One row reads the weights in another order.
 check(model, padded[:1], attention_mask=mask[:1], halting="q", exit_threshold=0.5)
@@ -64,11 +64,13 @@ if form == "original":
     check(model, ids)
     grow_depth(model, fast=1, slow=1)
     check(model, ids)
+if form != "original":
+    sys.exit(print("the same"))
 # In low precision attention is sums as well: heads that share keys, and padding.
-model, ids = small.model(dtype=torch.float32, **small.FORMS["grouped"]), small.tokens(rows=1)
+model, ids = small.model(dtype=torch.float32, **small.FORMS["grouped"], fast_layers=1), small.tokens(rows=1)
 model.compute_dtype = torch.bfloat16
 ids, mask = torch.nn.functional.pad(ids, (2, 0)), torch.nn.functional.pad(torch.ones_like(ids), (2, 0))
-for scale in (1, 1.5) if form == "original" else ():
+for scale in (1, 1.5):
     for weight in model.parameters():
         weight.data.mul_(scale)
     plain = model.generate(ids, **greedy, attention_mask=mask, output_depth=True, output_logits=True)
@@ -81,7 +83,7 @@ print("the same")
 """
 
 
-@pytest.mark.parametrize("form", ["original", "grouped", "all shared"])
+@pytest.mark.parametrize("form", ["original", "all shared"])
 def test_compiled_steps_give_the_same_tokens_depths_and_logits(form: str) -> None:
     """In a process of its own: the compiler does not look through the checks of shapes that run in these tests."""
     if not COMPILER:
