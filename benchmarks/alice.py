@@ -23,9 +23,11 @@ from typing import Any
 
 import torch
 
+from hrm.settings import changed
 from hrm.text.chat.modes import SCHEDULES
 from hrm.text.config import LearnConfig
 from hrm.text.learning.learner import Learner
+from hrm.text.names import typed
 
 WHOLE = 10**6
 """Characters to measure on: all that are held out."""
@@ -36,9 +38,10 @@ def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[st
     own = ("hierarchy=False", "max_segments=1", *args.transformer) if arm == "transformer" else args.settings
     shape = (f"hidden_size={args.dim}", f"num_attention_heads={args.dim // 32}", *own)
     config = LearnConfig(
-        settings=shape, epochs=epochs, length=args.length, stride=args.length, lr=args.lr, embedding_lr=args.lr / 2,
+        epochs=epochs, length=args.length, stride=args.length, lr=args.lr, embedding_lr=args.lr / 2,
         precision=args.precision, device="cpu", seed=seed, eval_characters=WHOLE, checkpoint_every=10**6,
     )  # fmt: skip
+    config = changed(config, typed(shape))
     path = args.work / f"{arm}-{epochs}-{seed}"
     shutil.rmtree(path, ignore_errors=True)  # half a run has half a time
     learner = Learner.create(path, config)

@@ -26,12 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrm.settings import changed
 from hrm.text.config import LearnConfig
 from hrm.text.data import Batch, Packed, Way
 from hrm.text.learning.learner import Learner
 from hrm.text.learning.memory import Dreams, Nothing, Old, Reservoir
 from hrm.text.learning.trainer import BookTrainer
 from hrm.text.model import HRMForCausalLM
+from hrm.text.names import typed
 
 BOOKS = {
     "alice": ("alice.txt", "looking_glass.txt"),
@@ -257,11 +259,12 @@ def main() -> None:
                 continue
             if not done.is_file():
                 config = LearnConfig(
-                    settings=tuple(args.settings), epochs=args.epochs, stride=args.stride, memory=args.memory,
+                    epochs=args.epochs, stride=args.stride, memory=args.memory,
                     replay=args.replay, lr=args.lr, embedding_lr=args.lr / 2, precision=args.precision, seed=seed,
                     device="cpu", grow_every=0,
                     log_every=200, checkpoint_every=10**6, eval_characters=4000,
                 )  # fmt: skip
+                config = changed(config, typed(args.settings))
                 path = args.work / f"{arm}-{seed}"
                 run = joint if arm == "joint" else lambda *rest, arm=arm: sequence(arm, *rest)
                 done.write_text(json.dumps(run(path, files, config, args.eval_characters)))

@@ -43,8 +43,9 @@ optim: {{name: adam_atan2, lr: 1e-3, warmup_steps: 4, schedule: constant, ema: 0
 train: {{steps: {steps}, batch_size: {rows}, log_every: 1, eval_every: {steps}, checkpoint_every: {half}}}
 """
 TEXT = (
-    "text-char --settings hidden_size={width} num_attention_heads=4 fast_layers={layers} slow_layers={layers} "
-    "intermediate_size={inner} max_segments={segments} --text.length {length} --train.batch-size {rows} "
+    "text-char --arch.dim {width} --arch.heads 4 --arch.fast-layers {layers} --arch.slow-layers {layers} "
+    "--arch.intermediate-size {inner} --halting.max-segments {segments} "
+    "--text.length {length} --train.batch-size {rows} "
     "--train.steps {steps} --train.log-every 1 --train.checkpoint-every {half} --train.eval-every {steps} "
     "--train.eval-puzzles 4 --optim.warmup-steps 4 --optim.schedule constant --optim.ema 0.9"
 )
@@ -56,7 +57,7 @@ TINY = {
     "width": 16, "inner": 32, "layers": 1, "segments": 2, "length": 16, "rows": 4, "steps": 8, "half": 4,
     "puzzles": 40, "holdout": 8,
 }  # fmt: skip
-LEARNER = ("hidden_size=32", "num_attention_heads=4", "fast_layers=1", "slow_layers=1", "intermediate_size=64")
+LEARNER = "--arch.dim 32 --arch.heads 4 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 64"
 CLOSE = {"float32": (1e-3, 0.05), "bfloat16": (0.03, 0.15), "float16": (0.03, 0.15)}
 """How far losses may be from the CPU's in float32, relatively: those of the first three steps, and all of them, since
 what differs in the last bits differs more with each step. Float16 may begin with updates that are left out."""
@@ -300,7 +301,7 @@ def chatted(check: Check) -> str:
 def learned(check: Check) -> str:
     """A book of a few dozen updates on both devices."""
     bits = []
-    flags = ("--settings", *LEARNER, "--epochs", "1", "--log-every", "1", "--eval-characters", "400", "--json")
+    flags = (*LEARNER.split(), "--epochs", "1", "--log-every", "1", "--eval-characters", "400", "--json")
     flags += ("--stride", "80", "--length", "80")
     for device in (check.device.type, "cpu"):
         folder = check.runs / f"learner-{device}"

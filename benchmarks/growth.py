@@ -19,21 +19,22 @@ import math
 import platform
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from continual import BOOKS
 
+from hrm.settings import changed
 from hrm.text.chat.modes import SCHEDULES
-from hrm.text.config import LearnConfig
+from hrm.text.config import LearnConfig, groups_of
 from hrm.text.data import Packed, documents
 from hrm.text.learned import Book
-from hrm.text.learning.learner import SHAPE, Learner
+from hrm.text.learning.learner import Learner
 from hrm.text.learning.memory import Nothing
 from hrm.text.learning.trainer import DEEP, MODES
-from hrm.text.load import configure
+from hrm.text.model import HRMConfig
+from hrm.text.names import typed
 from hrm.text.training.plan import count
 
 SOURCES = ("shakespeare", "speeches", "python", "wikipedia")
@@ -58,7 +59,8 @@ def row_flops(work: Path, form: tuple[str, ...], length: int) -> float:
     file = work / "flops.json"
     known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
     if (name := f"{length} {' '.join(form)}") not in known:
-        config, whole = configure("text-char", (*SHAPE, *form, "vocab_size=100"), None), 0.0
+        recipe, whole = changed(LearnConfig(), typed(form)), 0.0
+        config = HRMConfig.of(**groups_of(recipe), vocab_size=100)
         for schedule, share in MODES:
             deep = DEEP if schedule == (2, 2) else 0.0
             whole += share * (1 - deep) * count(config, length, schedule=schedule, max_segments=1)[1]
@@ -94,7 +96,7 @@ def run(arm: str, seed: int, args: argparse.Namespace, files: list[Path]) -> dic
     plan = ["small"] * half + ["large"] * (len(files) - half) if arm == "grown" else [arm] * len(files)
     wanted = half * cost["small"] + (len(files) - half) * cost["large"]
     # As many rows more, or fewer, as its FLOPs allow.
-    config = replace(config, settings=forms[plan[0]])
+    config = changed(config, typed(forms[plan[0]]))
     learner = Paced.open(path, Nothing()) if (path / "run.json").is_file() else Paced.create(path, config, Nothing())
     assert isinstance(learner, Paced)
     learner.pace = args.length / args.passes * sum(cost[name] for name in plan) / wanted

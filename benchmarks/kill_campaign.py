@@ -79,8 +79,8 @@ class Books:
     words: ClassVar = {"one.txt": "the cat sat on a mat and the dog ate it", "two.txt": "ÄPFEL UND BÄUME, ZWÖLF KÜHE!"}
     flags = (
         "--epochs 2 --length 24 --stride 12 --batch-size 4 --checkpoint-every 1 --log-every 1 --eval-characters 200 "
-        "--grow-every 1000 --device cpu --settings hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 "
-        "intermediate_size=32 max_segments=2"
+        "--grow-every 1000 --device cpu --arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 "
+        "--arch.intermediate-size 32 --halting.max-segments 2"
     )
 
     def __init__(self, folder: Path) -> None:

@@ -34,12 +34,13 @@ _PUZZLES = (
 _TEXT = (
     "--text.length 24 --train.steps 8 --train.checkpoint-every 1 --train.keep 20 --train.log-every 1 "
     "--train.eval-every 4 --train.eval-puzzles 2 --train.batch-size 4 --train.device cpu --optim.warmup-steps 2 "
-    "--settings hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=1"
+    "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32 "
+    "--halting.max-segments 1"
 )
 _BOOKS = (
     "--epochs 1 --length 24 --stride 24 --batch-size 8 --checkpoint-every 1 --log-every 1 --eval-characters 100 "
-    "--device cpu --settings hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 "
-    "max_segments=1"
+    "--device cpu --arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32 "
+    "--halting.max-segments 1"
 )
 STATES = {
     "nothing": ("train", "train --overwrite", "train text", "learn", "learn --fresh"),

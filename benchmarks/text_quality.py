@@ -28,13 +28,13 @@ import torch
 from accelerate import Accelerator
 
 from hrm.core.kernels import packed
-from hrm.settings import load_preset
+from hrm.settings import changed, load_preset
 from hrm.text import data as corpus
-from hrm.text.config import TextConfig
+from hrm.text.config import TextConfig, groups_of
 from hrm.text.data import Packed
-from hrm.text.load import configure
 from hrm.text.measuring.losses import evaluate
 from hrm.text.model import HRMCache, HRMConfig, HRMForCausalLM
+from hrm.text.names import from_model, typed
 from hrm.text.training.plan import count
 from hrm.text.training.trainer import TextTrainer
 
@@ -55,7 +55,9 @@ def shape(args: argparse.Namespace, arm: str, vocabulary: int) -> HRMConfig:
     if arm == "thrifty":
         heads = max(1, common["num_attention_heads"] // 2)
         common |= {"num_key_value_heads": heads, "share_cycles": True, "share_segments": True}
-    return configure(HRMConfig(**common, max_segments=args.segments, halting="q"), args.settings, None)
+    config = changed(TextConfig(), from_model(common) | {"halting.max_segments": args.segments, "halting.kind": "q"})
+    config = changed(config, typed(args.settings))
+    return HRMConfig.of(**groups_of(config), vocab_size=vocabulary)
 
 
 def train(args: argparse.Namespace, config: HRMConfig, packed: Packed, steps: int, seed: int) -> tuple[Any, float]:

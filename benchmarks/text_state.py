@@ -18,8 +18,8 @@ from typing import Any
 
 from hrm.cli.main import main as hrm
 
-SHAPE = "hidden_size=64 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=128 max_segments=2"
-SHAPE += " halting=fixed"
+SHAPE = "--arch.dim 64 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 128"
+SHAPE += " --halting.max-segments 2 --halting.kind fixed"
 
 
 def labels(file: Path, rows: int, chained: bool, seed: int) -> Path:
@@ -44,7 +44,7 @@ def measured(folder: Path, name: str, data: Path, steps: int, seed: int, *flags:
     common = f"--text.length 72 --train.batch-size 16 --optim.warmup-steps 20 --optim.lr 3e-3 --seed {seed}"
     common += f" --train.device cpu --train.steps {steps} --train.eval-every {steps} --train.log-every {steps}"
     train = ["train", "text-char", "--data", str(data), "--out", str(run), *common.split(), *flags]
-    assert hrm([*train, "--settings", *SHAPE.split()]) == 0
+    assert hrm([*train, *SHAPE.split()]) == 0
     read = ["--length", "72", "--state", "carry", "--limit", "1400", "--batch-size", "64", "--device", "cpu"]
     assert hrm(["eval", str(run), *read, "--json-file", str(out)]) == 0
     return json.loads(out.read_text("utf-8"))["states"]

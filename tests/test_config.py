@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from hrm.cli.main import main
 from hrm.cli.options import options_of, range_of
-from hrm.core.arch import ArchConfig, HaltingConfig, parse_horizon
+from hrm.core.arch import ArchConfig, CommonArch, HaltingConfig, parse_horizon
 from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import Config, LossConfig, Strategy, TaskConfig
 from hrm.settings import check, from_yaml, kind_of, load_preset, presets, ranges, settings, to_yaml
+from hrm.text.arch import TextArch
 from hrm.text.config import Decoding, LearnConfig, TextConfig
 from hrm.training.config import OptimConfig, TrainConfig
 
@@ -50,7 +51,7 @@ def test_every_text_preset_names_a_shape_and_survives_writing():
         config = load_preset(name, TextConfig)
         check(config)
         assert from_yaml(to_yaml(config), name, TextConfig) == config
-        assert kind_of(name) is TextConfig and HRMConfig.preset(config.model)
+        assert kind_of(name) is TextConfig and HRMConfig.preset(name).max_segments == config.halting.max_segments
     assert kind_of("sudoku-4x4") is Config
 
 
@@ -123,20 +124,7 @@ def test_a_file_may_have_a_file_as_parent_and_a_run_folder_is_its_config(tmp_pat
 def test_lists_of_names_and_values_are_laid_over_each_other_name_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    file, model = tmp_path / "mine.yaml", tmp_path / "model"
-    file.write_text("parent: text-char\nsettings: [dropout=0.1, max_segments=3]\n")
-    own = ["--settings", "hidden_size=128", "dropout=0.2"]
-    assert main(["config", "show", str(file), *own]) == 0
-    shown = from_yaml(capsys.readouterr().out, "shown", TextConfig)
-    assert shown.settings == (
-        "max_segments=3", "halting=fixed", "horizon=per_cycle([2])", "dropout=0.2", "hidden_size=128"
-    )  # fmt: skip
-    assert main(["config", "diff", "text-char", str(file)]) == 0
-    assert "horizon=per_cycle([2]) dropout=0.1" in capsys.readouterr().out
-    # What describes one shape or data set does not follow to another.
-    model.mkdir()
-    assert main(["config", "show", str(file), "--model", str(model), *own]) == 0
-    assert from_yaml(capsys.readouterr().out, "shown", TextConfig).settings == tuple(own[1:])
+    file = tmp_path / "mine.yaml"
     options = ("show", "text-binary-matrix", "--text.options", "max_n=5")
     assert main(["config", *options]) == 0
     assert "options: [min_n=4, max_n=5]" in capsys.readouterr().out
@@ -145,6 +133,71 @@ def test_lists_of_names_and_values_are_laid_over_each_other_name_by_name(
     file.write_text("task: {kind: gym, gym: n_queens, gym_options: [n=5, min_remove=1]}")
     assert main(["config", "show", str(file), "--task.gym-options", "n=6"]) == 0
     assert "gym_options: [n=6, min_remove=1]" in capsys.readouterr().out
+
+
+def test_the_older_form_of_a_models_settings_is_read_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "mine.yaml"
+    file.write_text("parent: text-char\nsettings: [dropout=0.1, max_segments=3]\narch: {heads: 2}\n")
+    assert main(["config", "show", str(file), "--settings", "hidden_size=128", "gate=false", "use_act=true"]) == 0
+    out, err = capsys.readouterr()
+    said = "--settings is an older form: read as --arch.dim 128 --arch.no-gate --halting.kind q"
+    assert err.strip() == said
+    config = from_yaml(out, "shown", TextConfig)
+    assert (config.arch.dim, config.arch.heads, config.arch.dropout, config.arch.gate) == (128, 2, 0.1, False)
+    assert (config.halting.max_segments, config.halting.kind, config.arch.horizon) == (3, "q", "per_cycle([2])")
+    # A file that stands alone began with the shape text-char, which had other depths than the preset has.
+    for text in ("text: {length: 9}", "model: text-char\nsettings: [num_attention_heads=2]"):
+        alone = from_yaml(text, "alone.yaml", TextConfig)
+        assert (alone.halting.max_segments, alone.halting.kind, alone.arch.horizon) == (8, "q", "last_step")
+    for text, words in (("settings: [hiden_size=1]", "hidden_size"), ("settings: [dim]", "NAME=VALUE")):
+        with pytest.raises(UserError, match=f"old.yaml: settings .*{words}"):
+            from_yaml(text, "old.yaml", TextConfig)
+
+
+@pytest.mark.parametrize("kind", ["text", "learner"])
+def test_a_run_of_the_older_form_has_the_settings_of_its_model(kind: str):
+    from hrm.text.model.configuration import HRMConfig
+
+    run = Path(__file__).parent / "golden/runs" / kind
+    config: Any = load_preset(run, TextConfig if kind == "text" else LearnConfig)
+    saved = HRMConfig.from_pretrained(run / "model")
+    ids = {name: getattr(saved, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    made = HRMConfig.of(config.arch, config.halting, config.loss, **ids)
+    assert made.to_diff_dict() | {"dtype": None} == saved.to_diff_dict() | {"dtype": None}
+
+
+def test_a_models_architecture_is_that_of_the_saved_model_or_preset_it_names_and_flags_change_it(tmp_path: Path):
+    from hrm.text.model.configuration import HRMConfig
+
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5}
+    HRMConfig(num_key_value_heads=4, embedding_scale=2, rope_parameters=rope).save_pretrained(tmp_path)
+    base = load_preset("text-char", TextConfig)
+    named = base.under({"model": str(tmp_path)})
+    assert (named.arch.dim, named.arch.kv_heads, named.arch.embedding_scale) == (512, 4, 2.0)
+    assert (named.arch.rope_base, named.train) == (5e5, base.train) and {"rope_type=yarn", "factor=4.0"} <= {
+        *named.arch.rope
+    }
+    flagged = replace(named, model=str(tmp_path), halting=replace(named.halting, max_segments=3))
+    assert flagged.changes == {"max_segments": 3}
+    assert replace(named, model=str(tmp_path)).changes == {}
+    again = HRMConfig.of(named.arch, named.halting, named.loss)
+    assert again.to_diff_dict() == HRMConfig.from_pretrained(tmp_path).to_diff_dict()
+    assert base.under({"model": "text-80m"}).arch == load_preset("text-80m", TextConfig).arch
+    assert base.under({"model": "none"}) == base
+    (tmp_path / "own.yaml").write_text(f"parent: text-char\nmodel: '{tmp_path}'\narch: {{dropout: 0.2}}")
+    config = load_preset(tmp_path / "own.yaml", TextConfig)
+    assert (config.arch.dim, config.arch.dropout) == (512, 0.2) and config.changes == {"dropout": 0.2}
+
+
+def test_what_both_architectures_have_is_written_once():
+    from hrm.text.model.configuration import HRMConfig
+    from hrm.text.names import NAMES
+
+    common = set(vars(CommonArch()))
+    assert common == set(vars(ArchConfig())) & set(vars(TextArch()))
+    model = HRMConfig(vocab_size=9)
+    for name in common - {"expansion", "expansion_multiple", "rope_base", "kv_heads"}:
+        assert getattr(model, NAMES[f"arch.{name}"]) == getattr(model.arch, name) == getattr(TextArch(), name), name
 
 
 def test_parents_that_form_a_circle_are_named(tmp_path: Path):

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.slow
 SECONDS = 10
 FEW = "--max-new-tokens 2"
 PUZZLE = "2..14..232.41.2."
-TINY = "--settings hidden_size=16 num_attention_heads=1 fast_layers=1 slow_layers=1 max_segments=1 intermediate_size=32"
+TINY = "--arch.dim 16 --arch.heads 1 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32"
+TINY += " --halting.max-segments 1"
 SHORT = "--train.batch-size 2 --optim.warmup-steps 0 --train.eval-puzzles 2 --train.precision float32 --train.steps 2"
 
 
@@ -144,9 +145,7 @@ def _fill() -> None:
     import torch
 
     Path("settings.yaml").write_text("parent: sudoku-4x4\ntask: {box: [2, 2]}\narch: {dim: 64, horizon: trailing(2)}\n")
-    Path("text.yaml").write_text(
-        "parent: text-char\nsettings: [hidden_size=16, num_attention_heads=1]\ntext: {length: 16}\n"
-    )
+    Path("text.yaml").write_text("parent: text-char\narch: {dim: 16, heads: 1}\ntext: {length: 16}\n")
     run(f"train sudoku-4x4 --out puzzles-run --task.puzzles 24 --task.holdout 8 --arch.dim 16 --arch.heads 1 {SHORT}")
     run("data build --task sudoku --box 2 2 --puzzles 20 --out puzzles.csv")
     Path("puzzles.csv.gz").write_bytes(gzip.compress(Path("puzzles.csv").read_bytes()))

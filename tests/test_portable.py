@@ -22,8 +22,8 @@ TRAIN = (
     "--task.holdout 4 --train.eval-puzzles 2 --halting.max-segments 2"
 )
 LEARN = (
-    "--epochs 1 --length 24 --stride 24 --batch-size 8 --eval-characters 100 --device cpu --settings hidden_size=16 "
-    "num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=1"
+    "--epochs 1 --length 24 --stride 24 --batch-size 8 --eval-characters 100 --device cpu --arch.dim 16 "
+    "--arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32 --halting.max-segments 1"
 )
 
 

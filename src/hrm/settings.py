@@ -32,6 +32,19 @@ class Recipe:
     """Of its presets, within `hrm.presets`."""
     lists: ClassVar[Mapping[str, str]] = {}
     """Its lists of NAME=VALUE, and the setting that says what each is about."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """How the names of those begin that a resumed run cannot change."""
+    former: ClassVar[tuple[str, ...]] = ()
+    """Keys of older files, which `today` translates."""
+
+    @classmethod
+    def today(cls, tree: Mapping[str, Any], where: str, parent: bool) -> Mapping[str, Any]:
+        """What the file `where` says, in today's keys; `parent`: whether it stands on another."""
+        return tree
+
+    def under(self, layer: Mapping[str, Any]) -> Recipe:
+        """What a layer of settings is laid over, where that depends on what it says itself."""
+        return self
 
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work: the flag, why, and what to use."""
@@ -80,9 +93,9 @@ def kind_of(name_or_path: str | Path, children: tuple[str, ...] = ()) -> type[Re
         return known[0]
     text = bytes_of(file, SMALL).decode("utf-8", "replace")
     keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
-    own = {kind: {each.name for each in fields(kind)} for kind in known}  # type: ignore[arg-type]
+    own = {kind: {each.name for each in fields(kind)} | {*kind.former} for kind in known}  # type: ignore[arg-type]
     for kind in reversed(known):
-        # What only this one has; a learner's settings are a text model's as well.
+        # What only this one has; a learner's model has the settings of any text model.
         others = [own[other] for other in known if other is not kind and (other is known[0] or kind is known[-1])]
         if keys & own[kind].difference(*others):
             return kind
@@ -119,25 +132,24 @@ def settings(config: Recipe) -> dict[str, Any]:
 
 def without_lists(config: C) -> C:
     """The configuration on which a layer of settings says its own NAME=VALUE lists, before `lay_over`."""
-    return _with(config, dict.fromkeys(config.lists, ()))
+    return changed(config, dict.fromkeys(config.lists, ()))
 
 
 def lay_over(below: C, layer: C) -> C:
     """`layer` with the NAME=VALUE lists of what it stands on below its own, name by name: preset < file < flag.
 
-    Options stay behind where the data set changes, and settings where the model is now one that exists: it has its own.
+    Options stay behind where the data set changes.
     """
     old, new = settings(below), settings(layer)
     merged = {}
     for name, about in layer.lists.items():
-        moved = old.get(about) != new.get(about) and (name != "settings" or Path(new["model"]).exists())
-        if old[name] and not moved:
+        if old[name] and old.get(about) == new.get(about):
             merged[name] = tuple({part.partition("=")[0]: part for part in (*old[name], *new[name])}.values())
-    return _with(layer, merged)
+    return changed(layer, merged)
 
 
-def _with(config: C, values: Mapping[str, Any]) -> C:
-    """The configuration with some settings, by their dotted names, replaced."""
+def changed(config: C, values: Mapping[str, Any]) -> C:
+    """The configuration with some settings, by their dotted names, replaced: {"arch.dim": 128}."""
     for name, value in values.items():
         group, _, last = name.rpartition(".")
         change = {group: replace(getattr(config, group), **{last: value})} if group else {last: value}
@@ -246,9 +258,14 @@ def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C
     named = tree.get("parent")
     if not isinstance(named, str | None):
         raise UserError(f"{where}: 'parent' must be the name of a preset or file, not {quoted(named)}")
-    parent = kind() if named is None else _load(named, children, kind)
-    own = {key: value for key, value in tree.items() if key != "parent"}
-    return lay_over(parent, _overlay(without_lists(parent), own, where, "", kind()))
+    own = kind.today({key: value for key, value in tree.items() if key != "parent"}, where, named is not None)
+    parent: Any = (kind() if named is None else _load(named, children, kind)).under(own)
+    return lay_over(parent, overlay(without_lists(parent), own, where))
+
+
+def overlay(base: C, tree: Mapping[str, Any], where: str) -> C:
+    """The configuration with what a tree of settings says; a UserError names `where` and the key."""
+    return _overlay(base, tree, where, "", type(base)())
 
 
 def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Recipe) -> Any:

@@ -32,10 +32,11 @@ DRIFTS = {
 TINY = "--train.device cpu --train.precision float32 --train.threads 1 --train.batch-size 4 --train.log-every 1"
 SUDOKU = f"{TINY} --task.puzzles 40 --task.holdout 8 --train.steps 6 --train.eval-every 3 --train.checkpoint-every 3"
 SUDOKU += " --arch.dim 16 --arch.heads 2 --halting.max-segments 3 --optim.warmup-steps 2"
-SHAPE = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=3"
+SHAPE = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32"
+SHAPE += " --halting.max-segments 3"
 TEXT = f"{TINY} --text.length 24 --train.steps 6 --train.eval-every 3 --train.eval-puzzles 4 --train.checkpoint-every 3"
 TEXT += " --optim.warmup-steps 2"
-LEARN = f"--settings {SHAPE} --epochs 1 --length 24 --stride 12 --batch-size 4 --checkpoint-every 5 --log-every 5"
+LEARN = f"{SHAPE} --epochs 1 --length 24 --stride 12 --batch-size 4 --checkpoint-every 5 --log-every 5"
 LEARN += " --eval-characters 200 --device cpu --threads 1"
 QUESTIONS = ("53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79",
              "..............3.85..1.2.......5.7.....4...1...9.......5......73..2.1........4...9")  # fmt: skip
@@ -107,9 +108,12 @@ def text() -> Iterator[tuple[str, Any]]:
     """Trainings of text, resumed, measured, and what they write."""
     Path("text.txt").write_text(book("the cat sat on a mat and the dog ate it while a bird sang", 0, 1500))
     request = '"the cat" --max-new-tokens 20 --seed 2 --precision float32 --device cpu --json'
-    settings = {"q": "halting=q horizon=last_step", "fixed": "halting=fixed horizon=last_cycle l_cycles=2"}
+    settings = {
+        "q": "--halting.kind q --arch.horizon last_step",
+        "fixed": "--halting.kind fixed --arch.horizon last_cycle --arch.l-cycles 2",
+    }
     for name, more in settings.items():
-        flags = f"--data text.txt {TEXT} --settings {SHAPE} {more} --out {name}"
+        flags = f"--data text.txt {TEXT} {SHAPE} {more} --out {name}"
         verb("train", "text-char", *flags.split())
         yield f"metrics of {name}", records(name)
         yield f"weights of {name}", weights(name)

@@ -53,8 +53,8 @@ LEARNS: dict[str, Any] = {
 }  # fmt: skip
 """Changes with which the small training solves some held-out puzzles within a hundred steps of 32."""
 TEXT = (
-    "text-char", "--settings", "hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1",
-    "intermediate_size=32", "max_segments=2", "--text.length", "16", "--text.holdout", "0.2",
+    "text-char", "--arch.dim=16", "--arch.heads=2", "--arch.fast-layers=1", "--arch.slow-layers=1",
+    "--arch.intermediate-size=32", "--halting.max-segments=2", "--text.length", "16", "--text.holdout", "0.2",
     "--train.batch-size", "2", "--train.log-every", "1", "--train.checkpoint-every", "2", "--train.eval-every", "4",
     "--train.eval-puzzles", "2", "--optim.warmup-steps", "2", "--optim.ema", "0.9", "--train.steps", "4",
 )  # fmt: skip

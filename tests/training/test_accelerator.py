@@ -104,11 +104,16 @@ def test_text_trains_resumes_and_is_written_on_an_accelerator(tmp_path: Path) ->
 def test_a_learner_learns_on_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "sample", partialmethod(Learner.sample, 3))
     (tmp_path / "poem.txt").write_text(POEM)
-    tiny = ("hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32")
+    tiny = (
+        "--arch.dim=16",
+        "--arch.heads=2",
+        "--arch.fast-layers=1",
+        "--arch.slow-layers=1",
+        "--arch.intermediate-size=32",
+    )
 
     def learn(name: str) -> Path:
         flags = (
-            "--settings",
             *tiny,
             "--epochs",
             "1",

@@ -113,5 +113,8 @@ def test_the_model_of_a_text_run_is_not_changed_by_settings(tmp_path: Path, caps
     run = str(tmp_path / "run")
     begun = ["train", *small.TEXT, "--train.steps", "2", "--data", str(tmp_path / "poem.txt"), "--out", run]
     assert hrm(begun) == 0
-    assert hrm(["train", "--resume", run, "--settings", "hidden_size=32"]) == 2
-    assert "begin a new run with other --settings (with --model RUN" in capsys.readouterr().err
+    assert hrm(["train", "--resume", run, "--arch.dim=32"]) == 2
+    assert (
+        "--arch.dim cannot change when a run is resumed (it was 16): start a new run, with --model RUN"
+        in capsys.readouterr().err
+    )

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 LONG = 1200.0
 """Seconds of a book above which it is said what would be faster."""
-MAIN = ("epochs", "tokenizer", "settings", "precision", "memory", "grow_every", "seed", "device")
+MAIN = (
+    "epochs", "tokenizer", "arch.dim", "arch.heads", "halting.max_segments", "precision", "memory", "grow_every",
+    "seed", "device",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -241,8 +244,8 @@ def _estimate(learner: Learner, event: Event) -> str:
         return said
     model = learner.model.config
     if event["new"] and model.hidden_size > 128:
-        shape = "hidden_size=128 num_attention_heads=4 intermediate_size=320"
-        return f"{said}; a smaller model is several times as fast: --fresh --settings {shape}"
+        shape = "--arch.dim 128 --arch.heads 4 --arch.intermediate-size 320"
+        return f"{said}; a smaller model is several times as fast: --fresh {shape}"
     return f"{said}; fewer epochs (--epochs 1) take less, and Ctrl-C pauses at any time"
 
 

@@ -33,6 +33,7 @@ import io
 import itertools
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -48,6 +49,7 @@ from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
 from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import Config, Strategy
 from hrm.settings import check, describe, fit, lay_over, without_lists
+from hrm.text import names
 from hrm.text.config import Decoding, LearnConfig, TextConfig
 
 T = TypeVar("T")
@@ -135,13 +137,15 @@ def parse(
     if {"-h", "--help", "--help-all"} & set(args):
         print(help_text(verb, options, example, main, rare, everything="--help-all" in args))
         raise SystemExit(0)
-    args = _json_file(list(options_of(options)), args)
+    known = list(options_of(options))
+    args = _json_file(known, _typed_settings(known, args))
     values = _places(_read(verb, options, args, None), args)
     for option in options_of(options, values=values):
         if (allowed := range_of(option, verb)) is not None:
             allowed.check(option.name, option.default)
     if base is not None:
         below: Any = base(values)
+        below = below.under({"model": getattr(values.config, "model", None)})  # type: ignore[attr-defined]
         values: Any = _read(verb, options, args, dataclasses.replace(values, config=without_lists(below)))  # type: ignore[type-var]
         values = _places(dataclasses.replace(values, config=lay_over(below, values.config)), args)
         check(values.config)
@@ -306,6 +310,27 @@ def _json_file(known: Sequence[Option], args: Sequence[str]) -> list[str]:
     return args
 
 
+def _typed_settings(known: Sequence[Option], args: Sequence[str]) -> list[str]:
+    """`--settings NAME=VALUE ...`, as settings of text models were once given, in today's flags."""
+    args, flags = list(args), {option.flag for option in known}
+    if "--settings" in flags or "--arch.prefix-lm" not in flags:
+        return args
+    new: list[str] = []
+    while args:
+        word, equals, value = args.pop(0).partition("=")
+        if word != "--settings":
+            new.append(word + equals + value)
+            continue
+        changes = [value] if equals else []
+        while args and not args[0].startswith("--"):
+            changes.append(args.pop(0))
+        places = names.typed(changes)
+        given = names.shown({place: value for place, value in places.items() if value is not None})
+        print(f"--settings is an older form: read as {shlex.join(given)}", file=sys.stderr)
+        new += names.shown(places)
+    return new
+
+
 def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
     """What is wrong with the arguments, in words."""
     positionals = [option for option in known if option.positional]
@@ -320,7 +345,8 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
             name, equals, value = word.partition("=")
             name = name.replace("_", "-")
             if name not in flags:
-                return f"unknown flag '{name}'{nearest(name, flags) or _NO_SUCH}"
+                ours = names.flag(name.rpartition(".")[2].removeprefix("--"))
+                return f"unknown flag '{name}'{f': use {ours}' if ours in flags else nearest(name, flags) or _NO_SUCH}"
             option = flags[name]
             values = [value] if equals else []
         elif positionals:
@@ -405,9 +431,11 @@ def _sentence(doc: str) -> str:
 
 @functools.cache
 def _docs(options: type) -> dict[str, str]:
-    """The string below each field."""
+    """The string below each field, those of the classes it is derived from included."""
+    bases = [base for base in options.__bases__ if dataclasses.is_dataclass(base)]
+    inherited = {name: doc for base in bases for name, doc in _docs(base).items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body  # type: ignore[attr-defined]
-    return {
+    return inherited | {
         ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
         for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)

@@ -18,7 +18,7 @@ from hrm.puzzles import kinds
 from hrm.puzzles.config import Config
 from hrm.puzzles.tasks import Task, build
 from hrm.settings import kind_of, load_preset, presets, to_yaml
-from hrm.text.config import LearnConfig, TextConfig
+from hrm.text.config import LearnConfig, TextConfig, saved
 
 MAIN = (
     "data", "validation", "seed", "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr",
@@ -27,7 +27,8 @@ MAIN = (
 
 
 TEXT_MAIN = (
-    "data", "validation", "seed", "model", "settings", "lora", "text.tokenizer", "text.length", "text.kind",
+    "data", "validation", "seed", "model", "arch.dim", "arch.heads", "halting.max_segments", "lora",
+    "text.tokenizer", "text.length", "text.kind",
     "train.steps", "train.batch_size", "train.precision", "train.device", "optim.lr", "optim.ema",
 )  # fmt: skip
 
@@ -138,11 +139,8 @@ def _text(args: list[str], held: ExitStack) -> int:
     options = parse(
         "train", TextOptions, args, example="hrm train text-char --data alice.txt", main=TEXT_MAIN, base=base
     )
-    below = options.config if options.resume else load_preset(str(options.preset), TextConfig)
-    names = [{part.partition("=")[0] for part in config.settings} for config in (below, options.config)]
-    if left := names[0] - names[1]:
-        kept = ", ".join(sorted(left))
-        print(f"{options.config.model} keeps its own {kept}: --settings changes them", file=sys.stderr)
+    if options.config.model is not None and not options.resume and saved(options.config.model):
+        print(f"the architecture is that of {options.config.model}, and what flags change", file=sys.stderr)
     if options.dry_run:
         from hrm.text.training.plan import describe, plan
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from hrm.files.ranges import Range
+from hrm.files.ranges import BELOW_ONE, Range
 from hrm.files.reading import UserError, quoted
 
 Join = Literal["every_step", "first_state"]
@@ -18,8 +19,8 @@ MOST_BLOCKS = 4000
 
 
 @dataclass(frozen=True)
-class ArchConfig:
-    """The two stacks and the loop between them (HRM, arXiv 2506.21734; TRM, arXiv 2510.04871)."""
+class CommonArch:
+    """The two stacks and the loop between them, as models of puzzles and of text have them."""
 
     dim: Annotated[int, Range(1, 65_536)] = 512
     """Width of the states."""
@@ -47,12 +48,6 @@ class ArchConfig:
     """RMSNorm after each residual sum, or before each branch and once at the stack's exit."""
     norm_eps: Annotated[float, Range(0, 1)] = 1e-5
     """Added to the mean square under RMSNorm's root."""
-    mixer: Literal["attention", "mlp", "groups"] = "attention"
-    """How positions exchange information: attention, an MLP over positions, or pooling over the task's groups."""
-    tokens: Literal["cells", "candidates"] = "cells"
-    """One state per cell, or one per cell and symbol (exact symmetry between symbols)."""
-    attention: Literal["bidirectional", "causal"] = "bidirectional"
-    """What a position may look at."""
     gate: bool = False
     """Element-wise sigmoid gate on the attention output."""
     expansion: Annotated[float, Range(0, 256)] = 4.0
@@ -62,14 +57,30 @@ class ArchConfig:
     unit: Unit = "swiglu"
     """Of the feed-forward layers: silu(g) * v; sigmoid(g) * rms(g * v), which no input makes large; or silu(g) * v
     after which a convolution adds the position before (URM)."""
-    positions: Literal["rope", "learned", "groups", "none"] = "rope"
-    """Rotary, learned per position, learned per row, column and box, or none."""
     rope_base: Annotated[float, Range(1, 10**12)] = 10000.0
     """Base of the rotary frequencies."""
-    task_positions: Annotated[int, Range(0, 1024)] = 1
-    """Positions taken by the task embedding in front of the grid; 0 for none."""
     tied: bool = False
     """The token embedding is also the output layer."""
+
+    def inner(self, dim: int) -> int:
+        """The inner width of a feed-forward layer over vectors of this width."""
+        return math.ceil(round(self.expansion * dim * 2 / 3) / self.expansion_multiple) * self.expansion_multiple
+
+
+@dataclass(frozen=True)
+class ArchConfig(CommonArch):
+    """The architecture on a grid (HRM, arXiv 2506.21734; TRM, arXiv 2510.04871), and all that the recurrence knows."""
+
+    mixer: Literal["attention", "mlp", "groups"] = "attention"
+    """How positions exchange information: attention, an MLP over positions, or pooling over the task's groups."""
+    tokens: Literal["cells", "candidates"] = "cells"
+    """One state per cell, or one per cell and symbol (exact symmetry between symbols)."""
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """What a position may look at."""
+    positions: Literal["rope", "learned", "groups", "none"] = "rope"
+    """Rotary, learned per position, learned per row, column and box, or none."""
+    task_positions: Annotated[int, Range(0, 1024)] = 1
+    """Positions taken by the task embedding in front of the grid; 0 for none."""
     q_from: Literal["first", "mean"] = "first"
     """What the Q head reads: the first position's slow state, or the mean over positions."""
 
@@ -86,6 +97,16 @@ class HaltingConfig:
     """Learn the value of continuing by a second forward pass (HRM); off: halt when q_halt > 0 (TRM)."""
     weight: Annotated[float, Range(0, 10**6)] = 0.5
     """Weight of the halting losses."""
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """The token loss."""
+
+    label_smoothing: Annotated[float, Range(0, BELOW_ONE)] = 0.0
+    """Share of the target spread over the whole vocabulary."""
+    z_loss: Annotated[float, Range(0, 10**6)] = 0.0
+    """Weight of the squared log-normaliser."""
 
 
 def parse_horizon(text: str) -> tuple[str, Any]:
@@ -111,18 +132,9 @@ def blocks_of(arch: Any) -> int:
 
 def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
     """One sentence per combination that cannot work: the flag, why, and what to use."""
-    horizon, argument = parse_horizon(arch.horizon)
-    dim, heads, mixer = arch.dim, arch.heads, arch.mixer
-
-    if mixer == "attention":
-        if dim % heads:
-            fitting = max(dim // heads, 1) * heads
-            yield f"--arch.dim {dim} is not divisible by --arch.heads {heads}: use --arch.dim {fitting} or other heads"
-        if arch.kv_heads is not None and heads % arch.kv_heads:
-            yield f"--arch.kv-heads {arch.kv_heads} does not divide --arch.heads {heads}: use a divisor of {heads}"
-        if arch.positions == "rope" and dim // heads % 2:
-            yield f"--arch.positions rope needs an even --arch.dim / --arch.heads, not {dim // heads}: change one"
-    else:
+    mixer, attends = arch.mixer, arch.mixer == "attention"
+    yield from common_problems(arch, halting.max_segments, attends, rotary=attends and arch.positions == "rope")
+    if not attends:
         if arch.positions == "rope":
             yield f"--arch.positions rope turns queries, and --arch.mixer {mixer} has none: use --arch.positions none"
         if arch.attention != "bidirectional":
@@ -138,6 +150,22 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
             yield "--arch.tokens candidates has no position before another: use --arch.unit swiglu, or cells"
         if arch.tied:
             yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
+    if halting.q_continue and halting.max_segments == 1:
+        yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"
+
+
+def common_problems(arch: CommonArch, max_segments: int, attends: bool = True, rotary: bool = True) -> Iterator[str]:
+    """Those that models of puzzles and of text share; `attends`: with attention, `rotary`: with rotary positions."""
+    horizon, argument = parse_horizon(arch.horizon)
+    dim, heads = arch.dim, arch.heads
+
+    if attends and dim % heads:
+        fitting = max(dim // heads, 1) * heads
+        yield f"--arch.dim {dim} is not divisible by --arch.heads {heads}: use --arch.dim {fitting} or other heads"
+    if attends and arch.kv_heads is not None and heads % arch.kv_heads:
+        yield f"--arch.kv-heads {arch.kv_heads} does not divide --arch.heads {heads}: use a divisor of {heads}"
+    if rotary and dim // heads % 2:
+        yield f"rotary positions need an even --arch.dim / --arch.heads, not {dim // heads}: change one"
     if arch.expansion <= 0:
         yield f"--arch.expansion {arch.expansion} leaves no inner width: use 4"
 
@@ -154,7 +182,5 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
         yield f"--arch.horizon {arch.horizon} lists more cycles than --arch.h-cycles {arch.h_cycles}: shorten the list"
     if horizon == "per_cycle" and max(argument) > arch.l_cycles:
         yield f"--arch.horizon {arch.horizon} wants more steps than --arch.l-cycles {arch.l_cycles}: use fewer"
-    if not arch.hierarchy and halting.max_segments > 1:
-        yield f"--arch.no-hierarchy is visited once: use --halting.max-segments 1, not {halting.max_segments}"
-    if halting.q_continue and halting.max_segments == 1:
-        yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"
+    if not arch.hierarchy and max_segments > 1:
+        yield f"--arch.no-hierarchy is visited once: use --halting.max-segments 1, not {max_segments}"

@@ -164,7 +164,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, arch: ArchConfig) -> None:
         super().__init__()
-        inner = math.ceil(round(arch.expansion * dim * 2 / 3) / arch.expansion_multiple) * arch.expansion_multiple
+        inner = arch.inner(dim)
         self.gate_up = Linear(dim, 2 * inner)
         self.down = Linear(inner, dim)
         self.bounded, self.eps = arch.unit == "bounded", arch.norm_eps

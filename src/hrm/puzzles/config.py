@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from hrm.core import arch as architecture
-from hrm.core.arch import ArchConfig, HaltingConfig
-from hrm.files.ranges import BELOW_ONE, MANY, Range
+from hrm.core.arch import ArchConfig, HaltingConfig, TokenLoss
+from hrm.files.ranges import MANY, Range
 from hrm.puzzles import kinds
 from hrm.settings import Recipe
 from hrm.training import config as training
@@ -58,15 +58,11 @@ class TaskConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """The token loss."""
+class LossConfig(TokenLoss):
+    """The token loss of puzzles."""
 
     kind: Literal["stablemax", "softmax"] = "stablemax"
     """Stablemax for small data, softmax for large."""
-    label_smoothing: Annotated[float, Range(0, BELOW_ONE)] = 0.0
-    """Share of the target spread over the whole vocabulary."""
-    z_loss: Annotated[float, Range(0, 10**6)] = 0.0
-    """Weight of the squared log-normaliser."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class Config(Recipe):
     use: ClassVar = "solve it with hrm solve, measure it with hrm eval"
     folder: ClassVar = ""
     lists: ClassVar = {"task.gym_options": "task.gym"}
+    fixed: ClassVar = ("arch.", "task.", "seed", "optim.name")
 
     task: TaskConfig = field(default_factory=TaskConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)

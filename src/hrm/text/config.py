@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from hrm.core.arch import TokenLoss, common_problems
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
-from hrm.settings import Recipe, kind_of
+from hrm.files.reading import SMALL, json_of
+from hrm.settings import Recipe, kind_of, load_preset, overlay, presets
+from hrm.text import names
+from hrm.text.arch import GROUPS, HaltingConfig, TextArch
 from hrm.training import config as training
 from hrm.training.config import OptimConfig, TrainConfig
 
@@ -54,12 +57,15 @@ class TextConfig(Recipe):
     family: ClassVar = "text"
     use: ClassVar = "see hrm generate, hrm chat and hrm eval"
     folder: ClassVar = "text"
-    lists: ClassVar = {"settings": "model", "text.options": "data"}
+    lists: ClassVar = {"text.options": "data"}
+    fixed: ClassVar = ("model", "arch.", "halting.", "loss.", "lora", "text.", "seed", "optim.name")
+    former: ClassVar = ("settings",)
 
-    model: str = "text-char"
-    """A shape (text-char, text-80m, text-roberta-78m, hrm-text-1b, gpt2-1.5b), or a run or folder to continue from."""
-    settings: tuple[str, ...] = ()
-    """Changes of the model's settings, each as NAME=VALUE: max_segments=4 dropout=0.1."""
+    model: str | None = None
+    """A preset whose architecture is taken, or a run or folder to continue from; flags change what they name."""
+    arch: TextArch = field(default_factory=TextArch)
+    halting: HaltingConfig = field(default_factory=HaltingConfig)
+    loss: TokenLoss = field(default_factory=TokenLoss)
     lora: Annotated[int, Range(0, 4096)] = 0
     """Rank of the adapters that learn in place of all weights; 0 for all weights."""
     text: CorpusConfig = field(default_factory=CorpusConfig)
@@ -74,6 +80,34 @@ class TextConfig(Recipe):
     seed: Annotated[int, Range(0, MANY)] = 0
     """Everything random follows from it."""
 
+    @classmethod
+    def today(cls, tree: Mapping[str, Any], where: str, parent: bool) -> Mapping[str, Any]:
+        if not parent and not GROUPS.keys() & tree.keys():  # it is from when every model began with a preset
+            tree = {"model": "text-char", **tree}
+        return _today(tree, where, _TEXT_CHAR if not parent and tree.get("model") == "text-char" else ())
+
+    def under(self, layer: Mapping[str, Any]) -> TextConfig:
+        """With the architecture of the model that a layer names, unless that layer says all of one itself."""
+        model, parts = layer.get("model"), {name: layer.get(name) for name in GROUPS}
+        whole = all(isinstance(part, Mapping) and {*part} >= {*vars(getattr(self, n))} for n, part in parts.items())
+        return self.like(model) if isinstance(model, str) and not whole else self
+
+    def like(self, model: str) -> TextConfig:
+        """With the architecture of a preset or of a saved model, as far as there is one of that name."""
+        if (file := saved(model)) is not None:
+            tree = json_of(file, SMALL)
+            if not isinstance(tree, dict) or tree.get("model_type") != "hrm_lm":
+                return self  # what is wrong with it is said where it is loaded
+            places = names.from_model(names.translated(tree))
+            return replace(self, **groups_of(overlay(TextConfig(), names.nested(places), str(file))))
+        return replace(self, **groups_of(load_preset(model, TextConfig))) if model in presets(TextConfig) else self
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Settings of the model that is continued which are other ones here, as `HRMConfig` calls them."""
+        old, new = (names.to_model(groups_of(config)) for config in (self.like(str(self.model)), self))
+        return {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
+
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work."""
         return _text_problems(self)
@@ -85,12 +119,18 @@ class LearnConfig(Recipe):
 
     family: ClassVar = "learner"
     use: ClassVar = "resume it with hrm learn, see hrm status and hrm chat"
-    lists: ClassVar = {"settings": "model"}
+    former: ClassVar = ("settings",)
 
     tokenizer: str = "char"
     """char, bpe:N for N byte pairs trained on the first book, or a folder or file; it stays for the run's life."""
-    settings: tuple[str, ...] = ()
-    """Changes of the model's settings, each as NAME=VALUE: hidden_size=128."""
+    arch: TextArch = field(
+        default_factory=lambda: TextArch(
+            dim=256, heads=8, fast_layers=3, slow_layers=3, intermediate_size=640, norm="pre", gate=True,
+            head_bias=True, max_position_embeddings=1024, share_cycles=True, share_segments=True,
+        )
+    )  # fmt: skip
+    halting: HaltingConfig = field(default_factory=lambda: HaltingConfig(max_segments=3))
+    loss: TokenLoss = field(default_factory=TokenLoss)
     epochs: Annotated[int, Range(1, 10**6)] = 3
     """How often each book is read."""
     length: Annotated[int, Range(2, 1 << 16)] = 80
@@ -141,6 +181,10 @@ class LearnConfig(Recipe):
     seed: Annotated[int, Range(0, MANY)] = 0
     """Everything random follows from it."""
 
+    @classmethod
+    def today(cls, tree: Mapping[str, Any], where: str, parent: bool) -> Mapping[str, Any]:
+        return _today(tree, where)
+
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work."""
         return _learn_problems(self)
@@ -166,25 +210,62 @@ class Decoding:
     """Another seed draws another text."""
 
 
+def groups_of(config: TextConfig | LearnConfig) -> dict[str, Any]:
+    """What makes the model of a recipe: its groups `arch`, `halting` and `loss`."""
+    return {name: getattr(config, name) for name in GROUPS}
+
+
+def saved(model: str | Path) -> Path | None:
+    """The config.json of a run or of a folder that transformers saved, if this is one."""
+    path = Path(model)
+    file = (path / "model" if (path / "run.json").is_file() else path) / "config.json"
+    return file if file.is_file() else None
+
+
+_TEXT_CHAR = ("max_segments=8", "halting=q", "horizon=last_step")
+"""What the shape text-char was before it became the preset."""
+
+
+def _today(tree: Mapping[str, Any], where: str, before: Iterable[str] = ()) -> dict[str, Any]:
+    """An older file, whose model is `before` and a list of NAME=VALUE, with the groups of today."""
+    tree, changes = dict(tree), tree.get("settings", [])
+    if "settings" not in tree and GROUPS.keys() & tree.keys():
+        return tree
+    if not isinstance(changes, list) or not all(isinstance(change, str) for change in changes):
+        return tree
+    tree.pop("settings", None)
+    said = names.nested(names.typed((*before, *changes), f"{where}: settings", lenient=True))
+    return said | {
+        name: {**said.get(name, {}), **part} if isinstance(part, Mapping) else part for name, part in tree.items()
+    }
+
+
+def _model_problems(config: TextConfig | LearnConfig) -> Iterator[str]:
+    arch, halting = config.arch, config.halting
+    yield from common_problems(arch, halting.max_segments)
+    if halting.min_segments > halting.max_segments:
+        yield (
+            f"--halting.min-segments {halting.min_segments} is more than --halting.max-segments "
+            f"{halting.max_segments}: use at most that"
+        )
+    for part in arch.rope:
+        if "=" not in part:
+            yield f"--arch.rope {part} must look like NAME=VALUE, such as factor=4"
+
+
 def _learn_problems(config: LearnConfig) -> Iterator[str]:
     if config.stride > config.length:
         yield f"--stride {config.stride} leaves out text between rows of --length {config.length}: use at most that"
     pairs = config.tokenizer.removeprefix("bpe:")
     if pairs != config.tokenizer and not (pairs.isdecimal() and int(pairs) >= 257):
         yield f"--tokenizer {config.tokenizer} must be bpe:N with N at least 257: 256 bytes and the end of text"
-    yield from _unreadable(config.settings)
-
-
-def _unreadable(changes: Iterable[str]) -> Iterator[str]:
-    for change in changes:
-        if not re.fullmatch(r"\w+=.*", change):
-            yield f"--settings {change} must look like NAME=VALUE, such as max_segments=4"
+    yield from _model_problems(config)
 
 
 def _text_problems(config: TextConfig) -> Iterator[str]:
     train, corpus = config.train, config.text
     yield from training.problems(config.optim, train)
-    yield from _unreadable(config.settings)
+    yield from _model_problems(config)
     if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
         yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
     if corpus.frame and (corpus.kind not in ("chat", "gym") or corpus.tokenizer != "char"):

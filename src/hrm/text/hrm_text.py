@@ -85,7 +85,7 @@ def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokeni
     config = model.config
     for problem in _outside(model):
         raise UserError(f"this model is none of the hrm_text family: {problem}")
-    segments = segments or config.max_segments
+    segments = int(segments or config.max_segments)
     if segments < 1:
         raise UserError(f"--segments {segments} must be at least 1")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

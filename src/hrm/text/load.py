@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -14,17 +14,18 @@ import torch
 
 from hrm.core.devices import device_of, dtype_of
 from hrm.files import names
-from hrm.files.reading import SMALL, UserError, json_of, needs, quoted, reading, reason, yaml_of
+from hrm.files.reading import SMALL, UserError, json_of, needs, quoted, reading, reason
 from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
-from hrm.settings import fit, kind_of
+from hrm.settings import kind_of, presets
 from hrm.text import learned
-from hrm.text.config import LearnConfig, TextConfig
+from hrm.text.config import LearnConfig, TextConfig, groups_of
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
 from hrm.text.data.tokenizers import code_refused, tried
 from hrm.text.learned import State
 from hrm.text.model import HRMConfig, HRMForCausalLM
+from hrm.text.names import TOKENIZERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -168,38 +169,28 @@ def load_model(path: Path) -> HRMForCausalLM:
         return model
 
 
-def configure(shape: str | HRMConfig, changes: Iterable[str], tokenizer: PreTrainedTokenizerFast | None) -> HRMConfig:
-    """A shape's configuration, changed by NAME=VALUE settings, for a tokenizer; UserError names what does not fit."""
-    if isinstance(shape, HRMConfig):
-        config = shape.to_dict()
-        if tokenizer is not None and len(tokenizer) > shape.vocab_size:
-            raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the model {shape.vocab_size}: use its own")
-    else:
-        config = HRMConfig.preset(shape).to_dict()
-        if tokenizer is not None:
-            ends = ("bos_token_id", "eos_token_id", "pad_token_id")
-            config |= {name: getattr(tokenizer, name) for name in ends} | {"vocab_size": len(tokenizer)}
-    known = HRMConfig().to_dict()
-    given: Json = {}
-    for change in changes:
-        name, _, text = change.partition("=")
-        value = yaml_of(text, f"--settings {quoted(change)}")
-        ((name, value),) = HRMConfig.translated({name: value}).items()
-        if name == "rope_theta":  # transformers keeps it among the others of its kind
-            name, value = "rope_parameters", dict(config["rope_parameters"] or {"rope_type": "default"}) | {name: value}
-        if name not in known:
-            raise UserError(f"--settings {quoted(change)}: the model has no setting '{name}'{HRMConfig.instead(name)}")
-        given[name] = value
-        if type(known[name]) in (int, float, bool, str):
-            try:
-                given[name] = fit(type(known[name]), given[name])
-            except ValueError as error:
-                raise UserError(f"--settings {change}: {name} {error}") from None
-    if "hidden_size" in given:  # these follow from it unless they are given as well
-        config |= {"intermediate_size": None, "embedding_scale": None}
-    if "num_attention_heads" in given:
-        config["num_key_value_heads"] = None
-    return HRMConfig.from_dict(config | given)
+def configure(
+    config: TextConfig, tokenizer: PreTrainedTokenizerFast | None, existing: HRMConfig | None = None
+) -> HRMConfig:
+    """The form of a recipe's model for a tokenizer; `existing`: of the model that it continues. UserError names what
+    does not fit."""
+    if existing is not None:
+        if tokenizer is not None and len(tokenizer) > existing.vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens and the model {existing.vocab_size}: use its own"
+            )
+        return HRMConfig.from_dict(existing.to_dict() | config.changes)
+    if config.model is not None and config.model not in (known := presets(TextConfig)):
+        shapes = ", ".join(known)
+        raise UserError(f"no text preset, run or saved model is named '{config.model}' (--model): there are {shapes}")
+    tokens = TOKENIZERS.get(config.text.tokenizer, {}) if tokenizer is None else tokens_of(tokenizer)
+    return HRMConfig.of(**groups_of(config), **tokens)
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerFast) -> Json:
+    """What a model has to know of a tokenizer: its size, and which tokens begin, end and fill up a text."""
+    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(tokenizer, name) for name in ends} | {"vocab_size": len(tokenizer)}
 
 
 def adapt(model: HRMForCausalLM, rank: int) -> HRMForCausalLM:

@@ -23,8 +23,6 @@ from hrm.training.loop import Measures, TrainingLoop
 from hrm.training.progress import Reporter
 from hrm.training.trainer import BaseTrainer
 
-_FIXED = ("arch.", "task.", "seed", "optim.name", "model", "settings", "lora", "text.")
-"""Settings that make a run what it is."""
 Changes = dict[str, list[object]]
 """Old and new value of each setting that flags changed."""
 C = TypeVar("C", bound=Recipe)
@@ -171,13 +169,9 @@ def changes(before: Recipe, after: Recipe) -> Changes:
     """Old and new value of each setting that flags changed; UserError for one that a resumed run cannot change."""
     old, new = settings(before), settings(after)
     changed = {key: [old[key], new[key]] for key in new if new[key] != old[key]}
-    fixed = [key for key in changed if key.startswith(_FIXED)]
+    fixed = [key for key in changed if key.startswith(after.fixed)]
     if fixed:
         flag = "--" + fixed[0].replace("_", "-")
-        if flag == "--settings":
-            raise UserError(
-                "--settings cannot change the model of a run that is resumed: leave it out, or begin a new run with "
-                "other --settings (with --model RUN it goes on with these weights)"
-            )
-        raise UserError(f"{flag} cannot change when a run is resumed (it was {old[fixed[0]]}): start a new run")
+        again = "start a new run" + (", with --model RUN to keep these weights" if "model" in new else "")
+        raise UserError(f"{flag} cannot change when a run is resumed (it was {old[fixed[0]]}): {again}")
     return changed

@@ -47,8 +47,9 @@ def run(folder: Path) -> Path:
     """A run that has hardly learned anything, with held-out text."""
     book = folder / "book.txt"
     book.write_text(TEXT * 3, "utf-8")
-    shape = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2"
+    shape = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32"
+    shape += " --halting.max-segments 2"
     flags = "--text.length 16 --train.batch-size 2 --train.steps 1 --optim.warmup-steps 0 --train.device cpu"
-    out = ["--out", str(folder / "run"), "--settings", *shape.split(), *flags.split()]
+    out = ["--out", str(folder / "run"), *shape.split(), *flags.split()]
     assert main(["train", "text-char", "--data", str(book), *out]) == 0
     return folder / "run"

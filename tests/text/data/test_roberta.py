@@ -122,9 +122,10 @@ def test_five_prompts_in_one_call_are_answered_as_one_by_one(place: Path, haltin
 
 @pytest.mark.slow
 def test_the_preset_of_this_form_learns_such_rows(place: Path, tmp_path: Path):
-    shape = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2"
+    shape = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32"
+    shape += " --halting.max-segments 2"
     flags = "--text.length 16 --train.batch-size 5 --train.steps 3 --optim.warmup-steps 0 --train.device cpu"
     data = ["--data", str(place / "texts"), "--text.tokenizer", str(place / "texts/tokenizer")]
     run = str(tmp_path / "run")
-    assert main(["train", "text-roberta-78m", *data, "--out", run, "--settings", *shape.split(), *flags.split()]) == 0
+    assert main(["train", "text-roberta-78m", *data, "--out", run, *shape.split(), *flags.split()]) == 0
     assert main(["generate", run, "the cat", "--max-new-tokens", "3"]) == 0

@@ -9,8 +9,8 @@ import pytest
 from hrm.cli.main import main
 
 BOOK = "Все счастливые семьи похожи друг на друга. Жук.\n" * 60
-SHAPE = ["hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32"]
-SHAPE += ["max_segments=1"]
+SHAPE = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32"
+SHAPE += " --halting.max-segments 1"
 TRAIN = ["--train.steps", "1", "--text.length", "16", "--train.batch-size", "2", "--optim.warmup-steps", "0"]
 LEARN = ["--epochs", "1", "--length", "32", "--stride", "32", "--batch-size", "2", "--eval-characters", "64"]
 
@@ -35,8 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ["data", "pack", "book.txt", "--out", "packed"],
         ["data", "tokenizer", "book.txt", "--kind", "char", "--out", "tokenizer"],
-        ["train", "text-char", "--data", "book.txt", "--out", "run", *TRAIN, "--settings", *SHAPE],
-        ["learn", "reader", "book.txt", *LEARN, "--settings", *SHAPE],
+        ["train", "text-char", "--data", "book.txt", "--out", "run", *TRAIN, *SHAPE.split()],
+        ["learn", "reader", "book.txt", *LEARN, *SHAPE.split()],
         ["eval", "model", "--data", "book.txt", "--limit", "64"],
         ["analyze", "text", "book.txt", "--reference", "book.txt", "--block", "250"],
         ["chat", "model", "--batch", "book.txt", "--max-new-tokens", "1"],
@@ -69,7 +69,7 @@ def test_a_book_that_is_learned_on_is_read_as_before(tmp_path: Path, capsys: pyt
 
     (tmp_path / "book.txt").write_bytes(BOOK[:480].encode("cp1251"))
     book, run = str(tmp_path / "book.txt"), str(tmp_path / "reader")
-    assert main(["learn", run, book, *LEARN, "--settings", *SHAPE, "--encoding", "iso8859-5"]) == 0
+    assert main(["learn", run, book, *LEARN, *SHAPE.split(), "--encoding", "iso8859-5"]) == 0
     assert main(["learn", run, book]) == 0
     assert "book.txt is learned already" in capsys.readouterr().err
     assert [entry["encoding"] for entry in Learner.open(Path(run)).books] == ["iso8859-5"]

@@ -55,9 +55,9 @@ def test_a_book_that_is_read_again_counts_from_then_on() -> None:
 def test_the_command_shows_a_learners_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, text in (("one.txt", "the cat sat on the mat. "), ("two.txt", "ein hund bellt am abend. ")):
         (tmp_path / name).write_text(text * 30)
-    settings = ["hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32"]
+    shape = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32"
     run, books = str(tmp_path / "run"), [str(tmp_path / name) for name in ("one.txt", "two.txt")]
-    assert hrm(["learn", run, *books, "--epochs", "1", "--length", "24", "--settings", *settings]) == 0
+    assert hrm(["learn", run, *books, "--epochs", "1", "--length", "24", *shape.split()]) == 0
     capsys.readouterr()
     assert hrm(["analyze", "forgetting", run, "--json", "--plot", str(tmp_path / "matrix.png")]) == 0
     found = json.loads(capsys.readouterr().out)

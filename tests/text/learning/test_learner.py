@@ -21,24 +21,28 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
+from hrm.settings import changed
 from hrm.text.config import LearnConfig, is_text
 from hrm.text.learning.learner import Learner
 from hrm.text.learning.memory import Nothing, Reservoir
 from hrm.text.learning.trainer import row_weights
 from hrm.text.load import load_text
 from hrm.text.model import HRMForCausalLM
+from hrm.text.names import shown
 
-SETTINGS = ["hidden_size=16", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "intermediate_size=32"]
-SETTINGS += ["max_segments=2"]
-FLAGS = ["--settings", *SETTINGS, "--epochs", "1", "--length", "24", "--stride", "12", "--batch-size", "4"]
+SHAPE: dict[str, Any] = {
+    "arch.dim": 16, "arch.heads": 2, "arch.fast_layers": 1, "arch.slow_layers": 1, "arch.intermediate_size": 32,
+    "halting.max_segments": 2,
+}  # fmt: skip
+FLAGS = [*shown(SHAPE), "--epochs", "1", "--length", "24", "--stride", "12", "--batch-size", "4"]
 FLAGS += ["--checkpoint-every", "3", "--log-every", "5", "--eval-characters", "200", "--device", "cpu"]
 
 
 def config(**changes: Any) -> LearnConfig:
     """Settings of a learner that needs milliseconds for an update."""
-    tiny: dict[str, Any] = dict(settings=tuple(SETTINGS), epochs=1, length=24, stride=12, batch_size=4, device="cpu")
+    tiny: dict[str, Any] = dict(epochs=1, length=24, stride=12, batch_size=4, device="cpu")
     tiny |= dict(checkpoint_every=3, log_every=5, eval_characters=200)
-    return LearnConfig(**(tiny | changes))
+    return changed(LearnConfig(), SHAPE | tiny | changes)
 
 
 def book(folder: Path, name: str, words: str, count: int = 300, seed: int = 0) -> Path:
@@ -122,7 +126,7 @@ def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "tolerance"), [("pre", 1e-6), ("post", 1e-4)])
 def test_new_layers_change_nothing_at_any_schedule(tmp_path: Path, norm: str, tolerance: float) -> None:
-    learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, f"norm={norm}")))
+    learner = Learner.create(tmp_path / "run", config(**{"arch.norm": norm}))
     learner.learn(first(tmp_path))
     ids = torch.randint(2, len(learner.tokenizer), (2, 24), generator=torch.Generator().manual_seed(0))
     before = [logits(learner.model, ids, schedule=schedule) for schedule in ((1, 1), (2, 2), (6, 4))]
@@ -177,7 +181,7 @@ def test_a_plain_transformer_learns_at_its_only_depth(tmp_path: Path, monkeypatc
         return begin(model, **tokens)
 
     monkeypatch.setattr(HRMForCausalLM, "begin", watched)
-    plain = config(settings=(*SETTINGS, "hierarchy=False", "max_segments=1"))
+    plain = config(**{"arch.hierarchy": False, "halting.max_segments": 1})
     Learner.create(tmp_path / "run", plain).learn(first(tmp_path))
     assert seen == {(1, 0, 1)}
 
@@ -260,7 +264,7 @@ def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp
 
 @pytest.mark.slow
 def test_measuring_reads_as_the_learner_does_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    learner = Learner.create(tmp_path / "run", config(settings=(*SETTINGS, "max_segments=2")))
+    learner = Learner.create(tmp_path / "run", config())
     learner.learn(first(tmp_path))
     own = [learner.bits(learner.books[0], 10**6, max_segments=depth) for depth in (1, 2)]
     assert hrm(["eval", str(tmp_path / "run"), "--json"]) == 0
@@ -306,8 +310,8 @@ def test_the_command_line_learns_shows_repairs_and_starts_over(
     assert hrm(["learn", str(run), str(second(tmp_path, 200))]) == 0  # with the run's own settings
     assert len(Learner.open(run).books) == 3
     capsys.readouterr()
-    assert hrm(["learn", str(run), str(second(tmp_path, 200)), "--settings", "fast_layers=1", "dropout=0.5"]) == 2
-    assert "dropout=0.5: " in (error := capsys.readouterr().err) and "--fresh" in error
+    assert hrm(["learn", str(run), str(second(tmp_path, 200)), "--arch.fast-layers", "1", "--arch.dropout", "0.5"]) == 2
+    assert "--arch.dropout 0.5: " in (error := capsys.readouterr().err) and "--fresh" in error
     assert hrm(["learn", str(run), str(first(tmp_path)), "--fresh", *FLAGS]) == 0
     assert (tmp_path / "run-1/run.json").is_file() and len(Learner.open(run).books) == 1
     loaded = load_text(run, device="cpu")

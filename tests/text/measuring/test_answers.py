@@ -18,8 +18,8 @@ from hrm.text.measuring.pairs import evaluate_pairs, packed_pairs
 from tests.text.measuring.test_cli import refused, said
 from tests.text.model import small
 
-TINY = ["hidden_size=32", "num_attention_heads=2", "fast_layers=1", "slow_layers=1", "max_segments=3", "prefix_lm=true"]
-TINY += ["halting=q", "horizon=last_step"]
+TINY = "--arch.dim 32 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --halting.max-segments 3"
+TINY += " --arch.prefix-lm --halting.kind q --arch.horizon last_step"
 LOOP = [
     "--train.precision",
     "float32",
@@ -35,7 +35,7 @@ LOOP = [
 
 
 def trained(out: Path, *args: str) -> Path:
-    call = ["train", "text-char", "--text.frame", *args, *LOOP, "--settings", *TINY, "q_target=right"]
+    call = ["train", "text-char", "--text.frame", *args, *LOOP, *TINY.split(), "--halting.target=right"]
     assert main([*call, "--out", str(out)]) == 0
     return out
 

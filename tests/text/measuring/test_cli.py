@@ -33,14 +33,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "book.txt").write_text(TEXT * 5, "utf-8")
     args = ["train", "text-char", "--data", str(place / "book.txt"), "--out", str(place / "book")]
     args += [
-        "--settings",
-        "hidden_size=32",
-        "num_attention_heads=2",
-        "fast_layers=1",
-        "slow_layers=1",
-        "max_segments=2",
-        "halting=q",
-        "horizon=last_step",
+        "--arch.dim=32",
+        "--arch.heads=2",
+        "--arch.fast-layers=1",
+        "--arch.slow-layers=1",
+        "--halting.max-segments=2",
+        "--halting.kind=q",
+        "--arch.horizon=last_step",
     ]
     args += ["--text.length", "24", "--train.steps", "2", "--train.batch-size", "4", "--optim.warmup-steps", "1"]
     assert main(args) == 0

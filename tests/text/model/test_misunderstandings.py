@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 from hrm import HRMConfig, HRMForCausalLM
 from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
-from hrm.text.load import configure
+from hrm.text.names import typed
 from tests.text.model import small
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
@@ -61,7 +61,7 @@ def test_the_names_of_other_code_for_these_models_are_translated_before_anything
     assert made.rope_parameters is not None and made.rope_parameters["rope_theta"] == 5e5
     assert not plain.hierarchy and plain.halting == "fixed"
     assert "num_heads" not in made.to_dict() and HRMConfig.from_dict(made.to_dict()).arch == made.arch
-    assert configure("text-char", [f"{name}={value}" for name, value in OTHERS.items()], None).l_cycles == 3
+    assert typed([f"{name}={value}" for name, value in OTHERS.items()])["arch.l_cycles"] == 3
     with pytest.raises(UserError, match="give one of them"):
         HRMConfig.translated({"num_heads": 4, "num_attention_heads": 4})
 

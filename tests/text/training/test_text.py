@@ -28,12 +28,12 @@ from hrm.training.progress import CLOCKED
 from tests.data import hrm_data
 
 TINY = dict(vocab_size=20, hidden_size=16, num_attention_heads=2, fast_layers=1, slow_layers=1, intermediate_size=32)
-SETTINGS = "hidden_size=16 num_attention_heads=2 fast_layers=1 slow_layers=1 intermediate_size=32 max_segments=2 "
-SETTINGS += "halting=q horizon=last_step"
+SHAPE = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32 "
+SHAPE += "--halting.max-segments 2 --halting.kind q --arch.horizon last_step"
 FLAGS = (
-    f"--settings {SETTINGS} --text.length 32 --train.batch-size 4 --train.steps 6 --train.eval-every 3 "
+    "--text.length 32 --train.batch-size 4 --train.steps 6 --train.eval-every 3 "
     "--train.eval-puzzles 4 --train.checkpoint-every 2 --train.log-every 1 --optim.warmup-steps 2 --train.device cpu"
-).split()
+)
 
 
 class Same:
@@ -266,7 +266,22 @@ def book(folder: Path, text: str = "the cat sat on the mat. the dog ate the fog.
 def train(folder: Path, name: str, *more: str, data: Path | None = None) -> Path:
     """A run of six steps."""
     source = data or book(folder)
-    assert hrm(["train", "text-char", "--data", str(source), "--out", str(folder / name), *FLAGS, *more]) == 0
+    assert (
+        hrm(
+            [
+                "train",
+                "text-char",
+                "--data",
+                str(source),
+                "--out",
+                str(folder / name),
+                *SHAPE.split(),
+                *FLAGS.split(),
+                *more,
+            ]
+        )
+        == 0
+    )
     return folder / name
 
 
@@ -315,9 +330,8 @@ def test_a_run_holds_all_that_is_needed_to_use_it(tmp_path: Path, capsys: pytest
 def test_adapters_learn_alone_and_are_merged_when_the_run_is_used(tmp_path: Path) -> None:
     first = train(tmp_path, "first")
     second = tmp_path / "second"
-    flags = [f for f in FLAGS if "=" not in f and f != "--settings"]
-    args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(second), *flags]
-    assert hrm([*args, "--lora", "2", "--settings", "max_segments=2"]) == 0
+    args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(second)]
+    assert hrm([*args, *FLAGS.split(), "--lora", "2", "--halting.max-segments=2"]) == 0
     start, end = last_weights(first), last_weights(second)
     changed = [name for name in end if name.endswith("lora_B.default.weight") and bool(end[name].any())]
     assert changed and all(torch.equal(end[n], start[n.replace(".base_layer", "")]) for n in end if "lora" not in n)
@@ -330,8 +344,7 @@ def test_adapters_learn_alone_and_are_merged_when_the_run_is_used(tmp_path: Path
 def test_a_training_goes_on_with_the_weights_and_tokenizer_of_another_run(tmp_path: Path) -> None:
     first = train(tmp_path, "first")
     args = ["train", "text-char", "--model", str(first), "--data", str(book(tmp_path)), "--out", str(tmp_path / "b")]
-    flags = [f for f in FLAGS if "=" not in f and f != "--settings"]
-    assert hrm([*args, *flags]) == 0
+    assert hrm([*args, *FLAGS.split()]) == 0
     losses = [next(r["token_loss"] for r in timeless(tmp_path / name)) for name in ("first", "b")]
     assert losses[1] < losses[0]
 
@@ -342,8 +355,12 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: 
     for args, words in (
         (["--out", str(tmp_path / "run")], "--data"),
         (["--settings", "hiden_size=8", *out], "hidden_size"),
-        (["--settings", "hidden_size=x", *out], "integer"),
         (["--settings", "hidden_size", *out], "NAME=VALUE"),
+        (["--settings", "vocab_size=8", *out], "tokenizer"),
+        (["--arch.dim", "x", *out], "integer"),
+        (["--arch.hidden-size", "8", *out], "use --arch.dim"),
+        (["--arch.heads", "7", *out], "--arch.dim"),
+        (["--halting.min-segments", "9", *out], "--halting.max-segments"),
         (["--text.length", "5000", *out], "positions"),
         (["--model", "text-nothing", *out], "no text preset"),
         ([*out[:2], "--data", str(tmp_path / "none.txt")], "none.txt"),
@@ -359,12 +376,11 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: 
 @pytest.mark.slow
 def test_a_character_model_learns_a_real_book(tmp_path: Path) -> None:
     flags = [
-        "--settings",
-        "hidden_size=48",
-        "num_attention_heads=2",
-        "fast_layers=1",
-        "slow_layers=1",
-        "max_segments=2",
+        "--arch.dim=48",
+        "--arch.heads=2",
+        "--arch.fast-layers=1",
+        "--arch.slow-layers=1",
+        "--halting.max-segments=2",
     ]
     flags += [
         "--text.length",

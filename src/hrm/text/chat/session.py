@@ -74,7 +74,7 @@ class Session:
         self, loaded: TextModel, settings: Settings | None = None, memory: int | None = None, plain: bool = False
     ) -> None:
         self.loaded, self.model, self.tokenizer = loaded, loaded.model, loaded.tokenizer
-        most = self.model.config.max_position_embeddings
+        most = int(self.model.config.max_position_embeddings)
         if memory is not None and not 2 <= memory <= most:
             raise UserError(f"--memory {memory} must be between 2 and {most:,}, the positions of the model")
         corpus = loaded.run.config.text if loaded.run is not None else None

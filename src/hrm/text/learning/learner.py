@@ -23,9 +23,10 @@ from hrm.files import names
 from hrm.files.reading import UserError, reading
 from hrm.files.records import Json
 from hrm.runs import Run, checkpoint, durable, lock, threads
-from hrm.settings import check
+from hrm.settings import check, settings
 from hrm.text import data as corpus
 from hrm.text import learned
+from hrm.text.arch import GROUPS
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed
 from hrm.text.data.growing import grow_tokenizer, new_characters, tokenizer_files
@@ -34,21 +35,17 @@ from hrm.text.learning.growth import admit, carry_over, grow_depth, grow_vocabul
 from hrm.text.learning.loop import BookLoop, Event
 from hrm.text.learning.memory import Dreams, Memory
 from hrm.text.learning.trainer import BookTrainer, train_config, visits, work
-from hrm.text.load import configure, form_of, load_tokenizer, rebuild
+from hrm.text.load import form_of, load_tokenizer, rebuild, tokens_of
 from hrm.text.measuring.losses import evaluate
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.budget import Request
+from hrm.text.names import shown
 from hrm.text.writing.generation import Sampling, complete
 from hrm.training.devices import make_accelerator
 from hrm.training.interrupt import Abandoned
 from hrm.training.long_steps import seconds_of
 from hrm.training.updates import Updates
 
-SHAPE = (
-    "hidden_size=256", "num_attention_heads=8", "fast_layers=3", "slow_layers=3", "intermediate_size=640",
-    "max_segments=3", "halting=fixed",
-)  # fmt: skip
-"""The model of a new learner, on top of text-char."""
 _PARTS = ("train", "validation")
 
 
@@ -93,8 +90,8 @@ class Learner:
         config = config or LearnConfig()
         check(config)
         tokenizer = corpus.make_tokenizer("char" if config.tokenizer.startswith("bpe:") else config.tokenizer)
-        length = f"max_position_embeddings={max(1024, config.length)}"
-        shape = configure("text-char", (*SHAPE, length, *config.settings), tokenizer)
+        arch = replace(config.arch, max_position_embeddings=max(config.arch.max_position_embeddings, config.length))
+        shape = HRMConfig.of(arch, config.halting, config.loss, **tokens_of(tokenizer))
 
         def save(folder: Path) -> None:
             tokenizer.save_pretrained(folder / "tokenizer")
@@ -114,10 +111,11 @@ class Learner:
             changed = replace(config or run.config, **changes)
             if changed != run.config:
                 check(changed)
-                if changed.settings != run.config.settings:
+                old, new = settings(run.config), settings(changed)
+                other = {name: new[name] for name in new if new[name] != old[name] and name.startswith((*GROUPS,))}
+                if other:
                     raise UserError(
-                        f"--settings {' '.join(changed.settings)}: {path} has a model of its own by now "
-                        f"(--settings {' '.join(run.config.settings) or 'none'}): begin another run, "
+                        f"{' '.join(shown(other))}: {path} has a model of its own by now: begin another run, "
                         "or start over with --fresh"
                     )
                 if changed.tokenizer != run.config.tokenizer:

@@ -79,7 +79,6 @@ def _data(run: Run[TextConfig]) -> str:
 def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
     layers = f"{model.fast_layers} fast" + ("" if model.shared else f", {model.slow_layers} slow")
     found: list[tuple[str, Any]] = [
-        ("shape", Path(config.model).name),
         ("width, heads, keys' heads", f"{model.hidden_size}, {model.num_attention_heads}, {model.num_key_value_heads}"),
         ("layers", layers if model.hierarchy else model.fast_layers + model.slow_layers),
         ("cycles and steps of a segment", f"{model.h_cycles}, {model.l_cycles}" if model.hierarchy else "none"),
@@ -91,8 +90,10 @@ def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
         ("precision", config.train.precision),
         ("seed", config.seed),
     ]
+    if config.model is not None:
+        found.insert(0, ("architecture", Path(config.model).name))
     if config.lora:
-        found.insert(1, ("rank of the adapters (LoRA)", config.lora))
+        found.insert(0, ("rank of the adapters (LoRA)", config.lora))
     return [(name, str(value)) for name, value in found]
 
 

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from hrm.text.model.budget import Budget as Budget
     from hrm.text.model.cache import HRMCache as HRMCache
     from hrm.text.model.causal import HRMForCausalLM as HRMForCausalLM
-    from hrm.text.model.configuration import PRESETS as PRESETS
     from hrm.text.model.configuration import HRMConfig as HRMConfig
     from hrm.text.model.modeling import HRMForSequenceClassification as HRMForSequenceClassification
     from hrm.text.model.modeling import HRMModel as HRMModel
@@ -18,14 +17,13 @@ if TYPE_CHECKING:
 # The configuration is imported while transformers itself is being imported (hrm._auto); the models cannot be.
 _HOME = {
     "HRMCache": "cache",
-    **dict.fromkeys(("PRESETS", "HRMConfig"), "configuration"),
+    "HRMConfig": "configuration",
     "Budget": "budget",
     "HRMForCausalLM": "causal",
     **dict.fromkeys(("HRMForSequenceClassification", "HRMModel"), "modeling"),
     "Thought": "thought",
 }
 __all__ = [
-    "PRESETS",
     "Budget",
     "HRMCache",
     "HRMConfig",

@@ -12,8 +12,9 @@ from transformers.cache_utils import Cache
 
 from hrm.core.recurrence import Schedule
 from hrm.files.reading import UserError
+from hrm.text.arch import Halting, Rule, State
 from hrm.text.model.cache import HRMCache
-from hrm.text.model.configuration import Halting, HRMConfig, Rule, State
+from hrm.text.model.configuration import HRMConfig
 
 
 class Request(TypedDict, total=False):

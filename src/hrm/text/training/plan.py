@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hrm.files.reading import UserError
 from hrm.files.records import Record
-from hrm.text.config import TextConfig
+from hrm.text.config import TextConfig, saved
 from hrm.text.load import configure
 from hrm.text.model import HRMConfig, HRMForCausalLM
 
@@ -43,10 +42,8 @@ class Plan(Record):
 
 def plan(config: TextConfig) -> Plan:
     """The cost of a training; UserError for rows that the model cannot read."""
-    folder = next(
-        (p for p in (Path(config.model) / "model", Path(config.model)) if (p / "config.json").is_file()), None
-    )
-    shape = configure(HRMConfig.from_pretrained(folder) if folder else config.model, config.settings, None)
+    file = saved(config.model) if config.model else None
+    shape = configure(config, None, HRMConfig.from_pretrained(file.parent) if file else None)
     length, batch = config.text.length, config.train.batch_size
     if length > shape.max_position_embeddings:
         raise UserError(f"--text.length {length} is longer than the model's {shape.max_position_embeddings} positions")

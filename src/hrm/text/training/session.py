@@ -13,7 +13,7 @@ from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.runs import Run, durable
 from hrm.text import data as corpus
-from hrm.text.config import TextConfig
+from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Rows
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.text.measuring.losses import Measured, evaluate
@@ -56,19 +56,16 @@ class _Text(Subject[TextConfig, TextTrainer]):
         config = self.config
         if config.data is None:
             raise UserError("a text model needs text: give --data FILE[,FILE ...]")
-        start = Path(config.model)
         existing: tuple[HRMForCausalLM, PreTrainedTokenizerFast] | None = None
-        if (start / "run.json").is_file():
-            old = load_text(start, device="cpu", precision="float32")
-            existing = old.model, old.tokenizer
-        elif (start / "config.json").is_file():
-            existing = load_saved(start)
+        start = Path(config.model or "")
+        if config.model and saved(start):
+            existing = _continued(start)
         source = None if config.text.kind == "rows" else Source(config, reporter.say)
         if existing:
             tokenizer = existing[1]
         else:
             tokenizer = corpus.make_tokenizer(config.text.tokenizer) if source is None else source.tokenizer()
-        shape = configure(existing[0].config if existing else config.model, config.settings, tokenizer)
+        shape = configure(config, tokenizer, existing[0].config if existing else None)
         torch.manual_seed(config.seed)
         model = HRMForCausalLM(shape)
         if existing:
@@ -78,7 +75,7 @@ class _Text(Subject[TextConfig, TextTrainer]):
         if config.text.length > shape.max_position_embeddings:
             raise UserError(
                 f"--text.length {config.text.length} is longer than the model's {shape.max_position_embeddings} "
-                f"positions: shorten it, or use --settings max_position_embeddings={config.text.length}"
+                f"positions: shorten it, or use --arch.max-position-embeddings {config.text.length}"
             )
 
         def fill_folder(folder: Path) -> None:
@@ -151,6 +148,14 @@ class _Text(Subject[TextConfig, TextTrainer]):
     def _training(self) -> Packed | Rows:
         assert self.training is not None  # read by now
         return self.training
+
+
+def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
+    """The model and tokenizer of a run or saved folder, in full precision."""
+    if not (start / "run.json").is_file():
+        return load_saved(start)
+    old = load_text(start, device="cpu", precision="float32")
+    return old.model, old.tokenizer
 
 
 class _Held(Measures):
