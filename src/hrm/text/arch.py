@@ -54,7 +54,7 @@ class HaltingConfig:
     exit_threshold: Annotated[float, Range(-(10**6), 10**6)] = 0.5
     """Where a token stops."""
     q_continue: bool = False
-    """P(halt) weighs halting against going on (HRM); off: the Q head has one value (TRM)."""
+    """P(halt) weighs halting against continuing (HRM); off: the Q head has one value (TRM)."""
     state: State = "reset"
     """A generated token starts fresh, or from the last token's state."""
     retry_confidence: Annotated[float, Range(0, 10)] = 0.0
