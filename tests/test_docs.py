@@ -112,12 +112,17 @@ def test_the_readme_is_short_and_has_every_verb_in_the_order_of_the_help():
     assert len(re.findall(r"^\| ", headline, re.M)) == 1 + 8
 
 
-CLUMSY = re.compile(r"\b(so many|go(es|ing)? on|anew|of what|the same of)\b")
+CLUMSY = re.compile(r"\b(so many|go(es|ing)? on|anew|of what|the same of|of ours|what there is|such a)\b")
 
 
 @each_page
 def test_the_pages_use_the_words_of_the_field(page: Path):
     assert not CLUMSY.search(page.read_text("utf-8"))
+
+
+@each_page
+def test_the_pages_import_the_public_names(page: Path):
+    assert not re.search(r"^(from|import) hrm\.|\bimport hrm\.", page.read_text("utf-8"), re.M)
 
 
 def test_the_help_uses_the_words_of_the_field():

@@ -173,11 +173,11 @@ def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
     from hrm.text.writing.generation import Sampling
 
     if options.fresh is not None:
-        from hrm.text.data.chat import prompt
+        from hrm.text.data.chat import chat_prompt
 
         source, template, tokenizer = None, _template(loaded), loaded.tokenizer
         made = _fresh(loaded, options)
-        pairs = [Pair(prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made][: options.limit]
+        pairs = [Pair(chat_prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made][: options.limit]
     elif options.data is None or _is_packed(options.data):
         packed, source = _folder(loaded, options)
         if not isinstance(packed, Packed):

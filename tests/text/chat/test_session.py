@@ -10,7 +10,7 @@ import torch
 
 from hrm.files.reading import UserError
 from hrm.text.chat.session import SENTENCE_END, Session, Settings
-from hrm.text.data.chat import prompt
+from hrm.text.data.chat import chat_prompt
 from hrm.text.writing.generation import Sampling, complete, generate
 from tests.text.chat.small import TEMPLATE, loaded, session
 
@@ -168,7 +168,7 @@ def test_questions_are_written_with_the_template_and_answers_stay_in_it(monkeypa
     talk = session(memory=64, max_position_embeddings=64, talks=True)
     first = talk.answer("the cat")
     asked = [{"role": "user", "content": "the cat"}]
-    ids = prompt(talk.tokenizer, asked)
+    ids = chat_prompt(talk.tokenizer, asked)
     assert talk.tokenizer.decode(ids) == "h?the cat\na?"
     (alone,) = complete(talk.model, talk.tokenizer, [ids], talk.settings.sampling, **talk.modes["auto"])
     assert first.text == alone.text
@@ -176,7 +176,7 @@ def test_questions_are_written_with_the_template_and_answers_stay_in_it(monkeypa
     talk.answer("the dog")
     asked += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "the dog"}]
     assert talk.conversation.reading().tokens[: len(ids) + 5] == ids + [t.id for t in first.tokens]
-    assert counts[0] == len(prompt(talk.tokenizer, asked)) - len(ids) - 4
+    assert counts[0] == len(chat_prompt(talk.tokenizer, asked)) - len(ids) - 4
 
 
 def test_the_oldest_questions_are_dropped_whole():

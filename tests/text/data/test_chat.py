@@ -61,7 +61,7 @@ def test_a_question_without_an_answer_at_the_end_is_left_out():
 def test_the_prompt_is_what_the_model_was_trained_to_go_on_from(template: str | None):
     made = tokenizer(template)
     (example,) = chat.examples(made, [LONG])
-    start = chat.prompt(made, LONG[:-1])
+    start = chat.chat_prompt(made, LONG[:-1])
     assert example.tokens[: len(start)].tolist() == start
     assert made.decode(example.tokens[len(start) :]).startswith("ba")
 

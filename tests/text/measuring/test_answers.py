@@ -84,7 +84,7 @@ def test_a_prefix_model_is_measured_with_its_questions_as_prefixes(tmp_path: Pat
     packed = Packed.write(tmp_path / "data", tokenizer, chat.examples(tokenizer, talks, "{question}{answer}"))
     losses = []
     for talk in talks:
-        given = chat.prompt(tokenizer, talk[:1], "{question}{answer}")
+        given = chat.chat_prompt(tokenizer, talk[:1], "{question}{answer}")
         ids = torch.tensor([[*given, *tokenizer("ab")["input_ids"], tokenizer.eos_token_id]])
         types = (torch.arange(ids.shape[1]) < len(given)).long()[None]
         with torch.no_grad():
@@ -120,7 +120,7 @@ def test_questions_that_were_trained_on_are_counted(spells: Path, tmp_path: Path
     asked = [f'{{"question": "Spell {word} backward.", "answer": "x"}}\n' for word in ("ab", "ccc", "cab")]
     file.write_text("".join(asked))
     loaded = load_text(spells)
-    prompts = [chat.prompt(loaded.tokenizer, talk[:1]) for talk in chat.conversations(file)]
+    prompts = [chat.chat_prompt(loaded.tokenizer, talk[:1]) for talk in chat.conversations(file)]
     assert trained_on(loaded, prompts) == 2
     _, err = said(capsys, "eval", str(spells), "--data", str(file), "--task", "pairs", "--max-new-tokens", "2")
     assert "2 of the 3 questions were trained on" in err

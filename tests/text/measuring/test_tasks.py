@@ -139,7 +139,7 @@ def test_lm_eval_gets_the_same_answers(tmp_path: Path):
     pytest.importorskip("lm_eval", reason="needs lm-eval")
     from lm_eval.api.instance import Instance  # type: ignore[import-not-found]
 
-    from hrm.text.measuring.lm_eval import adapter
+    from hrm.text.measuring.lm_eval import lm_eval_adapter
 
     model, tokenizer = pair()
     asked = [("the cat", " sat"), ("the dog", " mat")]
@@ -147,7 +147,7 @@ def test_lm_eval_gets_the_same_answers(tmp_path: Path):
     def instances(kind: str, args: list) -> list:
         return [Instance(kind, {}, each, i) for i, each in enumerate(args)]
 
-    harness, scorer = adapter(model, tokenizer), Scorer(model, tokenizer)
+    harness, scorer = lm_eval_adapter(model, tokenizer), Scorer(model, tokenizer)
     scores = scorer.continuations(asked)
     assert harness.loglikelihood(instances("loglikelihood", asked)) == [s[:2] for s in scores]
     rolling = harness.loglikelihood_rolling(instances("loglikelihood_rolling", [(TEXT[:50],)]))
@@ -164,7 +164,7 @@ def test_lm_eval_counts_the_same_on_the_same_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from lm_eval import simple_evaluate  # type: ignore[import-not-found]
 
-    from hrm.text.measuring.lm_eval import adapter
+    from hrm.text.measuring.lm_eval import lm_eval_adapter
 
     model, tokenizer = pair()
     rows = [{"query": "the", "choices": [a, b], "gold": i % 2} for i, (a, b) in enumerate(zip("catsodg", "mlronet"))]  # noqa: B905
@@ -180,6 +180,7 @@ def test_lm_eval_counts_the_same_on_the_same_file(tmp_path: Path, monkeypatch: p
         "doc_to_target": "{{gold}}",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }
-    theirs = simple_evaluate(model=adapter(model, tokenizer), tasks=[task], bootstrap_iters=0)["results"]["mine"]
+    harness = lm_eval_adapter(model, tokenizer)
+    theirs = simple_evaluate(model=harness, tasks=[task], bootstrap_iters=0)["results"]["mine"]
     ours = evaluate_task(model, tokenizer, load("mine", tmp_path))
     assert (ours["accuracy"], ours["accuracy_per_byte"]) == (theirs["acc,none"], theirs["acc_norm,none"])

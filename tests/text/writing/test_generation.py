@@ -254,7 +254,7 @@ def test_answers_that_are_all_right_score_100_however_short_and_in_any_script(an
 
 def test_held_out_conversations_give_back_their_last_question_and_answer(tmp_path: Path):
     from hrm.text.data import Packed
-    from hrm.text.data.chat import examples, prompt
+    from hrm.text.data.chat import chat_prompt, examples
 
     _, tokenizer = pair()
     talks = [[("the cat", "sat"), ("the dog", "ran on")], [("a", "la mer")]]
@@ -269,7 +269,7 @@ def test_held_out_conversations_give_back_their_last_question_and_answer(tmp_pat
     packed = Packed.write(tmp_path / "packed", tokenizer, examples(tokenizer, dialogues))
     found = packed_pairs(packed, tokenizer)
     assert [p.answer for p in found] == ["ran on", "la mer"]
-    assert [p.prompt for p in found] == [prompt(tokenizer, dialogue[:-1]) for dialogue in dialogues]
+    assert [p.prompt for p in found] == [chat_prompt(tokenizer, dialogue[:-1]) for dialogue in dialogues]
     assert packed_pairs(packed, tokenizer, 1) == found[:1]
     running = Packed.write(tmp_path / "text", tokenizer, encode(tokenizer, [TEXT]))
     with pytest.raises(UserError, match="holds running text, no answers"):

@@ -15,11 +15,11 @@ from hrm.core.halting import wants_to_halt
 from hrm.files import output
 from hrm.files.reading import UserError, json_of, reading
 from hrm.files.records import Json
-from hrm.puzzles.arc.files import ArcTask, checked_grid
+from hrm.puzzles.arc.files import ArcTask, checked_grid, read
 from hrm.puzzles.arc.sets import Record
 from hrm.puzzles.solving import engine
 from hrm.puzzles.solving.engine import Job, Rules
-from hrm.puzzles.solving.solver import Solver
+from hrm.puzzles.solving.solver import Solver, load
 from hrm.puzzles.tasks.arc import Arc
 
 ATTEMPTS = 2
@@ -45,6 +45,11 @@ class Answered(NamedTuple):
     segments: int
     """Computed for all of them."""
     status: str = "answered"
+
+
+def answer_tasks(run: Path | str, file: Path | str, **options: Any) -> Iterator[Answered]:
+    """Answer every test input of ARC task files with a run's best checkpoint; `options` are those of `answer`."""
+    return answer(load(run), read(file), Record.load(Path(run) / "data"), **options)
 
 
 def answer(

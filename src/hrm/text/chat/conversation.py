@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hrm.files import output
 from hrm.files.reading import UserError, json_of
-from hrm.text.data.chat import prompt
+from hrm.text.data.chat import chat_prompt
 from hrm.text.writing.generation import encode
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Conversation:
         first = [message for message in self.messages[:forgotten] if message.role == "system"]
         kept = [*first, *self.messages[forgotten:]]
         said = [{"role": message.role, "content": message.content} for message in kept]
-        return prompt(self.tokenizer, said, self.template)
+        return chat_prompt(self.tokenizer, said, self.template)
 
     def _tokens(self, message: Message, first: bool) -> list[int]:
         if message.tokens is None:

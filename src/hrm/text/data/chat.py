@@ -35,7 +35,7 @@ def examples(
         yield Example(np.array(ids), np.array(mask), len(said), len(said.encode()))
 
 
-def prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages, template: str | None = None) -> list[int]:
+def chat_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages, template: str | None = None) -> list[int]:
     """The tokens after which the model answers the last message, exactly as `examples` writes them."""
     return _encoded(tokenizer, messages, template)[0]
 

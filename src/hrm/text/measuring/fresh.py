@@ -10,7 +10,7 @@ import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.text.data import Packed, is_packed
-from hrm.text.data.chat import prompt
+from hrm.text.data.chat import chat_prompt
 from hrm.text.data.gym import Made, gym_text
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ class Seen:
         }
 
     def __contains__(self, question: object) -> bool:
-        return (
-            tuple(prompt(self.tokenizer, [{"role": "user", "content": str(question)}], self.template)) in self.prompts
-        )
+        messages = [{"role": "user", "content": str(question)}]
+        return tuple(chat_prompt(self.tokenizer, messages, self.template)) in self.prompts
 
 
 def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> Made:

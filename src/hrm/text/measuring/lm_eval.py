@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hrm.text.model.budget import Request
 
 
-def adapter(
+def lm_eval_adapter(
     model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Unpack[Request]
 ) -> Any:
     """An `lm_eval.api.model.LM` for `lm_eval.simple_evaluate(model=...)`; `request` changes the model's budget."""

@@ -47,12 +47,12 @@ def pairs_of(
 
     `template` is that of the training; default: the tokenizer's chat template, or else the question and an empty line.
     """
-    from hrm.text.data.chat import conversations, prompt
+    from hrm.text.data.chat import chat_prompt, conversations
 
     found = []
     for messages in islice(conversations(source, way), limit):
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        found.append(Pair(prompt(tokenizer, messages[:last], template), messages[last]["content"]))
+        found.append(Pair(chat_prompt(tokenizer, messages[:last], template), messages[last]["content"]))
     return found
 
 
