@@ -28,9 +28,9 @@ from torch import Tensor
 
 from hrm.settings import changed
 from hrm.text.config import LearnConfig
-from hrm.text.data import Batch, Packed, Way
+from hrm.text.data import Batch, Packed, ReadOptions
 from hrm.text.learning.learner import Learner
-from hrm.text.learning.memory import Dreams, Nothing, Old, Reservoir
+from hrm.text.learning.memory import DreamMemory, NoMemory, ReplayRows, Reservoir
 from hrm.text.learning.trainer import BookTrainer
 from hrm.text.model import HRMForCausalLM
 from hrm.text.names import typed
@@ -46,7 +46,7 @@ EWC = 2000.0
 """Weight of the quadratic pull; not tuned."""
 
 
-class Elastic(Nothing):
+class Elastic(NoMemory):
     """Elastic weight consolidation (arXiv 1612.00796): weights that mattered for old books are held where they were."""
 
     def __init__(self, weight: float = EWC) -> None:
@@ -80,15 +80,15 @@ class Elastic(Nothing):
                 p.grad[: len(old)] += self.weight * pull
 
 
-class Generated(Dreams):
+class Generated(DreamMemory):
     """What the model itself writes from the first characters of kept pieces, and nothing of the books' own text."""
 
-    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
         """Dreams, and what follows in them."""
         if self.dreams is None:
             return None
         found = self.dreams[rng.integers(0, len(self.dreams), count)]
-        return Old(found[:, :-1], found[:, 1:])
+        return ReplayRows(found[:, :-1], found[:, 1:])
 
 
 class Mixed:
@@ -133,7 +133,7 @@ def books(folder: Path, work: Path, characters: int) -> list[Path]:
 
 def sequence(arm: str, path: Path, files: list[Path], config: LearnConfig, limit: int) -> dict[str, Any]:
     """Learn the books one after another with an arm's memory."""
-    memories = {"default": None, "naive": Nothing(), "ewc": Elastic(), "generated": Generated(config.memory)}
+    memories = {"default": None, "naive": NoMemory(), "ewc": Elastic(), "generated": Generated(config.memory)}
     memory = (memories | {"reservoir": Reservoir(config.memory)})[arm]
     begun = (path / "run.json").is_file()
     learner = Learner.open(path, memory, config) if begun else Learner.create(path, config, memory)
@@ -159,7 +159,7 @@ def joint(path: Path, files: list[Path], config: LearnConfig, limit: int) -> dic
     """All books at once, as many updates as all of them get one after another."""
     learner, start = Learner.create(path, config), time.perf_counter()
     for file in files:
-        learner._enter(file, None, Way()).state = "finished"
+        learner._enter(file, None, ReadOptions()).state = "finished"
     mixed = Mixed([Packed.open(learner._folder(book) / "train") for book in learner.books])
     bias = learner.model.lm_head.bias
     assert bias is not None

@@ -33,7 +33,7 @@ from hrm.puzzles import data
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.data import PuzzleSet
 from hrm.puzzles.measuring import is_right, jobs_of
-from hrm.puzzles.measuring.sweep import Readings, depth_curves
+from hrm.puzzles.measuring.sweep import SegmentReadouts, depth_curves
 from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import Solver, engine, load
 from hrm.puzzles.tasks.sudoku import Sudoku
@@ -134,7 +134,7 @@ def early_halting(solver: Solver, puzzles: PuzzleSet, args: argparse.Namespace) 
 
 def _by_q(right: np.ndarray, halts: np.ndarray) -> dict[str, float]:
     """Halting where the Q head says so, and at the same depths in random order; both [n, segments]."""
-    curves = {curve.name: curve for curve in depth_curves(Readings(right, halts, halts), False)}
+    curves = {curve.name: curve for curve in depth_curves(SegmentReadouts(right, halts, halts), False)}
     return {
         "mean_segments": curves["the Q head halts"].mean_segments[-1],
         "accuracy": curves["the Q head halts"].accuracy[-1],

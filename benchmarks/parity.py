@@ -196,11 +196,11 @@ def compare_forward(head: Any, model: PuzzleModel, batch: Batch) -> dict[str, An
     moved = type(fresh)(z_H=fresh.z_H * (1 + torch.finfo(torch.float32).eps), z_L=fresh.z_L)
     found: dict[str, Any] = {}
     for segment in range(1, SEGMENTS + 1):
-        carry, logits, (halt, go_on) = inner(carry, data)
+        carry, logits, (halt, proceed) = inner(carry, data)
         moved, moved_logits, _ = inner(moved, data)
         ours, readout = model.segment(ours, batch.inputs, batch.ids)
         if segment == 1:
-            q = torch.stack((halt, go_on), 1)
+            q = torch.stack((halt, proceed), 1)
             found = {"logits": difference(logits, readout.logits), "q": difference(q, readout.q)}
             found["logits, control"] = difference(logits, moved_logits)
             batch.labels[-1] = logits[-1].argmax(-1)  # a solved puzzle, so that both halting targets occur

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hrm.files.output import to_json
 from hrm.text.data import documents
-from hrm.text.quality.copying import Training
+from hrm.text.quality.copying import TrainingText
 from hrm.text.quality.report import draw, table
 from hrm.text.quality.scale import Judged, Scale
 
@@ -70,7 +70,7 @@ def main() -> None:
         ("against the first half of alice.txt", alice[: len(alice) // 2], books(read)),
         ("against all of alice.txt", alice, [("looking_glass.txt", read["looking_glass.txt"]), *made(alice)]),
     ):
-        scale, training = Scale("alice.txt", known), Training(known)
+        scale, training = Scale("alice.txt", known), TrainingText(known)
         result[title] = [scale.judge(name, text, training) for name, text in texts]
         console = Console(highlight=False)
         console.print(f"\n{title}", table(result[title]))

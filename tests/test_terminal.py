@@ -14,7 +14,7 @@ from rich.table import Table
 from hrm import terminal
 from hrm.cli.main import LONGEST, VERBS, main
 from hrm.console import Console
-from hrm.terminal import Door, clean, replaced
+from hrm.terminal import CleanStream, clean, replaced
 
 ROOT = Path(__file__).parent.parent
 EVIL = "\x1b]0;title\x07a\rb\x9bc\u202ed\x7f[red]:smile:[/red]"
@@ -40,19 +40,19 @@ class Terminal(io.StringIO):
 def test_what_a_terminal_would_obey_is_shown_escaped(text: str, shown: str) -> None:
     assert clean(text) == shown
     stream = io.StringIO()
-    print(text, file=Door(stream))  # type: ignore[arg-type]
+    print(text, file=CleanStream(stream))  # type: ignore[arg-type]
     assert stream.getvalue() == shown + "\n"
 
 
 def test_a_bar_of_another_library_may_return_to_the_start_of_its_line() -> None:
     stream = io.StringIO()
-    print("\r50 %", end="", file=Door(stream))  # type: ignore[arg-type]
+    print("\r50 %", end="", file=CleanStream(stream))  # type: ignore[arg-type]
     assert stream.getvalue() == "\r50 %"
 
 
 def test_the_console_keeps_its_own_colours_and_takes_text_as_it_is() -> None:
     stream = Terminal()
-    console = Console(file=Door(stream), force_terminal=True, color_system="standard", width=120)  # type: ignore[arg-type]
+    console = Console(file=CleanStream(stream), force_terminal=True, color_system="standard", width=120)  # type: ignore[arg-type]
     table = Table("name", title=EVIL, style="red")
     table.add_row(EVIL)
     console.print(table)

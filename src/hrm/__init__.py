@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from hrm.text.model import HRMForSequenceClassification as HRMForSequenceClassification
     from hrm.text.model import HRMModel as HRMModel
     from hrm.text.model.loss import token_loss as token_loss
-    from hrm.text.quality.copying import Training as Training
+    from hrm.text.quality.copying import TrainingText as TrainingText
     from hrm.text.quality.scale import Scale as Scale
     from hrm.text.writing.generation import Sampling as Sampling
     from hrm.text.writing.generation import generate as generate
@@ -89,7 +89,7 @@ _PLACES = {
     "hrm.text.measuring.lm_eval": ("lm_eval_adapter",),
     "hrm.text.chat.session": ("Session",),
     "hrm.text.writing.generation": ("Sampling", "generate"),
-    "hrm.text.quality.copying": ("Training",),
+    "hrm.text.quality.copying": ("TrainingText",),
     "hrm.text.quality.scale": ("Scale",),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}

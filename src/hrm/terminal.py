@@ -37,7 +37,7 @@ def replaced(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-class Door:
+class CleanStream:
     """A stream that cleans what is printed; `behind` is the stream itself."""
 
     def __init__(self, behind: IO[str]) -> None:
@@ -70,17 +70,17 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors=_ERRORS)
     out, err = sys.stdout, sys.stderr
-    door: Any = Door(err)
+    door: Any = CleanStream(err)
 
     def say(text: str) -> None:
         print(text, file=door, flush=True)
 
     with open(os.devnull, "w", encoding="utf-8") if quiet else _kept(err) as notes:
-        notes_door = Door(notes)
+        notes_door = CleanStream(notes)
         notes_door.say = say
         sys.stderr = notes_door  # type: ignore[assignment]
         if _is_terminal(out):
-            sys.stdout = Door(out)  # type: ignore[assignment]
+            sys.stdout = CleanStream(out)  # type: ignore[assignment]
         try:
             yield say
         finally:

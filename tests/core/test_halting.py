@@ -13,19 +13,19 @@ from tests.reference import losses
 NEVER = torch.tensor([[0.99, 0.5]])
 
 
-def q(halt: float, go_on: float) -> torch.Tensor:
-    return torch.tensor([[float(halt), float(go_on)]])
+def q(halt: float, proceed: float) -> torch.Tensor:
+    return torch.tensor([[float(halt), float(proceed)]])
 
 
 @pytest.mark.parametrize(
-    ("halt", "go_on", "hrm", "trm"),
+    ("halt", "proceed", "hrm", "trm"),
     [(1, 2, False, True), (2, 1, True, True), (-1, -2, True, False), (-2, -1, False, False)],
 )
 def test_hrm_compares_the_two_values_and_trm_asks_for_even_odds(
-    halt: float, go_on: float, hrm: bool, trm: bool
+    halt: float, proceed: float, hrm: bool, trm: bool
 ) -> None:
-    assert wants_to_halt(q(halt, go_on), q_continue=True).tolist() == [hrm]
-    assert wants_to_halt(q(halt, go_on), q_continue=False).tolist() == [trm]
+    assert wants_to_halt(q(halt, proceed), q_continue=True).tolist() == [hrm]
+    assert wants_to_halt(q(halt, proceed), q_continue=False).tolist() == [trm]
 
 
 def test_a_puzzle_halts_at_the_longest_even_if_it_wants_to_go_on() -> None:

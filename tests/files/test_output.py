@@ -130,7 +130,7 @@ def test_a_checkpoint_without_room_tells_what_stands(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(error.value) == (
         f"the checkpoint of step 2 could not be saved in {folder}: the file would be larger than is allowed here; "
-        "the checkpoint of step 1 stands"
+        "the checkpoint of step 1 is intact"
     )
     assert [path.name for path in folder.iterdir()] == ["step_00000001"]
 

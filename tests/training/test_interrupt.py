@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP save and end cleanly; a second Ctrl-C stops at once and says what stands."""
+"""Ctrl-C, SIGTERM and SIGHUP save and end cleanly; a second Ctrl-C stops at once and says what is intact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from hrm.cli.main import main
 from hrm.runs import Run, checkpoint
 from hrm.training import interrupt as interrupts
-from hrm.training.interrupt import Ended, Interrupt, ending
+from hrm.training.interrupt import Interrupt, Terminated, ending
 from hrm.training.loop import TrainingLoop
 from tests.training import small
 from tests.training.small import config
@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_no_checkpoint(tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"stopped at once; the checkpoint of step 1 stands: hrm train --resume {run}" in shown
+    assert f"stopped at once; the checkpoint of step 1 is intact: hrm train --resume {run}" in shown
     assert "Traceback" not in shown
     [path] = checkpoint.complete(run / "checkpoints")
     checkpoint.verify(path)
@@ -122,9 +122,9 @@ def test_a_training_in_another_thread_leaves_the_signals_alone() -> None:
 def test_a_training_without_a_checkpoint_says_so_when_it_is_stopped_at_once(tmp_path: Path) -> None:
     loop = TrainingLoop.__new__(TrainingLoop)
     loop.run = Run(tmp_path, SETTINGS, {"board": {}, "version": "", "created": ""})
-    assert loop._stands() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
+    assert loop._intact() == f"there is no checkpoint yet: hrm train --resume {tmp_path} begins from the start"
     checkpoint.save(tmp_path / "checkpoints", 1, {}, {})
-    assert loop._stands() == f"the checkpoint of step 1 stands: hrm train --resume {tmp_path}"
+    assert loop._intact() == f"the checkpoint of step 1 is intact: hrm train --resume {tmp_path}"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -160,7 +160,7 @@ def test_whatever_else_runs_cleans_up_when_it_is_asked_to_end(name: str) -> None
         pytest.skip("there is no such signal here")
     before, cleaned = signal.signal(number, signal.SIG_DFL), []
     try:
-        with pytest.raises(Ended) as ended, ending():
+        with pytest.raises(Terminated) as ended, ending():
             try:
                 os.kill(os.getpid(), number)
             finally:

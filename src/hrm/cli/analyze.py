@@ -16,7 +16,7 @@ from hrm.files.reading import UserError
 from hrm.progress import share
 
 if TYPE_CHECKING:
-    from hrm.text.data import Way
+    from hrm.text.data import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,17 @@ def text(args: list[str]) -> int:
     options = parse("analyze text", TextOptions, args, example=example, main=DEVICE)
     _check(options)
 
-    from hrm.text.data import Way
-    from hrm.text.quality.copying import Training
+    from hrm.text.data import ReadOptions
+    from hrm.text.quality.copying import TrainingText
     from hrm.text.quality.measures import words_of
     from hrm.text.quality.report import details, draw, ends, table, warnings_of
     from hrm.text.quality.scale import Scale
 
-    way = Way(lambda note: print(note, file=sys.stderr), options.encoding)
+    way = ReadOptions(lambda note: print(note, file=sys.stderr), options.encoding)
     reference = _read(options.reference, way)
     words = frozenset(words_of(_read(str(options.words), way))) if options.words else frozenset()
     scale = Scale(Path(options.reference).name, reference, options.block, words, options.seed)
-    training = Training(_read(options.training, way) if options.training else reference)
+    training = TrainingText(_read(options.training, way) if options.training else reference)
     judged = [scale.judge(name, body, training) for name, body in _texts(options, reference, way)]
     result = {"reference": options.reference, "block": options.block, "seed": options.seed, "texts": judged}
     if options.json_file is not None:
@@ -153,17 +153,17 @@ def _check(options: TextOptions) -> None:
     output.check_picture("--plot", options.plot)
 
 
-def _read(source: str, way: Way) -> str:
+def _read(source: str, way: ReadOptions) -> str:
     """A whole text; documents with an empty line between."""
-    from hrm.text.data import Part, documents
+    from hrm.text.data import DocumentPart, documents
 
     pieces = []
     for piece in documents(source, way=way):
-        pieces += [piece] if isinstance(piece, Part) else [piece, "\n\n"]
+        pieces += [piece] if isinstance(piece, DocumentPart) else [piece, "\n\n"]
     return "".join(pieces[:-1])
 
 
-def _texts(options: TextOptions, reference: str, way: Way) -> Iterator[tuple[str, str]]:
+def _texts(options: TextOptions, reference: str, way: ReadOptions) -> Iterator[tuple[str, str]]:
     """Name and text of each row of the table."""
     names = [Path(source).name for source in options.sources]
     for source, name in zip(options.sources, names, strict=True):

@@ -19,8 +19,8 @@ from hrm.puzzles.config import Config
 
 if TYPE_CHECKING:
     from hrm.puzzles.arc.files import ArcTask
-    from hrm.puzzles.arc.measuring import Answered
-    from hrm.puzzles.arc.sets import Record
+    from hrm.puzzles.arc.measuring import AnsweredTask
+    from hrm.puzzles.arc.sets import TaskRecord
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,11 @@ def measure(options: EvalOptions) -> int:
     output.check("--json-file", options.json_file)
     from hrm.puzzles.arc.measuring import submission_of, write_submission
     from hrm.puzzles.arc.picture import picture
-    from hrm.puzzles.arc.sets import Record
+    from hrm.puzzles.arc.sets import TaskRecord
     from hrm.runs import Run, checkpoint
 
     run = Run.open(options.run, Config)
-    record = Record.load(run.data)
+    record = TaskRecord.load(run.data)
     tasks = _tasks(options.data, options.skip_bad)
     record.numbers(tasks)
     if not options.leaks:
@@ -302,7 +302,9 @@ def _name(bad: list[str]) -> None:
         print(f"left out: {problem}", file=sys.stderr)
 
 
-def _measure(options: EvalOptions, step: str, tasks: list[ArcTask], record: Record) -> tuple[list[Answered], Json]:
+def _measure(
+    options: EvalOptions, step: str, tasks: list[ArcTask], record: TaskRecord
+) -> tuple[list[AnsweredTask], Json]:
     """The answers of one checkpoint, and what they are worth."""
     import time
 

@@ -70,9 +70,9 @@ def main(args: list[str]) -> int:
     if lines is not None:
         return _batch(session, lines, options)
     from hrm.cli.generate import legend, style_of
-    from hrm.text.chat.terminal import Drawing, Terminal
+    from hrm.text.chat.terminal import Terminal, TokenStyle
 
-    Terminal(session, Drawing(style_of, legend)).run()
+    Terminal(session, TokenStyle(style_of, legend)).run()
     return 0
 
 
@@ -95,9 +95,9 @@ def _session(options: Options) -> Session:
 
 def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options) -> int:
     """Each line is a conversation of its own, or continues the loaded one."""
-    from hrm.text.chat.commands import Talk, mode_notice
+    from hrm.text.chat.commands import CommandContext, mode_notice
 
-    if notice := mode_notice(Talk(session), measure=False):
+    if notice := mode_notice(CommandContext(session), measure=False):
         print(notice, file=sys.stderr)
     for number, line in lines:
         session.conversation.clear()

@@ -18,7 +18,7 @@ from hrm.files.reading import UserError
 from hrm.puzzles.config import Config
 
 if TYPE_CHECKING:
-    from hrm.puzzles.official import Imported
+    from hrm.puzzles.official import ImportedModel
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def _say(options: Options, form: str, counts: dict[str, int], more: str = "") ->
         print(f"{options.out}: {', '.join([form, *(f'{count:,} {name}' for name, count in counts.items())])}{more}")
 
 
-def _read(options: Options) -> Imported:
+def _read(options: Options) -> ImportedModel:
     """The model of a run (averaged weights where there are any) or of an official folder."""
-    from hrm.puzzles.official import Imported, find, read
+    from hrm.puzzles.official import ImportedModel, find, read
     from hrm.runs import Run, checkpoint
 
     source = options.source
@@ -84,13 +84,13 @@ def _read(options: Options) -> Imported:
         groups, _ = checkpoint.load(path, {"weights", "ema"})
         board = {name: run.board[name] for name in ("cells", "vocabulary", "task_ids")}
         weights = groups["weights"] | groups.get("ema", {})
-        return Imported(run.config, checkpoint.step_of(path), **board, weights=weights)
+        return ImportedModel(run.config, checkpoint.step_of(path), **board, weights=weights)
     if not source.exists() or find(source) is None:
         raise UserError(f"{source} is neither a run folder nor an official one with all_config.yaml and a file step_N")
     return read(source, options.shape)
 
 
-def _write_run(path: Path, model: Imported, options: Options) -> None:
+def _write_run(path: Path, model: ImportedModel, options: Options) -> None:
     """A run folder with one checkpoint of weights alone: to solve and measure with, not to resume."""
     from hrm.runs import Run, checkpoint, lock
 

@@ -67,7 +67,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class WhichTask:
+class TaskOptions:
     """What the puzzles of a file are."""
 
     task: str | None = None
@@ -85,9 +85,9 @@ class WhichTask:
     """Its options, each as NAME=VALUE: n=6 max_remove=5."""
 
 
-OfTask = Annotated[WhichTask, tyro.conf.arg(name="")]
+OfTask = Annotated[TaskOptions, tyro.conf.arg(name="")]
 """Its flags, without a prefix."""
-TASK = tuple(item.name for item in fields(WhichTask))
+TASK = tuple(item.name for item in fields(TaskOptions))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class CheckOptions:
     """File of puzzles, dataset folder or folder of packed text; or a run, to see whether its files are still intact."""
     against: str | None = None
     """Another file or folder that must share no puzzle with this one, symmetric variants included."""
-    of: OfTask = field(default_factory=WhichTask)
+    of: OfTask = field(default_factory=TaskOptions)
     json: bool = False
     """Print the problems as JSON."""
 
@@ -115,7 +115,7 @@ class ShowOptions:
     """How many to draw."""
     split: Literal["train", "test"] = "train"
     """Which split of a dataset folder."""
-    of: OfTask = field(default_factory=WhichTask)
+    of: OfTask = field(default_factory=TaskOptions)
     json: bool = False
     """Print question, answer and rating as one line of JSON each."""
 
@@ -245,7 +245,7 @@ def show(args: list[str]) -> int:
     return 0
 
 
-def _task(options: BuildOptions | WhichTask, path: str | None) -> tasks.Task:
+def _task(options: BuildOptions | TaskOptions, path: str | None) -> tasks.Task:
     """The task that the flags name, or else the one a file looks like."""
     if options.gym is not None and options.task not in (None, "gym"):
         raise UserError(f"--task {options.task} is no dataset of Reasoning Gym: leave out --gym, or use --task gym")

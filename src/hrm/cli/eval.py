@@ -20,14 +20,14 @@ from hrm.files.reading import UserError
 from hrm.progress import bar, share
 from hrm.puzzles.config import Config, Strategy
 from hrm.text.config import is_text
-from hrm.training.interrupt import Ended
+from hrm.training.interrupt import Terminated
 
 EVERY = 30
 """Seconds after which what is known so far is written again."""
 
 if TYPE_CHECKING:
     from hrm.puzzles import tasks
-    from hrm.puzzles.data import Located, PuzzleSet
+    from hrm.puzzles.data import LocatedPuzzles, PuzzleSet
     from hrm.puzzles.solving import Solver
 
 
@@ -87,7 +87,7 @@ def main(args: list[str]) -> int:
     import numpy as np
 
     from hrm.puzzles import data
-    from hrm.puzzles.data import Located
+    from hrm.puzzles.data import LocatedPuzzles
     from hrm.puzzles.measuring import Measurement
     from hrm.puzzles.solving import load
     from hrm.runs import threads
@@ -96,7 +96,7 @@ def main(args: list[str]) -> int:
     solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
     if options.data is None:
-        located = Located(_held_out(options.run, solver.task), lambda row: f"held-out puzzle {row + 1}")
+        located = LocatedPuzzles(_held_out(options.run, solver.task), lambda row: f"held-out puzzle {row + 1}")
     else:
         located = data.locate(options.data, solver.task, options.split, Console(stderr=True))
     puzzles = located.puzzles
@@ -108,14 +108,14 @@ def main(args: list[str]) -> int:
     if not options.allow_overlap:
         # What a run held out is none of its own training puzzles; another run may have seen it.
         for run in (*options.also, *([] if options.data is None else [options.run])):
-            _refuse_trained(run, Located(puzzles, lambda row: located.where(row + options.skip)), solver.task)
+            _refuse_trained(run, LocatedPuzzles(puzzles, lambda row: located.where(row + options.skip)), solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
     measurement = Measurement(solver, puzzles, options.batch_size, **vars(options.strategy))
     # A pipe gets the end alone.
     known = options.json_file if options.json_file and output.is_regular(options.json_file) else None
     total, written, done = len(puzzles.inputs), time.monotonic(), 0
-    with bar("measuring", total, Console(stderr=True)) as advance, contextlib.suppress(KeyboardInterrupt, Ended):
+    with bar("measuring", total, Console(stderr=True)) as advance, contextlib.suppress(KeyboardInterrupt, Terminated):
         for number in measurement:
             advance(number - done)
             done = number
@@ -146,7 +146,7 @@ def _held_out(run: str, task: tasks.Task) -> PuzzleSet:
     return held_out
 
 
-def _refuse_trained(run: str, measured: Located, task: tasks.Task) -> None:
+def _refuse_trained(run: str, measured: LocatedPuzzles, task: tasks.Task) -> None:
     """UserError where a run was trained on what is measured; a note where its puzzles can no longer be read."""
     from hrm.puzzles import data
     from hrm.puzzles.training.session import puzzles_of

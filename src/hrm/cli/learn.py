@@ -224,15 +224,15 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
 
     learner.asked = asked
 
-    def stands() -> str:
+    def intact() -> str:
         saved = checkpoint.complete(learner.run.checkpoints)
         if not saved:
             return "nothing was saved yet"
         return f"update {checkpoint.step_of(saved[-1])} is saved: hrm learn {learner.run.path} resumes there"
 
     says = "" if asks else "pausing; press Ctrl-C again to stop at once"
-    with Interrupt(says, stands) as interrupt, bar:
-        return learner.go_on(epochs, show) if book is None else learner.learn(book, epochs, show, encoding), answer
+    with Interrupt(says, intact) as interrupt, bar:
+        return learner.resume(epochs, show) if book is None else learner.learn(book, epochs, show, encoding), answer
 
 
 def _estimate(learner: Learner, event: Event) -> str:

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from hrm import terminal
-from hrm.training.interrupt import Ended, ending
+from hrm.training.interrupt import Terminated, ending
 
 LONGEST = 700
 """Characters of a message; of a longer one the middle is left out."""
@@ -55,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             say(f"{name}: interrupted")
             return 130
-        except Ended as stop:
+        except Terminated as stop:
             with contextlib.suppress(OSError):
                 say(f"{name}: ended by {stop.name}")
             return stop.code

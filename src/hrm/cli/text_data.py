@@ -89,7 +89,7 @@ def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
     _free(options.out)
     names.apart(options.out, options.files)
     console = Console(stderr=True)
-    texts = corpus.texts(options.files, options.field, corpus.Way(_saying(console), options.encoding))
+    texts = corpus.texts(options.files, options.field, corpus.ReadOptions(_saying(console), options.encoding))
     if options.kind == "char":
         made = corpus.make_tokenizer("char", texts)
     else:
@@ -121,7 +121,7 @@ def _pack(options: PackOptions, place: Path) -> int:
     _free(options.out)
     names.apart(options.out, [*options.files, options.tokenizer])
     console = Console(stderr=True)
-    way = corpus.Way(_saying(console), options.encoding)
+    way = corpus.ReadOptions(_saying(console), options.encoding)
     talk = options.kind == "chat" or (options.kind == "auto" and _talks(options.files, way.encoding))
     if talk:
         items: Any = corpus.Again(lambda: chain.from_iterable(chat.conversations(file, way) for file in options.files))

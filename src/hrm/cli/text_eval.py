@@ -24,7 +24,7 @@ from hrm.progress import share
 from hrm.puzzles.data.recognition import are_puzzles
 
 if TYPE_CHECKING:
-    from hrm.text.data import Packed, Rows, Way
+    from hrm.text.data import Packed, ReadOptions, Rows
     from hrm.text.data.chat import Messages
     from hrm.text.load import TextModel
 
@@ -278,10 +278,10 @@ def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | 
         yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source) if source else None
 
 
-def _way(options: TextOptions) -> Way:
-    from hrm.text.data import Way
+def _way(options: TextOptions) -> ReadOptions:
+    from hrm.text.data import ReadOptions
 
-    return Way(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
+    return ReadOptions(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
 
 
 def _is_packed(source: str) -> bool:

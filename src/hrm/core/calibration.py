@@ -1,6 +1,6 @@
-"""Does the model know when it is right: expected calibration error, and the confidence that would have it least.
+"""Calibration of a model's confidence: expected calibration error, and Platt scaling to lower it.
 
-And how far a share that was counted may be from the true one.
+Also the confidence interval of a measured share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ BINS = 15
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy [n] over 15 equal bins, weighted by their counts; 0 for none."""
+    """Mean distance between confidence and accuracy [n] over 15 equal bins, weighted by their counts; 0 for none."""
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(which, confidence - right, minlength=BINS)
     return float(np.abs(gaps).sum() / max(1, len(confidence)))

@@ -19,7 +19,8 @@ class QHead(Linear):
 
     def reset_parameters(self) -> None:
         """Back to a value of -5 everywhere."""
-        super().reset_parameters()  # the draw is part of what a seed means
+        # The draw is overwritten below; without it, the weights drawn after this one would differ for the same seed.
+        super().reset_parameters()
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, -5.0)  # type: ignore[arg-type]
 
@@ -28,14 +29,14 @@ class QHead(Linear):
 
 
 def wants_to_halt(q: Float[Tensor, "b 2"], q_continue: bool, margin: float = 0.0) -> Bool[Tensor, " b"]:
-    """Halting is worth more than going on; without a Q-continue, worth more than even odds (TRM)."""
+    """Whether halting is worth more than continuing; without a Q-continue, whether it is likelier than not (TRM)."""
     return q[:, 0] > (q[:, 1] if q_continue else 0) + margin
 
 
 def halted(
     q: Float[Tensor, "b 2"], segments: Int[Tensor, " b"], uniforms: Float[Tensor, "b 2"], config: HaltingConfig
 ) -> Bool[Tensor, " b"]:
-    """Which rows leave after `segments` segments; `uniforms` in [0, 1) draw the random minimum M_min."""
+    """Which rows halt after `segments` segments [b]; `uniforms` in [0, 1) draw the random minimum M_min."""
     longest = config.max_segments
     explores = uniforms[:, 0] < config.exploration
     minimum = torch.where(explores, 2 + (uniforms[:, 1] * (longest - 1)).long(), 1)
@@ -44,5 +45,5 @@ def halted(
 
 
 def continue_target(next_q: Float[Tensor, "b 2"], last: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """G_continue: the best value of the next segment, of halting only where this segment was the last."""
+    """G_continue: the best value of the next segment; only that of halting where the next segment is the last."""
     return torch.sigmoid(torch.where(last, next_q[:, 0], next_q.max(dim=1).values))

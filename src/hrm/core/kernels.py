@@ -1,4 +1,5 @@
-"""The equations of `hrm.core.layers` faster: low-precision copies, packed matrices, panels, the choice of attention.
+"""Faster forms of the equations in `hrm.core.layers`: low-precision copies, packed matrices, panels, the choice of
+attention.
 
 Everything here gives the numbers of the plain equation, up to rounding, and says why it is not written plainly.
 """
@@ -19,7 +20,7 @@ from hrm.files.reading import UserError
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The same values in float32, or in float64 if that is what they are."""
+    """The same values in float32; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -50,8 +51,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
     """Weightless RMSNorm over one axis, computed in float32 or wider and returned in the dtype of `x`."""
-    # The published order of operations: in float32 it gives the originals' numbers to the last bit, and a compiler
-    # fuses it better. Low precision has its own rounding, and takes the form with fewer passes.
+    # The published order of operations gives the numbers of the official code to the last bit in float32, and a
+    # compiler fuses it better. In low precision the rounding differs anyway, so the form with fewer passes is used.
     if not low_precision(x) or torch.compiler.is_compiling():
         wide = at_least_float32(x)
         return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
@@ -61,7 +62,7 @@ def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
 
 
 def turned(x: Tensor, swapped: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + swapped sin in the dtype of `x`; low precision is added up in float32."""
+    """x * cos + swapped * sin in the dtype of `x`, computed in float32 where that is low precision."""
     if low_precision(x):
         return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
     return x * cos + swapped * sin
@@ -80,7 +81,8 @@ class _LowPrecision(torch.autograd.Function):
 
 
 def _refuse_qconfig(layer: Weight, value: Any) -> None:
-    """UserError: torch's own quantisation, which marks layers so, knows only nn.Linear itself and would do nothing."""
+    """UserError for torch's own quantisation, which sets `qconfig`: it knows only nn.Linear itself and would do
+    nothing."""
     raise UserError(
         "torch.ao.quantization does not know the layers of this model and would leave them as they are: use torchao's "
         "quantize_, as docs/quantisation.md shows"
@@ -88,7 +90,7 @@ def _refuse_qconfig(layer: Weight, value: Any) -> None:
 
 
 class Weight(nn.Module):
-    """A layer whose float32 matrix is used in another dtype; the cast copy is made once per change, not per use."""
+    """A layer whose float32 matrix is used in another dtype. The cast copy is made once per change, not per use."""
 
     weight: nn.Parameter
     qconfig = property(fset=_refuse_qconfig)
@@ -96,13 +98,13 @@ class Weight(nn.Module):
     _copied: tuple[int, int] | None = None
 
     def refresh(self, dtype: torch.dtype, changed: bool = False) -> None:
-        """Bring the cast copy up to date; cheap unless the weight is known or said to have changed."""
+        """Update the cast copy; cheap unless the weight has changed, by its version or because `changed` says so."""
         weight = self.weight
         if dtype == weight.dtype:
             self._copy = None
             return
         state = (weight.data_ptr(), weight._version)
-        # Not an inference tensor, also where it is first made in inference mode: training may follow.
+        # Never an inference tensor, even if it is first made in inference mode: training may follow.
         with torch.inference_mode(False), torch.no_grad():
             if self._copy is None or self._copy.dtype != dtype or self._copy.device != weight.device:
                 self._copy, self._copied = weight.to(dtype), state
@@ -111,28 +113,28 @@ class Weight(nn.Module):
                 self._copied = state
 
     def train(self, mode: bool = True) -> Weight:
-        """Also forget what was copied: a fused optimizer changes weights without telling."""
+        """Also drop the cast copy: a fused optimizer changes weights without a new version."""
         self._copied = None
         return super().train(mode)
 
     def cast(self) -> Tensor:
-        """The matrix in the dtype of the last `refresh`."""
+        """The matrix in the dtype of the last `refresh`, for use in a forward pass."""
         return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
 
 
 class Matrix(Weight):
-    """A matrix that is multiplied by from the right, also in an order that a CPU reads faster."""
+    """A weight used as x W^T. It can also be stored in an order that a CPU reads faster."""
 
     in_features: int
     out_features: int
     bias: nn.Parameter | None
     packed: Tensor | None = None
-    """The matrix as `packed` puts it, only while that is in force: it cannot be copied or saved."""
+    """The matrix in oneDNN's order, only inside `packed`: it can be neither copied nor saved."""
     panels: Tensor | None = None
-    """The matrix [outputs / PANEL, inputs, PANEL], filled up with zeros: how compiled code reads it for one row."""
+    """The matrix as [outputs / PANEL, inputs, PANEL], padded with zeros: compiled code reads it so for a single row."""
 
     def product(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        """x W^T, and the bias where there is one."""
+        """x W^T plus the bias, if there is one."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if torch.compiler.is_compiling():
             if self.panels is not None and x.numel() == self.in_features:
@@ -142,12 +144,12 @@ class Matrix(Weight):
         return F.linear(x, self.cast(), bias)
 
     def pack(self) -> None:
-        """Fill `packed` where that helps: bfloat16 on a CPU that multiplies it."""
+        """Set `packed` where it helps: bfloat16 on a CPU with instructions for it."""
         weight = self.cast().detach()
         plain = type(weight) is Tensor and weight.is_contiguous()  # quantised matrices are classes of their own
         if not plain or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
             return
-        # Weights can change without a new version (fused optimizers, `.data`): their bits tell.
+        # Weights can change without a new version (fused optimizers, `.data`), so their bits are compared.
         bits = weight.flatten().view(torch.int64 if weight.numel() % 4 == 0 else torch.int16)
         state = (weight.data_ptr(), int(bits.sum()))
         known = _PACKED.get(self)
@@ -156,7 +158,7 @@ class Matrix(Weight):
         self.packed = known[1]
 
     def in_panels(self) -> Tensor | None:
-        """What `panels` is to be; None for matrices of another class, such as quantised ones."""
+        """The value for `panels`; None for matrices of another class, such as quantised ones."""
         weight = self.cast().detach()
         if type(weight) is not Tensor:
             return None
@@ -165,21 +167,21 @@ class Matrix(Weight):
 
 
 def by_panels(panels: Tensor, x: Tensor, outputs: int, bias: Tensor | None) -> Tensor:
-    """The product of one row x [..., inputs], by `Matrix.panels`; to be compiled."""
-    # A sum over the middle axis goes through memory in order, and what follows joins the same loop.
+    """The product of one row x [..., inputs] with `Matrix.panels`; meant to be compiled."""
+    # A sum over the middle axis reads memory in order, and the compiler fuses the next operations into its loop.
     wide = (at_least_float32(panels) * at_least_float32(x).view(1, -1, 1)).sum(1).view(-1)
     product = wide[:outputs].view(*x.shape[:-1], -1)
     return (product if bias is None else product + bias).to(x.dtype)
 
 
 PANEL = 32
-"""Rows of a matrix side by side: 64 bytes of bfloat16, a line of the cache."""
+"""Rows of a matrix side by side: 64 bytes of bfloat16, one cache line."""
 _PACKED: WeakKeyDictionary[Matrix, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
 
 
 @contextmanager
 def packed(module: nn.Module) -> Iterator[None]:
-    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order: few rows take half the time.
+    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order, which halves the time for few rows.
 
     The numbers are the same. The reordered matrices stay in memory as long as the module lives.
     """
@@ -207,7 +209,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tenso
 
 
 def _fastest(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Attend:
-    """The form of attention that takes the least time for these shapes here."""
+    """The fastest form of attention for these shapes on this device."""
     one = q.shape[2] == 1 and not causal and (mask is None or mask.shape[1] == 1)
     if q.device.type == "cpu" and low_precision(q):
         full = mask is None and not causal
@@ -221,22 +223,22 @@ def _fastest(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Attend:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-    """Torch's own."""
+    """Torch's own fused attention."""
     gqa = k.shape[1] != q.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
 
 
 def _one(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-    """One query a row. The heads that share keys are as good as positions, and torch need not repeat the keys."""
+    """One query a row. Heads that share keys are treated as positions, so that torch need not repeat the keys."""
     grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
     return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
 
 
 def _one_wide(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-    """The same in float32: torch's attention in low precision takes up to five times as long as widening all keys."""
+    """One query a row in float32: low-precision attention in torch takes up to 5 times as long as widening all keys."""
     grouped, k, v = q.reshape(len(q), k.shape[1], -1, q.shape[-1]).float(), k.float(), v.float()
     if torch.compiler.is_compiling():
-        # Sums, which compiled code makes while it reads the keys and values, in no wider copy.
+        # Written as sums: compiled code widens keys and values while it reads them, without a copy.
         scores = (grouped[..., None, :] * k[:, :, None]).sum(-1) * q.shape[-1] ** -0.5
         shares = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf), dim=-1)
         return (shares[..., None] * v[:, :, None]).sum(-2).to(q.dtype).reshape(q.shape)
@@ -244,7 +246,7 @@ def _one_wide(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None
 
 
 def _short_full(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
-    """Every position looks at every other, by plain products."""
+    """Full attention (every position sees every other) by plain products."""
     flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
     scores = torch.baddbmm(flat_q.new_empty(1, 1, 1), flat_q, flat_k.mT, beta=0, alpha=q.shape[-1] ** -0.5)
     return (torch.softmax(scores, dim=-1) @ flat_v).view_as(q)
@@ -296,5 +298,5 @@ def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
 
 
 def weights(module: nn.Module) -> Iterator[Weight]:
-    """Every matrix that is used in the forward dtype."""
+    """All layers of the module whose matrix is used in the forward dtype."""
     return (part for part in module.modules() if isinstance(part, Weight))

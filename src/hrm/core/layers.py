@@ -1,13 +1,13 @@
 """The parts of a block as the papers write them: RMSNorm, rotary positions, attention, SwiGLU, other token mixers.
 
-How they are computed fast stands in `hrm.core.kernels`. What a new layer owes the rest:
-- A matrix of its own belongs to a `Weight`: `Linear`, `Embedding`, or a new class. Its forward pass uses `self.cast()`,
-  never `self.weight`: models keep float32 weights and compute in bfloat16.
-- The cast copy is made by `refresh(dtype)`, which models call for all `weights(...)` before a forward pass, not by the
-  layer. A layer that is made of Linears has nothing to do.
-- A token mixer takes (z [b, p, d], context, slot), gives what is added to z, and says in `norm_dim` over which axis the
-  norm beside it goes. Keys and values pass through `context.keys_values`, under the slot that it was given.
-- A feed-forward unit takes the same. It stands in `UNITS` and says in `slots` how many slots of its own it keeps.
+`hrm.core.kernels` has their faster forms. What a new layer must do:
+- Keep its matrices in a `Weight`: `Linear`, `Embedding`, or a new class. The forward pass uses `self.cast()`, never
+  `self.weight`, because models keep float32 weights and compute in bfloat16.
+- Leave the cast copy to the model, which calls `refresh(dtype)` on all `weights(...)` before a forward pass. A layer
+  made of Linears has nothing to do.
+- A token mixer takes (z [b, p, d], context, slot) and returns what is added to z. Its `norm_dim` is the axis of the
+  norm beside it. Keys and values pass through `context.keys_values`, under the given slot.
+- A feed-forward unit takes the same. List it in `UNITS`; its `slots` is the number of slots that it uses itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Linear(Matrix, nn.Linear):
         super().__init__(inputs, outputs, bias)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         truncated_normal_(self.weight, self.in_features**-0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -60,7 +60,7 @@ class Embedding(Weight, nn.Embedding):
         super().__init__(rows, columns)
 
     def reset_parameters(self) -> None:
-        """Draw the vectors anew."""
+        """Draw new vectors."""
         truncated_normal_(self.weight, self.std)
 
     def forward(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
@@ -85,16 +85,16 @@ def rotate(
 
 @runtime_checkable
 class KeyValues(Protocol):
-    """All that attention knows of caches and halting."""
+    """What attention sees of caches and halting."""
 
     def update(self, keys: Tensor, values: Tensor, slot: int) -> tuple[Tensor, Tensor]:
-        """Keep new keys and values [b, heads, p, e] in a slot; return all that this call may look at."""
+        """Store new keys and values [b, heads, p, e] in a slot; return all that this call may look at."""
         ...
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the blocks need besides the state."""
+    """What blocks need besides the state: positions, mask, cache, groups."""
 
     rope: tuple[Tensor, Tensor] | None = None
     causal: bool = False
@@ -103,9 +103,9 @@ class Context:
     groups: tuple[tuple[Tensor, Tensor], ...] = ()
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    """Attention of queries to keys and values [b, heads, p, e] in place of torch's; it knows the mask."""
+    """Replaces torch's attention of queries, keys and values [b, heads, p, e]; it has its own mask."""
     drop: Callable[[Tensor, nn.Module], Tensor] | None = None
-    """Dropout of what a part of a block adds to the state."""
+    """Dropout for what a part of a block adds to the state."""
     places: Int[Tensor, "b p"] | None = None
     """Where the positions stand among all keys, -1 for the last place; default: they are the last ones in order."""
 
@@ -125,7 +125,7 @@ class Attention(nn.Module):
         self.heads, self.kv_heads = arch.heads, arch.kv_heads or arch.heads
         self.head_dim = arch.dim // arch.heads
         self.gated = arch.gate
-        # One product makes queries, keys, values and the gate, in this order of rows.
+        # One product computes queries, keys, values and the gate, in this order of rows.
         rows = self.heads + 2 * self.kv_heads + (self.heads if arch.gate else 0)
         self.qkv = Linear(arch.dim, rows * self.head_dim)
         self.out = Linear(arch.dim, arch.dim)
@@ -212,7 +212,7 @@ UNITS: dict[str, type[SwiGLU]] = {"swiglu": SwiGLU, "bounded": SwiGLU, "conv": C
 
 
 class PositionMLP(SwiGLU):
-    """A SwiGLU over the position axis in the place of attention; the norm after it is over positions (TRM)."""
+    """A SwiGLU over the position axis, in place of attention; the norm after it is over positions (TRM)."""
 
     norm_dim = -2
 

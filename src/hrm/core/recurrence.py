@@ -16,7 +16,7 @@ from hrm.core.layers import UNITS, Attention, Context, GroupMixer, PositionMLP
 
 
 class Visit(NamedTuple):
-    """One application of a stack; `slot` is the first of those where its layers keep keys and values."""
+    """One application of a stack; `slot` is the first of those in which its layers store keys and values."""
 
     role: str
     cycle: int
@@ -54,7 +54,7 @@ def last_cycle(visit: Visit, schedule: Schedule) -> bool:
 
 
 def trailing(k: int) -> Horizon:
-    """The last min(N, k-1) updates of H, and of L as many of its last steps as make k in all (HRM-Text)."""
+    """The last min(N, k-1) updates of H, and enough last steps of L to make k in all (HRM-Text)."""
 
     def horizon(visit: Visit, schedule: Schedule) -> bool:
         slow = min(schedule.h_cycles, k - 1)
@@ -96,7 +96,7 @@ class Carry(NamedTuple):
         return Carry(self.z_h[rows], self.z_l[rows])
 
     def detach(self) -> Carry:
-        """The same values without history."""
+        """The same values, cut off from the gradient."""
         return Carry(self.z_h.detach(), self.z_l.detach())
 
     def where(self, rows: Tensor, other: Carry) -> Carry:
@@ -106,7 +106,10 @@ class Carry(NamedTuple):
 
 
 def shorten(x: Tensor, eps: float, dim: int = -1) -> Tensor:
-    """RMSNorm of what is longer than 1; the rest stays as it is, to the last bit. A norm of a norm differs by `eps`."""
+    """RMSNorm for vectors with a root mean square above 1; shorter ones stay the same to the last bit.
+
+    A grown block needs this: a second full norm would change its input by `eps`.
+    """
     wide = at_least_float32(x)
     return (wide * wide.square().mean(dim, keepdim=True).clamp(min=1).rsqrt()).to(x.dtype)
 
@@ -119,7 +122,7 @@ class Block(nn.Module):
     """A token mixer and a feed-forward unit, each with a residual, post-norm or pre-norm."""
 
     grown = False
-    """Added to a trained stack: while its outputs are zero, it has to hand on exactly what it gets."""
+    """Added to a trained stack: while its outputs are zero, it must return its input exactly."""
 
     def __init__(self, arch: ArchConfig, mixer: nn.Module) -> None:
         super().__init__()
@@ -196,11 +199,11 @@ class Recurrence(nn.Module):
         first_slot: int = 0,
         visit_with: Callable[[Stack, Tensor, Context, int], Tensor] = Stack.__call__,
     ) -> Carry:
-        """One segment from `carry` with input `x`; the result is not detached."""
+        """One segment from `carry` with input `x` [b, p, d]; the new carry is not detached."""
         schedule = schedule or self.schedule
         fast, slow = self.fast, self.slow or self.fast
         z_h, z_l = carry
-        # A slot is a number that compiled code would be specialised on, so it is passed on only where it is used.
+        # Compiled code would be specialised on the slot number, so it is passed on only where it is used.
         kept = context.keys_values is not None
         for visit in schedule.visits(fast.slots, slow.slots, first_slot):
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.horizon(visit, schedule)):

@@ -73,7 +73,7 @@ def is_mistake(error: BaseException) -> bool:
 
 
 @contextmanager
-def refused(doing: str, stands: Callable[[], str] = lambda: "") -> Iterator[None]:
+def refused(doing: str, intact: Callable[[], str] = lambda: "") -> Iterator[None]:
     """A refusal of the system on the way becomes `Refused`: what was being done, why it ended, and what stands."""
     try:
         yield
@@ -82,7 +82,7 @@ def refused(doing: str, stands: Callable[[], str] = lambda: "") -> Iterator[None
     except Exception as error:
         if isinstance(error, Refused) or (said := refusal(error)) is None:
             raise
-        raise Refused("; ".join(filter(None, (f"{doing}: {said}", stands())))) from error
+        raise Refused("; ".join(filter(None, (f"{doing}: {said}", intact())))) from error
 
 
 def flush(path: Path) -> None:

@@ -34,8 +34,8 @@ _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".tmp-"
-_OLD = ".old"  # a checkpoint moved aside while another takes its name
-_LONGEST = 1 << 20  # bytes of a manifest
+_OLD = ".old"  # a checkpoint that was moved aside while a new one takes its name
+_LONGEST = 1 << 20  # most most most bytes of a manifest
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -53,21 +53,21 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
 
     An existing checkpoint of the same step is replaced only once the new one is on the disk.
     """
-    with refused(f"the checkpoint of step {step} could not be saved in {directory}", lambda: stands(directory)):
+    with refused(f"the checkpoint of step {step} could not be saved in {directory}", lambda: intact(directory)):
         return _save(directory, step, tensors, state)
 
 
-def stands(directory: Path) -> str:
-    """What is left where nothing more can be written, in words."""
+def intact(directory: Path) -> str:
+    """A sentence naming the newest intact checkpoint, for errors about a full disk."""
     if not directory.parent.is_dir():
         return f"{directory.parent} is gone"
     found = complete(directory)
-    return f"the checkpoint of step {step_of(found[-1])} stands" if found else ""
+    return f"the checkpoint of step {step_of(found[-1])} is intact" if found else ""
 
 
 def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
     if not names.place_in(directory.parent, directory.name).is_dir():
-        directory.mkdir()  # not its parents: a run deleted while it trained does not come back in part
+        directory.mkdir()  # parents are not created: a run deleted during training must not come back in part
         durable.flush(directory.parent)
     _sweep(directory)
     final = directory / f"step_{step:08d}"
@@ -120,12 +120,12 @@ def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, d
 
 
 def restoring(path: Path) -> AbstractContextManager[None]:
-    """Around what takes a checkpoint's content over: where it does not fit, a UserError names the checkpoint."""
+    """A context for restoring a checkpoint: errors inside become a UserError that names the checkpoint."""
     return reading(path, "use another checkpoint or restore this one")
 
 
 def counted(state: Json, name: str) -> Any:
-    """A count of steps or seconds in a state; ValueError for what is none."""
+    """A count of steps or seconds from a state; ValueError for anything else."""
     kinds = (int, float) if name == "seconds" else (int,)
     if type(state[name]) not in kinds or not 0 <= state[name] < 2**60:
         raise ValueError(f"its {name} is {quoted(state[name])}")
@@ -173,32 +173,35 @@ def step_of(path: Path) -> int:
 
 
 def named(directory: Path) -> list[Path]:
-    """All that stands under a checkpoint's name, by step, oldest first, whatever it is."""
+    """Everything with a checkpoint's name, sorted by step, oldest first; contents are not checked."""
     if not directory.is_dir():
         return []
     found = {p.name: p for p in directory.iterdir() if _NAME.fullmatch(p.name.removesuffix(_OLD))}
-    # A kill between the two renames of an overwrite leaves the old one under its other name.
+    # A kill between the two renames of an overwrite leaves the old checkpoint under its temporary name.
     paths = [p for name, p in found.items() if not (name.endswith(_OLD) and name.removesuffix(_OLD) in found)]
     return sorted(paths, key=step_of)
 
 
 def complete(directory: Path, report: Callable[[str], None] = lambda sentence: None) -> list[Path]:
-    """Those of them that have a readable manifest; their content is not verified. `report` hears of the others."""
+    """The checkpoints with a readable manifest, oldest first; contents are not verified.
+
+    `report` gets a sentence for each other one.
+    """
     found = []
     for path in named(directory):
         try:
             _read_manifest(path)
             found.append(path)
         except DamagedCheckpoint as error:
-            if os.path.lexists(path):  # or else a training has just pruned it
+            if os.path.lexists(path):  # if it is gone, a training has just pruned it
                 report(str(error))
     return found
 
 
 def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; `report` gets a sentence for each other one that cannot be used.
+    """The newest checkpoint that verifies; `report` gets a sentence for each one that cannot be used.
 
-    Of those older than the one that is used only the manifest is looked at.
+    Of those older than the chosen one, only the manifest is checked.
     """
     damaged: list[DamagedCheckpoint] = []
     chosen = None
@@ -210,7 +213,7 @@ def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
             else:
                 _read_manifest(path)
         except DamagedCheckpoint as error:
-            if os.path.lexists(path):  # or else a training has just pruned it
+            if os.path.lexists(path):  # if it is gone, a training has just pruned it
                 damaged.append(error)
     instead = f"using {chosen.name} instead" if chosen else "no older one is intact"
     for error in damaged:
@@ -227,14 +230,14 @@ def prune(directory: Path, keep: int, protect: Collection[Path] = ()) -> None:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first, so that a kill halfway leaves rubbish for `_sweep`, not a checkpoint with missing files.
+    # Renamed first, so that a kill halfway leaves a temporary folder for `_sweep`, not a checkpoint with missing files.
     rubbish = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
     os.rename(path, rubbish)
     discard(rubbish)
 
 
 def discard(path: Path) -> None:
-    """Delete what is there: of a link the link alone."""
+    """Delete a file or folder; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -242,7 +245,7 @@ def discard(path: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    """Finish what killed processes left behind."""
+    """Complete or remove what killed processes left behind."""
     for path in list(directory.iterdir()):
         if path.name.startswith(_TEMPORARY + "step_"):
             discard(path)
@@ -262,7 +265,7 @@ def _manifest(step: int, files: Mapping[str, Facts]) -> bytes:
 
 def _read_manifest(path: Path) -> dict[str, Facts]:
     try:
-        # The checkpoint itself is no link out either: what is written beside it is pruned.
+        # The checkpoint must not be a link that leads out either, since pruning deletes checkpoints.
         names.place_in(path.parent, path.name)
         raw = names.read_bytes(path / _MANIFEST, _LONGEST)
         manifest = json.loads(raw)
@@ -275,7 +278,7 @@ def _read_manifest(path: Path) -> dict[str, Facts]:
         raise DamagedCheckpoint(path, f"{_MANIFEST} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(path, f"{_MANIFEST} is not readable ({reason(error)})") from error
-    # Written anew and compared, so that a change anywhere shows, even where JSON would read the same.
+    # The text is generated again and compared, which shows any change, even one that JSON would read the same.
     if raw == _manifest(step_of(path), files):
         _check_names(path, files)
         return files
@@ -285,7 +288,7 @@ def _read_manifest(path: Path) -> dict[str, Facts]:
 
 
 def _check_names(path: Path, files: object) -> None:
-    """DamagedCheckpoint unless a manifest lists bare names of what a checkpoint consists of, each with its facts."""
+    """DamagedCheckpoint unless the manifest lists bare file names of a checkpoint, each with size and SHA-256."""
     if not isinstance(files, dict) or _STATE not in files:
         raise DamagedCheckpoint(path, f"{_MANIFEST} lists no {_STATE}")
     for name, facts in files.items():

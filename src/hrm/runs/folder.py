@@ -35,9 +35,9 @@ _CONTENTS = (
     "tensorboard",
     "README.md",
 )
-"""What belongs to a run, and goes when another takes its place; what else lies in the folder stays."""
+"""What belongs to a run and is deleted when it is overwritten; other files in the folder stay."""
 _NEW, _OLD = ".tmp-run-new", ".tmp-run-old"
-"""Inside the folder: a run that is being made, and one that was moved aside for it."""
+"""Names inside the folder: a run being created, and the old one moved aside for it."""
 
 
 C = TypeVar("C", bound=Recipe)
@@ -54,7 +54,7 @@ class Run(Generic[C]):
         self.version: str = facts["version"]
         self.created: str = facts["created"]
         self.listed: object = facts.get("data")
-        """Size and SHA-256 of each file of `data`, by name, as it was written; None in runs of old versions."""
+        """Size and SHA-256 of each file of `data` when it was written, by name; None in runs of old versions."""
         self.data = path / "data"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
@@ -78,7 +78,7 @@ class Run(Generic[C]):
         refuse_in_use(path, overwrite)
         path.mkdir(parents=True, exist_ok=True)
         checkpoint.discard(path / _NEW)
-        # Made where it does not count yet, so that an old run stays until there is a new one.
+        # Created under a temporary name, so that an old run stays until the new one is complete.
         new = path / _NEW
         (new / "checkpoints").mkdir(parents=True)
         durable.write(new / "config.yaml", to_yaml(config))
@@ -100,7 +100,7 @@ class Run(Generic[C]):
 
     @classmethod
     def open(cls, path: Path | str, kind: type[C]) -> Run[C]:
-        """The run of a family in a folder; UserError with the nearest name if there is none, or one of another."""
+        """Open a run of this family; UserError, with the nearest name, if there is none or one of the other family."""
         path = Path(path)
         if not (path / "run.json").is_file():
             raise UserError(_no_run_at(path))
@@ -128,21 +128,21 @@ class Run(Generic[C]):
         return cls(path, config, facts)
 
     def data_problems(self) -> Iterator[str]:
-        """A sentence for each file of the run's data that is not the one that was written."""
+        """A sentence for each file of the run's data that has changed since it was written."""
         return manifest.problems(self.data, self.listed) if self.listed is not None else iter(())
 
     def check_data(self) -> None:
-        """UserError for the first of them."""
+        """UserError for the first of `data_problems`."""
         for problem in self.data_problems():
             raise UserError(problem)
 
     def check_places(self) -> None:
-        """UserError where what is written into the run would land outside it, asked before anything is computed."""
+        """UserError if files of the run would be written outside of it; checked before anything is computed."""
         for name in (*_CONTENTS, "bad_batch.safetensors"):
             names.place_in(self.path, name)
 
     def set_config(self, config: C) -> None:
-        """Record a configuration changed by flags of a resumed training."""
+        """Record a configuration that the flags of a resumed training changed."""
         durable.write(self.path / "config.yaml", to_yaml(config))
         self.config = config
 
@@ -151,10 +151,10 @@ class Run(Generic[C]):
         line = to_json(dict(record)).encode() + b"\n"
         where = f"nothing more could be written to {self.metrics}"
         with (
-            refused(where, lambda: checkpoint.stands(self.checkpoints)),
+            refused(where, lambda: checkpoint.intact(self.checkpoints)),
             names.regular(self.metrics).open("ab+") as file,
         ):
-            # A line that a killed process left half-written would swallow this one.
+            # Ends a line that a killed process left half-written, which would swallow this one.
             if size := file.seek(0, os.SEEK_END):
                 file.seek(size - 1)
                 if file.read(1) != b"\n":
@@ -179,7 +179,7 @@ class Run(Generic[C]):
 
     @property
     def best(self) -> Json | None:
-        """The step and metrics of the best checkpoint so far, if any was measured."""
+        """Step and metrics of the best checkpoint so far; None if none was measured."""
         path = self.path / "best.json"
         if not os.path.lexists(path):
             return None
@@ -190,12 +190,12 @@ class Run(Generic[C]):
         return best
 
     def set_best(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Name the best checkpoint; call it after the checkpoint is saved."""
+        """Record the best checkpoint; call it after the checkpoint is saved."""
         durable.write_json(self.path / "best.json", {"step": step, **metrics})
 
     @property
     def best_checkpoint(self) -> Path | None:
-        """Where the best checkpoint lies, if one is named and still there."""
+        """The folder of the best checkpoint, if one is recorded and still exists."""
         step = (self.best or {}).get("step")
         return next((p for p in checkpoint.named(self.checkpoints) if checkpoint.step_of(p) == step), None)
 
@@ -204,9 +204,9 @@ class Run(Generic[C]):
         durable.write_json(self.result, dict(result))
 
     def checkpoint(self, which: str | int = "best", report: Callable[[str], None] = print) -> Path:
-        """The checkpoint called "best", "latest" or by its step; UserError if there is none.
+        """The checkpoint "best", "latest" or of a step; UserError if there is none.
 
-        Without a best one the latest counts. Damaged ones are reported and passed over, unless asked for by step.
+        Without a best one it is the latest. Damaged ones are reported and skipped, unless asked for by step.
         """
         if which not in ("best", "latest"):
             by_step = {str(checkpoint.step_of(p)): p for p in checkpoint.named(self.checkpoints)}
@@ -232,7 +232,7 @@ class Run(Generic[C]):
 def refuse_in_use(path: Path, overwrite: bool = False) -> None:
     """UserError for a folder where no run may be made: one that holds a run (unless `overwrite`) or anything else.
 
-    Nothing is deleted here: what a killed start left behind is known by its name, and goes when the new run is there.
+    Nothing is deleted here: leftovers of a killed start have known names and are removed when the new run is complete.
     """
     if os.path.lexists(path) and not path.is_dir():
         raise UserError(f"{path} is a file: choose another folder for the run")
@@ -248,18 +248,18 @@ def refuse_in_use(path: Path, overwrite: bool = False) -> None:
             )
         return
     if (path / _OLD).is_dir():
-        return  # a kill came while one run took the place of another: what belongs to a run is of the one or the other
+        return  # a kill came while one run replaced another, so the files belong to either of the two
     foreign = sorted((name in _CONTENTS, name) for name in os.listdir(path) if name not in (_NEW, *lock.FILES))
     if foreign:
         raise UserError(f"{path} is not empty ('{foreign[0][1]}') and not a run: choose another folder")
 
 
 def _take_place(path: Path) -> None:
-    """Put the run that was made inside a folder in the place of what is there; links are moved and deleted as links."""
+    """Replace the folder's run by the one created inside it; links are moved and deleted as links."""
     new, old = path / _NEW, path / _OLD
     checkpoint.discard(old)
     old.mkdir()
-    # run.json first and last: without it the rest is no run, should this be interrupted.
+    # run.json is removed first and written last: without it the folder is no run if this is interrupted.
     for name in _CONTENTS:
         if os.path.lexists(path / name):
             os.rename(path / name, old / name)
@@ -272,21 +272,21 @@ def _take_place(path: Path) -> None:
 
 
 def _are_numbers(value: object, count: int) -> bool:
-    """Whether a value from a file is a list of so many finite numbers."""
+    """Whether a value from a file is a list of this many finite numbers."""
     if not isinstance(value, list) or len(value) != count:
         return False
     return all(type(number) in (int, float) and math.isfinite(number) for number in value)
 
 
 def _are_facts(facts: object) -> bool:
-    """Whether a run.json is one that `Run.create` wrote, of whatever format."""
+    """Whether a run.json was written by `Run.create`, in any format version."""
     if not isinstance(facts, dict) or "format" not in facts or not isinstance(facts.get("board"), dict):
         return False
     return all(isinstance(facts.get(name), str) for name in ("version", "created"))
 
 
 def _has_sizes(facts: Json) -> bool:
-    """Whether the run.json of a run on puzzles tells the size of its board."""
+    """Whether the run.json of a puzzle run has the size of its board."""
     sizes = [facts["board"].get(name) for name in ("cells", "vocabulary", "task_ids")]
     right = all(type(size) is int and 0 <= size < 2**31 for size in sizes)
     return right or facts.get("kind", "puzzle") != "puzzle"

@@ -1,8 +1,8 @@
 """One owner of a folder: who writes into a run holds a lock of the operating system, which vanishes with its process.
 
-The lock lies inside the folder (`.lock`), so that it is the same one by whatever name the folder is reached, and goes
-with it when it is renamed. It is never deleted from a run. `.owner.json` beside it tells who holds it; it means nothing
-while nobody does. Readers take no lock and never wait.
+The lock lies inside the folder (`.lock`), so it is the same file under any path to the folder, and moves with it. It is
+never deleted from a run. `.owner.json` beside it says who holds it, and means nothing while nobody does. Readers take
+no lock and never wait.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from hrm.runs import durable
 
 _LOCK, _OWNER = ".lock", ".owner.json"
 FILES = (_LOCK, _OWNER)
-"""What an owner keeps in the folder."""
+"""Files that an owner keeps in the folder."""
 _TRIES = 20
-"""How often a folder may vanish, or get another name, just while it is being locked."""
+"""Retries when the folder vanishes or is renamed while it is being locked."""
 
 
 class InUse(UserError):
     """Another process writes into a folder."""
 
 
-class Owned:
+class OwnedFolder:
     """A folder that is this process's until `release`, or until the end of a `with`; see `own`."""
 
     def __init__(self, folder: Path, lock: _Lock | None, made: list[Path]) -> None:
         self.folder, self._lock, self._made = folder, lock, made
 
-    def __enter__(self) -> Owned:
+    def __enter__(self) -> OwnedFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -50,8 +50,8 @@ class Owned:
     def rename(self, path: Path) -> None:
         """Give the folder another name, in one step; it stays this process's under that name."""
         if self._lock is not None and os.name == "nt":
-            # Windows renames no folder in which a file is open. For that reason nobody can come in between either:
-            # the rename fails while another process has the lock, or anything else in there, open.
+            # Windows renames no folder with an open file, so the lock is released first. Nobody can come in between:
+            # the rename fails while another process has the lock or any file in there open.
             self._lock.file.release()
         try:
             self.folder.rename(path)
@@ -60,7 +60,10 @@ class Owned:
         self.folder = path
 
     def release(self) -> None:
-        """Give it up; a second time does nothing. A folder that did not become a run is left without a trace."""
+        """Release the lock; a second call does nothing.
+
+        A folder that did not become a run is removed if this made it.
+        """
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -73,7 +76,7 @@ class Owned:
             (self.folder / _OWNER).unlink()
         if not is_run and os.name != "nt":
             with suppress(OSError):
-                file.unlink()  # before the release, so that nobody else can hold what vanishes
+                file.unlink()  # removed before the release, so that nobody else can lock a file that is about to vanish
         lock.file.release()
         if not is_run:
             with suppress(OSError):
@@ -84,7 +87,7 @@ class Owned:
 
 
 class _Lock:
-    """A lock file that this process holds, so many times."""
+    """A lock file that this process holds, with a count."""
 
     def __init__(self, file: BaseFileLock, key: tuple[int, int]) -> None:
         self.file, self.key, self.process, self.holds = file, key, os.getpid(), 0
@@ -93,17 +96,17 @@ class _Lock:
 _held: dict[tuple[int, int], _Lock] = {}
 
 
-def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = None) -> Owned:
-    """Become the owner of a run folder, or InUse with a sentence that says who is; within a process as often as wanted.
+def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = None) -> OwnedFolder:
+    """Lock a run folder for this process, or raise InUse with a sentence that says who holds it; re-entrant.
 
-    `new` makes the folder; without it, one that holds no run has nothing to own. `verb` and `named` are what others
-    are told: who holds it, and what.
+    `new` creates the folder; without it, a folder that holds no run is not locked. `verb` and `named` tell others who
+    holds it, and what.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{named or folder} is a file: choose another folder for the run")
     if not new and not (folder / "run.json").is_file():
-        return Owned(folder, None, [])
+        return OwnedFolder(folder, None, [])
     made: list[Path] = []
     for _ in range(_TRIES):
         try:
@@ -112,7 +115,7 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
             lock = _held.get(key)
             if lock is None or lock.process != os.getpid():
                 lock = _Lock(_locked(folder, named or folder), key)
-                if _identity(folder / _LOCK) != key:  # the folder got another name in between
+                if _identity(folder / _LOCK) != key:  # the folder was renamed in between
                     lock.file.release()
                     continue
                 _held[key] = lock
@@ -120,12 +123,12 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
         except FileNotFoundError as error:
             if not new:
                 raise UserError(f"{folder} has vanished: another process has renamed or removed it") from error
-            continue  # the folder vanished with an owner that made nothing of it
+            continue  # its owner removed the folder without creating a run
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"{named or folder} cannot be written into ({reason}): choose another folder") from error
         lock.holds += 1
-        return Owned(folder, lock, made)
+        return OwnedFolder(folder, lock, made)
     if not folder.exists():
         raise UserError(f"{named or folder} cannot be made in {folder.parent}: choose another folder")
     raise UserError(f"{named or folder} changes its name again and again: stop the other process that writes there")
@@ -133,11 +136,11 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
 
 @contextmanager
 def place(out: Path, verb: str) -> Iterator[Path]:
-    """An empty folder in which to build what will be `out`, kept from other processes, and removed at the end.
+    """An empty, locked folder in which to build `out`; removed at the end.
 
-    What a killed process left there is swept. UserError where `out` is being built by another.
+    Leftovers of a killed process are deleted. UserError if another process is building `out`.
     """
-    temporary = out.with_name(f".tmp-{out.name}-building")  # the same for everyone who builds there
+    temporary = out.with_name(f".tmp-{out.name}-building")  # every process that builds `out` uses this name
     if temporary.is_symlink():
         temporary.unlink()
     owned = own(temporary, verb, new=True, named=out)
@@ -152,14 +155,14 @@ def place(out: Path, verb: str) -> Iterator[Path]:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns the ones that were missing, outermost first."""
+    """Create a folder and its parents; returns the ones that were missing, outermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()][::-1]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _identity(file: Path, make: bool = False) -> tuple[int, int]:
-    """What a file is, whatever its name: device and number."""
+    """Identifies a file independent of its name: device and inode."""
     if make:
         with suppress(FileExistsError):
             os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
@@ -170,13 +173,13 @@ def _identity(file: Path, make: bool = False) -> tuple[int, int]:
 def _locked(folder: Path, named: Path) -> BaseFileLock:
     lock, free = FileLock(folder / _LOCK, thread_local=False), True
     with warnings.catch_warnings(), suppress(NotImplementedError):
-        warnings.simplefilter("ignore")  # of the fallback, which is refused here
+        warnings.simplefilter("ignore")  # filelock's fallback to a soft lock, which is refused here
         try:
             lock.acquire(blocking=False)
         except Timeout:
             free = False
     if isinstance(lock, SoftFileLock) or (free and not lock.is_locked):
-        # A file that only stands there would outlive a killed process, and lock the folder for good.
+        # A lock that is a mere file would outlive a killed process and lock the folder forever.
         lock.release()
         with suppress(OSError):
             (folder / _LOCK).unlink()
@@ -190,13 +193,13 @@ def _locked(folder: Path, named: Path) -> BaseFileLock:
 
 
 def _sign(folder: Path, verb: str) -> None:
-    """Leave word of who holds the folder."""
+    """Write down who holds the folder."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     durable.write_json(folder / _OWNER, {"process": os.getpid(), "host": platform.node(), "verb": verb, "since": since})
 
 
 def _who(folder: Path) -> str:
-    """Who holds a folder, as far as it has left word; waits a moment for one that is just about to."""
+    """Who holds a folder, if that is written down; waits a moment for an owner that is about to write it."""
     for _ in range(10):
         found = _owner(folder / _OWNER)
         if found is not None:
@@ -206,7 +209,7 @@ def _who(folder: Path) -> str:
 
 
 def _owner(file: Path) -> str | None:
-    """The word of an owner, or None where there is none, or one of a process that no longer lives."""
+    """The recorded owner; None if there is none, or if its process no longer lives."""
     import psutil
 
     try:
@@ -228,7 +231,7 @@ def _plain(word: object) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove all that a folder holds but its lock."""
+    """Delete everything in a folder but its lock."""
     for path in list(folder.iterdir()):
         if path.name in FILES:
             continue

@@ -1,4 +1,4 @@
-"""What lay in a folder when it was written: size and SHA-256 of each file, by its name."""
+"""A folder's content when it was written: size and SHA-256 of each file, by name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Facts(TypedDict):
 
 
 _BEGINNINGS = ("dataset.json", "index.json", "tasks.json", "identifiers.json")
-"""What makes a folder a part of a data set; one that comes later is no part of this one."""
+"""Files that mark a folder as part of a data set; a folder added later is not part of this one."""
 
 
 def of(folder: Path) -> dict[str, Facts]:
-    """The facts of each file below a folder; nothing where there is no folder."""
+    """Size and SHA-256 of each file below a folder; empty if there is no folder."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()] if folder.is_dir() else []
     return {file.relative_to(folder).as_posix(): facts_of(file) for file in files}
 
@@ -34,7 +34,7 @@ def facts_of(file: Path) -> Facts:
 
 
 def problems(folder: Path, listed: object) -> Iterator[str]:
-    """A sentence for each file that is not as it was listed: all sizes first, then the content of each."""
+    """A sentence for each file that differs from the list: all sizes are compared first, then contents."""
     where = folder.parent / "run.json"
     if not isinstance(listed, dict) or not all(_is_entry(name, facts) for name, facts in listed.items()):
         yield f"{where} does not say what lay in {folder}: restore it or start a new run"
@@ -64,7 +64,7 @@ def problems(folder: Path, listed: object) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def _known(path: Path, *state: int) -> str:
-    """The same, computed once while size, time and place on the disk stay as they are."""
+    """The SHA-256 of a file, cached as long as its size, time and inode stay the same."""
     return sha256(path)
 
 

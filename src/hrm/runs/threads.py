@@ -1,9 +1,9 @@
-"""How many threads a computation on the CPU gets, chosen once, when it begins.
+"""The number of threads for a computation on the CPU, chosen once when it begins.
 
-Threads that share an operation wait for each other in a busy loop. Where another program has taken the core of one of
-them, all stand still until it gets it back: 30 steps of the demo took 41 seconds with two threads beside two busy
-programs, and 13 with one; alone 7.3 and 8.0. So a small model gets one thread, whatever else may start later, and a
-large one as many as there are free cores.
+Threads that share an operation wait for each other in a busy loop. If another program takes the core of one of them,
+all wait until it gets the core back: 30 steps of the demo took 41 seconds with two threads beside two busy programs,
+and 13 with one; alone 7.3 and 8.0. So a small model gets one thread, since other programs may start later, and a large
+one as many as there are free cores.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from torch import nn
 from hrm.files.reading import UserError
 
 SMALL = 1 << 26
-"""Multiplications of a visit, positions times weights, below which a second thread gains next to nothing."""
+"""Below this many multiplications a visit (positions times weights) a second thread gains next to nothing."""
 MOST = 1024
 _WATCHED = 0.25
-"""Seconds in which is seen how busy the cores are."""
+"""Seconds over which the load of the cores is measured."""
 _own = torch.get_num_threads()
-"""What torch or whoever imported it decided, until `settle` says something else."""
+"""The thread count in effect: torch's own choice until `settle` sets one."""
 _settled: int | None = None
 
 
 def settle_for(model: nn.Module, positions: int, wanted: int = 0) -> str:
-    """Settle the threads of a model that works on so many positions at a time, if it is on a CPU; says what it is."""
+    """Set the threads for a model that works on this many positions at a time, if it is on a CPU; returns a note."""
     if next(model.parameters()).device.type != "cpu":
         return ""
     return settle(work_of(model, positions), wanted)[1]
 
 
 def work_of(model: Any, positions: int) -> int:
-    """Multiplications of a model of either family as both stacks see so many positions."""
+    """Multiplications of a model of either family when both stacks process this many positions."""
     return positions * sum(p.numel() for p in getattr(model, "model", model).recurrence.parameters())
 
 
 def settle(work: int, wanted: int = 0) -> tuple[int, str]:
-    """Set torch's threads for operations of so much `work` (see SMALL); returns their number and why.
+    """Set torch's threads for operations of this much `work` (see SMALL); returns their number and why.
 
-    `wanted` is a number that somebody asked for, or that a run began with (0: none): sums depend on it to the bit.
-    OMP_NUM_THREADS, where it is set, counts more than all of this.
+    `wanted` is the number that a flag or the run gives (0: none), because the last bits of sums depend on it.
+    OMP_NUM_THREADS overrides all of this.
     """
     global _own, _settled
     if not 0 <= wanted <= MOST:
@@ -76,7 +76,7 @@ def _cores() -> int:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is none
+    except (OSError, ValueError):  # no quota file
         return cores
 
 
@@ -87,7 +87,7 @@ def _allowed() -> list[int]:
 
 
 def free_cores() -> int:
-    """How many of the cores that this process may use nobody else uses just now; a quarter of one is forgiven."""
+    """How many of this process's cores no other program uses at the moment; a load of a quarter core counts as free."""
     busy = psutil.cpu_percent(_WATCHED, percpu=True)
     allowed = [core for core in _allowed() if core < len(busy)]
     return int(len(allowed) - sum(busy[core] for core in allowed) / 100 + 0.25)

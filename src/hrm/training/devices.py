@@ -1,4 +1,4 @@
-"""Where a training computes: devices and processes, and the threads of a CPU."""
+"""Devices, processes, and the threads of a CPU for a training."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from hrm.training.config import TrainConfig
 
 
 def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accelerator:
-    """Devices and processes; one process outside `torchrun` or `accelerate launch`. A training makes it once: what it
-    finds is the state of the whole process, and a second one of another kind is refused by accelerate. `flag` is what
-    the verb calls the device."""
+    """Accelerate's view of devices and processes; one process outside `torchrun` or `accelerate launch`.
+
+    Its state belongs to the whole process, so accelerate refuses a second one of another kind. `flag` is the verb's
+    name for the device.
+    """
     device, count = train.device, torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    # accelerate joins processes on CPUs only where it is told so; else each would take itself for the only one.
+    # accelerate joins processes on CPUs only on request; otherwise each would consider itself the only one.
     cpu = device == "cpu" or (device == "auto" and not count)
     if launched > max(1, count) and not cpu:
         raise UserError(f"{launched} processes and {count} accelerators: start {max(1, count)}, or use {flag} cpu")
     found = PartialState._shared_state
     if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
-    # The main process prepares data and measures while the others wait; one that fails is noticed by the launcher.
+    # A long timeout, since the others wait while the main process prepares data and measures. The launcher notices a
+    # failed process.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
     if device not in ("auto", accelerator.device.type):
@@ -46,7 +49,7 @@ def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accele
 
 
 def choose_threads(run: Run, accelerator: Accelerator, model: nn.Module, positions: int) -> str:
-    """Settle the threads of a training on a CPU, and keep their number with the run; returns a few words on it."""
+    """Set the threads of a training on a CPU and record their number in the run; returns a note for the person."""
     if accelerator.device.type != "cpu":
         return accelerator.device.type
     config = run.config

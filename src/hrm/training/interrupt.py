@@ -15,11 +15,11 @@ _NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
 
 
 _came = 0
-"""Number of the signal that `ending` has raised; an import or a callback of a library may have swallowed the error."""
+"""Number of the signal for which `ending` raised; kept because a library's callback may swallow the exception."""
 
 
-class Ended(BaseException):
-    """The system asked the program to end; no SystemExit, which parsers of a command line catch."""
+class Terminated(BaseException):
+    """The system asked the program to end. Not a SystemExit, which command-line parsers catch."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -29,16 +29,16 @@ class Ended(BaseException):
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Within it a request to end raises Ended, so that what is half-written is removed and what is measured is kept.
+    """Inside, a request to end raises Terminated, so that half-written files are removed and measurements are kept.
 
-    Signals that are ignored (as by nohup) or handled by somebody else stay so.
+    Signals that are ignored (as under nohup) or have another handler are left alone.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         global _came
         _came = number
         _leave_dead_terminals()
-        raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
     global _came
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, *_asking())} if _in_main_thread() else {}
@@ -55,19 +55,19 @@ def ending() -> Iterator[None]:
 
 
 class Abandoned(BaseException):
-    """A signal came while something was done that may be given up; no `except Exception` stops it on its way."""
+    """A signal came during work that may be given up. A BaseException, so that no `except Exception` catches it."""
 
 
 class Interrupt:
-    """A context in which the first signal sets `asked`; it must be entered in the main thread to have an effect."""
+    """A context in which the first signal sets `asked`. It has an effect in the main thread only."""
 
     def __init__(
         self,
         says: str = "saving; press Ctrl-C again to stop at once",
-        stands: Callable[[], str] = lambda: "what was saved before stands",
+        intact: Callable[[], str] = lambda: "what was saved before is intact",
     ) -> None:
-        """`says` is shown at the first signal, and what `stands()` gives at the second Ctrl-C."""
-        self.says, self.stands = says, stands
+        """`says` is printed at the first signal, the sentence from `intact()` at the second Ctrl-C."""
+        self.says, self.intact = says, intact
         self.asked = 0
         """Number of the first signal; 0: none came."""
         self._abandons = False
@@ -75,10 +75,10 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if _in_main_thread():
-            # Who starts it under nohup wants it to outlive its terminal.
+            # A process under nohup should outlive its terminal.
             numbers = [n for n in _asking() if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
             self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, *numbers)}
-            if _came:  # and yet we are here
+            if _came:  # the handler raised, but a library swallowed the exception
                 self._handle(_came, None)
         return self
 
@@ -90,7 +90,7 @@ class Interrupt:
 
     @contextmanager
     def abandoning(self) -> Iterator[None]:
-        """Within it the first signal raises Abandoned at once, for what takes long and can be done again."""
+        """Inside, the first signal raises Abandoned at once: for long work that can be repeated."""
         self._abandons = True
         try:
             if self.asked:
@@ -102,9 +102,10 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         _leave_dead_terminals()
         if self.asked and number == signal.SIGINT:
-            _tell(f"stopped at once; {self.stands()}")
+            _tell(f"stopped at once; {self.intact()}")
             os._exit(130)
-        first, self.asked = not self.asked, self.asked or number  # before the message, for whoever answers at once
+        # Set before the message is printed, for a caller that reacts at once.
+        first, self.asked = not self.asked, self.asked or number
         if first and self.says:
             _tell(self.says)
         if self._abandons:
@@ -113,12 +114,12 @@ class Interrupt:
 
 
 def _asking() -> list[int]:
-    """The signals of this system by which it asks a program to end."""
+    """The signals with which this system asks a program to end."""
     return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 def _usual(number: int) -> object:
-    """What Python does at a signal unless it is told otherwise."""
+    """Python's default handler of a signal."""
     return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
@@ -127,7 +128,7 @@ def _in_main_thread() -> bool:
 
 
 def _tell(text: str) -> None:
-    """Write past all buffers, which a signal may have interrupted; nothing where nobody can read it."""
+    """Write unbuffered, since a signal may have interrupted a buffered write; silent if nobody can read it."""
     with suppress(OSError, ValueError, AttributeError):
         os.write(sys.stderr.fileno(), f"\n{text}\n".encode(errors="replace"))
 
@@ -136,7 +137,7 @@ _terminals = {number for number in (1, 2) if os.isatty(number)}
 
 
 def _leave_dead_terminals() -> None:
-    """Let what is written to a terminal that was closed go nowhere: the failure of a message must not cost the save."""
+    """Discard output to a closed terminal: a failed message must not prevent the save."""
     for number in [number for number in _terminals if not os.isatty(number)]:
         with suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Steps that take long: what one takes on this CPU is tried out and said before the start."""
+"""An estimate of the training time on this CPU, from a trial step before the start."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from hrm.training.config import TrainConfig
 from hrm.training.progress import Reporter, in_days
 
 _ENOUGH = 0.5
-"""Seconds of a trial that tell enough."""
+"""A trial that takes this many seconds is precise enough."""
 _DAY = 24 * 3600
 
 
-class Tries(Protocol):
-    """A trainer that can compute some rows of a step of which nothing remains."""
+class SupportsTrial(Protocol):
+    """A trainer that can compute a step for some rows without changing anything."""
 
     def trial(self, rows: int) -> None: ...
 
 
-def seconds_of(trainer: Tries, rows: int, part: int) -> float:
-    """About what a step of so many rows takes, of which a `part` is computed at once; tried on as few as tell it."""
+def seconds_of(trainer: SupportsTrial, rows: int, part: int) -> float:
+    """Estimated seconds of a step of `rows`, of which `part` are computed at once, from trials on few rows."""
     tried, first = 1, True
     while True:
         start = time.perf_counter()
         trainer.trial(tried)
         took = time.perf_counter() - start
-        # What the first use of everything costs, no step pays; a second trial is worth it where it takes no time.
+        # The first trial includes one-time costs, so a short one is repeated.
         if took >= (4 * _ENOUGH if first else _ENOUGH) or (tried == part and not first):
             return took / tried * rows
         tried, first = tried if first else min(part, 4 * tried), False
@@ -36,16 +36,16 @@ def seconds_of(trainer: Tries, rows: int, part: int) -> float:
 
 def announce(
     train: TrainConfig,
-    trainer: Tries,
+    trainer: SupportsTrial,
     step: int,
     processes: int,
     device: torch.device,
     reporter: Reporter,
     fitting: str | None,
 ) -> None:
-    """Say what a step takes here and what is left of the training; where that is days, which preset is `fitting`.
+    """Print the estimated time of a step and of the rest of the training; if that is days, name the `fitting` preset.
 
-    Only of a CPU: an accelerator needs full batches to show what it can, and shows it soon.
+    Only for a CPU: an accelerator needs full batches for a fair measurement, and its progress line shows it soon.
     """
     if device.type != "cpu" or step >= train.steps:
         return
@@ -62,7 +62,7 @@ def announce(
 
 
 def about(seconds: float) -> str:
-    """A duration in one number."""
+    """A duration as one number with its unit."""
     if seconds < 100:
         return f"{max(0.001, seconds):.1g} s" if seconds < 1 else f"{seconds:.0f} s"
     if seconds >= 2 * _DAY:

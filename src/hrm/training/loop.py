@@ -1,4 +1,4 @@
-"""The loop of a training, whatever is trained: steps, measurements, checkpoints, time left, interruption, result."""
+"""The training loop for every kind of model: steps, measurements, checkpoints, time left, interruption, result."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from hrm.training.progress import Reporter, duration, memory_gib
 from hrm.training.trainer import BadBatch, BaseTrainer
 
 
-class Measures(ABC):
+class Evaluator(ABC):
     """How a training is measured on held-out data."""
 
     compared: tuple[str, ...] = ("data_sha256", "n")
-    """Entries of a measurement that must be equal for two to compare."""
+    """Entries that must be equal before two measurements can be compared."""
     nothing: float = -math.inf
     """The score of a model that has learned nothing yet; patience does not count before a better one."""
 
     @abstractmethod
     def __call__(self) -> Json:
-        """A measurement, with what is compared."""
+        """Measure on the held-out data; the result has the `compared` entries."""
 
     @abstractmethod
     def score(self, measured: Json) -> float:
@@ -38,25 +38,25 @@ class Measures(ABC):
 
     @abstractmethod
     def sentence(self, measured: Json) -> str:
-        """What a person wants to know of it."""
+        """The measurement in one sentence, for a person."""
 
     @abstractmethod
     def target(self, measured: Json) -> str | None:
-        """What was reached, if that is enough to stop."""
+        """A sentence that says which target was reached, or None to continue."""
 
 
 class Loop(ABC):
-    """Steps to an end, what is due on the way, and how much time is left."""
+    """Runs steps until the end, with what is due on the way: metrics, measurements, checkpoints."""
 
     def __init__(self, trainer: BaseTrainer, log_every: int, measure_every: int, save_every: int) -> None:
         self.trainer, self.pace = trainer, Pace()
         self.log_every, self.measure_every, self.save_every = log_every, measure_every, save_every
 
     def run_steps(self) -> bool:
-        """Steps until the end, or until a measurement or somebody stops them; False where it is to be resumed."""
+        """Run until the end, a measurement that ends the training, or a request to stop; False if it can be resumed."""
         trainer = self.trainer
         try:
-            # What was to be measured at the very step of the start may not have been.
+            # The run may have been killed after this step but before its measurement.
             enough = trainer.step_number > 0 and self._due(self.measure_every) and self.measure()
             while not enough and trainer.progress < 1:
                 with self.pace.part("update"):
@@ -69,15 +69,15 @@ class Loop(ABC):
                     self.save()
                 if self.asked():
                     break
-        except Abandoned:  # all is as it was before the step or the measurement
+        except Abandoned:  # the step or measurement was undone before this was raised
             return False
         return enough or trainer.progress >= 1
 
     def left(self) -> float:
-        """Seconds to the end, if everything takes as long as it did lately."""
+        """Estimated seconds to the end, at the recent speed."""
         trainer, steps = self.trainer, self.trainer.train.steps
         done = trainer.step_number
-        before = max(0, done - 1)  # what comes at this very step is still to come
+        before = max(0, done - 1)  # the measurement and save of this step have not happened yet
         measurements = steps // self.measure_every - before // self.measure_every + (steps % self.measure_every > 0)
         saves = steps // self.save_every - before // self.save_every + 1
         seconds = self.pace.left({"update": steps - done, "measuring": measurements, "saving": saves})
@@ -85,19 +85,19 @@ class Loop(ABC):
         return min(seconds, max(0.0, limit - trainer.seconds)) if limit else seconds
 
     def _due(self, every: int) -> bool:
-        """Whether something that comes at every n-th step and at the end is due now."""
+        """Whether something that happens every n steps, and at the end, is due now."""
         return self.trainer.step_number % every == 0 or self.trainer.progress >= 1
 
     def moved(self) -> None:  # noqa: B027
-        """After every step."""
+        """Called after every step."""
 
     @abstractmethod
     def log(self) -> None:
-        """Write and show what the last steps brought."""
+        """Write and show the metrics of the last steps."""
 
     @abstractmethod
     def measure(self) -> bool:
-        """Measure, unless that is done; whether what was found is enough to stop. It may raise Abandoned."""
+        """Measure, unless this step was measured; returns whether training should stop. May raise Abandoned."""
 
     @abstractmethod
     def save(self) -> None:
@@ -105,18 +105,18 @@ class Loop(ABC):
 
     @abstractmethod
     def asked(self) -> bool:
-        """Whether somebody wants it to stop."""
+        """Whether a person or the system asked to stop."""
 
 
 class TrainingLoop(Loop):
-    """The loop of a run that is trained once: it keeps the best checkpoint, and ends early at a target."""
+    """The loop of a run folder: it keeps the best checkpoint, and ends early at a target or when patience runs out."""
 
     def __init__(
         self,
         run: Run,
         trainer: BaseTrainer,
         config: TrainConfig,
-        measures: Measures | None,
+        measures: Evaluator | None,
         reporter: Reporter,
     ) -> None:
         """`measures` is None where nothing is held out."""
@@ -126,16 +126,17 @@ class TrainingLoop(Loop):
         self.accelerator = trainer.accelerator
         self.measured: Json = {}
         self.measurements = [record for record in run.records() if record.get("event") == "eval"]
-        # A kill may have prevented that the step of the start was measured.
+        # The run may have been killed before this step was measured.
         was_measured = any(record["step"] == trainer.step_number for record in self.measurements)
         self.accelerator.wait_for_everyone()
         self.saved, self.measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
     def follow(self, finish: Callable[[], Json]) -> Json:
-        """Train to the end or until asked to stop; returns the result, to which `finish()` adds at the end."""
+        """Train to the end or until asked to stop; returns the result, with that of `finish()` if training ended."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
-        with Interrupt(stands=self._stands) as self.interrupt, reporter.bar:
-            # Of several processes one alone cannot leave a step; and what is compiled is no time to be disturbed.
+        with Interrupt(intact=self._intact) as self.interrupt, reporter.bar:
+            # With several processes all must finish the step together, and an exception inside compiled code is not
+            # safe.
             if self.accelerator.num_processes == 1 and not self.config.compile:
                 trainer.abandoning = self.interrupt.abandoning
             try:
@@ -186,12 +187,12 @@ class TrainingLoop(Loop):
                 self._prune()
         self.saved = self.trainer.step_number
 
-    def _stands(self) -> str:
-        """What is left of the training, should it end now."""
+    def _intact(self) -> str:
+        """A sentence on what could be resumed if the process ended now."""
         saved = checkpoint.complete(self.run.checkpoints)
         if not saved:
             return f"there is no checkpoint yet: hrm train --resume {self.run.path} begins from the start"
-        return f"the checkpoint of step {checkpoint.step_of(saved[-1])} stands: hrm train --resume {self.run.path}"
+        return f"the checkpoint of step {checkpoint.step_of(saved[-1])} is intact: hrm train --resume {self.run.path}"
 
     def _prune(self) -> None:
         checkpoint.prune(self.run.checkpoints, self.config.keep, [p for p in [self.run.best_checkpoint] if p])
@@ -210,7 +211,7 @@ class TrainingLoop(Loop):
         self.measurements.append(measured)
         self.reporter.say(f"step {step}: {measures.sentence(measured)}")
         best = self.run.best
-        # Scores on other data do not compare.
+        # A score on other held-out data cannot be compared.
         comparable = best is not None and all(best.get(key) == measured[key] for key in measures.compared)
         if best is not None and comparable:
             with reading(self.run.path / "best.json", "restore it, or remove it"):
@@ -218,12 +219,12 @@ class TrainingLoop(Loop):
         if not comparable:
             self.run.set_best(step, measured)
             self._prune()
-        # Last, because a resumed run takes the line as a sign that all of this is done.
+        # Logged last: to a resumed run this line means that the measurement, its checkpoint and best.json are complete.
         shares = {"seconds": self.trainer.seconds, "measuring_share": _measuring(self.measurements, self.trainer)}
         self.run.log({**measured, "event": "eval", "step": step, **shares})
 
     def measure(self) -> bool:
-        """Measure; whether that is enough, by the word of the main process: no other one measures."""
+        """Measure; whether training should stop. Only the main process measures, and it decides for all."""
         self._measure()
         reason = None
         if self.measures is not None and self.measurements and self.trainer.progress < 1:
@@ -236,8 +237,8 @@ class TrainingLoop(Loop):
         return _anyone(reason is not None, self.accelerator)
 
 
-def _since_best(measurements: list[Json], measures: Measures) -> int:
-    """How many measurements came after the best one, once anything was right; those on other data do not count."""
+def _since_best(measurements: list[Json], measures: Evaluator) -> int:
+    """Measurements since the best one, for patience; 0 before any success. Those on other data do not count."""
     same = [m for m in measurements if all(m[key] == measurements[-1][key] for key in measures.compared)]
     scores = [measures.score(m) for m in same]
     best = max(scores, default=measures.nothing)
@@ -245,13 +246,13 @@ def _since_best(measurements: list[Json], measures: Measures) -> int:
 
 
 def _measuring(measurements: list[Json], trainer: BaseTrainer) -> float:
-    """Share of the time so far that measuring on held-out data took."""
+    """Share of the time so far spent on measuring held-out data."""
     measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
     return measuring / max(1e-9, measuring + trainer.seconds)
 
 
 def _anyone(yes: bool, accelerator: Accelerator) -> bool:
-    """Whether it is so in any process; all must agree before they stop."""
+    """Whether `yes` holds in any process: all have to stop at the same step."""
     if accelerator.num_processes == 1:
         return yes
     flag = torch.tensor([float(yes)], device=accelerator.device)

@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from hrm.training.config import OptimConfig
 
-# Elements handled at a time on a CPU, so that all passes over a piece find it in the cache.
+# Elements updated at a time on a CPU, so that a piece stays in the cache for all passes over it.
 _PIECE = 1 << 18
 
 
@@ -82,7 +82,7 @@ def lr_factor(step: int, progress: float, config: OptimConfig) -> float:
 
 
 class EMA:
-    """An exponential moving average of the parameters, and of tables that are none, kept beside the raw ones."""
+    """An exponential moving average of the parameters and of the sparse tables, kept beside the raw values."""
 
     def __init__(self, model: nn.Module, decay: float, tables: Mapping[str, Tensor] | None = None) -> None:
         self.decay = decay
@@ -97,7 +97,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averaged weights into the model for the length of a block."""
+        """Use the averaged weights in the model inside the block."""
         raw = {name: tensor.detach().clone() for name, tensor in self.live.items()}
         self._load(self.average)
         try:

@@ -1,4 +1,4 @@
-"""How long the parts of a training take, and so how much time is left."""
+"""Durations of the parts of a training, and the time left that follows from them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 _LATELY = 20
-"""Updates of which the mean counts."""
+"""The mean is over this many recent updates."""
 
 
 class Pace:
-    """Seconds that an update, a measurement or a save takes, and those of everything from the beginning on."""
+    """Measures the seconds of an update, a measurement and a save, and of the training as a whole."""
 
     def __init__(self) -> None:
         self.last: dict[str, float] = defaultdict(float)
-        """Of each part the seconds that it takes, for an update the mean of the latest."""
+        """Seconds of each part: the latest time, or for an update the mean of recent ones."""
         self._told = time.perf_counter()
         self._lately: deque[float] = deque(maxlen=_LATELY)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What happens inside is one of these; one that was broken off does not count."""
+        """Time the block as one such part; a block that raises does not count."""
         start = time.perf_counter()
         yield
         self.last[name] = time.perf_counter() - start
@@ -31,11 +31,11 @@ class Pace:
             self.last[name] = sum(self._lately) / len(self._lately)
 
     def left(self, parts: Mapping[str, int]) -> float:
-        """Seconds for this many of each part."""
+        """Estimated seconds for this many of each part."""
         return sum(count * self.last[name] for name, count in parts.items())
 
     def spent(self) -> float:
-        """Seconds of everything since this was last asked."""
+        """Seconds since the last call."""
         now = time.perf_counter()
         seconds, self._told = now - self._told, now
         return seconds

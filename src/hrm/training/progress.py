@@ -26,7 +26,7 @@ CLOCKED = (
     "tokens_per_second",
     "memory_gib",
 )
-"""Metrics that clock and machine decide; all others a resumed run repeats."""
+"""Metrics that depend on clock and machine; a resumed run repeats all others exactly."""
 
 
 def memory_gib(device: torch.device) -> float:
@@ -52,7 +52,7 @@ def in_days(seconds: float) -> str:
 
 
 def fitting(parts: list[str], width: int) -> str:
-    """As many of the parts, the most important first, as a line of this width has room for."""
+    """The first parts, most important first, that fit into a line of this width."""
     line = parts[0][: max(0, width)]
     for part in parts[1:]:
         if len(line) + 2 + len(part) > width:
@@ -80,23 +80,23 @@ class Reporter:
     def start(self, accelerator: Accelerator, run: str, folder: str, config: Mapping[str, object]) -> None:
         """Open the trackers that the configuration asks for."""
         if self._tracked:
-            # By itself TensorBoard would make a folder of the run's name inside the run.
+            # Otherwise TensorBoard would create a folder with the run's name inside the run.
             board = [TensorBoardTracker("tensorboard", folder)] if "tensorboard" in self._tracked else []
             others = [name for name in self._tracked if name != "tensorboard"]
             accelerator.log_with = [*board, *filter_trackers(others, folder)]  # type: ignore[arg-type]
             accelerator.project_configuration.logging_dir = folder
-            # TensorBoard takes nothing but numbers and text.
+            # TensorBoard accepts numbers and text only.
             plain = {name: value if isinstance(value, int | float) else str(value) for name, value in config.items()}
             accelerator.init_trackers(run, plain)
             self.trackers = accelerator.trackers
 
     def say(self, text: str) -> None:
-        """One line for a person."""
+        """Print a line."""
         if self.shown:
             (self.bar.console if self.live else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, steps: int, step: int, seconds: float) -> None:
-        """Tell on the live line what is expected, until the first step is done."""
+        """Show the expected time on the live line until the first step is done."""
         self._redraw(step / steps, [f"step {step + 1}/{steps}", f"left {duration(seconds)}"])
 
     def _redraw(self, progress: float, parts: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A training from its configuration to its result, whatever is trained: start, resume, announce, loop, finish."""
+"""A training from its configuration to its result, for every kind of model: start, resume, announce, loop, finish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hrm.settings import Recipe, check, settings
 from hrm.training.config import TrainConfig
 from hrm.training.devices import choose_threads, make_accelerator
 from hrm.training.long_steps import announce
-from hrm.training.loop import Measures, TrainingLoop
+from hrm.training.loop import Evaluator, TrainingLoop
 from hrm.training.progress import Reporter
 from hrm.training.trainer import BaseTrainer
 
@@ -30,27 +30,30 @@ T = TypeVar("T", bound=BaseTrainer)
 
 
 class Subject(ABC, Generic[C, T]):
-    """What is trained: its data, model, trainer and measurements. Made for one training; asked from top to bottom."""
+    """What is trained: data, model, trainer and measurements.
+
+    One per training; methods are called from top to bottom.
+    """
 
     start: Path | str | None = None
-    """A run or model that a new one begins with."""
+    """A run or model from which a new run takes its weights."""
     saves_start = False
-    """Whether a new run begins with a checkpoint, because nothing else holds the weights it starts from."""
+    """Whether a new run must write a checkpoint at step 0, because nothing else holds its initial weights."""
     fitting: str | None = None
-    """A preset that a CPU trains in reasonable time."""
+    """A preset that a CPU can train in reasonable time."""
 
     def __init__(self, config: C, train: TrainConfig, sources: Sequence[str | None]) -> None:
-        """`sources` is what the data is read from; UserError for settings that cannot work."""
+        """`sources` are the files and folders that are read; UserError for settings that cannot work."""
         check(config)
         self.config, self.train, self.sources = config, train, sources
 
     @abstractmethod
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
-        """Prepare the data and make a new run folder; the main process alone is asked."""
+        """Prepare the data and make a new run folder; called in the main process only."""
 
     @abstractmethod
     def read(self, run: Run[C], changed: Changes, reporter: Reporter) -> None:
-        """The data of a run, unless `create` has just prepared it; `changed` are the settings that flags changed."""
+        """Read a run's data, unless `create` has just prepared it; `changed` are the settings that flags changed."""
 
     @abstractmethod
     def trainer(self, run: Run[C], accelerator: Accelerator) -> T:
@@ -58,19 +61,19 @@ class Subject(ABC, Generic[C, T]):
 
     @abstractmethod
     def amounts(self) -> str:
-        """How much is trained on and held out, in words."""
+        """In words, how much data is trained on and held out."""
 
     def notes(self) -> Iterator[str]:
-        """What else a person should know before the first step."""
+        """Further notes for a person before the first step."""
         return iter(())
 
     @abstractmethod
-    def measures(self, trainer: T) -> Measures | None:
+    def measures(self, trainer: T) -> Evaluator | None:
         """How the training is measured; None where nothing is held out."""
 
     @abstractmethod
     def finish(self, run: Run[C], trainer: T) -> Json:
-        """What the best checkpoint is worth, for the result; the main process alone is asked, after the last step."""
+        """Measure the best checkpoint for the result; called in the main process only, after the last step."""
 
 
 def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> Json:
@@ -105,7 +108,7 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
         _restore(run, trainer, subject.saves_start, reporter)
     if resume and accelerator.is_main_process:
         run.rewind(trainer.step_number)
-        # Only now, so that flags that are refused leave no trace.
+        # Written only now, so that refused flags leave the run unchanged.
         if changed:
             said = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
             reporter.say(f"changed by flags: {said}")
@@ -119,14 +122,14 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
     loop = TrainingLoop(run, trainer, train, subject.measures(trainer), reporter)
     result = loop.follow(lambda: subject.finish(run, trainer))
     trainer.close()
-    # Together: a process that leaves while another one still measures can be torn down in the middle of its exit.
+    # All processes leave together: one that exits while another still measures could be killed during its exit.
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
 
 
 def _restore(run: Run[C], trainer: BaseTrainer, needed: bool, reporter: Reporter) -> None:
-    """Go on from the newest intact checkpoint, or where there is none, and none is needed, from the beginning."""
+    """Restore the newest intact checkpoint, or start at step 0 if there is none and none is needed."""
     newest = checkpoint.newest(run.checkpoints, reporter.say)
     if newest is not None:
         with checkpoint.restoring(newest):
@@ -138,11 +141,11 @@ def _restore(run: Run[C], trainer: BaseTrainer, needed: bool, reporter: Reporter
 
 
 def _explain(subject: Subject[C, T], trainer: T, device: str, reporter: Reporter) -> None:
-    """Say what was chosen."""
+    """Print device, precision, data and model before the first step."""
     train = subject.train
     sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
     total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
-    # Where no parameter learns, embeddings do that are none.
+    # Task embeddings are not parameters: where nothing else learns, count them.
     part = f", {learning:,} of them learning," if 0 < learning < total else ""
     reporter.say(
         f"{total:,} parameters{part} on {device} in {train.precision}; {subject.amounts()}; "
@@ -153,20 +156,20 @@ def _explain(subject: Subject[C, T], trainer: T, device: str, reporter: Reporter
 
 
 def _owner(path: Path, resume: bool, accelerator: Accelerator) -> AbstractContextManager[object]:
-    """Keeps other processes out of a run; of several of one training the main process holds it for all."""
+    """Lock the run against other processes; with several processes the main one holds the lock for all."""
     verb = "train --resume" if resume else "train"
     return lock.own(path, verb, new=not resume) if accelerator.is_main_process else nullcontext()
 
 
 def _refuse_place(path: Path, overwrite: bool, data: Sequence[str | None], start: Path | str | None) -> None:
-    """UserError, before anything is made, for a place where no run may be: in use, or within what is read."""
+    """UserError for a run folder that is in use or lies within the data that is read; nothing is created yet."""
     given = [value for value in data if value]
     names.apart(path, [start, *given, *(part.strip() for value in given for part in value.split(",") if part.strip())])
     refuse_in_use(path, overwrite)
 
 
 def changes(before: Recipe, after: Recipe) -> Changes:
-    """Old and new value of each setting that flags changed; UserError for one that a resumed run cannot change."""
+    """Old and new value of each setting changed by flags; UserError for one that a resumed run cannot change."""
     old, new = settings(before), settings(after)
     changed = {key: [old[key], new[key]] for key in new if new[key] != old[key]}
     fixed = [key for key in changed if key.startswith(after.fixed)]

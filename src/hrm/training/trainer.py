@@ -1,4 +1,4 @@
-"""What every trainer does with a step: draw, compute, update, count, and give up what a signal interrupts."""
+"""The base of all trainers. A step draws a batch, computes gradients and updates the weights; a signal may undo it."""
 
 from __future__ import annotations
 
@@ -35,72 +35,75 @@ class BadBatch(Exception):
 
 
 class BaseTrainer(ABC, Generic[M, D]):
-    """Holds everything that changes while a model M is trained; `step` does one update with what was drawn, a D."""
+    """Holds everything that changes while a model M is trained; `step` draws a batch D and does one update."""
 
     names: ClassVar[tuple[str, ...]]
-    """Sums that `compute` adds to the window, in this order."""
+    """Names of the sums that `compute` adds to `window`, in this order."""
     rate: ClassVar[tuple[str, str] | None] = None
-    """Which of them is what is done, and what it is called per second."""
+    """The sum that counts the work done, and the name of its rate per second."""
 
     def __init__(self, model: M, updates: Updates, train: TrainConfig, seed: int, accelerator: Accelerator) -> None:
         self.model, self.updates, self.train, self.seed, self.accelerator = model, updates, train, seed, accelerator
         share = train.batch_size // accelerator.num_processes
         self.rows = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-        """Of a batch, those of this process."""
-        self.wide = torch.float32 if accelerator.device.type == "mps" else torch.float64  # all that Metal has
+        """The rows of a batch that this process computes."""
+        self.wide = torch.float32 if accelerator.device.type == "mps" else torch.float64  # Metal has no float64
         self.window = torch.zeros(len(self.names), dtype=self.wide, device=accelerator.device)
         self.window_steps, self.window_seconds = 0, 0.0
         self.step_number, self.seconds = 0, 0.0
         self.abandoning: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Around what of a step may be given up at a signal: all but the drawing and the update."""
+        """Wraps the part of a step that a signal may interrupt: the computation, but neither drawing nor the update."""
 
     @property
     @abstractmethod
     def positions(self) -> int:
-        """Tokens of a row, as the model sees it."""
+        """Positions of a row, as the model sees it."""
 
     @abstractmethod
     def draw(self) -> D:
-        """What a step works on."""
+        """The batch of the next step."""
 
     @abstractmethod
     def compute(self, drawn: D) -> None:
-        """Forward and backward passes of a step, whose sums go into the window."""
+        """Forward and backward passes of a step; adds its sums to `window`."""
 
     @abstractmethod
     def batch_of(self, drawn: D) -> dict[str, Tensor]:
-        """A batch that cannot be learned from, to be saved."""
+        """The tensors of a batch with non-finite updates, to be saved for inspection."""
 
     def undo(self, drawn: D) -> None:
-        """Take back what a step that is given up has changed, besides window and gradients."""
+        """Undo what an interrupted step has changed, besides window and gradients."""
 
     def skipped(self) -> None:
-        """After an update that was left out, because something is not finite."""
+        """Called after an update that was skipped because something is not finite."""
 
     @abstractmethod
     def try_out(self, rows: int) -> None:
-        """Compute a step at full depth for some rows."""
+        """Compute a step at full depth for this many rows."""
 
     @abstractmethod
     def means(self, sums: dict[str, float], steps: int) -> Json:
-        """Json of a window from its sums by name."""
+        """Metrics from the named sums of a window."""
 
     @abstractmethod
     def describe(self, metrics: Json) -> str:
-        """What of the metrics is worth seeing while it runs."""
+        """The metrics for the live line, in words."""
 
     def in_flight(self) -> dict[str, dict[str, Tensor]]:
-        """Further groups of tensors of a checkpoint; a call on every process."""
+        """Further groups of tensors for a checkpoint; call it in every process."""
         return {}
 
     def restore_in_flight(self, groups: dict[str, dict[str, Tensor]]) -> None:
-        """Go on with what `in_flight` gave; UserError where it does not fit."""
+        """Restore what `in_flight` returned; UserError where it does not fit."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close open files."""
 
     def step(self) -> None:
-        """One update of the weights; Abandoned leaves all as it was, BadBatch comes after too many without effect."""
+        """One update of the weights.
+
+        Raises Abandoned with everything as before, and BadBatch after too many skipped updates.
+        """
         started = time.perf_counter()
         drawn, window = self.draw(), self.window.clone()
         try:
@@ -122,27 +125,27 @@ class BaseTrainer(ABC, Generic[M, D]):
         self.seconds = self._agreed(self.seconds + took)
 
     def trial(self, rows: int) -> None:
-        """Compute a step for some rows, of which nothing remains."""
+        """Compute a step for this many rows and undo all of it."""
         window = self.window.clone()
-        with torch.random.fork_rng(devices=[]):  # of dropout
+        with torch.random.fork_rng(devices=[]):  # the random state that dropout uses
             self.try_out(rows)
         self.window.copy_(window)
         self.updates.forget()
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, by steps or by minutes, whichever is further; in [0, 1]."""
+        """Share of the training that is done in [0, 1], by steps or minutes, whichever is further."""
         return self.share(self.step_number)
 
     def share(self, steps: int) -> float:
-        """The same after this many steps."""
+        """`progress` after this many steps."""
         by_time = self.seconds / (60 * self.train.minutes) if self.train.minutes else 0.0
         return min(1.0, max(steps / self.train.steps, by_time))
 
     def metrics(self) -> Json:
-        """Means since the last call, over all processes."""
+        """Metrics since the last call, over all processes."""
         sums, steps = self._sums(), max(1, self.window_steps)
-        rate = steps / max(1e-9, self.window_seconds)  # without what lies between the steps
+        rate = steps / max(1e-9, self.window_seconds)  # the time between steps, such as measuring, does not count
         self.window.zero_()
         self.window_steps, self.window_seconds = 0, 0.0
         return {
@@ -158,10 +161,10 @@ class BaseTrainer(ABC, Generic[M, D]):
 
     @contextmanager
     def as_measured(self) -> Iterator[M]:
-        """The model as it is measured: with the averaged weights, if there are any, and nothing compiled again."""
+        """The model for measuring: in evaluation mode, with averaged weights if there are any, and not recompiled."""
         ema = self.updates.ema
         try:
-            # Batches of many sizes come by, and each would be compiled by itself.
+            # Batches have many sizes here, and each would be compiled separately.
             with torch.compiler.set_stance("force_eager"), ema.applied() if ema else nullcontext():
                 yield self.model.eval()
         finally:
@@ -170,7 +173,8 @@ class BaseTrainer(ABC, Generic[M, D]):
     def pack(self) -> tuple[dict[str, dict[str, Tensor]], Json]:
         """The tensors and the state of a checkpoint; a call on every process.
 
-        Randomness is a function of (seed, step, row): the step is the random state and the place in the data.
+        Randomness is a function of (seed, step, row), so the step number is both the random state and the place in the
+        data.
         """
         groups, counters = self.updates.pack()
         state = {name: getattr(self, name) for name in _COUNTERS} | counters | {"seed": self.seed}
@@ -178,7 +182,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         return {"weights": dict(self.model.state_dict()), **self.in_flight(), **groups}, state
 
     def unpack(self, groups: dict[str, dict[str, Tensor]], state: Json) -> None:
-        """Go on from what `pack` gave; UserError where it does not fit the model."""
+        """Restore what `pack` returned; UserError where it does not fit the model."""
         for name in _COUNTERS:
             setattr(self, name, counted(state, name))
         if self.accelerator.is_main_process:
@@ -196,7 +200,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         return dict(zip(self.names, total.tolist(), strict=True))
 
     def _agreed(self, seconds: float) -> float:
-        """The main process's clock where time decides, so that all processes use one rate and stop at one step."""
+        """The main process's clock, so that all processes use the same learning rate and stop at the same step."""
         if self.accelerator.num_processes == 1 or not self.train.minutes:
             return seconds
         clock = torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)

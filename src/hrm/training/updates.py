@@ -1,4 +1,4 @@
-"""One update of the weights: gradients summed over processes, clipped, and refused where they are not finite."""
+"""One update of the weights: gradients are summed over processes, clipped, and skipped where they are not finite."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hrm.training.optim import EMA, AdamATan2, build_optimizers, lr_factor
 COUNTERS = ("grad_norm", "lr", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row")
 
 
-class Sparse(Protocol):
-    """Tables of which an update touches few rows, and their optimizer."""
+class SparseTables(Protocol):
+    """Tables with their own optimizer, of which an update touches only a few rows."""
 
     tables: dict[str, Tensor]
-    """By their names in the model; averaged with the weights."""
+    """The tables by their names in the model; averaged like the weights."""
 
     def collect(self) -> tuple[Tensor, Tensor]:
-        """Row numbers and gradients [rows, dim] of this step, from all processes."""
+        """Row numbers and gradients [rows, dim] of this step from all processes."""
         ...
 
     def step(self, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None: ...
@@ -44,10 +44,10 @@ class Updates:
         optim: OptimConfig,
         train: TrainConfig,
         accelerator: Accelerator,
-        sparse: Sparse | None = None,
+        sparse: SparseTables | None = None,
         optimizers: list[Optimizer] | None = None,
     ) -> None:
-        """`optimizers` are of one's own groups; default: those that the settings name, for all parameters."""
+        """`optimizers` for parameter groups of your own; default: those in the settings, for all parameters."""
         self.model, self.optim, self.train, self.accelerator = model, optim, train, accelerator
         self.optimizers = optimizers or build_optimizers(model, optim)
         self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -59,9 +59,9 @@ class Updates:
         self.grad_norm, self.lr = 0.0, 0.0
 
     def step(self, number: int, share: Callable[[int], float]) -> bool:
-        """Update `number` (from 0) with the gradients there are, then forget them; False where one is not finite.
+        """Do update `number` (from 0) and clear the gradients; False if one was not finite.
 
-        `share(steps)` is the part of the training that lies behind after so many steps.
+        `share(steps)` is the share of the training that is done after this many steps.
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         task = self.sparse.collect() if self.sparse else None
@@ -88,7 +88,7 @@ class Updates:
         return finite
 
     def forget(self) -> None:
-        """Leave out the gradients there are."""
+        """Clear the gradients without an update."""
         for parameter in self.model.parameters():
             parameter.grad = None
         if self.sparse:
@@ -96,11 +96,11 @@ class Updates:
 
     @property
     def hopeless(self) -> bool:
-        """Whether too many updates in a row had to be left out."""
+        """Whether too many updates in a row were skipped."""
         return self.bad_in_a_row >= self.train.max_bad_steps
 
     def complaint(self, step: int) -> str:
-        """What to say when it is hopeless."""
+        """The error message for `hopeless`."""
         return (
             f"{self.bad_in_a_row} updates in a row had a non-finite loss or gradient, the last at step "
             f"{step}: lower --optim.lr, set --optim.clip, or use --train.precision float32"
@@ -136,7 +136,7 @@ class Updates:
             self.loss_scale = min(2 * self.loss_scale, 2.0**24)
 
     def pack(self) -> tuple[dict[str, dict[str, Tensor]], Json]:
-        """Averaged weights and optimizer state by the parameters' names, and the counters."""
+        """Averaged weights and optimizer state under the parameters' names, and the counters."""
         groups = {"ema": dict(self.ema.average)} if self.ema else {}
         optimizer: dict[str, Tensor] = {}
         for part, parameter, name in self._named_parameters():
@@ -145,7 +145,7 @@ class Updates:
         return groups, {name: getattr(self, name) for name in COUNTERS}
 
     def unpack(self, groups: dict[str, dict[str, Tensor]], state: Json) -> None:
-        """Take over what `pack` gave; ValueError or UserError for what cannot be that."""
+        """Restore what `pack` returned; ValueError or UserError for anything else."""
         for name in COUNTERS:
             setattr(self, name, _counter(state, name))
         if self.ema:
@@ -180,15 +180,15 @@ class Updates:
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _STATES: dict[type[Optimizer], set[str]] = {AdamW: _ADAM, AdamATan2: _ADAM, Muon: {"momentum_buffer"}}
-"""What each optimizer keeps of a parameter."""
+"""The state that each optimizer keeps for a parameter."""
 
 
 def _counter(state: Json, name: str) -> float:
-    """A counter of a checkpoint; ValueError for a value that it cannot have."""
+    """A counter from a checkpoint; ValueError for an impossible value."""
     value = state[name]
     if name in ("good_steps", "bad_steps", "bad_in_a_row"):
         return counted(state, name)
-    if value is None and name == "grad_norm":  # JSON has no word for one that was not finite
+    if value is None and name == "grad_norm":  # a value that was not finite is null in JSON
         return math.nan
     if not isinstance(value, int | float) or type(value) is bool or not 0 <= value < math.inf:
         raise ValueError(f"its {name} is {quoted(value)}")

@@ -15,7 +15,7 @@ from hrm.core.arch import ArchConfig
 from hrm.files.reading import UserError
 from hrm.puzzles.arc.files import ArcTask, Pair
 from hrm.puzzles.arc.measuring import (
-    Answered,
+    AnsweredTask,
     Guess,
     answer,
     fit,
@@ -26,7 +26,7 @@ from hrm.puzzles.arc.measuring import (
     write_submission,
 )
 from hrm.puzzles.arc.picture import picture
-from hrm.puzzles.arc.sets import Record
+from hrm.puzzles.arc.sets import TaskRecord
 from hrm.puzzles.model import PuzzleModel, Readout, board_of
 from hrm.puzzles.solving import Solver
 from hrm.puzzles.tasks.arc import Arc
@@ -60,7 +60,7 @@ def test_grids_of_equal_cells_and_other_shapes_are_other_guesses_and_empty_ones_
 
 def test_a_submission_always_has_two_guesses():
     guesses = [[Guess(A, 3, 0.5), Guess(B, 1, 0.5), Guess(C, 1, 0.1)], [Guess(C, 1, 0.5)]]
-    made = submission_of([Answered(TWO, guesses, 0), Answered(ONE, [[]], 0)])
+    made = submission_of([AnsweredTask(TWO, guesses, 0), AnsweredTask(ONE, [[]], 0)])
     assert [[g.tolist() for g in two] for two in made["two"]] == [[A.tolist(), B.tolist()], [C.tolist(), C.tolist()]]
     assert [g.tolist() for g in made["one"][0]] == [[[0]], [[0]]]
 
@@ -84,10 +84,10 @@ def test_a_tie_is_decided_before_the_score_sees_it():
     """Two grids with one vote each: the more confident one is the first guess, and only that counts for pass@1."""
     ballots = [(B, 0.3), (A, 0.6)]
     for order in (ballots, ballots[::-1]):
-        result = score(submission_of([Answered(ONE, [vote(order)], 0)]), [ONE])
+        result = score(submission_of([AnsweredTask(ONE, [vote(order)], 0)]), [ONE])
         assert (result["pass@1"], result["pass@2"]) == (1.0, 1.0)
     worse = [(B, 0.6), (A, 0.3), (C, 0.5)]
-    result = score(submission_of([Answered(ONE, [vote(worse)], 0)]), [ONE])
+    result = score(submission_of([AnsweredTask(ONE, [vote(worse)], 0)]), [ONE])
     assert (result["pass@1"], result["pass@2"]) == (0.0, 0.0)
 
 
@@ -204,7 +204,7 @@ def task(name: str, seed: int) -> ArcTask:
 
 
 def test_all_copies_are_asked_in_their_own_colours_and_mapped_back_to_one_guess():
-    tasks, record = [task("a", 1), task("b", 2)], Record(("x", "b", "a"))
+    tasks, record = [task("a", 1), task("b", 2)], TaskRecord(("x", "b", "a"))
     counted: list[int] = []
     answers = list(answer(echo(), tasks, record, progress=counted.append))
     assert [answered.task.id for answered in answers] == ["a", "b"]
@@ -217,7 +217,7 @@ def test_all_copies_are_asked_in_their_own_colours_and_mapped_back_to_one_guess(
 
 
 def test_copies_segments_and_halting_are_asked_for():
-    tasks, record = [task("a", 1)], Record(("a",))
+    tasks, record = [task("a", 1)], TaskRecord(("a",))
     (few,) = answer(echo(), tasks, record, copies=2)
     assert few.guesses[0][0].votes == 2
     (deep,) = answer(echo(), tasks, record, halt=False)
@@ -231,10 +231,10 @@ def test_copies_segments_and_halting_are_asked_for():
 
 def test_a_task_that_the_run_does_not_know_or_has_no_room_for_is_refused():
     with pytest.raises(UserError, match="the first is b"):
-        list(answer(echo(), [task("b", 1)], Record(("a",))))
+        list(answer(echo(), [task("b", 1)], TaskRecord(("a",))))
     large = ArcTask("a", (Pair(A, B),), (Pair(np.zeros((7, 1), np.uint8), A),))
     with pytest.raises(UserError, match=r"task a, test input 1: a grid of .* is larger"):
-        list(answer(echo(), [large], Record(("a",))))
+        list(answer(echo(), [large], TaskRecord(("a",))))
 
 
 # Pictures

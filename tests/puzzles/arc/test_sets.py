@@ -11,7 +11,7 @@ import pytest
 from hrm.files.reading import UserError
 from hrm.puzzles.arc import files as arc
 from hrm.puzzles.arc.files import ArcTask, Pair
-from hrm.puzzles.arc.sets import Prepared, Record, leaks, prepare
+from hrm.puzzles.arc.sets import PreparedTasks, TaskRecord, leaks, prepare
 from hrm.puzzles.config import Config, TaskConfig
 from hrm.puzzles.tasks import build
 from hrm.puzzles.tasks.arc import Arc
@@ -36,8 +36,8 @@ def turned(one: Pair) -> Pair:
 
 
 def prepared(
-    folder: Path, learn: list[ArcTask], answer: list[ArcTask], before: Record | None = None, **settings: object
-) -> Prepared:
+    folder: Path, learn: list[ArcTask], answer: list[ArcTask], before: TaskRecord | None = None, **settings: object
+) -> PreparedTasks:
     for name, tasks in (("learn", learn), ("answer", answer)):
         if tasks:
             arc.write(folder / f"{name}.jsonl", tasks)
@@ -49,7 +49,7 @@ def prepared(
     return prepare(config, build(config.task), before)
 
 
-def trained(made: Prepared) -> set[bytes]:
+def trained(made: PreparedTasks) -> set[bytes]:
     """All pairs that are shown, in their symmetric form."""
     board = Arc(6)
     rows = zip(made.training.inputs, made.training.labels, strict=True)
@@ -118,7 +118,7 @@ def test_a_demonstration_like_the_own_test_pair_stays(tmp_path: Path):
 def test_a_run_remembers_its_tasks_and_what_it_was_trained_on(tmp_path: Path):
     made = prepared(tmp_path, [task("a", 0)], [task("c", 20)])
     made.record.save(tmp_path / "data")
-    record = Record.load(tmp_path / "data")
+    record = TaskRecord.load(tmp_path / "data")
     assert record == made.record and record.numbers([task("c", 0), task("a", 0)]) == [1, 0]
     record.check_unseen([task("c", 20)], "--leaks")
     for seen in (task("a", 0), ArcTask("new", (pair(80),), (pair(81), turned(pair(2))))):
@@ -127,7 +127,7 @@ def test_a_run_remembers_its_tasks_and_what_it_was_trained_on(tmp_path: Path):
     with pytest.raises(UserError, match=r"1 of 2 tasks have no embedding .* the first is x: .* --new-tasks FILE"):
         record.numbers([task("a", 0), task("x", 0)])
     with pytest.raises(UserError, match="was not trained on ARC tasks"):
-        Record.load(tmp_path)
+        TaskRecord.load(tmp_path)
 
 
 def test_new_tasks_are_numbered_after_the_known_ones(tmp_path: Path):

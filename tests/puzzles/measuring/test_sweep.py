@@ -12,7 +12,7 @@ from hrm.cli.main import main
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.data import write_csv
 from hrm.puzzles.measuring import evaluate
-from hrm.puzzles.measuring.sweep import Curve, Readings, depth_curves, sweep, warnings_of
+from hrm.puzzles.measuring.sweep import Curve, SegmentReadouts, depth_curves, sweep, warnings_of
 from tests.puzzles.measuring.test_accuracy import puzzle_set
 from tests.puzzles.solving.small import SUDOKU, run_folder, solver
 
@@ -43,7 +43,7 @@ def test_each_point_is_what_solving_with_that_effort_gives(swept: dict[str, Curv
 def test_random_halting_keeps_the_depths_and_forgets_the_puzzles():
     right = np.array([[True, True, True], [False, False, True]])
     halts = np.array([[True, False, False], [False, False, True]])
-    curves = {curve.name: curve for curve in depth_curves(Readings(right, right, halts), verifies=False)}
+    curves = {curve.name: curve for curve in depth_curves(SegmentReadouts(right, right, halts), verifies=False)}
     assert curves["the Q head halts"].accuracy[-1] == 1 and curves["the Q head halts"].mean_segments[-1] == 2
     at_random = curves["halting at random, same depths"]
     assert at_random.mean_segments[-1] == 2 and at_random.accuracy[-1] == (0.5 + 1) / 2

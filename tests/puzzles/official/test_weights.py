@@ -15,7 +15,7 @@ from torch import Tensor
 from hrm.files.reading import UserError
 from hrm.puzzles.config import Config
 from hrm.puzzles.model import Board, PuzzleModel, board_of
-from hrm.puzzles.official import Imported, read, write
+from hrm.puzzles.official import ImportedModel, read, write
 from hrm.puzzles.tasks import build
 from hrm.settings import load_preset, presets, settings
 from hrm.training.config import OptimConfig
@@ -38,7 +38,7 @@ def layout_of(changes: dict[str, Any]) -> Any:
     return "trm" if changes.get("name") == files.TRM else "sapient-hrm"
 
 
-def model_of(found: Imported) -> PuzzleModel:
+def model_of(found: ImportedModel) -> PuzzleModel:
     """Our model with the imported weights, every one of them needed."""
     model = PuzzleModel(found.config.arch, board_of(build(found.config.task), found.task_ids)).eval()
     model.load_state_dict(found.weights)

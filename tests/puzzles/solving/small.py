@@ -71,10 +71,10 @@ def model(steps: int = 80) -> PuzzleModel:
     return deepcopy(_trained(steps))
 
 
-def fix_q(net: PuzzleModel, halt: float, go_on: float) -> None:
+def fix_q(net: PuzzleModel, halt: float, proceed: float) -> None:
     """Make the Q head say the same whatever it sees."""
     torch.nn.init.zeros_(net.q_head.weight)
-    net.q_head.bias = torch.nn.Parameter(torch.tensor([halt, go_on]))
+    net.q_head.bias = torch.nn.Parameter(torch.tensor([halt, proceed]))
 
 
 def solver(**settings: int) -> Solver:

@@ -90,9 +90,9 @@ def test_the_objective_sums_token_and_halting_losses_over_puzzles(with_continue:
     result = objective(Readout(logits, q), labels, None if target is None else target.float(), LossConfig(), halting)
     expected = losses.total(logits, q, labels, target, weight=weight)
     torch.testing.assert_close(result.total.double(), expected, atol=0, rtol=1e-6)
-    parts = result.token + weight * (result.halt + result.go_on)
+    parts = result.token + weight * (result.halt + result.continue_)
     torch.testing.assert_close(parts, result.total)
-    assert bool(result.go_on > 0) == with_continue
+    assert bool(result.continue_ > 0) == with_continue
     assert torch.equal(result.correct.double(), losses.halt_target(logits, labels))
 
 

@@ -13,8 +13,8 @@ from tests.text.chat.small import session
 
 
 @pytest.fixture
-def talk() -> commands.Talk:
-    return commands.Talk(session())
+def talk() -> commands.CommandContext:
+    return commands.CommandContext(session())
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def talk() -> commands.Talk:
         ("/mode auto", "mode auto: schedule 2x2, up to 3 segments, fewer where the Q head says so", lambda s: True),
     ],
 )
-def test_a_command_changes_a_setting_and_says_so(talk: commands.Talk, line: str, said: str, value):
+def test_a_command_changes_a_setting_and_says_so(talk: commands.CommandContext, line: str, said: str, value):
     assert commands.run(talk, line) == said
     assert value(talk.session.settings)
 
@@ -59,7 +59,7 @@ def test_a_command_changes_a_setting_and_says_so(talk: commands.Talk, line: str,
         ("/save nowhere/talk.json", "cannot be written"),
     ],
 )
-def test_a_wrong_command_is_one_sentence_and_changes_nothing(talk: commands.Talk, line: str, words: str):
+def test_a_wrong_command_is_one_sentence_and_changes_nothing(talk: commands.CommandContext, line: str, words: str):
     before = talk.session.settings
     with pytest.raises(UserError) as error:
         commands.run(talk, line)
@@ -67,7 +67,7 @@ def test_a_wrong_command_is_one_sentence_and_changes_nothing(talk: commands.Talk
     assert talk.session.settings == before
 
 
-def test_status_shows_model_mode_settings_and_memory(talk: commands.Talk):
+def test_status_shows_model_mode_settings_and_memory(talk: commands.CommandContext):
     commands.run(talk, "/mode deep")
     commands.run(talk, "/top-k 4")
     talk.session.answer("the cat")
@@ -83,12 +83,12 @@ def test_status_shows_model_mode_settings_and_memory(talk: commands.Talk):
         assert words in text, words
 
 
-def test_help_names_every_command(talk: commands.Talk):
+def test_help_names_every_command(talk: commands.CommandContext):
     text = commands.run(talk, "/help")
     assert all(f"/{name}" in text for name in commands.COMMANDS)
 
 
-def test_clear_forgets_and_quit_ends(talk: commands.Talk):
+def test_clear_forgets_and_quit_ends(talk: commands.CommandContext):
     first = talk.session.answer("the cat").text
     commands.run(talk, "/clear")
     assert talk.session.remembered == 0 and talk.session.answer("the cat").text == first
@@ -96,12 +96,12 @@ def test_clear_forgets_and_quit_ends(talk: commands.Talk):
         commands.run(talk, "/quit")
 
 
-def test_save_and_load(talk: commands.Talk, tmp_path: Path):
+def test_save_and_load(talk: commands.CommandContext, tmp_path: Path):
     file = tmp_path / "talk.json"
     answer = talk.session.answer("the cat").text
     assert commands.run(talk, f"/save {file}") == f"saved 2 messages in {file}"
     assert [m["content"] for m in json.loads(file.read_text("utf-8"))["messages"]] == ["the cat", answer]
-    other = commands.Talk(session())
+    other = commands.CommandContext(session())
     assert commands.run(other, f"/load {file}") == f"the cat{answer}\nloaded 2 messages of {file}"
     assert other.session.answer("").text == talk.session.answer("").text
 
@@ -117,7 +117,7 @@ def test_save_and_load(talk: commands.Talk, tmp_path: Path):
         ('{"format": 1, "talks": true, "forgotten": 0, "answers": 0, "messages": []}', "holds questions and answers"),
     ],
 )
-def test_a_file_that_is_none_changes_nothing(talk: commands.Talk, tmp_path: Path, content: str, words: str):
+def test_a_file_that_is_none_changes_nothing(talk: commands.CommandContext, tmp_path: Path, content: str, words: str):
     talk.session.answer("the cat")
     before = talk.session.conversation.text
     (tmp_path / "x.json").write_text(content)
@@ -137,7 +137,7 @@ def test_commands_and_their_words_are_completed():
     assert list(commands.complete("/nothing x")) == []
 
 
-def test_a_running_text_goes_on_in_a_new_line_and_needs_a_beginning(talk: commands.Talk):
+def test_a_running_text_goes_on_in_a_new_line_and_needs_a_beginning(talk: commands.CommandContext):
     with pytest.raises(UserError, match="write a beginning"):
         talk.session.answer("")
     first = talk.session.answer("the cat").text
@@ -150,7 +150,7 @@ def test_a_running_text_goes_on_in_a_new_line_and_needs_a_beginning(talk: comman
 
 
 def test_other_names_of_commands_and_a_mode_without_its_slash():
-    talk = commands.Talk(session())
+    talk = commands.CommandContext(session())
     assert commands.run(talk, "/temp 0.5") == "temperature 0.5"
     assert commands.run(talk, "/unlimited") == "stop unlimited"
     assert commands.run(talk, "/interactive") == "stop natural"

@@ -52,7 +52,7 @@ def test_a_plain_transformer_has_one_mode():
     talk = session(hierarchy=False, max_segments=1)
     assert list(talk.modes) == ["auto"] and talk.answer("the").tokens
     with pytest.raises(UserError, match="a plain Transformer has no cycles"):
-        commands.run(commands.Talk(talk), "/mode deep")
+        commands.run(commands.CommandContext(talk), "/mode deep")
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_deeper_mode_that_is_worse_is_said_to_be(trained: TextModel):
     before = result.read_text()
     try:
         result.write_text(json.dumps({"modes": {"fast": 2.0, "normal": 1.9, "deep": 2.5}}))
-        talk = commands.Talk(Session(trained))
+        talk = commands.CommandContext(Session(trained))
         assert "worse than normal" in commands.run(talk, "/mode deep")
         assert "worse" not in commands.run(talk, "/mode normal")
     finally:
@@ -123,7 +123,7 @@ def test_auto_is_the_cheapest_mode_that_no_dearer_one_beats():
 
 
 def test_auto_takes_what_was_measured_and_says_so(trained: TextModel):
-    talk = commands.Talk(Session(trained))
+    talk = commands.CommandContext(Session(trained))
     modes.measure_modes(trained)
     kept = Path(trained.name).parents[1] / "modes.json"
     known = json.loads(kept.read_text())
@@ -138,7 +138,7 @@ def test_auto_takes_what_was_measured_and_says_so(trained: TextModel):
 
 
 def test_without_held_out_text_nothing_is_compared_and_that_is_said_once():
-    talk = commands.Talk(session())
+    talk = commands.CommandContext(session())
     assert "has no held-out text" in commands.run(talk, "/mode deep")
     assert commands.run(talk, "/mode normal") == "mode normal: schedule 2x2, 1 segment"
     assert "6x4" in commands.run(talk, "/modes")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hrm.files.reading import UserError
-from hrm.text.data import Way, chat, documents
+from hrm.text.data import ReadOptions, chat, documents
 from tests.data import hrm_data
 from tests.text.data.texts import lines
 
@@ -23,7 +23,7 @@ SHARE = {"id": "x", "conversations": [{"from": "human", "value": "ab?"}, {"from"
 def read(file: Path) -> tuple[list[chat.Messages], str]:
     """The conversations, each read twice, and what is said of them, once."""
     said: list[str] = []
-    found = chat.conversations(file, Way(said.append))
+    found = chat.conversations(file, ReadOptions(said.append))
     assert list(found) == list(found) and len(said) == 1
     return list(found), said[0]
 

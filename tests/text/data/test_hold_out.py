@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm.files.reading import UserError
-from hrm.text.data import Part, documents, doubts, hold_out
+from hrm.text.data import DocumentPart, documents, doubts, hold_out
 from tests.data import hrm_data
 
 WORDS = st.text(alphabet="ab ", min_size=1, max_size=60)
@@ -19,7 +19,7 @@ WORDS = st.text(alphabet="ab ", min_size=1, max_size=60)
 @st.composite
 def streams(draw: st.DrawFn) -> list[str]:
     """Documents, some of them in parts."""
-    parts = [[Part(part) for part in draw(st.lists(WORDS, max_size=3))] for _ in range(draw(st.integers(1, 6)))]
+    parts = [[DocumentPart(part) for part in draw(st.lists(WORDS, max_size=3))] for _ in range(draw(st.integers(1, 6)))]
     return [text for document in parts for text in (*document, draw(WORDS))] + ["enough"]
 
 
@@ -28,7 +28,7 @@ def wholes(texts: list[str]) -> list[str]:
     found, current = [], ""
     for text in texts:
         current += text
-        if not isinstance(text, Part):
+        if not isinstance(text, DocumentPart):
             found.append(current)
             current = ""
     assert not current, "a document does not end"
@@ -94,7 +94,7 @@ def test_a_text_without_white_space_is_cut_anywhere(tmp_path: Path, alphabet: st
 
 def test_a_place_to_cut_is_looked_for_over_the_border_of_parts():
     words = "word " * 400
-    parts = [Part(words[n : n + 7]) for n in range(0, len(words), 7)]
+    parts = [DocumentPart(words[n : n + 7]) for n in range(0, len(words), 7)]
     kept, held = (wholes(list(half)) for half in hold_out([*parts, ""]))
     assert len(held) == 10 and all(block.startswith(" ") for block in held)
     assert sorted("".join(kept + held)) == sorted(words)
@@ -113,7 +113,7 @@ def test_what_is_held_out_is_doubted_where_there_is_too_little_or_it_is_trained_
     assert again.startswith("10.0% of the held-out text stands, line for line") and "number 3" in again
     # Lines are compared whole, also where they come in parts.
     text = held[0]
-    (again,) = doubts([*kept, Part(text[:130]), Part(text[130:333]), text[333:]], held)
+    (again,) = doubts([*kept, DocumentPart(text[:130]), DocumentPart(text[130:333]), text[333:]], held)
     assert again.startswith("100.0%")
 
 

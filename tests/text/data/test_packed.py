@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hrm.files.reading import UserError
 from hrm.text.data import Batch, Example, Packed, documents, encode, hold_out, make_tokenizer
-from hrm.text.data.sources import Part
+from hrm.text.data.sources import DocumentPart
 from tests.text.data.texts import VERSE, letters, numbered, pack
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 1)
@@ -100,7 +100,7 @@ def test_epochs_differ_in_order_and_seeds_do(tmp_path: Path):
 
 
 def test_the_text_comes_back_with_an_end_after_each_document(tmp_path: Path):
-    texts = [VERSE[:30], Part(VERSE[30:60]), VERSE[60:], "the"]
+    texts = [VERSE[:30], DocumentPart(VERSE[30:60]), VERSE[60:], "the"]
     packed = pack(tmp_path / "packed", texts)
     tokenizer = letters()
     assert tokenizer.decode(packed.tokens) == f"{VERSE[:30]}<|end|>{VERSE[30:]}<|end|>the<|end|>"

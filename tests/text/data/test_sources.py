@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm.files.reading import UserError
-from hrm.text.data import Part, documents, sources
+from hrm.text.data import DocumentPart, documents, sources
 from tests.data import hrm_data
 from tests.text.data.texts import VERSE, lines
 
@@ -86,7 +86,7 @@ def test_a_big_text_comes_in_parts_that_join_and_end_with_words(text: str, piece
         file.write_bytes(text.encode())
         found = list(documents(file))
     assert "".join(found) == text
-    assert [isinstance(part, Part) for part in found] == [True] * (len(found) - 1) + [False]
+    assert [isinstance(part, DocumentPart) for part in found] == [True] * (len(found) - 1) + [False]
     for part, following in itertools.pairwise(found):
         assert re.fullmatch(r"\w\s", part[-1] + following[0]) or not re.search(r"\w\s", part)
 

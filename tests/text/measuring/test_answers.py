@@ -12,7 +12,7 @@ import torch
 from hrm.cli.main import main
 from hrm.text.data import Packed, chat, make_tokenizer
 from hrm.text.load import load_text
-from hrm.text.measuring.fresh import Seen, fresh_questions, trained_on
+from hrm.text.measuring.fresh import SeenQuestions, fresh_questions, trained_on
 from hrm.text.measuring.losses import evaluate
 from hrm.text.measuring.pairs import evaluate_pairs, packed_pairs
 from tests.text.measuring.test_cli import refused, said
@@ -104,7 +104,7 @@ def test_fresh_questions_are_new_to_the_run(tmp_path: Path, capsys: pytest.Captu
     assert "none is trained on" in capsys.readouterr().err
     loaded = load_text(run)
     made = fresh_questions(loaded, 50, seed=3)
-    known = Seen(loaded, [run / "data" / "train", run / "data" / "validation"])
+    known = SeenQuestions(loaded, [run / "data" / "train", run / "data" / "validation"])
     assert made.left_out > 0 and not any(messages[0]["content"] in known for messages in made.items)
     assert made == fresh_questions(loaded, 50, seed=3) != fresh_questions(loaded, 50, seed=4)
     out, err = said(capsys, "eval", str(run), "--fresh", "50", "--seed", "3", "--json")

@@ -139,13 +139,13 @@ def test_the_q_heads_calibration_towards_its_own_target(tmp_path: Path):
 
 
 def test_calibration_is_what_it_is_by_definition():
-    tally = text.Tally()
+    tally = text.LossTotals()
     sure = np.array([0.95, 0.95, 0.95, 0.95, 0.05, 0.05], np.float32)
     right = np.array([1, 1, 1, 0, 0, 1], bool)
     for part in (slice(0, 2), slice(2, 6)):
         some = len(sure[part])
-        tally.add(text.Reading(np.zeros(some), right[part], sure[part], np.full(some, 0.5)), np.full(some, 2))
-    found = tally.result(text.Size(1, 1, 0))
+        tally.add(text.TokenScores(np.zeros(some), right[part], sure[part], np.full(some, 0.5)), np.full(some, 2))
+    found = tally.result(text.TextSize(1, 1, 0))
     assert found["ece"] == pytest.approx((4 * abs(0.95 - 0.75) + 2 * abs(0.05 - 0.5)) / 6)
     assert found["ece_q"] == pytest.approx(abs(0.5 - 4 / 6)) and found["mean_segments"] == 2
 

@@ -12,7 +12,7 @@ import torch
 from hrm.files.reading import UserError
 from hrm.text.data import train_bpe
 from hrm.text.measuring.scoring import Scorer
-from hrm.text.measuring.tasks import Choice, Sum, Word, evaluate_task, load, names
+from hrm.text.measuring.tasks import Choice, KnownContinuation, NumberAnswer, evaluate_task, load, names
 from tests.data import hrm_data
 from tests.text.measuring.small import TEXT, pair
 
@@ -102,9 +102,9 @@ def test_equal_options_are_not_right():
 @pytest.mark.slow
 def test_words_and_numbers():
     model, tokenizer = pair()
-    words = evaluate_task(model, tokenizer, [Word("the cat", " sat"), Word("the", " dog")])
+    words = evaluate_task(model, tokenizer, [KnownContinuation("the cat", " sat"), KnownContinuation("the", " dog")])
     assert words["accuracy"] == 0 and words["perplexity"] > 1
-    numbers = evaluate_task(model, tokenizer, [Sum("the cat sat on the mat and the dog", 5.0)])
+    numbers = evaluate_task(model, tokenizer, [NumberAnswer("the cat sat on the mat and the dog", 5.0)])
     assert numbers["accuracy"] == 0 and numbers["mean_segments"] >= 1
 
 
@@ -112,14 +112,14 @@ def test_every_local_task_is_understood():
     folder = hrm_data() / "eval_tasks"
     kinds = {name: type(load(name, folder, 3)[0]) for name in names(folder)}
     assert len(kinds) == 19
-    assert {name for name, kind in kinds.items() if kind is Word} == {
+    assert {name for name, kind in kinds.items() if kind is KnownContinuation} == {
         "lambada_openai",
         "simple_arithmetic_nospaces",
         "bigbench_cs_algorithms",
         "bigbench_dyck_languages",
         "bigbench_operators",
     }
-    assert [name for name, kind in kinds.items() if kind is Sum] == ["svamp"]
+    assert [name for name, kind in kinds.items() if kind is NumberAnswer] == ["svamp"]
     assert load("piqa", folder, 1)[0].options[0][0].endswith("\nAnswer:")  # type: ignore[union-attr]
     assert load("blimp", folder, 1)[0].group == "adjunct_island"  # type: ignore[union-attr]
 

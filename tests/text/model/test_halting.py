@@ -211,7 +211,7 @@ def test_last_exited_equals_a_plain_loop() -> None:
     with torch.no_grad():
         out = model(ids)
     inner, slots = model.model, len(model.config.schedule.visits(2, 1)) and 10
-    kept: list[dict[int, tuple[Tensor, Tensor]]] = []
+    keys_values: list[dict[int, tuple[Tensor, Tensor]]] = []
     for t in range(7):
         own: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -219,7 +219,7 @@ def test_last_exited_equals_a_plain_loop() -> None:
             def update(self, keys: Tensor, values: Tensor, slot: int, own: Any = own) -> tuple[Tensor, Tensor]:
                 own[slot] = keys, values
                 past = []
-                for other in kept:
+                for other in keys_values:
                     known = slot
                     while known not in other:
                         known -= slots
@@ -228,7 +228,7 @@ def test_last_exited_equals_a_plain_loop() -> None:
                 return torch.cat([k for k, _ in pairs], 2), torch.cat([v for _, v in pairs], 2)
 
         thought = inner.begin(ids[:, t : t + 1], position_ids=torch.tensor([[t]]), past_key_values=None)
-        thought.mask, thought.causal, thought.kept = None, False, None
+        thought.mask, thought.causal, thought.keys_values = None, False, None
         carry, depth = thought.carry, 0
         from hrm.core.layers import Context
 
@@ -240,7 +240,7 @@ def test_last_exited_equals_a_plain_loop() -> None:
                 depth += 1
                 if torch.sigmoid(inner.q_head(carry.z_h)[0, 0, 0]) > 0.5:
                     break
-        kept.append(own)
+        keys_values.append(own)
         assert depth == int(out.depth[0, t])
         torch.testing.assert_close(model.lm_head(carry.z_h)[0, 0], out.logits[0, t], **EXACT)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hrm.files.reading import UserError
-from hrm.text.quality.copying import Training
+from hrm.text.quality.copying import TrainingText
 from hrm.text.quality.scale import COUNTED, Judged, Scale
 from tests.data import hrm_data
 
@@ -88,7 +88,7 @@ def test_a_paragraph_longer_than_a_block_over_and_over_is_flagged(scale: Scale, 
 
 def test_pasted_training_text_is_flagged_and_natural_text_is_not(scale: Scale, alice: str):
     half = len(alice) // 2
-    training = Training(alice[:half])
+    training = TrainingText(alice[:half])
     pasted = markov(alice, 3, 10_000) + alice[20_000:30_000]
     judged = scale.judge("pasted", pasted, training)
     assert judged["flags"] == ["copies"] and judged["copied"] == pytest.approx(0.5, abs=0.02)

@@ -21,7 +21,7 @@ from hrm.text.data import Batch
 from hrm.text.load import load_text
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.supervision import supervised_loss, supervision
-from hrm.text.training.replay import Replay
+from hrm.text.training.replay import ReplayObjective
 from hrm.text.training.trainer import TextTrainer
 from hrm.training.config import OptimConfig
 from hrm.training.progress import CLOCKED
@@ -136,7 +136,7 @@ def test_a_halted_token_counts_with_its_last_loss_and_is_no_evidence_of_what_mor
         went_on = went_on & ~(stop & ~(explores & (depth < least)))
         thought.halt(~went_on)
         thought.carry, thought.exited = thought.carry.detach(), thought.exited.detach()
-        thought.kept.detach()  # type: ignore[union-attr]
+        thought.keys_values.detach()  # type: ignore[union-attr]
     summed = torch.stack(losses).sum() / budget.max_segments
     summed.backward()
     assert total == pytest.approx(float(summed.detach()), rel=1e-9)
@@ -164,7 +164,9 @@ def test_to_compute_only_live_tokens_gives_the_gradients_of_computing_all(
     found = []
     for gathers in (True, False):
         model.model.gathers = gathers
-        found.append(learn(model, *rest, lesson=Replay(model.config, taught, torch.tensor([1.0, 0.5, 2.0, 1.0]))))
+        found.append(
+            learn(model, *rest, objective=ReplayObjective(model.config, taught, torch.tensor([1.0, 0.5, 2.0, 1.0])))
+        )
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
     for name, theirs in found[1][1].items():
         torch.testing.assert_close(found[0][1][name], theirs, rtol=1e-7, atol=1e-9)
@@ -229,8 +231,8 @@ def test_rows_taught_by_shares_learn_as_from_labels_where_one_token_has_all_of_t
         )
         budget = made.model.budget()
         thought = made.model.begin(input_ids=ids, position_ids=positions, budget=budget)
-        lesson = None if taught is None else Replay(made.model.config, taught)
-        for loss, _ in supervision(made.model, thought, budget, targets, 48, torch.zeros(2, 4, 12), lesson):
+        objective = None if taught is None else ReplayObjective(made.model.config, taught)
+        for loss, _ in supervision(made.model, thought, budget, targets, 48, torch.zeros(2, 4, 12), objective):
             loss.backward()
         gradients.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):

@@ -44,7 +44,7 @@ class ArcTask(NamedTuple):
         return max(max(grid.shape) for pair in (*self.train, *self.test) for grid in pair if grid is not None)
 
 
-class Found(NamedTuple):
+class FoundTasks(NamedTuple):
     """What sources hold."""
 
     tasks: list[ArcTask]
@@ -59,14 +59,14 @@ def read(paths: str | Path) -> list[ArcTask]:
     return find(paths).tasks
 
 
-def find(paths: str | Path, largest: int | None = None, skip_bad: bool = False) -> Found:
+def find(paths: str | Path, largest: int | None = None, skip_bad: bool = False) -> FoundTasks:
     """The tasks of one or several sources, joined by commas; of tasks with the same id the first counts.
 
     A source is a folder of official files (one task each), a file of challenges (its solutions are taken from the file
     beside it named so), a file of one task, or one with a task per line; any of the files may end in .gz. Tasks with
     more than `largest` rows or columns are left out before they are judged; bad ones are, where `skip_bad` says so.
     """
-    found = Found([], 0, [])
+    found = FoundTasks([], 0, [])
     known: set[str] = set()
     too_large = 0
     for name in str(paths).split(","):

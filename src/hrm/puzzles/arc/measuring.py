@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from hrm.files import output
 from hrm.files.reading import UserError, json_of, reading
 from hrm.files.records import Json
 from hrm.puzzles.arc.files import ArcTask, checked_grid, read
-from hrm.puzzles.arc.sets import Record
+from hrm.puzzles.arc.sets import TaskRecord
 from hrm.puzzles.solving import engine
 from hrm.puzzles.solving.engine import Job, Rules
 from hrm.puzzles.solving.solver import Solver, load
@@ -37,7 +37,7 @@ class Guess(NamedTuple):
     confidence: float
 
 
-class Answered(NamedTuple):
+class AnsweredTask(NamedTuple):
     """A task with its guesses for each test input, the best first. Without a verifier they are never more than that."""
 
     task: ArcTask
@@ -47,21 +47,21 @@ class Answered(NamedTuple):
     status: str = "answered"
 
 
-def answer_tasks(run: Path | str, file: Path | str, **options: Any) -> Iterator[Answered]:
+def answer_tasks(run: Path | str, file: Path | str, **options: Any) -> Iterator[AnsweredTask]:
     """Answer every test input of ARC task files with a run's best checkpoint; `options` are those of `answer`."""
-    return answer(load(run), read(file), Record.load(Path(run) / "data"), **options)
+    return answer(load(run), read(file), TaskRecord.load(Path(run) / "data"), **options)
 
 
 def answer(
     solver: Solver,
     tasks: Sequence[ArcTask],
-    record: Record,
+    record: TaskRecord,
     copies: int | None = None,
     max_segments: int | None = None,
     halt: bool = True,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Answered]:
+) -> Iterator[AnsweredTask]:
     """Answer every test input of every task through its first `copies` (default: all that were trained).
 
     Each copy's readout, at the segment where the Q head halts or at the last, is mapped back and has one vote; guesses
@@ -96,7 +96,7 @@ def answer(
                 if progress is not None:
                     progress(done)
             guesses.append(vote(ballots))
-        yield Answered(task, guesses, segments)
+        yield AnsweredTask(task, guesses, segments)
 
 
 def vote(ballots: Sequence[tuple[np.ndarray, float]]) -> list[Guess]:
@@ -112,7 +112,7 @@ def vote(ballots: Sequence[tuple[np.ndarray, float]]) -> list[Guess]:
     return sorted(guesses, key=lambda guess: (-guess.votes, -guess.confidence))
 
 
-def fit(solver: Solver, tasks: Sequence[ArcTask], record: Record, batch_size: int = 64) -> float:
+def fit(solver: Solver, tasks: Sequence[ArcTask], record: TaskRecord, batch_size: int = 64) -> float:
     """The share of demonstration pairs that the task's own copy, number 0, reproduces exactly."""
     shown = [task._replace(test=task.train) for task in tasks]
     right = [
@@ -123,7 +123,7 @@ def fit(solver: Solver, tasks: Sequence[ArcTask], record: Record, batch_size: in
     return sum(right) / len(right)
 
 
-def submission_of(answers: Sequence[Answered]) -> Submission:
+def submission_of(answers: Sequence[AnsweredTask]) -> Submission:
     """Two guesses for each test input; the last one is repeated where there are fewer, [[0]] if there are none."""
     return {answered.task.id: [_attempts(guesses) for guesses in answered.guesses] for answered in answers}
 

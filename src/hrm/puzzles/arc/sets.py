@@ -20,14 +20,14 @@ from hrm.puzzles.tasks.arc import Arc, labels_of
 FILE = "tasks.json"
 
 
-class Record(NamedTuple):
+class TaskRecord(NamedTuple):
     """The tasks a run knows: their names in the order of their embeddings, and marks of all pairs trained on."""
 
     names: tuple[str, ...] = ()
     trained: frozenset[str] = frozenset()
 
     @classmethod
-    def load(cls, folder: Path) -> Record:
+    def load(cls, folder: Path) -> TaskRecord:
         """The record in a run's data folder; UserError where there is none."""
         if not (folder / FILE).is_file():
             raise UserError(f"{folder} holds no {FILE}: the run was not trained on ARC tasks")
@@ -63,24 +63,24 @@ class Record(NamedTuple):
             )
 
 
-class Prepared(NamedTuple):
+class PreparedTasks(NamedTuple):
     """Training pairs, pairs held out of the training tasks, and what the run must remember of them."""
 
     training: PuzzleSet
     held_out: PuzzleSet | None
-    record: Record
+    record: TaskRecord
     notes: tuple[str, ...]
     """What a person should know."""
 
 
-def prepare(config: Config, task: Task, before: Record | None = None) -> Prepared:
+def prepare(config: Config, task: Task, before: TaskRecord | None = None) -> PreparedTasks:
     """The pairs of the training tasks (`data`: all but `holdout` test pairs) and of the tasks to answer (`validation`:
     demonstrations only), numbered after the tasks known `before`.
 
     UserError for training tasks that are among those to answer, unless `task.leaks` drops or allows them.
     """
     assert isinstance(task, Arc)
-    before = before or Record()
+    before = before or TaskRecord()
     learn = read(config.data) if config.data else []
     answer = read(config.validation) if config.validation else []
     if not learn and not answer:
@@ -98,9 +98,9 @@ def prepare(config: Config, task: Task, before: Record | None = None) -> Prepare
     if config.task.leaks != "allow":
         shown = list(_unlike(shown, answer, notes))
     source = ", ".join(name for name in (config.data, config.validation) if name)
-    record = Record(names, before.trained | _marks(pair for _, pair in shown))
+    record = TaskRecord(names, before.trained | _marks(pair for _, pair in shown))
     sets = [_puzzles(pairs, names, task, source) for pairs in (shown, held_out)]
-    return Prepared(sets[0], sets[1] if held_out else None, record, tuple(notes))
+    return PreparedTasks(sets[0], sets[1] if held_out else None, record, tuple(notes))
 
 
 def leaks(learn: Sequence[ArcTask], answer: Sequence[ArcTask]) -> dict[str, list[str]]:

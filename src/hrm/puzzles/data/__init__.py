@@ -4,12 +4,12 @@ from hrm.puzzles.data.checks import check, problems
 from hrm.puzzles.data.generation import generate, split
 from hrm.puzzles.data.joining import join
 from hrm.puzzles.data.overlap import refuse
-from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.data.recognition import infer
 from hrm.puzzles.data.storage import locate, read, read_both, targets, write, write_csv, write_folder
 
 __all__ = [
-    "Located",
+    "LocatedPuzzles",
     "PuzzleSet",
     "check",
     "generate",

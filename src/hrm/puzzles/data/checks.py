@@ -14,7 +14,7 @@ from hrm.files.reading import UserError
 from hrm.progress import track
 from hrm.puzzles.data import csv_file, npy_folder
 from hrm.puzzles.data.overlap import shared
-from hrm.puzzles.data.puzzle_set import Located
+from hrm.puzzles.data.puzzle_set import LocatedPuzzles
 from hrm.puzzles.data.storage import existing
 from hrm.puzzles.tasks import Puzzle, PuzzleError, Task
 
@@ -54,7 +54,7 @@ def _place(problem: str) -> list[tuple[int, str]]:
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", problem)]
 
 
-def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[Located]:
+def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[LocatedPuzzles]:
     """Each split that can be read; what cannot goes into `unreadable`."""
     try:
         path = existing(path)
@@ -67,7 +67,7 @@ def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[Located]:
         return []
 
 
-def _wrong(part: Located, task: Task, console: Console | None) -> Iterator[tuple[int, str]]:
+def _wrong(part: LocatedPuzzles, task: Task, console: Console | None) -> Iterator[tuple[int, str]]:
     """Rows whose question or answer is not what the task's rules ask for."""
     if not task.verifies:
         return
@@ -94,7 +94,7 @@ def _wrong(part: Located, task: Task, console: Console | None) -> Iterator[tuple
                 yield row, "the answer is wrong by the rules; correct or remove the row"
 
 
-def _duplicates(part: Located) -> Iterator[str]:
+def _duplicates(part: LocatedPuzzles) -> Iterator[str]:
     """Questions that stand in the data set more than once, other than as augmentations of one original."""
     seen: dict[bytes, int] = {}
     groups = part.puzzles.groups
@@ -105,7 +105,7 @@ def _duplicates(part: Located) -> Iterator[str]:
 
 
 def _overlap(
-    pairs: list[tuple[Located, Located]], sound: dict[int, list[int]], task: Task, console: Console | None
+    pairs: list[tuple[LocatedPuzzles, LocatedPuzzles]], sound: dict[int, list[int]], task: Task, console: Console | None
 ) -> Iterator[str]:
     """Puzzles of the first of a pair that are symmetric variants of one in the second."""
     for part, other in pairs:
@@ -114,5 +114,5 @@ def _overlap(
             yield f"{part.where(mine[row])}: a symmetric variant of {other.where(theirs[first])}; remove one of them"
 
 
-def _puzzle(part: Located, row: int) -> Puzzle:
+def _puzzle(part: LocatedPuzzles, row: int) -> Puzzle:
     return Puzzle(part.puzzles.inputs[row], part.puzzles.labels[row])

@@ -17,7 +17,7 @@ from hrm.files.reading import UserError, quoted
 from hrm.progress import track
 from hrm.puzzles.data import puzzle_file
 from hrm.puzzles.data.puzzle_file import Row
-from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import PuzzleError, Task
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 
 
-def load(path: Path, task: Task, report: Callable[[str], None], console: Console | None = None) -> Located:
+def load(path: Path, task: Task, report: Callable[[str], None], console: Console | None = None) -> LocatedPuzzles:
     """All puzzles that parse; `report` gets a sentence for each of the others. UserError if none is left.
 
     Where the file has no answers they are found, if the task can find them.
@@ -54,7 +54,7 @@ def load(path: Path, task: Task, report: Callable[[str], None], console: Console
         ratings = ratings.astype(np.int32)
     number = np.arange(len(inputs), dtype=np.int32)
     puzzles = PuzzleSet(inputs, labels, np.zeros_like(number), number, ratings if graded else None, str(path))
-    return Located(puzzles, lambda row: f"{path} line {numbers[row]}")
+    return LocatedPuzzles(puzzles, lambda row: f"{path} line {numbers[row]}")
 
 
 def _answers(

@@ -15,7 +15,7 @@ from hrm.files.npy import IGNORE, metadata, read_array
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.files.records import Json
-from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import Task
 
 _SPLITS = ("train", "test")
@@ -26,7 +26,7 @@ def splits(path: Path) -> list[str]:
     return [name for name in _SPLITS if (path / name / "dataset.json").is_file()]
 
 
-def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> Located:
+def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> LocatedPuzzles:
     """A split of a dataset folder (or the folder of one split), arrays mapped from the disk where possible.
 
     Rows with tokens out of range are reported and left out.
@@ -55,7 +55,7 @@ def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> L
 
     sets = [part[0] for part in parts]
     if len(sets) == 1:
-        return Located(sets[0], place)
+        return LocatedPuzzles(sets[0], place)
     first_group = np.cumsum([0, *(int(s.groups.max(initial=-1)) + 1 for s in sets)])
     joined = PuzzleSet(
         np.concatenate([s.inputs for s in sets]),
@@ -66,7 +66,7 @@ def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> L
         str(folder),
         facts["num_puzzle_identifiers"],
     )
-    return Located(joined, place)
+    return LocatedPuzzles(joined, place)
 
 
 def save(path: Path, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:

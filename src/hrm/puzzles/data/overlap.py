@@ -10,7 +10,7 @@ import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.progress import track
-from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import Puzzle, Task
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def shared(
                 break
 
 
-def refuse(measured: Located, training: PuzzleSet, task: Task, console: Console | None = None) -> None:
+def refuse(measured: LocatedPuzzles, training: PuzzleSet, task: Task, console: Console | None = None) -> None:
     """UserError where puzzles to measure on are symmetric variants of training puzzles."""
     found = list(islice(shared(measured.puzzles, training, task, console), COUNTED))
     if found:

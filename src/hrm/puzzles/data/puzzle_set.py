@@ -31,7 +31,7 @@ class PuzzleSet(NamedTuple):
         return PuzzleSet(*arrays, source=self.source, num_task_ids=self.num_task_ids)  # type: ignore[arg-type]
 
 
-class Located(NamedTuple):
+class LocatedPuzzles(NamedTuple):
     """Puzzles and the place (file and row) that each was read from, for messages."""
 
     puzzles: PuzzleSet

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hrm.files.reading import UserError
 from hrm.puzzles.data import csv_file, npy_folder
-from hrm.puzzles.data.puzzle_set import Located, PuzzleSet
+from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import Task
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def is_csv(path: Path | str) -> bool:
     return str(path).endswith((".csv", ".csv.gz"))
 
 
-def locate(path: Path | str, task: Task, split: str = "train", console: Console | None = None) -> Located:
+def locate(path: Path | str, task: Task, split: str = "train", console: Console | None = None) -> LocatedPuzzles:
     """The puzzles in a file, or in a split of a dataset folder, and the place of each; a UserError names it."""
     path = existing(path)
 

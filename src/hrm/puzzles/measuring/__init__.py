@@ -89,7 +89,7 @@ class Measurement:
         self.solver, self.puzzles, self.batch_size = solver, puzzles, batch_size
         self.how = solver.complete(Strategy(**strategy))
         self.rules = solver.rules(self.how)
-        self._judged: list[_Judged] = []
+        self._judged: list[_JudgedPuzzle] = []
         self._start = self._end = time.perf_counter()
 
     def __iter__(self) -> Iterator[int]:
@@ -127,7 +127,7 @@ class Measurement:
     def _digest(self) -> str:
         return _sha256(self.puzzles)
 
-    def _judge(self, row: int, outcome: Outcome) -> _Judged:
+    def _judge(self, row: int, outcome: Outcome) -> _JudgedPuzzle:
         task, question, label = self.solver.task, self.puzzles.inputs[row], self.puzzles.labels[row]
         counted = label != IGNORE
         hits = (label == outcome.readout)[counted]
@@ -136,10 +136,10 @@ class Measurement:
         right = verdicts.get("optimal", exact) if judged is None else judged
         counts = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
         tokens = float(hits.mean()) if len(hits) else 0.0
-        return _Judged(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
+        return _JudgedPuzzle(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
 
 
-class _Judged(NamedTuple):
+class _JudgedPuzzle(NamedTuple):
     """One puzzle: what it adds to the totals, its share of right cells, its q_halt, and whether it is right."""
 
     counts: dict[str, int]

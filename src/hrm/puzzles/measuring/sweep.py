@@ -32,7 +32,7 @@ class Curve(NamedTuple):
     accuracy: list[float]
 
 
-class Readings(NamedTuple):
+class SegmentReadouts(NamedTuple):
     """Every puzzle after every segment, nothing halted; all [n, segments]."""
 
     right: np.ndarray
@@ -75,10 +75,10 @@ def sweep(
 
 def read_all(
     solver: Solver, puzzles: PuzzleSet, segments: int, batch_size: int, progress: Callable[[float], None]
-) -> Readings:
+) -> SegmentReadouts:
     """Run every puzzle to the last segment and judge each readout."""
     n, task = len(puzzles.inputs), solver.task
-    readings = Readings(*(np.zeros((n, segments), bool) for _ in range(3)))
+    readings = SegmentReadouts(*(np.zeros((n, segments), bool) for _ in range(3)))
 
     def observe(row: int, segment: Segment) -> None:
         at = row, segment.segment - 1
@@ -94,7 +94,7 @@ def read_all(
     return readings
 
 
-def depth_curves(readings: Readings, verifies: bool) -> list[Curve]:
+def depth_curves(readings: SegmentReadouts, verifies: bool) -> list[Curve]:
     """Running all puzzles to a depth, halting by the Q head, halting at random at the same depths, and verifying."""
     n, segments = readings.right.shape
     efforts = [d for d in sorted({*(2**i for i in range(20)), *range(16, segments, 16), segments}) if d <= segments]

@@ -27,7 +27,7 @@ _INITIAL_STATES = ("z_h_init", "z_l_init")
 _KNOWN_CELLS = {11: 81, 6: 900, 12: 900}
 
 
-class Imported(NamedTuple):
+class ImportedModel(NamedTuple):
     """A model in our terms: its task, settings, training step, board and weights under our names in float32."""
 
     config: Config
@@ -52,7 +52,7 @@ def find(path: Path) -> Path | None:
     return path / "checkpoint" if (path / "checkpoint").is_file() else None
 
 
-def read(path: Path, shape: tuple[int, int] | None = None) -> Imported:
+def read(path: Path, shape: tuple[int, int] | None = None) -> ImportedModel:
     """The model of an official folder, or of a `step_N` file in one; `shape` is the grid's rows and columns.
 
     Objects are never unpickled, only tensors. UserError in one sentence names the file and the key that does not fit.
@@ -84,7 +84,7 @@ def read(path: Path, shape: tuple[int, int] | None = None) -> Imported:
             f"{file} holds '{next(iter(tensors))}', which the model that {where.name} describes does not have"
         )
     step = re.fullmatch(r"step_(\d+)", file.name)
-    return Imported(config, int(step[1]) if step else 0, cells, vocabulary, task_ids, weights)
+    return ImportedModel(config, int(step[1]) if step else 0, cells, vocabulary, task_ids, weights)
 
 
 def write(path: Path, layout: Layout, config: Config, cells: int, weights: Mapping[str, Tensor], step: int) -> Path:

@@ -35,7 +35,7 @@ Span = tuple[int, int]
 """Where a cell stands in its line; the same number twice for an empty one."""
 
 
-class Written(NamedTuple):
+class WrittenPuzzle(NamedTuple):
     """A puzzle and where it begins. A broken one is given as well: its task's `parse` says what is wrong."""
 
     line: int
@@ -87,16 +87,16 @@ class Form(Protocol):
         ...
 
 
-def puzzles(lines: Iterable[str], task: Task) -> Iterator[Written]:
+def puzzles(lines: Iterable[str], task: Task) -> Iterator[WrittenPuzzle]:
     """The puzzles of a text, in their order, each as soon as it has been read."""
     form = task.form
     if form is None:  # a task with a text form of its own has one puzzle on each line
         yield from (
-            Written(number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip("\r\n \t")
+            WrittenPuzzle(number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip("\r\n \t")
         )
         return
     for rows, answer in _Reader(form).read(lines):
-        yield Written(rows[0].line, form.compact(rows), answer)
+        yield WrittenPuzzle(rows[0].line, form.compact(rows), answer)
 
 
 def spans(text: str, task: Task) -> list[Span] | None:

@@ -22,7 +22,7 @@ class Losses(NamedTuple):
     total: Tensor
     token: Tensor
     halt: Tensor
-    go_on: Tensor
+    continue_: Tensor
     correct: Tensor
     tokens_right: Tensor
 
@@ -72,8 +72,8 @@ def objective(
     correct, tokens_right = accuracy(readout.logits, labels)
     token = token_losses(readout.logits, labels, loss).sum()
     halt = F.binary_cross_entropy_with_logits(readout.q[:, 0], correct.float(), reduction="sum")
-    go_on = torch.zeros_like(halt)
+    continue_ = torch.zeros_like(halt)
     if target_continue is not None:
-        go_on = F.binary_cross_entropy_with_logits(readout.q[:, 1], target_continue, reduction="sum")
-    total = token + halting.weight * (halt + go_on)
-    return Losses(total, token.detach(), halt.detach(), go_on.detach(), correct, tokens_right)
+        continue_ = F.binary_cross_entropy_with_logits(readout.q[:, 1], target_continue, reduction="sum")
+    total = token + halting.weight * (halt + continue_)
+    return Losses(total, token.detach(), halt.detach(), continue_.detach(), correct, tokens_right)

@@ -24,7 +24,7 @@ from hrm.puzzles.training.batches import Sampler
 from hrm.puzzles.training.start import start_from
 from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run
-from hrm.training.loop import Measures
+from hrm.training.loop import Evaluator
 from hrm.training.progress import Reporter
 from hrm.training.session import Changes, Subject, run_training
 
@@ -46,10 +46,10 @@ def train(
     task embeddings a new one begins with.
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
-    return run_training(_Puzzles(config, task, init), path, resume, overwrite)
+    return run_training(_PuzzleTraining(config, task, init), path, resume, overwrite)
 
 
-class _Puzzles(Subject[Config, Trainer]):
+class _PuzzleTraining(Subject[Config, Trainer]):
     """A training on puzzles."""
 
     def __init__(self, config: Config, task: Task | None, init: Path | None) -> None:
@@ -102,8 +102,8 @@ class _Puzzles(Subject[Config, Trainer]):
         if self.held_out is None:
             yield "nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout"
 
-    def measures(self, trainer: Trainer) -> _Held | None:
-        return None if self.held_out is None else _Held(trainer, self.task, self.held_out)
+    def measures(self, trainer: Trainer) -> _HeldOutPuzzles | None:
+        return None if self.held_out is None else _HeldOutPuzzles(trainer, self.task, self.held_out)
 
     def finish(self, run: Run[Config], trainer: Trainer) -> Json:
         if self.held_out is None:
@@ -128,7 +128,7 @@ def puzzles_of(
     if check:
         run.check_data()
     if task.embedded:
-        training, held_out = arc_sets.prepare(run.config, task, arc_sets.Record.load(run.data))[:2]
+        training, held_out = arc_sets.prepare(run.config, task, arc_sets.TaskRecord.load(run.data))[:2]
         _compare(run, training)
         return training, held_out
     if run.config.data is None and not run.data.is_dir():
@@ -157,7 +157,7 @@ def _prepare(
     """Training puzzles, read or generated; those to measure on, a file's or whole symmetry classes set aside; and what
     puts into a new run folder all that it must keep of them."""
     if task.embedded:
-        known = None if start is None else arc_sets.Record.load(start.data)
+        known = None if start is None else arc_sets.TaskRecord.load(start.data)
         if known is not None and config.validation and config.task.leaks != "allow":
             known.check_unseen(arc.read(config.validation), "--task.leaks allow")
         training, held_out, record, notes = arc_sets.prepare(config, task, known)
@@ -196,7 +196,7 @@ def _fingerprint(puzzles: PuzzleSet) -> str:
     return digest.hexdigest()
 
 
-class _Held(Measures):
+class _HeldOutPuzzles(Evaluator):
     """Measures on some held-out puzzles with the averaged weights, if there are any."""
 
     nothing = 0.0

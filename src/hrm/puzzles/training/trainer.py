@@ -37,14 +37,14 @@ class Slots(NamedTuple):
         return Slots(Carry(carry.z_h[rows], carry.z_l[rows]), *(tensor[rows] for tensor in rest))
 
 
-class Drawn(NamedTuple):
+class StepInput(NamedTuple):
     """The slots before a step filled those that were free, and its uniforms for exploration [rows, 2]."""
 
     before: Slots
     explore: Tensor
 
 
-class Trainer(BaseTrainer[PuzzleModel, Drawn]):
+class Trainer(BaseTrainer[PuzzleModel, StepInput]):
     """Holds everything that changes while a model of puzzles is trained; `step` does one segment of every slot."""
 
     names = ("loss", "token_loss", "halt_loss", "continue_loss", "halted", "exact", "tokens", "segments", "q_right")
@@ -69,20 +69,20 @@ class Trainer(BaseTrainer[PuzzleModel, Drawn]):
     def positions(self) -> int:
         return self.model.positions
 
-    def draw(self) -> Drawn:
+    def draw(self) -> StepInput:
         """Give free slots their row of the next batch; a row that is not needed is discarded."""
         if self.batches is None:
             self.batches = self.sampler.stream(self.step_number, self.mine)
-        return Drawn(self.slots, self._refill(next(self.batches)))
+        return StepInput(self.slots, self._refill(next(self.batches)))
 
-    def compute(self, drawn: Drawn) -> None:
+    def compute(self, drawn: StepInput) -> None:
         """One segment for every slot, and the gradients of its losses."""
         parts = [self._segment(rows, drawn.explore) for rows in self._parts()]
         carries, segments, stops = zip(*parts, strict=True)
         carry = Carry(torch.cat([c.z_h for c in carries]), torch.cat([c.z_l for c in carries]))
         self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
 
-    def undo(self, drawn: Drawn) -> None:
+    def undo(self, drawn: StepInput) -> None:
         self.slots = drawn.before
         self.close()  # the batch is drawn again
 
@@ -92,7 +92,7 @@ class Trainer(BaseTrainer[PuzzleModel, Drawn]):
         broken = ~(carry.z_h.isfinite() & carry.z_l.isfinite()).flatten(1).all(1)
         self.slots = self.slots._replace(halted=self.slots.halted | broken)
 
-    def batch_of(self, drawn: Drawn) -> dict[str, Tensor]:
+    def batch_of(self, drawn: StepInput) -> dict[str, Tensor]:
         gather: Any = self.accelerator.gather
         return {name: gather(getattr(self.slots, name)) for name in ("inputs", "labels", "task_ids")}
 
@@ -192,7 +192,7 @@ class Trainer(BaseTrainer[PuzzleModel, Drawn]):
     def _count(self, losses: Losses, readout: Readout, segments: Tensor, stop: Tensor) -> None:
         confident = wants_to_halt(readout.q, q_continue=False)
         sums = (
-            losses.total, losses.token, losses.halt, losses.go_on, stop.sum(), (losses.correct & stop).sum(),
+            losses.total, losses.token, losses.halt, losses.continue_, stop.sum(), (losses.correct & stop).sum(),
             (losses.tokens_right * stop).sum(), (segments * stop).sum(), ((confident == losses.correct) & stop).sum(),
         )  # fmt: skip
         self.window += torch.stack([value.detach().to(self.window.dtype) for value in sums])

@@ -21,7 +21,7 @@ class Quit(Exception):
 
 
 @dataclass
-class Talk:
+class CommandContext:
     """What commands work on; `progress` hears how far a measurement is, in [0, 1]."""
 
     session: Session
@@ -37,13 +37,13 @@ class Command:
 
     argument: str
     does: str
-    run: Callable[[Talk, str], str]
+    run: Callable[[CommandContext, str], str]
     words: tuple[str, ...] = ()
     files: bool = False
     needs: bool = field(default=False, kw_only=True)
 
 
-def run(talk: Talk, line: str) -> str:
+def run(talk: CommandContext, line: str) -> str:
     """Obey a command; what to print. UserError for an unknown one or a wrong argument."""
     name, _, argument = line.removeprefix("/").strip().partition(" ")
     name = name.replace("_", "-")
@@ -76,7 +76,7 @@ def complete(line: str) -> Iterator[str]:
         yield from (f"{name} {word}" for word in command.words if word.startswith(argument))
 
 
-def mode_notice(talk: Talk, measure: bool = True) -> str | None:
+def mode_notice(talk: CommandContext, measure: bool = True) -> str | None:
     """What the run's held-out text says of the present mode, measured now if it was not yet; None: nothing."""
     session = talk.session
     mode = session.settings.mode
@@ -98,7 +98,7 @@ def mode_notice(talk: Talk, measure: bool = True) -> str | None:
     return modes.warning(mode, talk.known)
 
 
-def status(talk: Talk) -> str:
+def status(talk: CommandContext) -> str:
     """Run, model, mode, settings and memory."""
     session = talk.session
     loaded, model, settings, conversation = session.loaded, session.model, session.settings, session.conversation
@@ -148,7 +148,7 @@ def describe(session: Session, mode: str) -> str:
     return f"schedule {schedule}, up to {budget.limit} segments, fewer where {when}"
 
 
-def _help(talk: Talk, argument: str) -> str:
+def _help(talk: CommandContext, argument: str) -> str:
     heads = {f"/{name} {command.argument}".rstrip(): command.does for name, command in COMMANDS.items()}
     width = max(map(len, heads)) + 2
     lines = [f"{head:<{width}}{does}" for head, does in heads.items()]
@@ -160,7 +160,7 @@ def _help(talk: Talk, argument: str) -> str:
     return "\n".join([*lines, keys, "Ctrl-C stops an answer; Ctrl-D ends."])
 
 
-def _mode(talk: Talk, argument: str) -> str:
+def _mode(talk: CommandContext, argument: str) -> str:
     session = talk.session
     if argument:
         session.change(replace(session.settings, mode=argument))
@@ -169,7 +169,7 @@ def _mode(talk: Talk, argument: str) -> str:
     return f"mode {mode}: {describe(session, mode)}" + (f"\n{notice}" if notice else "")
 
 
-def _modes(talk: Talk, argument: str) -> str:
+def _modes(talk: CommandContext, argument: str) -> str:
     session, lines = talk.session, []
     talk.known = talk.known or modes.known_modes(session.loaded)
     if talk.known is None:
@@ -187,16 +187,16 @@ def _modes(talk: Talk, argument: str) -> str:
     return "\n".join(lines)
 
 
-def _stop(talk: Talk, argument: str) -> str:
+def _stop(talk: CommandContext, argument: str) -> str:
     if argument:
         talk.session.change(replace(talk.session.settings, stop=argument))  # type: ignore[arg-type]
     return f"stop {talk.session.settings.stop}"
 
 
-def _number(name: str, of_sampling: bool = True) -> Callable[[Talk, str], str]:
+def _number(name: str, of_sampling: bool = True) -> Callable[[CommandContext, str], str]:
     """A command that sets or shows a number or switch of the settings."""
 
-    def change(talk: Talk, argument: str) -> str:
+    def change(talk: CommandContext, argument: str) -> str:
         settings = talk.session.settings
         holder: Any = settings.sampling if of_sampling else settings
         word = name.replace("_", "-")
@@ -221,13 +221,13 @@ def _number(name: str, of_sampling: bool = True) -> Callable[[Talk, str], str]:
     return change
 
 
-def _save(talk: Talk, argument: str) -> str:
+def _save(talk: CommandContext, argument: str) -> str:
     file, conversation = Path(os.path.expanduser(argument)), talk.session.conversation
     conversation.save(file)
     return f"saved {len(conversation.messages)} messages in {file}"
 
 
-def _load(talk: Talk, argument: str) -> str:
+def _load(talk: CommandContext, argument: str) -> str:
     session, file = talk.session, Path(os.path.expanduser(argument))
     session.conversation.load(file)
     said = session.conversation.messages
@@ -236,12 +236,12 @@ def _load(talk: Talk, argument: str) -> str:
     return f"{text}\nloaded {len(said)} messages of {file}".lstrip("\n")
 
 
-def _clear(talk: Talk, argument: str) -> str:
+def _clear(talk: CommandContext, argument: str) -> str:
     talk.session.clear()
     return "everything that was said is forgotten"
 
 
-def _quit(talk: Talk, argument: str) -> str:
+def _quit(talk: CommandContext, argument: str) -> str:
     raise Quit
 
 

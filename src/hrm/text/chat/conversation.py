@@ -27,7 +27,7 @@ class Message:
     tokens: list[int] | None = None
 
 
-class Reading(NamedTuple):
+class ModelInput(NamedTuple):
     """What the model reads before it answers, and how much of the conversation it does not."""
 
     tokens: list[int]
@@ -78,13 +78,13 @@ class Conversation:
         if last.tokens is not None:
             last.tokens += tokens
 
-    def reading(self) -> Reading:
+    def reading(self) -> ModelInput:
         """The tokens the model reads next, fewer than `most`, without the oldest where not all fit; changes nothing.
 
         UserError for a single question that is too long.
         """
         if not self.messages:
-            return Reading([])
+            return ModelInput([])
         return self._exchanges() if self.talks else self._running()
 
     def clear(self) -> None:
@@ -119,7 +119,7 @@ class Conversation:
         self.messages = [Message(message["role"], message["content"]) for message in said]
         self.forgotten, self.answers = found["forgotten"], found["answers"]
 
-    def _running(self) -> Reading:
+    def _running(self) -> ModelInput:
         pieces = [self._tokens(message, first=i == 0) for i, message in enumerate(self.messages)]
         total = sum(map(len, pieces))
         forgotten = min(self.forgotten, max(0, total - 1))
@@ -130,9 +130,9 @@ class Conversation:
         for piece in pieces:
             ids += piece[max(0, start) :]
             start -= len(piece)
-        return Reading(ids, forgotten)
+        return ModelInput(ids, forgotten)
 
-    def _exchanges(self) -> Reading:
+    def _exchanges(self) -> ModelInput:
         room = self.most - max(1, self.most // 4)  # at least a quarter is left for the answer
         forgotten = min(self.forgotten, len(self.messages) - 1)
         while len(ids := self._rendered(forgotten)) > room:
@@ -143,7 +143,7 @@ class Conversation:
                 break
             else:
                 raise UserError(f"this has {len(ids):,} tokens and the model reads {self.most:,}: shorten it")
-        return Reading(ids, forgotten)
+        return ModelInput(ids, forgotten)
 
     def _rendered(self, forgotten: int) -> list[int]:
         """The conversation by its template, up to where the answer begins."""

@@ -49,7 +49,7 @@ class Settings:
     """Show the likeliest tokens wherever one is drawn."""
 
 
-class Said(NamedTuple):
+class AnswerToken(NamedTuple):
     """A token of an answer, and with `debug` the likeliest ones where it was drawn, with their probabilities."""
 
     token: Token
@@ -138,7 +138,7 @@ class Session:
         self._told = False
         self._forget()
 
-    def answer(self, text: str, on_token: Callable[[Said], None] | None = None) -> Answer:
+    def answer(self, text: str, on_token: Callable[[AnswerToken], None] | None = None) -> Answer:
         """Answer, or go on where text is empty; `on_token` gets each token as soon as it is there.
 
         A conversation, its seed and its settings mean one answer. UserError for what cannot be read; nothing is said
@@ -195,22 +195,24 @@ class Session:
         ids, self.conversation.forgotten = self.conversation.reading()
         return ids
 
-    def _part(self, ids: list[int], sampling: Sampling, answer: Answer, on_token: Callable[[Said], None] | None) -> str:
+    def _part(
+        self, ids: list[int], sampling: Sampling, answer: Answer, on_token: Callable[[AnswerToken], None] | None
+    ) -> str:
         """Write on from tokens into an answer, as far as the memory or the settings allow; why it ends."""
         self._keep(ids)
-        debug = _Likeliest() if self.settings.debug else None
+        debug = _LikeliestRecorder() if self.settings.debug else None
 
         def take(token: Token) -> None:
             answer.tokens.append(token)
             answer.text += token.text
             if on_token is not None:
                 likeliest = [] if debug is None else debug.named(self.tokenizer)
-                on_token(Said(token, likeliest))
+                on_token(AnswerToken(token, likeliest))
             if self._interrupted:
-                raise _End("interrupted")
+                raise _StopAnswer("interrupted")
             enough = self.settings.stop == "natural" and len(answer.text) >= self.settings.min_characters
             if enough and SENTENCE_END.search(answer.text[-80:]):
-                raise _End("sentence")
+                raise _StopAnswer("sentence")
 
         request: Json = {**self.modes[self.settings.mode]}
         if debug is not None:
@@ -223,7 +225,7 @@ class Session:
                 self.model, self.tokenizer, [ids], sampling, take, past_key_values=self._cache, **request
             )
             end = whole.end
-        except _End as stopped:
+        except _StopAnswer as stopped:
             end = stopped.args[0]
         except BaseException as error:
             self._cache.reset()  # some layers may have read more than others
@@ -255,11 +257,11 @@ class Session:
         return (self.settings.sampling.seed + 1_000_003 * self.conversation.answers) % (1 << 63)
 
 
-class _End(Exception):
+class _StopAnswer(Exception):
     """Ends an answer from within."""
 
 
-class _Likeliest(LogitsProcessor):
+class _LikeliestRecorder(LogitsProcessor):
     """Takes down what the next token is drawn from, before temperature, top-k and top-p."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:

@@ -24,13 +24,13 @@ from hrm.console import Console
 from hrm.files.reading import UserError
 from hrm.terminal import clean, replaced
 from hrm.text.chat import commands
-from hrm.text.chat.session import Answer, Said, Session
+from hrm.text.chat.session import Answer, AnswerToken, Session
 
 PROMPT = ANSI("\x1b[1m> \x1b[0m")
 
 
 @dataclass(frozen=True)
-class Drawing:
+class TokenStyle:
     """How tokens look; the command line hands over what `hrm generate` draws with."""
 
     style: Callable[[int, float, int], Style]
@@ -41,10 +41,10 @@ class Drawing:
 class Terminal:
     """Talks until /quit or Ctrl-D."""
 
-    def __init__(self, session: Session, drawing: Drawing, console: Console | None = None) -> None:
+    def __init__(self, session: Session, drawing: TokenStyle, console: Console | None = None) -> None:
         self.session, self.drawing = session, drawing
         self.console = console or Console(highlight=False)
-        self.talk = commands.Talk(session, self._progress)
+        self.talk = commands.CommandContext(session, self._progress)
 
     def run(self) -> None:
         """Read lines and obey or answer them."""
@@ -109,7 +109,7 @@ class Terminal:
         if session.settings.trace and before != (True, session.deepest):
             self.console.print(self.drawing.legend(session.deepest))
 
-    def _token(self, said: Said) -> None:
+    def _token(self, said: AnswerToken) -> None:
         token, settings = said.token, self.session.settings
         style = self.drawing.style(token.depth, token.confidence, self.session.deepest) if settings.trace else Style()
         if not settings.debug:

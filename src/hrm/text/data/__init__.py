@@ -3,17 +3,17 @@
 from hrm.text.data.hold_out import doubts, hold_out
 from hrm.text.data.packed import Batch, Example, Packed, begun, encode
 from hrm.text.data.rows import Rows, is_packed, open_text, write_rows
-from hrm.text.data.sources import Again, Part, Way, documents, texts
+from hrm.text.data.sources import Again, DocumentPart, ReadOptions, documents, texts
 from hrm.text.data.tokenizers import load_tokenizer, make_tokenizer, tokenizer_hash, train_bpe
 
 __all__ = [
     "Again",
     "Batch",
+    "DocumentPart",
     "Example",
     "Packed",
-    "Part",
+    "ReadOptions",
     "Rows",
-    "Way",
     "begun",
     "documents",
     "doubts",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hrm.files.reading import UserError, quoted, shown
-from hrm.text.data.sources import Row, Way, rows
+from hrm.text.data.sources import ReadOptions, Row, rows
 
 Messages = list[dict[str, str]]
 """A conversation as chat templates take it: dictionaries of role (system, user, assistant) and content."""
@@ -38,14 +38,14 @@ _Fields = Mapping[str, Any]
 """A row's values by their names in small letters."""
 
 
-class LeftOut(Exception):
+class RowLeftOut(Exception):
     """Why a row is no conversation, though nothing is wrong with the file."""
 
 
 class Conversations(Iterable[Messages]):
     """The conversations of a source, any number of times; what form they have and what is left out is said once."""
 
-    def __init__(self, source: str | Path, way: Way) -> None:
+    def __init__(self, source: str | Path, way: ReadOptions) -> None:
         self._source, self._way = source, way
 
     def __iter__(self) -> Iterator[Messages]:
@@ -64,7 +64,7 @@ class Conversations(Iterable[Messages]):
                 continue
             try:
                 yield read()
-            except LeftOut as reason:
+            except RowLeftOut as reason:
                 out[str(reason)] += 1
         if tree:
             yield from _best_threads(tree, out)
@@ -80,13 +80,13 @@ class Conversations(Iterable[Messages]):
         return said + left + (f"; columns that are not read: {shown(unread)}" if unread else "")
 
 
-def conversations(source: str | Path, way: Way | None = None) -> Conversations:
+def conversations(source: str | Path, way: ReadOptions | None = None) -> Conversations:
     """The conversations in the rows of a .jsonl, .json or .parquet file or of a data set of the Hub.
 
     A row has messages (`messages`, ShareGPT's `conversations`), or is a message of OpenAssistant's tree or a whole
     tree, or has a question, perhaps with a context, and an answer (Alpaca, Dolly). UserError names file and line.
     """
-    return Conversations(source, way or Way())
+    return Conversations(source, way or ReadOptions())
 
 
 def are_conversations(source: str | Path, encoding: str | None = None) -> bool:
@@ -94,7 +94,7 @@ def are_conversations(source: str | Path, encoding: str | None = None) -> bool:
     if Path(source).is_dir():
         return False
     try:
-        first = next(rows(source, Way(encoding=encoding)), None)
+        first = next(rows(source, ReadOptions(encoding=encoding)), None)
     except UserError:
         return False
     return first is not None and is_conversation(first)
@@ -139,9 +139,9 @@ def _pair(fields: _Fields, place: str, system: str | None, question: str, contex
         return _turns(fields[question] + answers, place, question)
     texts = {name: _text(fields[name], place, name) for name in (question, context, answer) if name}
     if not texts[question].strip():
-        raise LeftOut("an empty question")
+        raise RowLeftOut("an empty question")
     if not texts[answer].strip():
-        raise LeftOut("an empty answer")
+        raise RowLeftOut("an empty answer")
     asked = "\n\n".join(filter(None, (texts[question], texts[context].strip() and texts[context] if context else "")))
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": texts[answer]}]
     return _with_system(fields, system, messages)
@@ -167,9 +167,9 @@ def _turns(turns: object, place: str, field: str) -> Messages:
             raise UserError(f"{place}: message {number} has not {known}; correct or remove the row")
         messages.append({"role": _ROLES[role.lower()], "content": content})
     if not messages:
-        raise LeftOut("no messages")
+        raise RowLeftOut("no messages")
     if all(message["role"] != "assistant" or not message["content"].strip() for message in messages):
-        raise LeftOut("no answer")
+        raise RowLeftOut("no answer")
     return messages
 
 
@@ -201,7 +201,7 @@ def _best_threads(messages: list[_Fields], out: Counter[str]) -> Iterator[Messag
             continue
         try:
             thread = _best_thread(root)
-        except LeftOut as reason:
+        except RowLeftOut as reason:
             out[f"messages of trees with {reason}"] += _size(root)
             continue
         out["messages that another reply is ranked above, or that go unanswered"] += _size(root) - len(thread)
@@ -223,7 +223,7 @@ def _best_thread(node: _Fields) -> Messages:
     while True:
         role, text = _ROLES.get(str(node.get("role")).lower()), node.get("text")
         if role is None or not isinstance(text, str):
-            raise LeftOut("a message without role or text")
+            raise RowLeftOut("a message without role or text")
         messages.append({"role": role, "content": text})
         replies = [reply for reply in node.get("replies", []) if isinstance(reply, Mapping) and not _is_bad(reply)]
         if not replies:
@@ -232,7 +232,7 @@ def _best_thread(node: _Fields) -> Messages:
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if not messages:
-        raise LeftOut("no answer")
+        raise RowLeftOut("no answer")
     return messages
 
 

@@ -12,7 +12,7 @@ from hrm.files.reading import UserError, nearest, needs
 from hrm.text.data.chat import Messages
 
 
-class Made(NamedTuple):
+class MadeQuestions(NamedTuple):
     """Different questions with their answers, and how many were made and left out because they are kept apart."""
 
     items: list[Messages]
@@ -25,7 +25,7 @@ def gym_text(
     count: int,
     seed: int | Sequence[int],
     avoid: Container[str] = (),
-) -> Made:
+) -> MadeQuestions:
     """`count` different questions of a text data set of Reasoning Gym with their answers; none is among `avoid`.
 
     Options by name or as NAME=VALUE. The same seed makes the same. UserError where there are not so many.
@@ -52,12 +52,12 @@ def gym_text(
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         for question, answer in found.items()
     ]
-    return Made(items, len(left_out))
+    return MadeQuestions(items, len(left_out))
 
 
 def gym_sets(
     name: str, options: Mapping[str, object] | Sequence[str], train: int, fresh: int, seed: int
-) -> tuple[list[Messages], Made]:
+) -> tuple[list[Messages], MadeQuestions]:
     """Questions for training, and `fresh` others that are not among them."""
     training = gym_text(name, options, train, 2 * seed).items
     return training, gym_text(name, options, fresh, 2 * seed + 1, {messages[0]["content"] for messages in training})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from hrm.files.reading import UserError, quoted
-from hrm.text.data.sources import Again, Part
+from hrm.text.data.sources import Again, DocumentPart
 
 NEAR, FAR = 30, 200
 """Characters within which a space to cut at is looked for in small and large texts; without one a cut is anywhere."""
@@ -85,7 +85,7 @@ def _units(items: Iterable[Any]) -> Iterator[tuple[str, int]]:
             continue
         lines = (begun + item).splitlines(keepends=True)
         # A line that goes on in the next Part; of one without end nothing is kept.
-        begun = lines.pop() if isinstance(item, Part) and lines and len(lines[-1]) < 10_000 else ""
+        begun = lines.pop() if isinstance(item, DocumentPart) and lines and len(lines[-1]) < 10_000 else ""
         for line in lines:
             plain = " ".join(line.split())
             yield (plain if len(plain.encode("utf-8", "surrogatepass")) >= _LINE else ""), len(line)
@@ -106,7 +106,7 @@ def _cut(items: Iterable[Any], total: int, share: float, blocks: int) -> Iterato
     for item in items:
         while not inside and passed < len(borders) and borders[passed] <= at:
             passed += 1
-        rest, more = item, isinstance(item, Part)
+        rest, more = item, isinstance(item, DocumentPart)
         if more or inside or (isinstance(item, str) and len(item) > block * share):
             while passed < len(borders) and at + len(rest) > borders[passed]:
                 begin = max(0, borders[passed] - at)
@@ -117,5 +117,5 @@ def _cut(items: Iterable[Any], total: int, share: float, blocks: int) -> Iterato
                 # Where a Part ended just here this is empty, and ends its document.
                 yield passed % 2 == 1, str(rest[:cut])
                 at, passed, rest = at + cut, passed + 1, rest[cut:]
-        yield passed % 2 == 1, Part(rest) if more else rest
+        yield passed % 2 == 1, DocumentPart(rest) if more else rest
         at, inside = at + _size(rest), more

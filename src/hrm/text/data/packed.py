@@ -26,7 +26,7 @@ from hrm.files.npy import IGNORE
 from hrm.files.output import to_json
 from hrm.files.reading import UserError, reading
 from hrm.files.records import Json
-from hrm.text.data.sources import Part
+from hrm.text.data.sources import DocumentPart
 from hrm.text.data.tokenizers import characters_of, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iter
             ids = [table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)] for text in texts]
         for text, tokens in zip(texts, ids, strict=True):
             size = len(text.encode("utf-8", "surrogatepass"))
-            yield Example(np.asarray(tokens, np.int64), None, len(text), size, not isinstance(text, Part))
+            yield Example(np.asarray(tokens, np.int64), None, len(text), size, not isinstance(text, DocumentPart))
 
 
 def begun(examples: Iterable[Example], token: int | None) -> Iterator[Example]:

@@ -35,7 +35,7 @@ _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(:[\w.%\[\]:+-]+)?")
 _CUT = re.compile(r".*\w(?=\s)", re.DOTALL)
 
 
-class Part(str):
+class DocumentPart(str):
     """A part of a document that goes on with the next string; a document's last part is a plain str."""
 
     __slots__ = ()
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     fields: Json
 
 
-class Way:
+class ReadOptions:
     """How files are read: in which encoding, and who hears, once for each, of those that are not proper UTF-8."""
 
     def __init__(self, report: Report | None = None, encoding: str | None = None):
@@ -80,7 +80,7 @@ class Again(Iterable[T]):
         return self._read()
 
 
-def texts(sources: Sequence[str], field: str, way: Way) -> Again[str]:
+def texts(sources: Sequence[str], field: str, way: ReadOptions) -> Again[str]:
     """The documents of several sources, one after another; UserError where there is none."""
     if not sources:
         raise UserError("there is no file to read: name at least one")
@@ -93,7 +93,7 @@ def documents(
     field: str = "text",
     report: Report | None = None,
     encoding: str | None = None,
-    way: Way | None = None,
+    way: ReadOptions | None = None,
 ) -> Again[str]:
     """The documents of a local file or folder, or else of a data set of the Hub (NAME, NAME:SPLIT, NAME:CONFIG:SPLIT).
 
@@ -104,7 +104,7 @@ def documents(
     path = local(source)
     if path is None:
         return Again(lambda: _texts(str(source), hub_rows(str(source)), field))
-    how = way or Way(report, encoding)
+    how = way or ReadOptions(report, encoding)
     return Again(lambda: _local(path, field, how))
 
 
@@ -119,14 +119,14 @@ def local(source: str | Path) -> Path | None:
     return None
 
 
-def rows(source: str | Path, way: Way | None = None) -> Iterator[Row]:
+def rows(source: str | Path, way: ReadOptions | None = None) -> Iterator[Row]:
     """The rows of a .jsonl, .json or .parquet file, or of a data set of the Hub."""
     path = local(source)
     if path is None:
         return hub_rows(str(source))
     if path.is_dir() or _suffix(path) not in _READERS:
         raise UserError(f"{path} is not a .jsonl, .json or .parquet file")
-    return _READERS[_suffix(path)](path, way or Way())
+    return _READERS[_suffix(path)](path, way or ReadOptions())
 
 
 def hub_rows(name: str) -> Iterator[Row]:
@@ -147,7 +147,7 @@ def hub_rows(name: str) -> Iterator[Row]:
         yield Row(f"{name} row {number}", fields)
 
 
-def _local(path: Path, field: str, way: Way) -> Iterator[str]:
+def _local(path: Path, field: str, way: ReadOptions) -> Iterator[str]:
     """The documents below a path; hidden and empty files of a folder are left out."""
     if path.is_file():
         yield from _texts(str(path), rows(path, way), field) if _suffix(path) in _READERS else _pieces(path, way)
@@ -175,7 +175,7 @@ def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
         raise UserError(f"{source} holds no text")
 
 
-def _pieces(path: Path, way: Way) -> Iterator[str]:
+def _pieces(path: Path, way: ReadOptions) -> Iterator[str]:
     """A text file as one document."""
     found = way.find(path)
     with opened(path) as raw, reader(raw, found) as text:
@@ -186,7 +186,7 @@ def _pieces(path: Path, way: Way) -> Iterator[str]:
             # Every common tokenizer begins a new token at a space after a letter, so a cut there changes none.
             space = _CUT.match(piece, max(0, len(piece) - 4096))
             cut = space.end() if space else len(piece)
-            yield Part(piece[:cut])
+            yield DocumentPart(piece[:cut])
             piece = piece[cut:] + following
         yield piece
 
@@ -211,7 +211,7 @@ def _watched(path: Path) -> Iterator[Any]:
         yield Watched(stream, path, LINE, whole) if _suffix(path) in _READERS else stream
 
 
-def _json_lines(path: Path, way: Way) -> Iterator[Row]:
+def _json_lines(path: Path, way: ReadOptions) -> Iterator[Row]:
     found, number = way.find(path), 0
     with opened(path) as raw, reader(raw, found, newline="\n") as lines:
         while True:
@@ -230,7 +230,7 @@ def _json_lines(path: Path, way: Way) -> Iterator[Row]:
                 yield _row(f"{path} line {number}", parsed(text, f"{path} line {number}", "correct or remove it"))
 
 
-def _json_list(path: Path, way: Way) -> Iterator[Row]:
+def _json_list(path: Path, way: ReadOptions) -> Iterator[Row]:
     found = way.find(path)
     with opened(path) as raw, reader(raw, found) as text:
         content = _read(text, path, WHOLE).removeprefix("\ufeff")
@@ -259,7 +259,7 @@ def _row(place: str, fields: object) -> Row:
     return Row(place, fields)
 
 
-def _parquet(path: Path, way: Way) -> Iterator[Row]:
+def _parquet(path: Path, way: ReadOptions) -> Iterator[Row]:
     try:
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:

@@ -33,7 +33,7 @@ from hrm.text.data.growing import grow_tokenizer, new_characters, tokenizer_file
 from hrm.text.learned import Book, NewLayers, NewTokens, Score, State
 from hrm.text.learning.growth import admit, carry_over, grow_depth, grow_vocabulary, layers_for
 from hrm.text.learning.loop import BookLoop, Event
-from hrm.text.learning.memory import Dreams, Memory
+from hrm.text.learning.memory import DreamMemory, Memory
 from hrm.text.learning.trainer import BookTrainer, train_config, visits, work
 from hrm.text.load import form_of, load_tokenizer, rebuild, tokens_of
 from hrm.text.measuring.losses import evaluate
@@ -57,7 +57,7 @@ class Learner:
         """Let other processes write into the run; at the latest this happens when nobody has the learner any more."""
         run.check_places()
         self.run, self.config = run, run.config
-        self.memory: Memory = memory or Dreams(run.config.memory)
+        self.memory: Memory = memory or DreamMemory(run.config.memory)
         self.accelerator = make_accelerator(train_config(run.config, 1), "--device")
         if self.accelerator.num_processes > 1:
             raise UserError("hrm learn works in one process: start it without torchrun")
@@ -144,7 +144,7 @@ class Learner:
                     self._part(known, part)
         place = str(Path(source).absolute())
         before = next((b.encoding for b in self.books if b.source == place), None)
-        way = corpus.Way(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
+        way = corpus.ReadOptions(lambda sentence: say({"event": "note", "sentence": sentence}), encoding or before)
         book = self._enter(source, epochs, way)
         if book.state != "learning":
             known = {name: book.get(name) for name in ("name", "state", "step", "steps", "epochs")}
@@ -152,7 +152,7 @@ class Learner:
             return book
         return self._read(book, say)
 
-    def go_on(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> Book:
+    def resume(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> Book:
         """Go on with the paused book, of which the file is no longer needed; UserError where there is none."""
         book = self.unfinished
         if book is None:
@@ -308,7 +308,7 @@ class Learner:
         """Read so far, each book counted once."""
         return sum(book.characters for book in self.books)
 
-    def _enter(self, source: str | Path, epochs: int | None, way: corpus.Way) -> Book:
+    def _enter(self, source: str | Path, epochs: int | None, way: corpus.ReadOptions) -> Book:
         """The entry of a book, packed and with all its characters known; a new one after the last."""
         name, digest, size = Path(source).name, hashlib.sha256(), 0
         documents = corpus.documents(str(source), way=way)
@@ -375,7 +375,7 @@ class Learner:
             ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
             admit(self.model, ids, targets, max(0, len(self.tokenizer) - book.new_tokens))
 
-    def _pack(self, documents: Iterable[str], folder: Path, way: corpus.Way) -> None:
+    def _pack(self, documents: Iterable[str], folder: Path, way: corpus.ReadOptions) -> None:
         shutil.rmtree(names.place_in(self.run.path, "books", folder.name), ignore_errors=True)
         folder.mkdir(parents=True)
         kept, held = corpus.hold_out(documents, self.config.holdout)

@@ -28,7 +28,7 @@ TRIES = 6
 """How often the number of pieces that fit is guessed."""
 
 
-class Old(NamedTuple):
+class ReplayRows(NamedTuple):
     """Rows to learn beside those of a new book: ids and what follows them, both [n, p]."""
 
     ids: np.ndarray
@@ -51,7 +51,7 @@ class Memory:
     ) -> None:
         """Take what is wanted of a book of so many characters that has just been learned."""
 
-    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
         """`count` rows of `length`, of others, to learn beside a book, or None while there is nothing."""
         return None
 
@@ -66,7 +66,7 @@ class Memory:
         """Take over what `pack` gave, when the model was as it is now."""
 
 
-class Nothing(Memory):
+class NoMemory(Memory):
     """No memory: the naive learner."""
 
 
@@ -104,10 +104,10 @@ class Reservoir(Memory):
         if kept is not None:
             self.books[book], self._stored[book] = kept
 
-    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
         """Each book as likely as another, then each piece of it, then each place; labels are what follows there."""
         found = self._stretches(count, length + 1, rng, book)
-        return None if found is None else Old(found[:, :-1], found[:, 1:])
+        return None if found is None else ReplayRows(found[:, :-1], found[:, 1:])
 
     def pack(self) -> dict[str, Tensor]:
         """One array of bytes: how many pieces of which length each book has, and they, compressed."""
@@ -148,7 +148,7 @@ class Reservoir(Memory):
         return found
 
 
-class Dreams(Reservoir):
+class DreamMemory(Reservoir):
     """A reservoir, and the model as it was before the new book: it writes more old text, and says what may follow.
 
     A few pieces learned again and again are learned by heart, and the rest of the book is lost. The old model's own
@@ -178,7 +178,7 @@ class Dreams(Reservoir):
         super().remember(book, tokens, characters, length, seed, model)
         self.teacher = self.dreams = None
 
-    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> Old | None:
+    def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
         """Half from kept pieces, half dreamt, and what the old model says of them."""
         real = self._stretches(count - count // 2, length + 1, rng, book)
         if real is None or self.teacher is None or self.dreams is None:
@@ -187,7 +187,7 @@ class Dreams(Reservoir):
         with torch.no_grad():
             ids = torch.from_numpy(found[:, :-1].copy()).to(self.teacher.device)
             out = self.teacher(ids, max_segments=1, halting="fixed", use_cache=False)
-        return Old(found[:, :-1], found[:, 1:], torch.softmax(out.logits.float(), -1))
+        return ReplayRows(found[:, :-1], found[:, 1:], torch.softmax(out.logits.float(), -1))
 
     def pack(self) -> dict[str, Tensor]:
         """The reservoir, and during a book the dreams and the old model's weights."""

@@ -19,7 +19,7 @@ from hrm.text.learned import Book
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
 from hrm.text.model.supervision import supervision
-from hrm.text.training.replay import Replay
+from hrm.text.training.replay import ReplayObjective
 from hrm.training.config import OptimConfig, TrainConfig
 from hrm.training.randomness import uniforms
 from hrm.training.trainer import BaseTrainer
@@ -64,7 +64,7 @@ def row_weights(new: int, old: int, others: int, recall: float) -> Tensor:
     return each.repeat_interleave(torch.tensor([new, old]))
 
 
-class Drawn(NamedTuple):
+class BookBatch(NamedTuple):
     """Rows of the book, then of the memory, and the depth at which they are learned."""
 
     ids: Tensor
@@ -79,7 +79,7 @@ class Drawn(NamedTuple):
     budget: Budget
 
 
-class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
+class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
     """What changes while a learner reads a book; its steps are those of the book."""
 
     names = ("new", "old")
@@ -98,7 +98,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
     def positions(self) -> int:
         return self.config.length
 
-    def draw(self) -> Drawn:
+    def draw(self) -> BookBatch:
         """A step's rows of the book and of the memory."""
         config, device, length, number = self.config, self.accelerator.device, self.config.length, self._update
         size = len(self.rows)
@@ -116,7 +116,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (ids, labels, positions)]
         draws = uniforms(self.seed, _EXPLORATION, number, 1, 2 * ids.size)[0].reshape(2, *ids.shape)
         explore = torch.from_numpy(draws.astype(np.float32)).to(device)
-        return Drawn(*tensors, explore, taught, weights, self._budget(number))  # type: ignore[call-arg]
+        return BookBatch(*tensors, explore, taught, weights, self._budget(number))  # type: ignore[call-arg]
 
     def _budget(self, number: int) -> Budget:
         own = self.model.config
@@ -127,7 +127,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         segments = own.max_segments if draw[1] < DEEP and schedule == (2, 2) else 1
         return self.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
 
-    def compute(self, drawn: Drawn) -> None:
+    def compute(self, drawn: BookBatch) -> None:
         """Gradients of an update; the window takes the nats a character of the book and of the memory."""
         losses = self._think(drawn)
         self.memory.pull(self.model)
@@ -136,20 +136,20 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         new, old = float(np.mean(per_row[:size])), float(np.mean(per_row[size:])) if per_row[size:] else math.nan
         self.window += torch.tensor([new, old], dtype=self.wide).to(self.window)
 
-    def _think(self, drawn: Drawn) -> Tensor:
+    def _think(self, drawn: BookBatch) -> Tensor:
         """Forward and backward, segment by segment; the losses [rows, length] after the last."""
         thought = self.model.begin(input_ids=drawn.ids, position_ids=drawn.positions, budget=drawn.budget)
         count = (drawn.labels != -100).sum()
         losses: Tensor | None = None
-        lesson = None if drawn.taught is None else Replay(self.model.config, drawn.taught, drawn.weights)
-        for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, drawn.explore, lesson):  # type: ignore[arg-type]
+        objective = None if drawn.taught is None else ReplayObjective(self.model.config, drawn.taught, drawn.weights)
+        for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, drawn.explore, objective):  # type: ignore[arg-type]
             loss.backward()
             thought.forget()
             losses = each if losses is None else losses
         assert losses is not None
         return losses
 
-    def batch_of(self, drawn: Drawn) -> dict[str, Tensor]:
+    def batch_of(self, drawn: BookBatch) -> dict[str, Tensor]:
         return {"inputs": drawn.ids, "labels": drawn.labels}
 
     def try_out(self, rows: int) -> None:
@@ -157,7 +157,9 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         ids = torch.zeros(rows, self.config.length, dtype=torch.long, device=self.accelerator.device)
         explore = torch.zeros(2, *ids.shape, device=ids.device)
         positions = torch.arange(self.config.length, device=ids.device).expand_as(ids)
-        self._think(Drawn(ids, ids, positions, explore, None, None, self.model.budget(halting="fixed", max_segments=1)))
+        self._think(
+            BookBatch(ids, ids, positions, explore, None, None, self.model.budget(halting="fixed", max_segments=1))
+        )
 
     def means(self, sums: dict[str, float], steps: int) -> Json:
         """Bits a character; `replayed_bits` is None where there was nothing to repeat."""

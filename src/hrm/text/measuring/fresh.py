@@ -11,13 +11,13 @@ import numpy as np
 from hrm.files.reading import UserError
 from hrm.text.data import Packed, is_packed
 from hrm.text.data.chat import chat_prompt
-from hrm.text.data.gym import Made, gym_text
+from hrm.text.data.gym import MadeQuestions, gym_text
 
 if TYPE_CHECKING:
     from hrm.text.load import TextModel
 
 
-class Seen:
+class SeenQuestions:
     """The questions of packed folders, as a run's model reads them."""
 
     def __init__(self, loaded: TextModel, folders: Iterable[Path]) -> None:
@@ -35,7 +35,7 @@ class Seen:
         return tuple(chat_prompt(self.tokenizer, messages, self.template)) in self.prompts
 
 
-def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> Made:
+def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> MadeQuestions:
     """`count` questions of the Reasoning Gym data set of a run, none of them trained on or held out by it.
 
     UserError for a run that learned something else.
@@ -43,7 +43,7 @@ def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> Made:
     run = loaded.run
     if run is None or run.config.text.kind != "gym" or run.config.data is None:
         raise UserError("--fresh makes questions of the Reasoning Gym data set that a run was trained on: name --data")
-    seen = Seen(loaded, (run.data / "train", run.data / "validation"))
+    seen = SeenQuestions(loaded, (run.data / "train", run.data / "validation"))
     # The training's own seeds are single numbers.
     return gym_text(run.config.data, run.config.text.options, count, [seed, 1], seen)
 
@@ -53,7 +53,7 @@ def trained_on(loaded: TextModel, prompts: Iterable[str | list[int]]) -> int | N
     folder = loaded.run.data / "train" if loaded.run else None
     if folder is None or not is_packed(folder):
         return None
-    known = Seen(loaded, [folder]).prompts
+    known = SeenQuestions(loaded, [folder]).prompts
     return sum(tuple(loaded.tokenizer(one)["input_ids"] if isinstance(one, str) else one) in known for one in prompts)
 
 

@@ -37,7 +37,7 @@ THRESHOLDS = {
 """Exit thresholds of a curve, by criterion."""
 
 
-class Reading(NamedTuple):
+class TokenScores(NamedTuple):
     """Of each counted token [n]: loss in nats, whether the best next token is right, its probability, P(halt)."""
 
     loss: np.ndarray
@@ -121,7 +121,7 @@ class Measured(Means, _Counted):
     dtype: str
 
 
-class Tally:
+class LossTotals:
     """Sums over the tokens that were read at one depth, or at depths of their own."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Tally:
         self.gaps = {name: np.zeros(BINS) for name in ("ece", "ece_q", "ece_q_target")}
         self.targets = self.answers = self.exact = 0
 
-    def add(self, reading: Reading, depth: np.ndarray | int, answers: np.ndarray | None = None) -> None:
+    def add(self, reading: TokenScores, depth: np.ndarray | int, answers: np.ndarray | None = None) -> None:
         """The tokens of a batch, after how many segments each was read, and which answer each belongs to."""
         self.count += len(reading.loss)
         self.loss += float(reading.loss.sum(dtype=np.float64))
@@ -146,7 +146,7 @@ class Tally:
         self.targets += len(confidence)
         self._gap("ece_q_target", confidence, target)
 
-    def result(self, size: Size) -> Means:
+    def result(self, size: TextSize) -> Means:
         """What the sums come to."""
         n = max(1, self.count)
         loss = self.loss / n
@@ -166,12 +166,12 @@ class Tally:
         self.gaps[name] += np.bincount(which, confidence - right, minlength=BINS)
 
 
-class Adaptive:
+class AdaptiveDepth:
     """Tokens that choose their depth under one budget, and with `control` the same depths dealt out at random."""
 
     def __init__(self, budget: Budget, control: bool, generator: torch.Generator) -> None:
         self.budget, self.control, self.generator = budget, control, generator
-        self.chosen, self.dealt = Tally(), Tally()
+        self.chosen, self.dealt = LossTotals(), LossTotals()
         self.histogram = np.zeros(budget.limit + 1, np.int64)
 
     def add(self, model: HRMForCausalLM, tokens: dict[str, Tensor], labels: Tensor, answers: np.ndarray | None) -> None:
@@ -193,14 +193,14 @@ class Adaptive:
             reading = read(model, thought, labels, budget)
         self.dealt.add(reading, others[counted].cpu().numpy(), answers)
 
-    def result(self, size: Size) -> Chosen:
+    def result(self, size: TextSize) -> Chosen:
         """Means over the tokens, and how many stopped at each depth."""
         random, depths = self.dealt.result(size) if self.control else None, self.histogram[1:].tolist()
         means = self.chosen.result(size)
         return Chosen(exit_threshold=self.budget.exit_threshold, **means, depths=depths, random=random)
 
 
-class Size(NamedTuple):
+class TextSize(NamedTuple):
     """What the counted tokens stand for."""
 
     bytes: int
@@ -234,9 +234,9 @@ def evaluate(
     if adaptive and budget.exit_threshold not in [b.exit_threshold for b in budgets]:
         budgets.append(budget)
     fixed = budget._replace(halting="fixed", retry_confidence=0.0)
-    depths = [Tally() for _ in range(fixed.max_segments)]
+    depths = [LossTotals() for _ in range(fixed.max_segments)]
     generator = torch.Generator().manual_seed(0)
-    curve = [Adaptive(each, control, generator) for each in budgets]
+    curve = [AdaptiveDepth(each, control, generator) for each in budgets]
     table = byte_lengths(tokenizer)
     answering = stride is None and getattr(packed, "mask", None) is not None
     unknown, sizes, seen = tokenizer.unk_token_id, np.zeros(3, np.int64), 0
@@ -263,7 +263,7 @@ def evaluate(
                 break
     model.train(was_training)
     seconds = time.perf_counter() - start
-    size = Size(*sizes.tolist())
+    size = TextSize(*sizes.tolist())
     own = next((each.chosen for each in curve if each.budget == budget), depths[-1])
     return Measured(
         n=seen, answers=depths[-1].answers if answering else None, **own.result(size), **size._asdict(),
@@ -275,7 +275,7 @@ def evaluate(
     )  # fmt: skip
 
 
-def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget) -> Reading:
+def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget) -> TokenScores:
     """What the tokens with a label say where they are, in pieces, because logits are large."""
     counted = labels != -100
     z, targets = thought.exited.z_h[counted], labels[counted]
@@ -285,7 +285,7 @@ def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget
         scale, (top, best) = logits.logsumexp(-1), logits.max(-1)
         loss = scale - logits.gather(1, wanted[:, None])[:, 0]
         parts.append((loss, best == wanted, (top - scale).exp(), model.p_halt(some, budget)))
-    return Reading(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
+    return TokenScores(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
 
 
 def halt_at(model: HRMForCausalLM, thought: Thought, depth: Tensor, budget: Budget) -> None:
@@ -300,7 +300,7 @@ def _fixed(
     tokens: dict[str, Tensor],
     labels: Tensor,
     budget: Budget,
-    depths: list[Tally],
+    depths: list[LossTotals],
     answers: np.ndarray | None,
 ) -> None:
     """One pass to the last segment, read after each."""

@@ -23,7 +23,7 @@ from hrm.text.writing.generation import Completion, Sampling, complete
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from hrm.text.data import Packed, Way
+    from hrm.text.data import Packed, ReadOptions
     from hrm.text.model import HRMForCausalLM
     from hrm.text.model.budget import Request
 
@@ -41,7 +41,7 @@ def pairs_of(
     tokenizer: PreTrainedTokenizerFast,
     template: str | None = None,
     limit: int | None = None,
-    way: Way | None = None,
+    way: ReadOptions | None = None,
 ) -> list[Pair]:
     """The last answer of each conversation, or question with its answer, in a file; UserError names file and line.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from hrm.core import devices
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Json
-from hrm.text.measuring.losses import Reading, Size, Tally, byte_lengths
+from hrm.text.measuring.losses import LossTotals, TextSize, TokenScores, byte_lengths
 from hrm.text.model import HRMCache
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def evaluate_states(
 
     The first numbers are those of carried states; `states` has both. `limit` stops after about so many tokens.
     """
-    tallies = {state: Tally() for state in STATES}
+    tallies = {state: LossTotals() for state in STATES}
     table, sizes, seen = byte_lengths(tokenizer), np.zeros(2, np.int64), 0
     budget = model.budget(**request | {"state": "carry"})
     was_training, start = model.training, time.perf_counter()
@@ -60,7 +60,7 @@ def evaluate_states(
             if limit is not None and seen >= limit:
                 break
     model.train(was_training)
-    found = {state: tally.result(Size(int(sizes[0]), int(sizes[1]), 0)) for state, tally in tallies.items()}
+    found = {state: tally.result(TextSize(int(sizes[0]), int(sizes[1]), 0)) for state, tally in tallies.items()}
     return {
         "n": seen,
         **({"answers": tallies["carry"].answers} if _answers(packed) else {}),
@@ -90,7 +90,9 @@ def _rows(packed: Packed | Rows, length: int, size: int) -> Iterator[Batch]:
     return packed.windows(length, None, size)
 
 
-def _read(model: HRMForCausalLM, ids: Tensor, labels: Tensor, **request: Unpack[Request]) -> tuple[Reading, np.ndarray]:
+def _read(
+    model: HRMForCausalLM, ids: Tensor, labels: Tensor, **request: Unpack[Request]
+) -> tuple[TokenScores, np.ndarray]:
     """Losses and depths of the counted tokens, row after row."""
     cache, columns = HRMCache(), []
     for place in range(ids.shape[1]):
@@ -101,4 +103,4 @@ def _read(model: HRMForCausalLM, ids: Tensor, labels: Tensor, **request: Unpack[
         columns.append((loss, best == label, (top - scale).exp(), out.confidence[:, -1], out.depth[:, -1]))
     counted = labels != -100
     *parts, depth = (torch.stack(column, 1)[counted].float().cpu().numpy() for column in zip(*columns, strict=True))
-    return Reading(*parts), depth.astype(int)
+    return TokenScores(*parts), depth.astype(int)

@@ -34,21 +34,21 @@ class Choice(NamedTuple):
     group: str = ""
 
 
-class Word(NamedTuple):
+class KnownContinuation(NamedTuple):
     """A context whose continuation is known."""
 
     context: str
     continuation: str
 
 
-class Sum(NamedTuple):
+class NumberAnswer(NamedTuple):
     """A question whose answer is a number that the model has to write."""
 
     question: str
     answer: float
 
 
-Item = Choice | Word | Sum
+Item = Choice | KnownContinuation | NumberAnswer
 
 
 def names(folder: Path) -> dict[str, Path]:
@@ -92,8 +92,12 @@ def _item(name: str, line: bytes, where: str) -> Item:
         raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
     if isinstance(item, Choice) and not 0 <= item.gold < len(item.options):
         raise UserError(f"{where}: choice {item.gold} is none of {len(item.options)}: fetch the file again")
-    asked = item.options if isinstance(item, Choice) else ((item.question,) if isinstance(item, Sum) else tuple(item),)
-    finite = not isinstance(item, Sum) or math.isfinite(item.answer)
+    asked = (
+        item.options
+        if isinstance(item, Choice)
+        else ((item.question,) if isinstance(item, NumberAnswer) else tuple(item),)
+    )
+    finite = not isinstance(item, NumberAnswer) or math.isfinite(item.answer)
     if not finite or not all(isinstance(text, str) for texts in asked for text in texts):
         raise UserError(f"{where}: what is asked and answered must be text: fetch the file again")
     return item
@@ -113,9 +117,9 @@ def _formed(name: str, row: Json) -> Item | None:
             after = " " + row["continuation"]
             return Choice(tuple((context, after) for context in row["context_options"]), int(row["gold"]))
         if "continuation" in row:
-            return Word(row["context"] + asked, " " + row["continuation"])
+            return KnownContinuation(row["context"] + asked, " " + row["continuation"])
         if "answer" in row:
-            return Sum(row.get("context") or row["question"], float(row["answer"]))
+            return NumberAnswer(row.get("context") or row["question"], float(row["answer"]))
     return None
 
 
@@ -138,7 +142,7 @@ def evaluate_task(
         raise UserError("a task's rows must be of one form, and this one mixes several: split the file")
     if kinds == {Choice}:
         found = _choices(Scorer(model, tokenizer, batch_size, **request), items, progress)  # type: ignore[arg-type]
-    elif kinds == {Word}:
+    elif kinds == {KnownContinuation}:
         found = _words(Scorer(model, tokenizer, batch_size, **request), items, progress)  # type: ignore[arg-type]
     else:
         found = _sums(model, tokenizer, items, batch_size, progress, request)  # type: ignore[arg-type]
@@ -173,7 +177,7 @@ def _choices(scorer: Scorer, items: Sequence[Choice], progress: Callable[[float]
     return found
 
 
-def _words(scorer: Scorer, items: Sequence[Word], progress: Callable[[float], None] | None) -> Json:
+def _words(scorer: Scorer, items: Sequence[KnownContinuation], progress: Callable[[float], None] | None) -> Json:
     scores = scorer.continuations([(item.context, item.continuation) for item in items], progress)
     tokens = max(1, sum(score.tokens for score in scores))
     return {
@@ -186,7 +190,7 @@ def _words(scorer: Scorer, items: Sequence[Word], progress: Callable[[float], No
 def _sums(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    items: Sequence[Sum],
+    items: Sequence[NumberAnswer],
     batch_size: int,
     progress: Callable[[float], None] | None,
     request: Request,

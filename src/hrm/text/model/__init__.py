@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hrm.text.model.modeling import HRMModel as HRMModel
     from hrm.text.model.thought import Thought as Thought
 
-# The configuration is imported while transformers itself is being imported (hrm._auto); the models cannot be.
+# hrm._auto imports the configuration while transformers itself is being imported; the models have to wait.
 _HOME = {
     "HRMCache": "cache",
     "HRMConfig": "configuration",

@@ -13,8 +13,8 @@ from hrm.core.kernels import at_least_float32
 from hrm.text.model.masks import visible
 
 
-class Shares(NamedTuple):
-    """Attention in steps, where someone wants to see its shares: `note` hears of them, [b, p, heads, k]."""
+class RecordedAttention(NamedTuple):
+    """Plain attention that passes its weights [b, p, heads, k] to `note`, for `output_attentions`."""
 
     causal: bool
     mask: Tensor | None
@@ -30,8 +30,8 @@ class Shares(NamedTuple):
         return shares @ v
 
 
-class Registered(NamedTuple):
-    """An attention function of transformers' registry, by its name."""
+class RegisteredAttention(NamedTuple):
+    """An attention function from transformers' registry."""
 
     causal: bool
     mask: Tensor | None
@@ -44,12 +44,12 @@ class Registered(NamedTuple):
         if self.name == "eager" and mask is not None:
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(self.name, eager_attention_forward)
-        layer = _Layer(q.shape[1] // k.shape[1])
+        layer = _CallingLayer(q.shape[1] // k.shape[1])
         return function(layer, q, k, v, mask, scaling=q.shape[-1] ** -0.5, dropout=0.0)[0].transpose(1, 2)
 
 
-class _Layer(nn.Module):
-    """What attention functions ask of the layer that calls them."""
+class _CallingLayer(nn.Module):
+    """The attributes that registered attention functions read from the calling layer."""
 
     is_causal = False
 

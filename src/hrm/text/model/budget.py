@@ -1,4 +1,4 @@
-"""What the tokens of a request may spend."""
+"""The budget of a request: how many segments tokens may get and when they halt."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def of(cls, config: HRMConfig, **request: Unpack[Request]) -> Budget:
-        """The configuration's budget with a request's changes; UserError for one that cannot be met."""
+        """The configuration's budget with a request's changes; UserError for impossible ones."""
         chosen = {name: getattr(config, name) if (wish := request.get(name)) is None else wish for name in REQUEST}
         most, schedule = chosen["max_segments"], Schedule(*chosen["schedule"])
         chosen |= {"min_segments": min(chosen["min_segments"], most), "schedule": schedule}
@@ -63,7 +63,7 @@ class Budget(NamedTuple):
         return budget
 
     def sampled(self, draw: float) -> Budget:
-        """The same with a random number of segments, each from 1 to `max_segments` as likely; `draw` is in [0, 1)."""
+        """The same budget with a number of segments from 1 to `max_segments`, uniform in `draw`, which is in [0, 1)."""
         segments = 1 + int(draw * self.max_segments)
         return self._replace(max_segments=segments, min_segments=min(self.min_segments, segments))
 
@@ -79,7 +79,7 @@ class Budget(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What a cache must have been filled under for its keys to be the right ones."""
+        """Identifies schedule and rule: a cache is valid only for budgets with an equal key."""
         depth = self.halting_rule if self.adaptive else f"{self.max_segments} segments"
         return f"schedule {tuple(self.schedule)}, {depth}"
 
@@ -97,10 +97,10 @@ class Budget(NamedTuple):
             raise UserError("state 'carry' keeps the last token's state in HRMCache: do not pass another cache")
 
     def probability(self, q: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b"]:
-        """P(halt) of the Q head's two values: against going on, or on its own (TRM)."""
+        """P(halt) from the Q head's two values: against continuing, or from the halting value alone (TRM)."""
         return torch.sigmoid(q[..., 0] - q[..., 1] if self.q_continue else q[..., 0])
 
 
 REQUEST = tuple(Request.__annotations__)
-"""What a request may set."""
+"""The settings that a request can change."""
 CHOICES = {"halting": get_args(Halting), "halting_rule": get_args(Rule), "state": get_args(State)}

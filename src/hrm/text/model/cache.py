@@ -1,4 +1,4 @@
-"""A cache of keys and values that grows, one layer for every slot in use."""
+"""A growing cache of keys and values, with one cache layer for every slot in use."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from hrm.core.recurrence import Carry
 
 
-class Remembered(Protocol):
-    """What a cache keeps of tokens besides keys and values."""
+class KeptThought(Protocol):
+    """A thought kept in a cache, with the operations that change the cache's rows and length."""
 
     def shorten(self, length: int) -> None:
-        """Forget all but the first tokens."""
+        """Drop all but the first `length` tokens."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Select or repeat rows."""
 
 
-class Grown(CacheLayerMixin):
-    """Keys and values of one slot in room that is allocated ahead and doubled when it is full."""
+class GrowingLayer(CacheLayerMixin):
+    """Keys and values of one slot, in buffers that are allocated ahead and doubled when full."""
 
     is_croppable = True
 
     def __init__(self, room: int = 256) -> None:
-        # Not the base class's: it sets keys and values, which follow from the room and the length here.
+        # The base class's __init__ is not called: it sets keys and values, which are properties here.
         self.room, self.length, self.is_initialized = room, 0, False
 
     @property
@@ -42,19 +42,19 @@ class Grown(CacheLayerMixin):
         return self._v[:, :, : self.length] if self.is_initialized else None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate room like these keys and values [b, heads, p, e]."""
+        """Allocate buffers for keys and values of this shape [b, heads, p, e]."""
         room = max(self.room, key_states.shape[2])
         self._k, self._v = (t.new_empty(*t.shape[:2], room, t.shape[3]) for t in (key_states, value_states))
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
 
     def reserve(self, length: int) -> tuple[Tensor, Tensor]:
-        """The buffers of keys and values, with room for so many positions."""
+        """The buffers of keys and values, with room for `length` positions."""
         if length > self._k.shape[2]:
             self._map(lambda t: torch.cat((t, t.new_empty(*t.shape[:2], max(length, t.shape[2]), t.shape[3])), dim=2))
         return self._k, self._v
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values [b, heads, p, e]; return all that there are."""
+        """Append keys and values [b, heads, p, e]; return all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, end = self.length, self.length + key_states.shape[2]
@@ -65,7 +65,7 @@ class Grown(CacheLayerMixin):
         return keys[:, :, :end], values[:, :, :end]
 
     def shorten(self, length: int) -> None:
-        """Forget all but the first `length` positions."""
+        """Drop all but the first `length` positions."""
         self.length = min(self.length, length)
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -110,25 +110,25 @@ class Grown(CacheLayerMixin):
 
 
 class HRMCache(Cache):
-    """A cache of every slot in use. Slots of depths that no token has reached yet hold nothing, or lag behind.
+    """A cache of every slot in use. Slots of depths that no token has reached yet are empty, or lag behind.
 
-    It remembers under which schedule and rule it was filled, because others would read wrong keys.
+    It remembers the schedule and rule under which it was filled, because another one would read wrong keys.
     """
 
     def __init__(self, room: int = 256) -> None:
         super().__init__(layers=[])
         self.room = room
         self.key: str | None = None
-        """What it was filled under."""
+        """`Budget.key` of the requests that filled it."""
         self.carry: Carry | None = None
-        """The last token's state, [b, 1, d] each."""
-        self.thought: Remembered | None = None
-        """All tokens so far, where lagging ones may have to run deeper (rule `backfill`)."""
+        """The last token's state, [b, 1, d] each, for `state="carry"`."""
+        self.thought: KeptThought | None = None
+        """All tokens so far, since lagging ones may have to run deeper (rule `backfill`)."""
 
-    def layer(self, slot: int) -> Grown:
+    def layer(self, slot: int) -> GrowingLayer:
         """The keys and values of a slot."""
         while len(self.layers) <= slot:
-            self.layers.append(Grown(self.room))
+            self.layers.append(GrowingLayer(self.room))
         return self.layers[slot]  # type: ignore[return-value]
 
     def update(

@@ -1,4 +1,4 @@
-"""The causal language model: logits and losses of a thought, and the ways in for who trains, measures and generates."""
+"""The causal language model: logits, losses, and the methods used by training, measuring and generation."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from hrm.text.model.loss import token_loss
 from hrm.text.model.masks import prefix_blocks, visible
 from hrm.text.model.modeling import HRMModel, HRMPreTrainedModel, as_dict, refuse_arguments
 from hrm.text.model.supervision import supervised_loss
-from hrm.text.model.thought import Thought, Watch
+from hrm.text.model.thought import Thought, VisitRecords
 
 
 @dataclass
 class HRMOutput(CausalLMOutputWithPast):
     """Logits, and for every token its depth in segments and the Q head's P(halt), both [b, p].
 
-    `retried`: whether low confidence made it go on; None where that is off.
+    `retried`: whether low confidence gave it a second look; None if that is off.
     """
 
-    # Accelerate makes one from a dict, as its first argument, which jaxtyping's wrapper in the tests does not know.
+    # Accelerate builds one from a dict as its first argument, which jaxtyping's wrapper in the tests does not know.
     __no_type_check__ = True
 
     depth: Tensor | None = None
@@ -43,7 +43,7 @@ class HRMOutput(CausalLMOutputWithPast):
 
 
 class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
-    """The next token after every token, each thought about as long as it needs."""
+    """Predicts the next token after every token, with adaptive depth."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _keys_to_ignore_on_load_missing = [r"model\.q_head\..*"]  # noqa: RUF012
@@ -68,7 +68,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of states and activations: the weights' own, unless set to train float32 weights in bfloat16."""
+        """Dtype of states and activations: that of the weights, unless set to train float32 weights in bfloat16."""
         return self.model.compute_dtype or self.dtype
 
     @compute_dtype.setter
@@ -76,7 +76,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         self.model.compute_dtype = None if dtype == torch.float32 else dtype
 
     def compile_stacks(self) -> None:
-        """Compile both stacks for the one shape of a training: all tokens are computed, halted ones too."""
+        """Compile both stacks for the one shape of a training, in which halted tokens are computed too."""
         self.model.gathers = False
         for stack in (self.recurrence.fast, self.recurrence.slow):
             if stack is not None:
@@ -100,7 +100,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         self.model.think(thought, budget, self.lm_head)
 
     def stops(self, thought: Thought, before: Float[Tensor, "b p d"], budget: Budget) -> Bool[Tensor, "b p"]:
-        """Which live tokens halt after this segment; `before` are the states they had."""
+        """Which live tokens halt after this segment [b, p]; `before` are the states before it."""
         return stops(thought, before, budget, self.q_head, self.lm_head)
 
     def p_halt(self, z: Float[Tensor, "*b d"], budget: Budget) -> Float[Tensor, "*b"]:
@@ -187,10 +187,10 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         budget: Budget,
         targets: Int[Tensor, "b p"],
         items: Any,
-        watch: Watch | None,
+        watch: VisitRecords | None,
         logits_to_keep: int | Tensor,
     ) -> HRMOutput:
-        """The loss of all segments in one graph, as `transformers.Trainer` asks for it."""
+        """The loss of all segments in one graph, for `transformers.Trainer`."""
         if self.config.depth_sampling:
             budget = budget.sampled(float(torch.rand(())))
         thought = self.begin(**tokens, budget=budget)
@@ -229,7 +229,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """The whole mask [b, 1, p, k], for caches of fixed size."""
+        """The complete mask [b, 1, p, k], for caches of fixed size."""
         assert past_key_values is not None
         length, past = inputs_embeds.shape[1], int(past_key_values.get_seq_length())
         keys = past_key_values.get_mask_sizes(length, 0)[0]

@@ -15,12 +15,12 @@ from hrm.core.layers import Context, Linear
 from hrm.core.recurrence import Recurrence, Stack
 from hrm.files.reading import UserError
 from hrm.text.model.cache import HRMCache
-from hrm.text.model.kept import Kept
-from hrm.text.model.selection import Gathered
+from hrm.text.model.key_values import KeyValueStore
+from hrm.text.model.selection import LiveTokens
 
 
-class _Places(NamedTuple):
-    """What attention sees of the cache inside compiled code: plain buffers, written at one position."""
+class _BufferKeyValues(NamedTuple):
+    """The cache as compiled code sees it: plain buffers, written at one position."""
 
     places: list[tuple[Tensor, Tensor, bool]]
     position: Tensor
@@ -36,14 +36,14 @@ class _Places(NamedTuple):
 
 
 class Decoder:
-    """The stacks and the head of a model for one new token a row, compiled at first use: seconds, then it is faster.
+    """The stacks and the head of a model, compiled for one new token a row. The first use takes seconds.
 
-    On a CPU the weights are copied in an order that is read faster: for one row in panels, for more as constants of
-    the compiled code. So it serves the weights it was made from.
+    On a CPU the weights are copied into an order that is read faster: panels for one row, constants of the compiled
+    code for several. So it is valid only for the weights it was made from.
     """
 
     def __init__(self, recurrence: Recurrence, head: nn.Module) -> None:
-        """UserError where a CPU's code cannot be compiled, or weights are quantised, which cannot be read so."""
+        """UserError without a C++ compiler on a CPU, or for quantised weights."""
         layers = (part for module in (recurrence, head) for part in module.modules() if isinstance(part, Weight))
         if any(type(layer.weight.detach()) is not Tensor for layer in layers):
             raise UserError(
@@ -68,27 +68,27 @@ class Decoder:
         self._window = torch.empty(0)
 
     def __reduce__(self) -> tuple:
-        """Copies of a model, and what is pickled of it, start without compiled code."""
+        """Copied and pickled models start without compiled code."""
         return type(None), ()
 
     @property
     def current(self) -> bool:
-        """Whether the weights are still those that it was made from."""
+        """Whether the weights are still those it was made from."""
         return self._state == _bits(self._modules)
 
     @staticmethod
     def can(context: Context, z: Tensor) -> bool:
-        """Whether this is one new token a row behind others, all of them computed, without gradient."""
-        kept = context.keys_values
-        if torch.is_grad_enabled() or z.shape[1] != 1 or not isinstance(kept, Kept):
+        """Whether this is one new token a row after cached ones, with every row computed and without gradient."""
+        store = context.keys_values
+        if torch.is_grad_enabled() or z.shape[1] != 1 or not isinstance(store, KeyValueStore):
             return False
         plain = context.attend is None and context.drop is None and not context.causal
-        all_rows = not isinstance(kept.selection, Gathered)
-        return plain and isinstance(kept.cache, HRMCache) and kept.past > 0 and all_rows and not kept.fills
+        all_rows = not isinstance(store.selection, LiveTokens)
+        return plain and isinstance(store.cache, HRMCache) and store.past > 0 and all_rows and not store.fills
 
     @contextmanager
     def at_work(self) -> Iterator[Decoder]:
-        """Where it may be called."""
+        """A context in which the decoder can be called; afterwards the weights are as before."""
         import torch._inductor.config as inductor
 
         before = inductor.freezing
@@ -103,12 +103,12 @@ class Decoder:
 
     def __call__(self, stack: Stack, z: Tensor, context: Context, slot: int) -> Tensor:
         """`Stack.forward` of a state [b, 1, d]."""
-        kept, (cos, sin) = context.keys_values, context.rope  # type: ignore[misc]
-        assert isinstance(kept, Kept)
-        length = kept.past + 1
+        store, (cos, sin) = context.keys_values, context.rope  # type: ignore[misc]
+        assert isinstance(store, KeyValueStore)
+        length = store.past + 1
         if len(self._window) < length or self._window.device != z.device:
             self._window = torch.arange(2 * length, device=z.device)
-        places = kept.places(slot, stack.slots)
+        places = store.places(slot, stack.slots)
         window = self._window[:length]
         several = len(z) > 1
         self._order(several)
@@ -119,7 +119,7 @@ class Decoder:
             if context.mask is not None:
                 torch._dynamo.mark_dynamic(context.mask, context.mask.dim() - 1)
         z = self._steps[stack, several](z, cos, sin, context.mask, window[-1:], window, places)
-        kept.placed(slot, stack.slots)
+        store.placed(slot, stack.slots)
         return z
 
     def head(self, z: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Decoder:
         return self._product(head.panels, z, head.out_features, head.bias)
 
     def _order(self, several: bool) -> None:
-        """Make a CPU's weights constants of what is compiled for several rows, and panels for one."""
+        """On a CPU, choose how compiled code reads weights: as constants for several rows, in panels for one."""
         if not self.on_cpu:
             return
         if several != self._frozen:
@@ -151,21 +151,21 @@ def _step(stack: Stack) -> Callable[..., Tensor]:
     def step(
         z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, position: Tensor, window: Tensor, places: list
     ) -> Tensor:
-        keys_values = _Places(places, position, window.shape[0])
+        keys_values = _BufferKeyValues(places, position, window.shape[0])
         return stack(z, Context(rope=(cos, sin), mask=mask, keys_values=keys_values))
 
     return step
 
 
 def _compiled(function: Any) -> Callable[..., Tensor]:
-    # Compiled code is kept with the code it came from, and only so many versions of one: each gets its own.
+    # torch limits the compiled versions per code object, so every use gets its own copy of the function.
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
-    # Looking whether modules have changed takes a tenth of a token's time, and `current` has seen to it.
+    # Guards on modules take a tenth of a token's time; `current` does their work.
     return torch.compile(own, options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe})
 
 
 def _bits(module: nn.Module) -> tuple:
-    """Where the matrices lie and the sums of their bits: weights can change without a new version."""
+    """Addresses of the matrices and sums of their bits, because weights can change without a new version."""
     found = []
     for part in module.modules():
         if isinstance(part, Weight):

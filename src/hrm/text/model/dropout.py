@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Drop = Callable[[Tensor, nn.Module], Tensor]
-"""What a part of the model adds to the state, some of it left out."""
+"""A function of (addition to the state, module) that drops some of the addition."""
 
 
 class Dropout:
@@ -19,11 +19,11 @@ class Dropout:
         self._masks: dict[nn.Module, Tensor] = {}
 
     def __call__(self, new: Tensor, part: nn.Module) -> Tensor:
-        """What a part of the model adds to the state, some of it left out and the rest scaled up."""
+        """Drop some of what a module adds to the state and scale up the rest."""
         if part not in self._masks:
             self._masks[part] = torch.empty_like(new).bernoulli_(1 - self.rate).div_(1 - self.rate)
         return new * self._masks[part]
 
     def of(self, select: Callable[[Tensor], Tensor]) -> Drop:
-        """The same for some of the tokens."""
+        """The same masks for selected tokens."""
         return lambda new, part: new * select(self._masks[part])

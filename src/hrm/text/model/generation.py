@@ -19,20 +19,20 @@ from hrm.text.model.compiled import Decoder
 
 
 class Trace:
-    """Of each generated token: depth in segments, the Q head's P(halt), the entropy of its distribution in nats."""
+    """Records depth in segments, the Q head's P(halt) and the entropy in nats of each generated token."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def add(self, logits: Tensor, depth: Tensor, confidence: Tensor, retried: Tensor | None) -> None:
-        """One step of a batch: logits [b, v], depth and confidence [b]."""
+        """Record one step of a batch: logits [b, v], depth and confidence [b]."""
         log_p = torch.log_softmax(at_least_float32(logits), dim=-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         again = torch.zeros_like(depth, dtype=torch.bool) if retried is None else retried[:, -1]
         self.steps.append((depth, confidence, entropy, again))
 
     def columns(self, count: int) -> dict[str, Tensor]:
-        """What was recorded for the first `count` tokens, each [b, count]."""
+        """The records of the first `count` tokens, each [b, count]."""
         names = ("depth", "confidence", "entropy", "retried")
         return {
             name: torch.stack([step[i] for step in self.steps[:count]], dim=1)
@@ -64,10 +64,10 @@ class HRMGenerationMixin(GenerationMixin):
             raise UserError("state 'carry' hands the last token's state on in the cache: leave use_cache on")
         cache = kwargs.get("past_key_values")
         if isinstance(cache, HRMCache) and cache.key not in (None, budget.key):
-            cache.reset()  # another schedule makes other keys: the whole text is read anew
+            cache.reset()  # another schedule makes other keys, so the whole text is read again
         if self.config.prefix_lm and prompt is not None:  # type: ignore[attr-defined]
             types = kwargs.get("token_type_ids")
-            # Many tokenizers hand out zeros for lack of anything to say.
+            # Many tokenizers return zeros when they have no types to report.
             if types is None or not bool(types.any()):
                 mask = kwargs.get("attention_mask")
                 kwargs["token_type_ids"] = torch.ones_like(prompt) if mask is None else mask.to(prompt.dtype)
@@ -86,9 +86,9 @@ class HRMGenerationMixin(GenerationMixin):
     def _compiles(
         self, config: GenerationConfig | None, kwargs: dict[str, Any]
     ) -> tuple[bool, GenerationConfig | None]:
-        """Whether single tokens are compiled here, and the configuration without that wish.
+        """Whether single tokens are compiled here, and the configuration without `compile_config` in that case.
 
-        With a cache of fixed size it stays one: transformers compiles the whole forward pass then.
+        With a cache of fixed size transformers compiles the whole forward pass instead, so the setting stays.
         """
         used = config or self.generation_config
         cache = kwargs.get("past_key_values")
@@ -112,7 +112,7 @@ class HRMGenerationMixin(GenerationMixin):
             yield
             return
         model: Any = self.model  # type: ignore[attr-defined]
-        # Made again only where the weights have changed.
+        # Compiled again only if the weights have changed.
         if self._decoder is None or not self._decoder.current:
             self._decoder = Decoder(model.recurrence, self.lm_head)  # type: ignore[attr-defined]
         with self._decoder.at_work() as model.decoder:
@@ -128,13 +128,13 @@ class HRMGenerationMixin(GenerationMixin):
         return Budget.of(self.config, **(request | {name: kwargs[name] for name in REQUEST if name in kwargs}))  # type: ignore[attr-defined]
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """transformers looks for the names of what it hands on in the signature of `forward`, one by one."""
+        """Allow the names of a request: transformers checks argument names against the signature of `forward`."""
         super()._validate_model_kwargs({k: v for k, v in model_kwargs.items() if k not in REQUEST})  # type: ignore[misc]
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any) -> Any:
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         for name in REQUEST:
-            # What a GenerationConfig holds is for the forward pass.
+            # Settings of a budget in a GenerationConfig are passed on to the forward pass.
             value = getattr(generation_config, name, None)
             if value is not None:
                 model_kwargs.setdefault(name, value)
@@ -148,7 +148,7 @@ class HRMGenerationMixin(GenerationMixin):
             outputs, model_kwargs, is_encoder_decoder, num_new_tokens
         )
         if types is not None:
-            # What is generated is no prefix, whatever the prompt was.
+            # Generated tokens are no prefix, even after a prompt that is one.
             model_kwargs["token_type_ids"] = torch.nn.functional.pad(types, (0, num_new_tokens))
         return model_kwargs
 

@@ -1,4 +1,4 @@
-"""When a token of text stops thinking: what its own states say."""
+"""When a token of text halts: criteria that look only at the token's own states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stops(
     q_head: QHead,
     head: Callable[[Tensor], Tensor] | None,
 ) -> Bool[Tensor, "b p"]:
-    """Which live tokens halt after this segment; `before` are the states they had. Each looks at itself alone."""
+    """Which live tokens halt after this segment [b, p]; `before` are the states before it."""
     live, z = thought.live, thought.exited.z_h
     chosen, depth = z[live], thought.segment
     confidence = None

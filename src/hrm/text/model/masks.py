@@ -1,4 +1,4 @@
-"""Who sees whom: causal text, prefixes that see themselves, documents packed into one row, padding."""
+"""Attention masks: causal text, prefixes that see themselves, documents packed into one row, padding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from transformers.cache_utils import Cache
 
 
 def prefix_blocks(token_types: Int[Tensor, "b p"]) -> Int[Tensor, "b p"]:
-    """A number for each run of ones, -1 elsewhere: a prefix is a run, so that no turn leaks into one before it."""
+    """A number for each run of ones, -1 elsewhere.
+
+    Each run is a prefix of its own, so that no turn sees a later one.
+    """
     ones = token_types == 1
     starts = ones & ~torch.nn.functional.pad(ones, (1, 0))[:, :-1]
     return torch.where(ones, starts.long().cumsum(1), -1)
 
 
 def documents(position_ids: Int[Tensor, "b p"]) -> Int[Tensor, "b p"] | None:
-    """The document of each position in packed rows, where positions begin anew; None if each row is one document."""
+    """The document of each position in packed rows, where positions restart at 0; None if each row is one document."""
     begins = torch.nn.functional.pad(position_ids.diff(dim=1) != 1, (1, 0))
     return begins.long().cumsum(1) if bool(begins.any()) else None
 
@@ -52,24 +55,24 @@ def visible(
     return allowed[:, None]
 
 
-class Sight(NamedTuple):
-    """Who sees whom in a forward pass: plainly causal, or by a mask."""
+class Visibility(NamedTuple):
+    """Which tokens see which in a forward pass: plainly causal, or by a mask."""
 
     causal: bool
     mask: Tensor | None = None
-    """[b, 1, p, k] where it is not plainly causal; None where every new token may look at everything."""
+    """[b, 1, p, k] if not plainly causal; None if every new token may look at everything."""
     blocks: Tensor | None = None
     """The prefix blocks [b, p] that the mask was made from."""
     padding: Tensor | None = None
-    """And the padding [b, k]: false for padding."""
+    """[b, k]: false for padding."""
 
 
 def whole(attention_mask: Tensor | dict[str, Tensor] | None) -> bool:
-    """Whether the mask says for every pair who sees whom, as `generate` makes it for caches of fixed size."""
+    """Whether the mask is a complete 4D mask, as `generate` makes it for caches of fixed size."""
     return isinstance(attention_mask, dict) or (attention_mask is not None and attention_mask.ndim == 4)
 
 
-def sight(
+def visibility(
     attention_mask: Tensor | dict[str, Tensor] | None,
     blocks: Int[Tensor, "b p"] | None,
     position_ids: Tensor | None,
@@ -77,11 +80,11 @@ def sight(
     past: int,
     cache: Cache | None,
     device: torch.device,
-) -> Sight:
-    """Who sees whom among `length` new tokens behind `past` old ones."""
+) -> Visibility:
+    """Which tokens see which, for `length` new tokens after `past` old ones."""
     if whole(attention_mask):
         mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask
-        return Sight(False, mask if mask is None or mask.dtype == torch.bool else mask == 0)
+        return Visibility(False, mask if mask is None or mask.dtype == torch.bool else mask == 0)
     assert not isinstance(attention_mask, dict)
     padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     packed = None
@@ -91,8 +94,8 @@ def sight(
     if cache is not None and cache.is_compileable:
         keys = cache.get_mask_sizes(length, 0)[0]
     if blocks is None and padding is None and packed is None and keys == past + length and not past and length > 1:
-        return Sight(True)
+        return Visibility(True)
     mask = None
     if length > 1 or padding is not None or keys > past + length:
         mask = visible(length, past, keys, device, padding, blocks, packed)
-    return Sight(False, mask, blocks, padding)
+    return Visibility(False, mask, blocks, padding)

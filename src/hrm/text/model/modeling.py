@@ -21,24 +21,24 @@ from hrm.core.kernels import weights
 from hrm.core.layers import Context, Embedding, Linear, truncated_normal_
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.files.reading import UserError, nearest
-from hrm.text.model.attention import Registered, Shares
+from hrm.text.model.attention import RecordedAttention, RegisteredAttention
 from hrm.text.model.budget import REQUEST, Budget, Request
 from hrm.text.model.cache import HRMCache
 from hrm.text.model.compiled import Decoder
 from hrm.text.model.configuration import HRMConfig
 from hrm.text.model.dropout import Dropout
 from hrm.text.model.halting import stops
-from hrm.text.model.kept import Kept
-from hrm.text.model.masks import prefix_blocks, sight, visible, whole
+from hrm.text.model.key_values import KeyValueStore
+from hrm.text.model.masks import prefix_blocks, visibility, visible, whole
 from hrm.text.model.rotary import Rotary
-from hrm.text.model.selection import Everyone
+from hrm.text.model.selection import AllTokens
 from hrm.text.model.sharing import AUTO_MAP, write_stub
-from hrm.text.model.thought import Thought, Watch
+from hrm.text.model.thought import Thought, VisitRecords
 
 
 @dataclass
 class HRMModelOutput(BaseModelOutputWithPast):
-    """The slow state at which each token exited [b, p, d], and its depth in segments [b, p].
+    """The slow state at which each token halted [b, p, d], and its depth in segments [b, p].
 
     `hidden_states` are the input and the state after every visit of a stack, segment by segment, `attentions` those of
     every layer of every visit; a token that has halted repeats what the same visit of its last segment gave.
@@ -62,7 +62,7 @@ class HRMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = False
 
     def __init__(self, config: HRMConfig, **settings: Any) -> None:
-        """UserError for settings that nobody knows: `from_pretrained` hands on what the configuration leaves."""
+        """UserError for unknown settings: `from_pretrained` passes on what the configuration does not take."""
         HRMConfig.refuse(settings)
         super().__init__(config)
         config.check()
@@ -72,7 +72,7 @@ class HRMPreTrainedModel(PreTrainedModel):
         def to(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers guards torch.nn.init: what came from a checkpoint is left alone.
+        # transformers patches torch.nn.init, so that weights from a checkpoint are not overwritten.
         if isinstance(module, Linear | Embedding):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
@@ -85,25 +85,26 @@ class HRMPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         generation = getattr(self, "generation_config", None)
         if generation is not None and any(getattr(generation, name, None) is not None for name in REQUEST):
-            generation._from_model_config = False  # else transformers drops what it does not know when it loads it
+            generation._from_model_config = False  # otherwise transformers drops names that it does not know on loading
         result = super().save_pretrained(save_directory, *args, **kwargs)
         write_stub(save_directory)
         return result
 
 
 class HRMModel(HRMPreTrainedModel):
-    """Embedding, recurrence and Q head: tokens in, the slow state of each at its exit out."""
+    """Embedding, recurrence and Q head: from tokens to the slow state at which each halted."""
 
     def __init__(self, config: HRMConfig, **settings: Any) -> None:
         super().__init__(config, **settings)
         assert config.embedding_scale is not None
         self.compute_dtype: torch.dtype | None = None
-        """Of states and activations where it is not the weights': set it to train float32 weights in bfloat16."""
+        """Dtype of states and activations; None for that of the weights. Set it to train float32 weights in bfloat16.
+        """
         self.gradient_checkpointing = False
         self.gathers = True
-        """Compute with gradient only the tokens that have not halted. Shapes vary: off for stacks compiled for one."""
+        """In training, compute only live tokens. Turn it off for compiled stacks: the shapes vary."""
         self.decoder: Decoder | None = None
-        """Runs single new tokens in compiled code, while `generate` was asked for that."""
+        """Runs single new tokens in compiled code, during a `generate` with `compile_config`."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
         self.recurrence = Recurrence(config.arch, positions=0)
         for stack, count in ((self.recurrence.fast, config.grown_fast), (self.recurrence.slow, config.grown_slow)):
@@ -130,7 +131,7 @@ class HRMModel(HRMPreTrainedModel):
             truncated_normal_(self.z_l_init, 1.0)
 
     def budget(self, **request: Unpack[Request]) -> Budget:
-        """What a request may spend: the configuration's settings, where the request does not say otherwise."""
+        """The budget of a request: the configuration's settings with the request's changes."""
         return Budget.of(self.config, **request)
 
     def begin(
@@ -143,7 +144,7 @@ class HRMModel(HRMPreTrainedModel):
         past_key_values: Cache | None = None,
         budget: Budget | None = None,
     ) -> Thought:
-        """Embed the tokens and find out who sees whom; nothing is computed yet.
+        """Embed the tokens and build the mask; no segment is computed yet.
 
         UserError where a cache was filled under another schedule or rule.
         """
@@ -163,7 +164,7 @@ class HRMModel(HRMPreTrainedModel):
         past = 0 if cache is None or (whole(attention_mask) and position_ids is not None) else cache.get_seq_length()
         past = int(past)
         blocks = self.blocks(token_type_ids, length)
-        seen = sight(attention_mask, blocks, position_ids, length, past, cache, x.device)
+        seen = visibility(attention_mask, blocks, position_ids, length, past, cache, x.device)
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=x.device)[None]
         carry = self._first_carry(x, cache, budget)
@@ -176,18 +177,19 @@ class HRMModel(HRMPreTrainedModel):
             rope=self.rotary(position_ids),
             causal=seen.causal,
             mask=seen.mask,
-            kept=self._kept(cache, past, budget),
+            keys_values=self._keys_values(cache, past, budget),
             depth=blank.long(),
             live=~blank,
             retried=blank,
             new=length,
             drop=drop,
         )
-        if thought.kept is not None and thought.kept.lags:
+        if thought.keys_values is not None and thought.keys_values.lags:
             thought.rope = tuple(t.expand(rows, -1, -1) for t in thought.rope)  # type: ignore[assignment]
             thought.blocks = torch.full_like(thought.depth, -1) if seen.blocks is None else seen.blocks
             if isinstance(old := cache.thought, Thought):  # type: ignore[union-attr]
-                thought.blocks = torch.where(thought.blocks < 0, -1, thought.blocks + past)  # unlike the old numbers
+                # Shifted, to differ from the block numbers of old tokens.
+                thought.blocks = torch.where(thought.blocks < 0, -1, thought.blocks + past)
                 thought = thought.after(old)
             thought.causal = False
             thought.mask = visible(past + length, 0, past + length, x.device, seen.padding, thought.blocks)
@@ -195,18 +197,18 @@ class HRMModel(HRMPreTrainedModel):
         return thought
 
     def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
-        """One segment of the live tokens; the halted ones keep what they have."""
-        schedule, kept = schedule or self.config.schedule, thought.kept
+        """Compute one segment for the live tokens; halted ones keep their states."""
+        schedule, keys_values = schedule or self.config.schedule, thought.keys_values
         for stack in (self.recurrence.fast, self.recurrence.slow):
             if stack is not None:
-                cached = kept is not None and kept.cache is not None
+                cached = keys_values is not None and keys_values.cache is not None
                 stack.recompute = self.gradient_checkpointing and self.training and not cached
         if thought.segment and torch.is_grad_enabled():
             thought.x = self._embed(thought.inputs, thought.drop)
         selection = thought.selection(self.gathers or not torch.is_grad_enabled())
         first_slot = 0
-        if kept is not None:
-            kept.selection, first_slot = selection, thought.segment * len(kept.slots.homes)
+        if keys_values is not None:
+            keys_values.selection, first_slot = selection, thought.segment * len(keys_values.slots.homes)
         carry = Carry(selection.of(thought.carry.z_h), selection.of(thought.carry.z_l))
         context, visit = self._context(thought, selection, schedule), Stack.__call__
         x = selection.of(thought.x)
@@ -222,8 +224,8 @@ class HRMModel(HRMPreTrainedModel):
             for _ in range(budget.max_segments):
                 self.segment(thought, budget.schedule)
             return
-        # A cache of transformers can only be appended to: under `backfill` it gets every token at full depth.
-        least = budget.limit if thought.kept is not None and thought.kept.fills_at_once else 0
+        # A cache of transformers can only be appended to, so under `backfill` every token is stored at full depth.
+        least = budget.limit if thought.keys_values is not None and thought.keys_values.fills_at_once else 0
         while bool(thought.live.any()) or thought.segment < least:
             before = thought.exited.z_h
             self.segment(thought, budget.schedule)
@@ -246,7 +248,7 @@ class HRMModel(HRMPreTrainedModel):
         return_dict: bool | None = None,
         **request: Any,
     ) -> HRMModelOutput | tuple[Any, ...]:
-        """Think about every token as long as its budget and the halting criterion say.
+        """Run each token until the halting criterion or its budget ends it; returns the states at which they halted.
 
         `request` names what differs from the configuration (`Budget`), where no whole budget is given.
         """
@@ -261,8 +263,8 @@ class HRMModel(HRMPreTrainedModel):
         )
         thought.watch = watch = self.watch(output_hidden_states, output_attentions)
         self.think(thought, budget, head)
-        if thought.kept is not None:
-            thought.kept.fill(thought.segment, budget.limit)
+        if thought.keys_values is not None:
+            thought.keys_values.fill(thought.segment, budget.limit)
         if isinstance(past_key_values, HRMCache):
             past_key_values.carry = Carry(*(z[:, -1:] for z in thought.exited))
         result = HRMModelOutput(
@@ -275,11 +277,13 @@ class HRMModel(HRMPreTrainedModel):
         )
         return result if as_dict(self.config, return_dict) else result.to_tuple()
 
-    def watch(self, output_hidden_states: bool | None = None, output_attentions: bool | None = None) -> Watch | None:
-        """What a forward pass keeps of its visits; None for nothing."""
+    def watch(
+        self, output_hidden_states: bool | None = None, output_attentions: bool | None = None
+    ) -> VisitRecords | None:
+        """The records that a forward pass keeps of its visits; None if nothing was asked for."""
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         shares = self.config.output_attentions if output_attentions is None else output_attentions
-        return Watch(bool(states), bool(shares)) if states or shares else None
+        return VisitRecords(bool(states), bool(shares)) if states or shares else None
 
     def blocks(self, token_types: Tensor | None, length: int) -> Int[Tensor, "b p"] | None:
         """The prefix block of each of the last tokens, -1 outside; None where there is no prefix."""
@@ -288,35 +292,38 @@ class HRMModel(HRMPreTrainedModel):
         return prefix_blocks(token_types[:, -length:])
 
     def refresh(self) -> None:
-        """Bring the low-precision copies of the weights up to date, where states have another dtype."""
+        """Update the low-precision copies of the weights, if states have another dtype."""
         if self.compute_dtype is None:
             return
         changed = self.training and torch.is_grad_enabled()
         for part in weights(self):
             part.refresh(self.compute_dtype, changed)
 
-    def _kept(self, cache: Cache | None, past: int, budget: Budget) -> Kept | None:
-        """Keys and values that outlast a visit; None where every visit makes its own."""
+    def _keys_values(self, cache: Cache | None, past: int, budget: Budget) -> KeyValueStore | None:
+        """The store of keys and values that outlast a visit; None if every visit computes its own."""
         slots = self.config.slots(budget.schedule)
-        # Where all depths read the keys of depth 1, the two rules are one.
+        # If all depths read the keys of depth 1, the two halting rules are the same.
         fills = budget.adaptive and budget.halting_rule == "backfill" and not slots.share_segments
         last_exited = budget.adaptive and not fills
         return (
-            Kept(slots, cache, past, last_exited, fills) if cache is not None or slots.shared or last_exited else None
+            KeyValueStore(slots, cache, past, last_exited, fills)
+            if cache is not None or slots.shared or last_exited
+            else None
         )
 
-    def _context(self, thought: Thought, selection: Everyone, schedule: Schedule) -> Context:
-        causal, mask = selection.sight(thought.causal, thought.mask)
+    def _context(self, thought: Thought, selection: AllTokens, schedule: Schedule) -> Context:
+        causal, mask = selection.visibility(thought.causal, thought.mask)
         cos, sin = thought.rope
         attend, watch, name = None, thought.watch, self.config._attn_implementation
         if watch is not None and watch.attentions is not None:
             each = len(self.config.slots(schedule).homes)
-            attend = Shares(causal, mask, watch.keeper(watch.attentions, each, thought.new, selection))
+            attend = RecordedAttention(causal, mask, watch.keeper(watch.attentions, each, thought.new, selection))
         elif name != "sdpa":
-            attend = Registered(causal, mask, str(name))
+            attend = RegisteredAttention(causal, mask, str(name))
         drop = None if thought.drop is None else selection.dropping(thought.drop)
         rope = (selection.of(cos), selection.of(sin))
-        return Context(rope, causal, mask, thought.kept, attend=attend, drop=drop, places=selection.places_from_end)
+        keys_values, places = thought.keys_values, selection.places_from_end
+        return Context(rope, causal, mask, keys_values, attend=attend, drop=drop, places=places)
 
     def _embed(self, inputs: dict[str, Tensor], drop: Dropout | None = None) -> Tensor:
         embeds = self.embed_tokens(inputs["ids"]) if "ids" in inputs else inputs["embeds"]
@@ -334,7 +341,10 @@ _NO_EFFECT = (
     "num_items_in_batch", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
     "output_router_logits",
 )  # fmt: skip
-"""What libraries pass to every model: known otherwise here, such as where documents begin, or not there."""
+"""Arguments that libraries pass to every model.
+
+They are not needed here: this model finds document starts by itself, for example.
+"""
 
 
 def refuse_arguments(function: Callable[..., Any], given: dict[str, Any]) -> None:
@@ -348,7 +358,7 @@ def refuse_arguments(function: Callable[..., Any], given: dict[str, Any]) -> Non
 
 
 def as_dict(config: HRMConfig, wish: bool | None) -> bool:
-    """Whether a result has names, as the request or else the configuration wishes; else it is a tuple."""
+    """Whether to return an object with names instead of a tuple: `wish`, or else the configuration."""
     return (config.return_dict if wish is None else wish) is not False
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions of any text, also scaled ones."""
+"""Rotary positions, also scaled ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hrm.text.model.configuration import HRMConfig
 
 
 class Rotary:
-    """Cosines and signed sines of any position, scaled as `rope_parameters` say.
+    """Cosines and signed sines of positions, scaled as `rope_parameters` say.
 
-    Plain numbers and no buffers: a model cast to bfloat16 keeps exact angles.
+    The constants are no buffers, so that a model cast to bfloat16 keeps exact angles.
     """
 
     def __init__(self, config: HRMConfig) -> None:

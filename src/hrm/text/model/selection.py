@@ -1,7 +1,7 @@
 """Which tokens of a batch a segment computes, and what the others keep: states [b, p, ...] and keys [b, heads, p, e].
 
-`Everyone` where no token has halted, `Masked` where the halted ones are computed and left as they were, `Gathered`
-where only the live ones are computed. A segment takes one of them and asks it, wherever the three differ.
+`AllTokens`: no token has halted. `MaskedTokens`: all are computed, and results of halted ones are discarded.
+`LiveTokens`: only the live ones are computed. A segment uses one of the three wherever they differ.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from hrm.core.recurrence import Carry
 from hrm.text.model.dropout import Drop, Dropout
 
 
-class Everyone:
-    """All tokens, none of which has halted; from `start` on, where those before it have run this segment already."""
+class AllTokens:
+    """All tokens from column `start`, none of which has halted. Those before it have run this segment already."""
 
     places_from_end: Tensor | None = None
     """Where the computed tokens stand [b', p'], -1 for the last place, unless they are the last ones in order."""
@@ -27,8 +27,8 @@ class Everyone:
         """The computed tokens of [b, p, ...]."""
         return t[:, self.start :] if self.start else t
 
-    def sight(self, causal: bool, mask: Tensor | None) -> tuple[bool, Tensor | None]:
-        """Who of the computed tokens sees whom: whether plainly causal, else the mask [b, 1, p', k]."""
+    def visibility(self, causal: bool, mask: Tensor | None) -> tuple[bool, Tensor | None]:
+        """Which keys the computed tokens see: whether plainly causal, else the mask [b, 1, p', k]."""
         return causal, mask[:, :, self.start :] if mask is not None and self.start else mask
 
     def dropping(self, drop: Dropout) -> Drop:
@@ -36,28 +36,28 @@ class Everyone:
         return drop
 
     def settle(self, carry: Carry, exited: Carry, new: Carry) -> tuple[Carry, Carry]:
-        """Carry and states at the exit of all tokens [b, p, d], after the computed ones have new states."""
+        """The new carry and exit states of all tokens [b, p, d], given the new states of the computed ones."""
         new = self._whole(carry, new)
         return new, new
 
     def show(self, before: Tensor | None, new: Tensor, count: int) -> Tensor:
-        """What [b, p', ...] was found for the last `count` tokens; halted ones show what was found `before`."""
+        """The values [b, p', ...] of the last `count` tokens; halted ones repeat those in `before`."""
         return new[:, -count:]
 
     def same_tokens(self, old: Tensor, new: Tensor) -> bool:
-        """Whether new keys [b', heads, p', e] are of the tokens of the old ones, so that a gradient can pass."""
+        """Whether new keys [b', heads, p', e] belong to the same tokens as the old ones, so a gradient can pass."""
         return new.shape == old.shape
 
     def step(self, old: Tensor, step: Tensor) -> Tensor:
-        """What is added to old keys or values: zero for tokens that have halted."""
+        """What is added to the old keys or values: zero for halted tokens."""
         return step
 
     def renew(self, old: Tensor, new: Tensor) -> Tensor:
-        """Keys or values, new for live tokens and old for those that have halted."""
+        """Keys or values: new for live tokens, old for halted ones."""
         return new
 
     def rows(self, t: Tensor) -> Tensor:
-        """The keys or values of the rows that are computed."""
+        """The keys or values of the computed rows."""
         return t
 
     def _whole(self, old: Carry, new: Carry) -> Carry:
@@ -66,15 +66,16 @@ class Everyone:
         return Carry(*(torch.cat((a[:, : self.start], b), dim=1) for a, b in zip(old, new, strict=True)))
 
 
-class Masked(Everyone):
-    """All tokens are computed; what the halted ones get is not taken. `freezes`: nor is it what they go on from."""
+class MaskedTokens(AllTokens):
+    """All tokens are computed, but halted ones keep their exit states. `freezes`: they keep their carry as well."""
 
     def __init__(self, live: Bool[Tensor, "b p"], freezes: bool, start: int = 0) -> None:
         super().__init__(start)
         self.live, self.freezes = live, freezes
 
     def settle(self, carry: Carry, exited: Carry, new: Carry) -> tuple[Carry, Carry]:
-        """Under `backfill` the halted tokens think on, for those that look back at them."""
+        """Without `freezes` (rule `backfill`) the carry of halted tokens advances, because deeper tokens need their
+        keys."""
         new, chosen = self._whole(carry, new), self.live[..., None]
         exited = Carry(*(torch.where(chosen, a, b) for a, b in zip(new, exited, strict=True)))
         return exited if self.freezes else new, exited
@@ -90,8 +91,8 @@ class Masked(Everyone):
         return torch.where(self.live[:, None, :, None], new, old)
 
 
-class Gathered(Everyone):
-    """Only the live tokens, in a rectangle of rows and columns [b', p']; short rows repeat a token."""
+class LiveTokens(AllTokens):
+    """Only the live tokens, packed into a rectangle [b', p']; short rows repeat their last token."""
 
     def __init__(self, live: Bool[Tensor, "b p"]) -> None:
         super().__init__()
@@ -102,15 +103,15 @@ class Gathered(Everyone):
         last = (counts[self.picked] - 1)[:, None]
         counter = torch.arange(width, device=live.device)[None]
         self.real = (counter <= last).flatten().nonzero()[:, 0]
-        """Of the rectangle, row after row, what is no repetition."""
+        """Indices into the flat rectangle of all entries that are not repetitions."""
         self.columns = columns.gather(1, counter.minimum(last))
         self.places = (self.picked[:, None] * live.shape[1] + self.columns).flatten()
-        """Where the rectangle's tokens are among all, row after row."""
+        """Indices of the rectangle's tokens among all tokens, flat."""
         self.batch, self.length = live.shape
         self.places_from_end = self.columns - self.length
 
     def of(self, t: Tensor) -> Tensor:
-        if len(t) < self.batch:  # angles of positions that all rows share
+        if len(t) < self.batch:  # rotary angles that all rows share
             t = t.expand(self.batch, *t.shape[1:])
         return t.flatten(0, 1).index_select(0, self.places).unflatten(0, self.columns.shape)
 
@@ -119,7 +120,7 @@ class Gathered(Everyone):
         values = new.flatten(0, 1).index_select(0, self.real).to(t.dtype)
         return t.flatten(0, 1).index_copy(0, self.places[self.real], values).view(t.shape)
 
-    def sight(self, causal: bool, mask: Tensor | None) -> tuple[bool, Tensor | None]:
+    def visibility(self, causal: bool, mask: Tensor | None) -> tuple[bool, Tensor | None]:
         if mask is not None:
             return False, mask.expand(self.batch, -1, -1, -1)[self.picked[:, None], 0, self.columns][:, None]
         if not causal:

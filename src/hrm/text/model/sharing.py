@@ -11,10 +11,10 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_hrm.HRMForCausalLM",
     "AutoModelForSequenceClassification": "modeling_hrm.HRMForSequenceClassification",
 }
-"""What a configuration says of it, in transformers' own words."""
+"""The entry `auto_map` of a configuration that points to this file."""
 
 
 def write_stub(folder: str | os.PathLike[str]) -> None:
-    """Write the one line `modeling_hrm.py`: transformers' own hook would copy the whole source instead."""
+    """Write the one-line `modeling_hrm.py`; transformers' own hook would copy the whole source instead."""
     names = ", ".join(sorted(name.split(".")[1] for name in AUTO_MAP.values()))
     Path(folder, "modeling_hrm.py").write_text(f"from hrm import {names}  # noqa: F401\n")

@@ -1,4 +1,4 @@
-"""Which keys and values the visits of a segment write and read: numbers only, known before any token is."""
+"""The numbering of keys and values: which slots the visits of a segment write and read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hrm.core.recurrence import Schedule
 
 
 class Slots(NamedTuple):
-    """Which keys and values the layers of a segment's visits write and read."""
+    """Where the layers of a segment's visits store keys and values. A home is a slot's number within its segment."""
 
     homes: tuple[int, ...]
-    """Of every layer of every visit, in order."""
+    """The home of every layer of every visit, in order."""
     first: tuple[bool, ...]
-    """Whether it writes its home; a later visit of a shared home reads."""
+    """Whether each of them writes its home; later visits with the same home read it."""
     share_segments: bool
 
     @property
     def size(self) -> int:
-        """Homes of one segment."""
+        """Number of homes in a segment."""
         return max(self.homes) + 1
 
     @property
@@ -28,13 +28,13 @@ class Slots(NamedTuple):
         return self.share_segments or not all(self.first)
 
     def count(self, segments: int) -> int:
-        """Homes of that many segments."""
+        """Number of slots for this many segments."""
         return self.size if self.share_segments else self.size * segments
 
 
 @lru_cache
 def slots_of(n_fast: int, n_slow: int, schedule: Schedule, share_cycles: bool, share_segments: bool) -> Slots:
-    """The slots of a segment; without sharing, one per layer of every visit as in `hrm_text`."""
+    """The slots of a segment: without sharing one per layer of every visit, as in `hrm_text`."""
     homes: list[int] = []
     first: list[bool] = []
     known: dict[tuple[str, int], int] = {}

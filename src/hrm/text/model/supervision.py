@@ -1,4 +1,4 @@
-"""Deep supervision, as `transformers.Trainer` gets it from the model: every segment's tokens, and the Q head."""
+"""Deep supervision: the loss of every segment's tokens and of the Q head."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hrm.text.model.thought import Thought
 
 
 @runtime_checkable
-class Supervised(Protocol):
-    """What supervision needs of a model."""
+class SupervisedModel(Protocol):
+    """What supervision needs from a model."""
 
     @property
     def config(self) -> HRMConfig:
@@ -42,8 +42,8 @@ class Supervised(Protocol):
         ...
 
 
-class Lesson:
-    """What the tokens of a batch learn: the next token, each row counting the same."""
+class TokenObjective:
+    """What the tokens of a batch learn: here the next token, with equal weights."""
 
     def __init__(self, config: HRMConfig) -> None:
         self.config = config
@@ -53,33 +53,35 @@ class Lesson:
         return token_loss(logits[None], targets[None], self.config.label_smoothing, self.config.z_loss)[0]
 
     def weights(self, chosen: Tensor | None) -> Float[Tensor, " n"] | None:
-        """How much each of the chosen tokens counts; None where all count the same."""
+        """The weight of each chosen token; None if all count the same."""
         return None
 
 
 def supervision(
-    model: Supervised,
+    model: SupervisedModel,
     thought: Thought,
     budget: Budget,
     targets: Int[Tensor, "b p"],
     count: Tensor | int,
     draws: Float[Tensor, "2 b p"],
-    lesson: Lesson | None = None,
+    objective: TokenObjective | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """After each segment its loss, and the token losses [b, p] without history (deep supervision).
 
-    States pass from segment to segment without gradient, so each loss can be back-propagated before the next one is
-    asked for (memory of one segment), or all can be summed. Tokens halt as they would when asked, except that a share
-    of them, `exploration`, goes on to a random depth. A halted token counts with its last loss in all segments that are
-    left, which is taken at once; the states learn from it once, the output layer so many times. When all have halted
-    nothing follows. `draws` are uniforms in [0, 1). What one more segment brings is known a segment later and of the
-    tokens that went on, so that target teaches the Q head alone, not the states it reads; the other one, `right`,
-    teaches both. `lesson` says what is learned, by default the next token in every row alike.
+    States pass from segment to segment without gradient. So each loss can be back-propagated before the next one is
+    computed (memory of one segment), or all can be summed. Tokens halt as in use, except that a share of them,
+    `exploration`, continues to a random depth. A halted token counts with its last loss in all remaining segments. This
+    is added at once: the states learn from it once, the output layer with the full weight. When all have halted, no
+    segment follows. `draws` are uniforms in [0, 1).
+
+    With `q_target="improvement"` the gain of one more segment is known a segment later, and only for tokens that
+    continued. So it teaches the Q head alone, not the states that it reads; `right` teaches both. `objective` is the
+    token loss, by default that of the next token.
     """
     config, labelled = model.config, targets != -100
     explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
     learns_q = config.q_weight > 0 and budget.max_segments > 1
-    lesson = lesson or Lesson(config)
+    objective = objective or TokenObjective(config)
     plain = torch.zeros(targets.shape, device=targets.device, dtype=at_least_float32(thought.x).dtype)
     before: tuple[Tensor, Tensor] | None = None
 
@@ -104,14 +106,14 @@ def supervision(
                 stop = budget.probability(model.q_head(z)) > budget.exit_threshold
             stop = stop & ~(explores & (thought.segment < least))
             times = times + stop * (budget.max_segments - thought.segment)
-        # With a large vocabulary the output layer is most of the work: only live tokens go through it.
+        # With a large vocabulary the output layer is most of the work, so only live tokens pass through it.
         chosen = None if thought.all_live else live
         some, wanted, share = (chosen_of(t, chosen) for t in (z, targets, times))
         if stop is not None:
             some = some.detach() + (some - some.detach()) / share[:, None].to(some.dtype)
         logits = model.lm_head(some)
         thought.logits = logits.view(*targets.shape, -1) if chosen is None else None
-        losses, weights = lesson.losses(logits, wanted, live), lesson.weights(chosen)
+        losses, weights = objective.losses(logits, wanted, live), objective.weights(chosen)
         counts = share if weights is None else share * weights
         loss = (losses * counts).sum() / count
         found = losses.detach()
@@ -132,14 +134,17 @@ def supervision(
 
 
 def chosen_of(t: Tensor, chosen: Tensor | None) -> Tensor:
-    """The chosen tokens of [b, p, ...], row after row, or all."""
+    """The chosen tokens of [b, p, ...] as [n, ...], row after row; all if `chosen` is None."""
     return t.flatten(0, 1) if chosen is None else t[chosen]
 
 
 def supervised_loss(
-    model: Supervised, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
+    model: SupervisedModel, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
 ) -> Tensor:
-    """Mean over the segments of the token loss, plus the weighted loss of the Q head: `supervision` in one graph."""
+    """The losses of all segments as one graph: mean token loss plus the weighted loss of the Q head.
+
+    `items` counts labels.
+    """
     count = (targets != -100).sum() if items is None else items
     draws = torch.rand(2, *targets.shape, device=targets.device)
     return torch.stack([loss for loss, _ in supervision(model, thought, budget, targets, count, draws)]).sum()

@@ -1,4 +1,4 @@
-"""One forward pass under way: what all its tokens have thought so far, and what someone wants to see of it."""
+"""The state of one forward pass between its segments, and records of its visits for those who ask."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from hrm.core.layers import Context
 from hrm.core.recurrence import Carry, Schedule, Stack
 from hrm.text.model.dropout import Dropout
-from hrm.text.model.kept import Kept
-from hrm.text.model.selection import Everyone, Gathered, Masked
+from hrm.text.model.key_values import KeyValueStore
+from hrm.text.model.selection import AllTokens, LiveTokens, MaskedTokens
 
 Visit = Callable[[Stack, Tensor, Context, int], Tensor]
 
 
-class Watch:
-    """What is kept of every visit, where someone asks: states [b, new, d], attention [b, new, heads, keys]."""
+class VisitRecords:
+    """Records of every visit, on request: states [b, new, d], attention weights [b, new, heads, keys]."""
 
     def __init__(self, states: bool, attentions: bool) -> None:
         self.states: list[Tensor] | None = [] if states else None
         self.attentions: list[Tensor] | None = [] if attentions else None
 
-    def visit(self, visit: Visit, thought: Thought, selection: Everyone, schedule: Schedule) -> Visit:
-        """The same visit, whose states are kept where someone asked for them."""
+    def visit(self, visit: Visit, thought: Thought, selection: AllTokens, schedule: Schedule) -> Visit:
+        """Wraps a visit so that its states are recorded, if they were asked for."""
         if self.states is None:
             return visit
         keep = self.keeper(self.states, schedule.h_cycles * (schedule.l_cycles + 1), thought.new, selection)
@@ -37,95 +37,96 @@ class Watch:
 
         return watched
 
-    def keeper(self, kept: list[Tensor], each: int, new: int, selection: Everyone) -> Callable[[Tensor], None]:
-        """Adds [b', p', ...] of the last `new` tokens; halted ones keep what they had `each` entries before."""
+    def keeper(self, records: list[Tensor], each: int, new: int, selection: AllTokens) -> Callable[[Tensor], None]:
+        """Returns a function that records [b', p', ...] for the last `new` tokens; halted ones repeat their record
+        `each` entries before."""
 
         def keep(found: Tensor) -> None:
-            kept.append(selection.show(kept[-each] if len(kept) >= each else None, found, new))
+            records.append(selection.show(records[-each] if len(records) >= each else None, found, new))
 
         return keep
 
     def hidden_states(self, thought: Thought) -> tuple[Tensor, ...] | None:
-        """The input and the states."""
+        """The input and the recorded states, [b, new, d] each; None if not asked for."""
         return None if self.states is None else (thought.x[:, -thought.new :], *self.states)
 
     def attention_maps(self) -> tuple[Tensor, ...] | None:
-        """The shares of attention, [b, heads, new, keys] each."""
+        """The attention weights, [b, heads, new, keys] each; None if not asked for."""
         return None if self.attentions is None else tuple(shares.transpose(1, 2) for shares in self.attentions)
 
 
 @dataclass
 class Thought:
-    """One forward pass under way: what all its tokens have thought so far."""
+    """The state of one forward pass: inputs, carries, depth and which tokens are still live."""
 
     inputs: dict[str, Tensor]
     """input_ids [b, p], or inputs_embeds [b, p, d] before scaling."""
     x: Tensor
     carry: Carry
     exited: Carry
-    """The states at which tokens exited; of live tokens, the newest."""
+    """The states at which tokens halted; for live tokens the newest."""
     rope: tuple[Tensor, Tensor]
     causal: bool
     mask: Tensor | None
-    kept: Kept | None
+    keys_values: KeyValueStore | None
     depth: Tensor
     live: Tensor
-    """[b, p]: tokens that go on."""
+    """[b, p]: tokens that have not halted."""
     retried: Tensor
     all_live: bool = True
     segment: int = 0
     new: int = 0
-    """The last so many tokens are new; those before them may have to run deeper (rule `backfill`)."""
+    """Number of new tokens, at the end; the ones before may have to run deeper (rule `backfill`)."""
     blocks: Tensor | None = None
     """[b, p]: the prefix block of each token, -1 outside."""
     previous: tuple[Tensor, Tensor] | None = None
-    """What the halting criterion compares with: which tokens were live [b, p], and what they predicted."""
+    """For the criterion `kl`: which tokens were live [b, p] after the last segment, and their predictions."""
     drop: Dropout | None = None
     logits: Tensor | None = None
-    """Of the last segment, where supervision has asked for all of them."""
-    watch: Watch | None = None
+    """Logits of the last segment, if supervision computed those of all tokens."""
+    watch: VisitRecords | None = None
 
     @property
     def length(self) -> int:
-        """Tokens held."""
+        """Number of tokens."""
         return self.x.shape[1]
 
-    def selection(self, gathers: bool) -> Everyone:
-        """Which tokens the next segment computes. `gathers`: of those that freeze as they halt, only the live ones."""
-        start = 0 if self.kept is None else self.kept.enter(self.segment)
+    def selection(self, gathers: bool) -> AllTokens:
+        """Which tokens the next segment computes. `gathers`: only the live ones, if halted ones keep their states."""
+        start = 0 if self.keys_values is None else self.keys_values.enter(self.segment)
         if self.all_live:
-            return Everyone(start)
-        freezes = self.kept is not None and self.kept.last_exited
-        return Gathered(self.live) if freezes and gathers else Masked(self.live, freezes, start)
+            return AllTokens(start)
+        freezes = self.keys_values is not None and self.keys_values.last_exited
+        return LiveTokens(self.live) if freezes and gathers else MaskedTokens(self.live, freezes, start)
 
-    def advance(self, selection: Everyone, new: Carry) -> None:
-        """Take the states [b', p', d] that a segment gave the computed tokens."""
+    def advance(self, selection: AllTokens, new: Carry) -> None:
+        """Take over the states [b', p', d] that a segment computed."""
         self.carry, self.exited = selection.settle(self.carry, self.exited, new)
         self.depth = self.depth + self.live
         self.segment += 1
 
     def detach(self) -> None:
-        """Cut the history between two segments (deep supervision)."""
+        """Detach states and keys between two segments (deep supervision)."""
         self.carry, self.exited = self.carry.detach(), self.exited.detach()
-        if self.kept is not None:
-            self.kept.detach()
+        if self.keys_values is not None:
+            self.keys_values.detach()
 
     def forget(self) -> None:
-        """Drop what the backward pass of a segment would need to compute it again: that pass is over."""
-        if self.kept is not None:
-            self.kept.forget()
+        """Drop what only activation checkpointing needs, once the backward pass of the segment is over."""
+        if self.keys_values is not None:
+            self.keys_values.forget()
 
     def halt(self, tokens: Tensor) -> None:
-        """These tokens [b, p] go no deeper."""
+        """Halt these tokens [b, p]."""
         self.live = self.live & ~tokens
         self.all_live = False
 
     def shorten(self, length: int) -> None:
-        """Forget all but the first tokens."""
+        """Drop all but the first `length` tokens."""
         self.map(lambda t: t[:, :length])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Select or repeat rows, or positions, of everything that is kept between forward passes."""
+        """Apply a selection or repetition of rows or positions to everything kept between forward passes."""
         self.x, self.live, self.retried = function(self.x), function(self.live), function(self.retried)
         self.carry = Carry(*map(function, self.carry))
         self.exited = Carry(*map(function, self.exited))
@@ -134,7 +135,10 @@ class Thought:
         self.blocks = None if self.blocks is None else function(self.blocks)
 
     def after(self, old: Thought) -> Thought:
-        """This thought of new tokens behind an old one, whose tokens have halted; masks and keys are this one's."""
+        """Prepend an old thought, whose tokens have halted, to this one of new tokens.
+
+        Masks and keys stay this one's.
+        """
 
         def join(a: Tensor, b: Tensor) -> Tensor:
             return torch.cat((a, b.expand(len(a), *b.shape[1:])), dim=1)

@@ -24,7 +24,7 @@ class Copies(NamedTuple):
         return float(self.inside.mean()) if len(self.inside) else 0.0
 
 
-class Training:
+class TrainingText:
     """A text that others may have copied from; it is hashed and sorted once."""
 
     def __init__(self, text: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.files.records import Record
-from hrm.text.quality.copying import Training, repeats
+from hrm.text.quality.copying import TrainingText, repeats
 from hrm.text.quality.measures import MEASURES, Reference, blocks_of, measure
 
 LEAST_BLOCKS = 4
@@ -109,7 +109,7 @@ class Scale:
         scores = 100 * np.clip(np.minimum(near, far), 0, 1)
         return np.where(self.tells, scores, np.nan)
 
-    def judge(self, name: str, text: str, training: Training | None = None) -> Judged:
+    def judge(self, name: str, text: str, training: TrainingText | None = None) -> Judged:
         """The scores of a text with 95 % intervals (its blocks resampled; the ends stand), and what it has copied.
 
         UserError for a text too short.

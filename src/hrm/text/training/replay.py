@@ -1,4 +1,4 @@
-"""What a model learns beside new text so that it forgets nothing: what it said about old text before."""
+"""The loss against forgetting: old rows learn the predictions that the model made before."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from hrm.core.kernels import at_least_float32
 from hrm.text.model import HRMConfig
-from hrm.text.model.supervision import Lesson, chosen_of
+from hrm.text.model.supervision import TokenObjective, chosen_of
 
 
-class Replay(Lesson):
-    """The last rows of a batch [b, p] are old: they learn shares of all tokens that may follow instead of targets.
+class ReplayObjective(TokenObjective):
+    """The last rows of a batch [b, p] are old. They learn probabilities of all next tokens instead of single targets.
 
-    `taught` are these shares [old, p, v], `weights` [b] how much each row of the batch counts, by default all the same.
+    `taught` are these probabilities [old, p, v]; `weights` [b] is how much each row counts, by default all the same.
     """
 
     def __init__(
@@ -36,6 +36,6 @@ class Replay(Lesson):
 
 
 def _taught_loss(logits: Float[Tensor, "n v"], taught: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-    """Cross-entropy against shares of all tokens in nats; its gradient is that of the Kullback-Leibler divergence."""
+    """Cross-entropy in nats against a whole distribution; its gradient is that of the Kullback-Leibler divergence."""
     wide = at_least_float32(logits)
     return torch.logsumexp(wide, dim=-1) - (taught * wide).sum(-1)

@@ -20,7 +20,7 @@ from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.source import Source
 from hrm.text.training.trainer import TextTrainer
-from hrm.training.loop import Measures
+from hrm.training.loop import Evaluator
 from hrm.training.progress import Reporter
 from hrm.training.session import Changes, Subject, run_training
 
@@ -33,12 +33,12 @@ def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: 
 
     Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
     """
-    subject = _Text(config)
+    subject = _TextTraining(config)
     check_utf8(path)
     return run_training(subject, path, resume, overwrite)
 
 
-class _Text(Subject[TextConfig, TextTrainer]):
+class _TextTraining(Subject[TextConfig, TextTrainer]):
     """A training on text."""
 
     saves_start = True
@@ -129,8 +129,8 @@ class _Text(Subject[TextConfig, TextTrainer]):
         rows, held_out = self._training.epoch(self.config.text.length), self.held_out.count if self.held_out else 0
         return f"{self._training.count:,} tokens ({rows:,} rows), {held_out:,} held out"
 
-    def measures(self, trainer: TextTrainer) -> _Held | None:
-        return None if self.held_out is None else _Held(trainer, self.tokenizer, self.held_out)
+    def measures(self, trainer: TextTrainer) -> _HeldOutText | None:
+        return None if self.held_out is None else _HeldOutText(trainer, self.tokenizer, self.held_out)
 
     def finish(self, run: Run[TextConfig], trainer: TextTrainer) -> Json:
         from hrm.text.measuring.card import model_card
@@ -158,7 +158,7 @@ def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     return old.model, old.tokenizer
 
 
-class _Held(Measures):
+class _HeldOutText(Evaluator):
     """Measures the averaged weights, if there are any, on some of the held-out text at every depth."""
 
     def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed | Rows) -> None:

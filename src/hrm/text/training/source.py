@@ -22,7 +22,7 @@ class Source:
 
     def __init__(self, config: TextConfig, say: Callable[[str], object]) -> None:
         self.config, text = config, config.text
-        self.way = corpus.Way(say, config.encoding)
+        self.way = corpus.ReadOptions(say, config.encoding)
         assert config.data is not None
         names = [part.strip() for part in config.data.split(",")]
         others = [part.strip() for part in (config.validation or "").split(",") if part.strip()]

@@ -28,7 +28,7 @@ class Rows(Protocol):
     def batch(self, seed: int, step: int, rows: range, size: int, length: int) -> Batch: ...
 
 
-class Drawn(NamedTuple):
+class TrainingBatch(NamedTuple):
     """A batch on its device, and what a step draws for it."""
 
     ids: Tensor
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     budget: Budget
 
 
-class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
+class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
     """Holds everything that changes while a model of text is trained; `step` does all segments of one batch."""
 
     names = ("loss", "first_loss", "token_loss", "segments", "tokens")
@@ -65,7 +65,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
     def positions(self) -> int:
         return self.config.text.length
 
-    def draw(self) -> Drawn:
+    def draw(self) -> TrainingBatch:
         """The batch of the step."""
         size, length, mine, device = self.train.batch_size, self.config.text.length, self.rows, self.accelerator.device
         batch = self.data.batch(self.seed, self.step_number, mine, size, length)
@@ -76,16 +76,16 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, Drawn]):
         count = (tensors[1] != -100).sum()
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, "sum")  # type: ignore[assignment]
-        return Drawn(*tensors, explore, count, self._budget())  # type: ignore[call-arg]
+        return TrainingBatch(*tensors, explore, count, self._budget())  # type: ignore[call-arg]
 
-    def compute(self, drawn: Drawn) -> None:
+    def compute(self, drawn: TrainingBatch) -> None:
         """All segments of the batch, each with a backward pass."""
         part = -(-len(self.rows) // self.train.accumulate)
         *rows, explore = drawn[:5]
         for *some, draws in zip(*(t.split(part) for t in rows), explore.split(part, dim=1), strict=True):
             self._think(*some, draws, drawn.count, drawn.budget)  # type: ignore[arg-type]
 
-    def batch_of(self, drawn: Drawn) -> dict[str, Tensor]:
+    def batch_of(self, drawn: TrainingBatch) -> dict[str, Tensor]:
         return {"inputs": drawn.ids, "labels": drawn.labels}
 
     def _budget(self) -> Budget:

@@ -62,7 +62,7 @@ class ModuloGrid(Dataset):
         return question, answer
 
 
-class Computed(Dataset):
+class ComputedAnswer(Dataset):
     """A question without blanks, to which the answer is another grid of the same cells."""
 
     def allowed(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class Computed(Dataset):
         return board
 
 
-class GameOfLife(Computed):
+class GameOfLife(ComputedAnswer):
     """The board after some steps of Conway's Game of Life; opposite edges touch."""
 
     dataset = "game_of_life"
@@ -98,7 +98,7 @@ class GameOfLife(Computed):
         return self.corner(json.loads(board)), self.corner(json.loads(entry["answer"]))
 
 
-class BinaryMatrix(Computed):
+class BinaryMatrix(ComputedAnswer):
     """The distance of every cell to the nearest 0, in steps to neighbours."""
 
     dataset = "binary_matrix"
@@ -113,7 +113,7 @@ class BinaryMatrix(Computed):
         return self.corner(entry["metadata"]["matrix"]), self.corner(entry["metadata"]["solution"])
 
 
-class RotateMatrix(Computed):
+class RotateMatrix(ComputedAnswer):
     """Turn a square by as many quarters, clockwise, as the last row says."""
 
     dataset = "rotate_matrix"
@@ -135,7 +135,7 @@ class RotateMatrix(Computed):
         return board[:-1]
 
 
-class SpiralMatrix(Computed):
+class SpiralMatrix(ComputedAnswer):
     """The cells in the order of a spiral, written row by row into the same square."""
 
     dataset = "spiral_matrix"
