@@ -149,6 +149,8 @@ def test_the_older_form_of_a_models_settings_is_read_with_a_hint(tmp_path: Path,
     for text in ("text: {length: 9}", "model: text-char\nsettings: [num_attention_heads=2]"):
         alone = from_yaml(text, "alone.yaml", TextConfig)
         assert (alone.halting.max_segments, alone.halting.kind, alone.arch.horizon) == (8, "q", "last_step")
+    with pytest.raises(UserError, match=r"unknown key 'arch.hidden_size': use 'arch.dim'"):
+        from_yaml("arch: {hidden_size: 1}", "own.yaml", TextConfig)
     for text, words in (("settings: [hiden_size=1]", "hidden_size"), ("settings: [dim]", "NAME=VALUE")):
         with pytest.raises(UserError, match=f"old.yaml: settings .*{words}"):
             from_yaml(text, "old.yaml", TextConfig)

@@ -42,6 +42,11 @@ class Recipe:
         """What the file `where` says, in today's keys; `parent`: whether it stands on another."""
         return tree
 
+    @classmethod
+    def here(cls, name: str) -> str | None:
+        """What a setting is called here that other code calls so: "arch.dim" for "hidden_size"."""
+        return None
+
     def under(self, layer: Mapping[str, Any]) -> Recipe:
         """What a layer of settings is laid over, where that depends on what it says itself."""
         return self
@@ -275,8 +280,9 @@ def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: 
     for key, value in tree.items():
         name = f"{prefix}{key if isinstance(key, str) else quoted(key)}"
         if key not in kinds:
-            hint = nearest(name, [*settings(root), *vars(root)]) or "; `hrm config show` lists all keys"
-            raise UserError(f"{where}: unknown key {quoted(name)}{hint}")
+            ours = root.here(str(key))
+            hint = f": use {quoted(ours)}" if ours else nearest(name, [*settings(root), *vars(root)])
+            raise UserError(f"{where}: unknown key {quoted(name)}{hint or '; `hrm config show` lists all keys'}")
         if is_dataclass(kinds[key]):
             if not isinstance(value, Mapping):
                 inner = next(iter(vars(getattr(base, key))))

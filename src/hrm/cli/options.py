@@ -345,7 +345,8 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
             name, equals, value = word.partition("=")
             name = name.replace("_", "-")
             if name not in flags:
-                ours = names.flag(name.rpartition(".")[2].removeprefix("--"))
+                ours = names.here(name.rpartition(".")[2].removeprefix("--").replace("-", "_")) or ""
+                ours = "--" + ours.replace("_", "-")
                 return f"unknown flag '{name}'{f': use {ours}' if ours in flags else nearest(name, flags) or _NO_SUCH}"
             option = flags[name]
             values = [value] if equals else []

@@ -86,6 +86,8 @@ class TextConfig(Recipe):
             tree = {"model": "text-char", **tree}
         return _today(tree, where, _TEXT_CHAR if not parent and tree.get("model") == "text-char" else ())
 
+    here = staticmethod(names.here)
+
     def under(self, layer: Mapping[str, Any]) -> TextConfig:
         """With the architecture of the model that a layer names, unless that layer says all of one itself."""
         model, parts = layer.get("model"), {name: layer.get(name) for name in GROUPS}

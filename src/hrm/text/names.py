@@ -176,11 +176,10 @@ def shown(places: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def flag(name: str) -> str | None:
-    """The flag of a setting that transformers or other HRM code calls so: --arch.dim for hidden-size."""
-    name = name.replace("-", "_")
-    place = PLACES.get(TRANSLATED.get(name, name))
-    return None if place is None or place.endswith(f".{name}") else "--" + place.replace("_", "-")
+def here(name: str) -> str | None:
+    """The place of a setting that transformers or other HRM code calls otherwise: "arch.dim" for "hidden_size"."""
+    place = PLACES.get(TRANSLATED.get(name, name), "")
+    return None if place.rpartition(".")[2] in ("", name) else place
 
 
 def nested(places: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
