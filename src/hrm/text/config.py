@@ -86,7 +86,9 @@ class TextConfig(Recipe):
             tree = {"model": "text-char", **tree}
         return _today(tree, where, _TEXT_CHAR if not parent and tree.get("model") == "text-char" else ())
 
-    here = staticmethod(names.here)
+    @classmethod
+    def here(cls, name: str) -> str | None:
+        return names.here(name)
 
     def under(self, layer: Mapping[str, Any]) -> TextConfig:
         """With the architecture of the model that a layer names, unless that layer says all of one itself."""
