@@ -34,7 +34,7 @@ WHOLE = 10**6
 
 
 def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Read the book so many times; what came of it."""
+    """Read the book this many times; returns the scores."""
     own = ("hierarchy=False", "max_segments=1", *args.transformer) if arm == "transformer" else args.settings
     shape = (f"hidden_size={args.dim}", f"num_attention_heads={args.dim // 32}", *own)
     config = LearnConfig(

@@ -4,7 +4,7 @@
 
 The tasks are the first 20, by their ids, whose grids have at most 10 rows and columns. Their demonstrations
 are trained on, their test pairs never. Every stage is the command a person would type; what it took is measured from
-outside, as seconds on the clock and as CPU-seconds of all its threads. A run that was interrupted goes on with the same
+outside, as seconds on the clock and as CPU-seconds of all its threads. An interrupted run resumes with the same
 --work. POSIX only.
 """
 

@@ -4,7 +4,7 @@
         [--characters 200000] [--stride 20] [--epochs 1] [--settings hidden_size=128 ...] [--report]
         [--json FILE] [--plot FILE]
 
-Every arm learns the first so many characters of Alice and Looking-Glass, Shakespeare, speeches, Python code and
+Every arm learns the same number of first characters of Alice and Looking-Glass, Shakespeare, speeches, Python code and
 Wikipedia in this order, with the same model, updates and rows of the new book. `matrix[i][j]` are held-out bits a
 character on book j after learning book i. Forgetting of a book is the relative rise of its bits from right after it was
 learned to the end; the gain on the newest book is what learning it brought, relative to training on all books at once.

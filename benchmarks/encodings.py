@@ -137,7 +137,7 @@ ENCODINGS = {
 
 
 def texts(characters: int, lines: int = 1) -> Iterator[tuple[str, str, bytes]]:
-    """Language, encoding and bytes of each text, of so many characters of its sentences, on so many lines."""
+    """Language, encoding and bytes of each text, of this many characters of its sentences, on this many lines."""
     for language, sentences in SENTENCES.items():
         for encoding in (*UNICODE, *ENCODINGS[language]):
             text = "\n".join([sentences[:characters]] * lines)

@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="run folder or shipped solver, for the part without the official code")
     parser.add_argument("--data", nargs="+", required=True)
-    parser.add_argument("--limit", type=int, help="only the first so many puzzles of each file")
+    parser.add_argument("--limit", type=int, help="only this many puzzles of each file")
     parser.add_argument("--official", type=Path, help="a clone of the official HRM code, to time its evaluation loop")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=2, help="batches a round, against the official loop")

@@ -4,7 +4,7 @@
 
 Prints a table with a row a check, and writes OUT/check.json (the table), OUT/NAME.log (what a check printed) and
 OUT/runs. The checks run one after the other in a process of their own, which is replaced where one of them crashes it
-or takes longer than its time; the others go on. Exits with 1 if one failed or differs. With --device cpu --tiny
+or takes longer than its time; the others continue. Exits with 1 if one failed or differs. With --device cpu --tiny
 the same checks run in a minute or two without an accelerator, at sizes that say nothing about speed.
 
 `--official` is a clone of github.com/sapientinc/HRM, beside which a step of the 27M puzzle model is timed then.

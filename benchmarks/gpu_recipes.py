@@ -5,7 +5,7 @@
 First it says how long the training should take by its FLOPs. Then every seed is trained (`hrm train`, from the second
 sitting on `--resume`) and its best checkpoint, chosen on training puzzles set aside, is measured on the test file
 (`hrm eval`) at 16 and 64 segments and with restarts. When a sitting is over the training saves itself; the same
-command goes on. After `--`, more flags for `hrm train`. Writes RESULTS/RECIPE.json and RESULTS/RECIPE-SEED.jsonl.
+command resumes. After `--`, more flags for `hrm train`. Writes RESULTS/RECIPE.json and RESULTS/RECIPE-SEED.jsonl.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--test", required=True, help="test puzzles; never used to choose anything")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--sitting", type=float, default=9.0, help="minutes after which to save and stop")
-    parser.add_argument("--limit", type=int, default=0, help="measure only the first so many test puzzles")
+    parser.add_argument("--limit", type=int, default=0, help="measure only the first N test puzzles")
     parser.add_argument("--batch-size", type=int, default=512, help="puzzles in a batch when measuring")
     parser.add_argument("--tflops", type=float, default=989.0, help="peak of the device: an H100's in bfloat16")
     parser.add_argument("--utilisation", type=float, default=0.25, help="share of the peak that is taken to be reached")
@@ -157,7 +157,7 @@ def main() -> int:
             (args.results / f"{name}.json").write_text(json.dumps({**facts, "seeds": rows}, indent=1) + "\n")
     except Over:
         print(table(rows) if rows else "no seed is done yet")
-        print(f"the sitting is over; go on with: {shlex.join(['python', *sys.argv])}")
+        print(f"the sitting is over; resume with: {shlex.join(['python', *sys.argv])}")
         return 0
     print(table(rows))
     return 0

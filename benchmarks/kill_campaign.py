@@ -1,4 +1,4 @@
-"""Interrupt a training at random moments: it must always go on, lose no checkpoint, and end with the same weights.
+"""Interrupt a training at random moments: it must always resume, lose no checkpoint, and end with the same weights.
 
     python benchmarks/kill_campaign.py [--of puzzles | books | pairs] [--kills 200] [--seed 0] [--json FILE]
 
@@ -58,7 +58,7 @@ class Puzzles:
     )
 
     def args(self, run: Path) -> list[str]:
-        """What begins a run, or goes on with it."""
+        """The command that begins or resumes a run."""
         exists = (run / "run.json").is_file()
         return ["train", "--resume", str(run)] if exists else ["train", *self.flags.split(), "--out", str(run)]
 
@@ -89,7 +89,7 @@ class Books:
             file.write_text(" ".join(random.Random(file.name).choices(words.split(), k=250)))
 
     def args(self, run: Path) -> list[str]:
-        """The same command begins and goes on."""
+        """The same command begins and resumes."""
         return ["learn", str(run), *map(str, self.files), *self.flags.split()]
 
     def facts(self, run: Path) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def campaign(
             return True
         # Before it has begun, a signal ends it with the exit code of shells.
         if code not in (0, -number, 128 + number):
-            print(f"\ncould not go on (exit code {code}):\n{log.read_text()[-2000:]}", file=sys.stderr)
+            print(f"\ncould not resume (exit code {code}):\n{log.read_text()[-2000:]}", file=sys.stderr)
             return False
         if code == 0 and work.ended(folder):
             return True

@@ -121,7 +121,7 @@ def campaign(
     fresh: float,
     keep: Callable[[Counter[str]], None],
 ) -> Counter[str]:
-    """So many pairs of starts; counts of what happened, which `keep` gets after each."""
+    """Run this many pairs of starts; counts of outcomes, which `keep` gets after each."""
     verbs, result = Verbs(folder), Counter[str]()
 
     def run_to_end(verb: str, run: Path, log: Path) -> int | None:
@@ -252,7 +252,7 @@ def _finish(
         return found
     code = run_to_end("learn" if what == "learner" else "train --resume", run, log)
     if code != 0:
-        return [*found, ("lost trainings", f"{what} could not go on: {log.read_text(errors='replace')[-1500:]}")]
+        return [*found, ("lost trainings", f"{what} could not resume: {log.read_text(errors='replace')[-1500:]}")]
     result["taken to the end"] += 1
     if what == "learner":
         states = books(run)

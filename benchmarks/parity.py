@@ -263,7 +263,7 @@ def compare_training(original: Original, head: Any, model: PuzzleModel, batch: B
 
 
 def compare_step(model: PuzzleModel, official_grads: dict[str, Tensor]) -> dict[str, Any]:
-    """One Adam-atan2 step of ours against the published one, from the official gradients and from each one's own.
+    """One Adam-atan2 step here against the published one, from the official gradients and from each one's own.
 
     The first step is almost the sign of the gradient, so that from their own gradients the two may differ by two steps
     wherever the gradient is nothing but rounding; the share of such weights is reported.

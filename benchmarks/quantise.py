@@ -2,7 +2,7 @@
 
     python benchmarks/quantise.py RUN [--data TEXT] [--tokens 4000] [--new 32] [--rounds 3] [--out FILE.json]
 
-RUN is a run of text, or a folder that save_pretrained wrote. Each arm is loaded anew, quantised while loading as docs/quantisation.md shows, measured,
+RUN is a run of text, or a folder that save_pretrained wrote. Each arm is loaded from disk, quantised while loading as docs/quantisation.md shows, measured,
 saved, read back and compared. Needs the extra [quantize].
 """  # noqa: E501
 

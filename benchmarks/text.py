@@ -166,7 +166,7 @@ def main() -> None:
         "largest difference of logits in bfloat16": difference,
         "keys and values, bytes per token": bytes_per_token(),
     }
-    # "eager : compiled" is what a compiled request of ours gives whoever runs transformers' model as it comes.
+    # "eager : compiled" is what a compiled request gives whoever runs transformers' model as it comes.
     for name, compiled in (("eager", (False, False)), ("eager : compiled", (False, True)), ("compiled", (True, True))):
         for rows in (1, 8):
             their_call = decode(theirs, rows, options.new, compiled[0])

@@ -5,7 +5,7 @@
 
 Each step is a command of hrm, printed before it runs: `train PRESET`, `eval --fresh` at every depth and with the Q
 head's, `eval --task pairs --best-of`. What a folder of --work already holds is not made again, so that an interrupted
-run goes on. Seconds are of this machine; processor seconds count what the process itself got.
+run resumes. Seconds are of this machine; processor seconds count what the process itself got.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def made(file: Path, *words: str) -> dict[str, Any]:
 
 
 def learn(preset: str, work: Path) -> dict[str, float]:
-    """Train a preset, or go on with it; what that took in all."""
+    """Train a preset, or resume it; returns the total cost."""
     run, log = work / preset, work / f"{preset}-training.json"
     spent = json.loads(log.read_text("utf-8")) if log.is_file() else {"seconds": 0.0, "processor_seconds": 0.0}
     finished = (run / "result.json").is_file() and json.loads((run / "result.json").read_text())["state"] == "finished"

@@ -9,7 +9,7 @@ many more steps as the HRM's training FLOPs pay for (torch's counter, both at fu
 keys of `text-80m`: grouped heads, shared by all cycles and depths. All see the text in the same order and are measured
 on held-out text. Of the HRMs also: every fixed depth, tokens that choose theirs (Q head, and the change of the
 prediction), the same depths dealt at random, and the time of each at batch 1 and 8. Finished parts are kept in --work,
-so that an interrupted run goes on; `--times` only takes the times of kept models again, if the machine was busy.
+so that an interrupted run can resume; `--times` only takes the times of kept models again, if the machine was busy.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def accuracy(found):
 
 
 def arguments(out, steps=200, every=50, **more):
-    """A recipe: two batches an update, cosine, recomputed activations, a measurement every so many updates."""
+    """A recipe: two batches an update, cosine, recomputed activations, measurements at intervals."""
     return TrainingArguments(
         out,
         max_steps=steps,
@@ -82,7 +82,7 @@ if __name__ == "__main__":
     parser.add_argument("--halting", choices=["fixed", "q"], default="fixed")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--bf16", action="store_true", help="activations in bfloat16")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUT")
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in OUT")
     flags = parser.parse_args()
     trains = trainer(
         flags.book.read_text("utf-8"),

@@ -125,6 +125,13 @@ def test_the_pages_import_the_public_names(page: Path):
     assert not re.search(r"^(from|import) hrm\.|\bimport hrm\.", page.read_text("utf-8"), re.M)
 
 
+def test_the_code_uses_the_words_of_the_field():
+    clumsy = re.compile(r"\b(so many|go(es|ing)? on|anew|the same of|of ours)\b")
+    for folder in ("src", "examples", "benchmarks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not clumsy.search(file.read_text("utf-8")), file
+
+
 def test_the_help_uses_the_words_of_the_field():
     for verb, words in _words().items():
         if "--help" in words:

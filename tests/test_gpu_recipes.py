@@ -37,7 +37,7 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
 
     seeds = "--seeds", "1", "--"
     first = sitting(0.3, *seeds, "--train.steps", "1000000")
-    assert "estimate" in first and "go on with: python" in first
+    assert "estimate" in first and "resume with: python" in first
     assert (tmp_path / "runs/tiny-1/run.json").is_file()
     for _ in range(10):
         if "go on with" not in (printed := sitting(3.0, *seeds, "--train.steps", "60")):

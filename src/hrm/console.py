@@ -15,7 +15,7 @@ class Console(rich.console.Console):
     """rich's console, whose own colours and movements pass the door; its text is cleaned, and taken as it is."""
 
     def __init__(self, **settings: Any) -> None:
-        # A name such as "[red]" or ":smile:" is no markup of ours, and "[link=...]" would be a way out.
+        # A name such as "[red]" or ":smile:" is not markup, and "[link=...]" could smuggle in an escape code.
         super().__init__(**{"markup": False, "emoji": False, **settings})
 
     def print(self, *objects: Any, **settings: Any) -> None:

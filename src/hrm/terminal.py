@@ -45,7 +45,7 @@ class CleanStream:
         self.say: Callable[[str], None] | None = None
 
     def write(self, text: str) -> int:
-        # Bars of other libraries begin with a carriage return; at the start of what is written it forges nothing.
+        # Bars of other libraries begin with a carriage return, which is harmless at the start of the output.
         again = "\r" if text.startswith("\r") and not text.startswith("\r\n") else ""
         self.behind.write(again + clean(text[len(again) :]))
         return len(text)

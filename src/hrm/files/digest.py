@@ -1,4 +1,4 @@
-"""SHA-256 of what lies on the disk."""
+"""SHA-256 of files on the disk."""
 
 from __future__ import annotations
 

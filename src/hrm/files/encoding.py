@@ -191,7 +191,7 @@ class _Survey:
 
 def _piece(chunk: bytes, first: bool) -> bytes:
     """Lines with bytes above ASCII, each from where a character begins."""
-    if not first:  # what began in the last chunk; no character goes on over a space or a line end
+    if not first:  # what began in the last chunk; no character crosses a space or a line end
         chunk = chunk[min((at for at in (chunk.find(b"\n"), chunk.find(b" ")) if at >= 0), default=len(chunk)) :]
     piece = b""
     for line in chunk.split(b"\n"):

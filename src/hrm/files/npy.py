@@ -13,7 +13,7 @@ from hrm.files.records import Json
 
 IGNORE = -100
 """Label of a cell or token that does not count."""
-RESTORE = "restore it or build the data set anew"
+RESTORE = "restore it or build the data set again"
 
 
 def metadata(folder: Path) -> Json:

@@ -19,7 +19,7 @@ from hrm.puzzles.config import Config
 
 
 class Board(NamedTuple):
-    """All that a model learns about its task."""
+    """What a model needs to know of its task."""
 
     cells: int
     vocabulary: int
@@ -192,7 +192,8 @@ class PuzzleModel(nn.Module):
         return nn.functional.pad(scores, (first, self.board.vocabulary - first - count), value=-1e4)
 
     def _refresh(self) -> None:
-        # While training, every segment with a gradient comes after an update; fused optimizers do not count versions.
+        # In training every segment with a gradient follows an update, and fused optimizers change weights without a new
+        # version.
         changed = self.training and torch.is_grad_enabled()
         for part in weights(self):
             part.refresh(self.dtype, changed)

@@ -78,7 +78,7 @@ def read(path: Path) -> HRMForCausalLM:
 
 
 def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokenizer: Path | None = None) -> list[str]:
-    """Write the model at a fixed depth of so many segments as an `hrm_text` folder; return what to beware of.
+    """Write the model at a fixed depth as an `hrm_text` folder; return warnings for the person.
 
     `tokenizer`: a folder whose tokenizer is copied. UserError for settings outside the family, or a folder in use.
     """
@@ -133,7 +133,7 @@ def copy_tokenizer(source: Path | None, target: Path) -> None:
 
 
 def warnings(config: HRMConfig, segments: int) -> list[str]:
-    """What other engines do with such a folder, one sentence each."""
+    """What other engines do with the folder, one sentence each."""
     found = [f"The export thinks {segments} segments about every token: hrm_text has no halting, and no Q head."]
     if config.prefix_lm:
         found += [

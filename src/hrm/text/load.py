@@ -35,7 +35,7 @@ ADAPTED = ["qkv", "out", "gate_up", "down"]
 
 
 class TextModel(NamedTuple):
-    """A model in evaluation mode on its device, and what turns text into its tokens."""
+    """A model in evaluation mode on its device, with its tokenizer."""
 
     model: HRMForCausalLM
     tokenizer: PreTrainedTokenizerFast
@@ -158,7 +158,7 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
 
 
 def load_model(path: Path) -> HRMForCausalLM:
-    """The model alone of such a folder."""
+    """Only the model of a folder that `save_pretrained` wrote."""
     names.folder_of_files(path)
     with reading(path, "save a model there"), code_refused(path), _no_bar():
         model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -201,7 +201,7 @@ def test_an_answer_longer_than_the_memory_goes_on_from_its_end():
     talk = session(Settings(stop="length", sampling=Sampling(max_new_tokens=50)), memory=24, talks=True)
     answer = talk.answer("the")
     assert len(answer.tokens) == 50
-    assert answer.notices == ["the answer outgrew the memory and went on from its last half"]
+    assert answer.notices == ["the answer outgrew the memory and continued from its last half"]
 
 
 def test_plain_goes_on_with_the_text_where_there_is_a_template():

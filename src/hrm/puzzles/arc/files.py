@@ -45,7 +45,7 @@ class ArcTask(NamedTuple):
 
 
 class FoundTasks(NamedTuple):
-    """What sources hold."""
+    """The tasks found in sources, and what was left out."""
 
     tasks: list[ArcTask]
     too_large: int
@@ -108,7 +108,7 @@ def write(path: Path, tasks: Sequence[ArcTask]) -> None:
 Placed = tuple[str, str, object]
 """Place for messages, id and value of a task."""
 Entry = Callable[[], Placed]
-"""Gives a task, or raises the UserError that is all there is of it."""
+"""Returns a task, or raises the UserError that takes its place."""
 
 
 def _entries(path: Path) -> Iterator[Entry]:

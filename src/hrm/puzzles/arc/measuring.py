@@ -43,7 +43,7 @@ class AnsweredTask(NamedTuple):
     task: ArcTask
     guesses: list[list[Guess]]
     segments: int
-    """Computed for all of them."""
+    """Segments computed for all guesses together."""
     status: str = "answered"
 
 
@@ -74,7 +74,7 @@ def answer(
     if not 1 <= copies <= board.copies:
         raise UserError(f"--copies must be from 1 to {board.copies}, the copies that were trained, not {copies}")
     numbers = record.numbers(tasks)
-    # What to do is known before, so that outcomes, which come in this order, find their places.
+    # Planned in advance: outcomes come in the order of this list.
     plan = [
         (place, which, board.row(number, copy))
         for place, (task, number) in enumerate(zip(tasks, numbers, strict=True))

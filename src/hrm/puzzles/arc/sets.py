@@ -70,7 +70,7 @@ class PreparedTasks(NamedTuple):
     held_out: PuzzleSet | None
     record: TaskRecord
     notes: tuple[str, ...]
-    """What a person should know."""
+    """Notes for a person."""
 
 
 def prepare(config: Config, task: Task, before: TaskRecord | None = None) -> PreparedTasks:
@@ -170,7 +170,7 @@ def _marks(pairs: Collection[Pair] | Iterator[Pair]) -> frozenset[str]:
 
 
 def _mark(pair: Pair) -> str:
-    """A short name of a pair in all its symmetric forms."""
+    """A short hash that all symmetric forms of a pair share."""
     return hashlib.sha256(pair.key()).hexdigest()[:16]
 
 

@@ -43,7 +43,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Record):
-    """What is known of some puzzles."""
+    """The scores of a number of puzzles."""
 
     n: int
     exact_accuracy: float
@@ -81,7 +81,7 @@ class Measured(Record):
 class Measurement:
     """Solves puzzles in the order of their set and judges each; `result` is of the first puzzles, up to the last done.
 
-    So a measurement that is broken off favours no puzzle that is quickly solved. `strategy` are fields of
+    So an interrupted measurement does not favour puzzles that are solved quickly. `strategy` are fields of
     hrm.puzzles.config.Strategy.
     """
 

@@ -1,4 +1,4 @@
-"""The settings of an official run, `all_config.yaml`, as a configuration of ours, and back."""
+"""Converts the settings of an official run, `all_config.yaml`, to a Config and back."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def layout_of(tree: Tree, where: str) -> Layout:
 
 
 def config_of(tree: Tree, where: str) -> Config:
-    """Our configuration of an official run; UserError names `where` and the key that does not fit.
+    """The Config of an official run; UserError names `where` and the key that does not fit.
 
     The task is left at its default: official settings do not tell it.
     """
@@ -87,7 +87,7 @@ def config_of(tree: Tree, where: str) -> Config:
     }
     values |= {name: get(tree, key, kinds[name], defaults[name]) for key, name in _TRAINING.items()}
     if trm:
-        values["arch.slow_layers"] = ArchConfig.slow_layers  # there is no second stack
+        values["arch.slow_layers"] = ArchConfig.slow_layers  # TRM has one stack only
     values["arch.shared"] = trm
     values["arch.horizon"] = "last_cycle" if trm else "last_step"
     values["arch.mixer"] = "mlp" if get(arch, "mlp_t", bool, False) else "attention"
@@ -155,7 +155,7 @@ def settings_of(config: Config, layout: Layout) -> Json:
 
 
 def _refuse_what_is_lost(config: Config, layout: Layout, tree: Tree) -> None:
-    """Only a configuration that comes back the same describes the same function."""
+    """UserError unless the Config converts back to itself: otherwise settings would be lost."""
     arch = config.arch
     if arch.shared != (layout == "trm"):
         other = "trm, which has one stack for both roles" if arch.shared else "sapient-hrm, which has two stacks"

@@ -64,7 +64,7 @@ class Segment(NamedTuple):
     attempt: int
     """Counted from 1: the puzzle begins again with another model, view, initial state or guess."""
     q: tuple[float, ...]
-    """Values of halting and of going on."""
+    """The Q head's values of halting and of continuing."""
     residual: float
     """Relative change of the slow state, |z_h - z_h'| / |z_h'| with z_h' one segment earlier."""
     probabilities: np.ndarray
@@ -116,7 +116,7 @@ class Rules:
 
 
 class _Ballot(NamedTuple):
-    """What an attempt ended with."""
+    """The final readout of an attempt."""
 
     readout: np.ndarray
     q: tuple[float, ...]
@@ -132,7 +132,7 @@ class _Row:
     job: Job
     attempt: Attempt
     view: Symmetry | None
-    """How the model sees the puzzle, where that is not as it was asked."""
+    """The view through which the model sees the puzzle, if not as asked."""
     ballots: list[_Ballot] = field(default_factory=list)
     """Of earlier attempts."""
     segments: int = 0
@@ -143,7 +143,7 @@ class _Row:
     shares: np.ndarray | None = None
     """Probabilities at the end of this attempt, where guesses are made."""
     unguessed: np.ndarray | None = None
-    """The same of the last attempt without a guess."""
+    """The probabilities at the end of the last attempt without a guess."""
 
     @property
     def spent(self) -> int:
@@ -224,8 +224,8 @@ def _begin(index: int, job: Job, rules: Rules, before: _Row | None = None) -> _R
     if rules.guess is not None and before is not None:
         row.unguessed = before.unguessed if before.attempt.guess else before.shares
         if attempt.guess:
-            anew = attempt.guess % CHAIN == 1
-            asked, shares = (job.question, row.unguessed) if anew else (before.asked, before.shares)
+            starts_over = attempt.guess % CHAIN == 1
+            asked, shares = (job.question, row.unguessed) if starts_over else (before.asked, before.shares)
             assert shares is not None
             row.guessed = rules.guess(asked, shares, attempt.guess)
     return row

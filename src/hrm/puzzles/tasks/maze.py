@@ -179,7 +179,7 @@ class Maze(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """One of the 8 symmetries of a square, or the 4 of a rectangle, per row.
 
-        Answers are found anew by the rule of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is
+        Answers are searched again by the rule of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is
         another of the shortest paths, and which one depends on the turn, which a model cannot see.
         """
         questions, answers = super().augment(questions, answers, uniforms)

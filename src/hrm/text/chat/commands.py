@@ -22,12 +22,12 @@ class Quit(Exception):
 
 @dataclass
 class CommandContext:
-    """What commands work on; `progress` hears how far a measurement is, in [0, 1]."""
+    """What commands work on; `progress` gets the share of a measurement that is done, in [0, 1]."""
 
     session: Session
     progress: Callable[[float], None] | None = None
     known: modes.Modes | None = None
-    """What the modes were measured to be worth."""
+    """The measured scores of the modes."""
     compared: bool = False
 
 
@@ -44,7 +44,7 @@ class Command:
 
 
 def run(talk: CommandContext, line: str) -> str:
-    """Obey a command; what to print. UserError for an unknown one or a wrong argument."""
+    """Run a command and return what to print. UserError for an unknown one or a wrong argument."""
     name, _, argument = line.removeprefix("/").strip().partition(" ")
     name = name.replace("_", "-")
     name, meant = ALIASES.get(name, (name, ""))
@@ -68,7 +68,7 @@ def is_command(line: str) -> bool:
 
 
 def complete(line: str) -> Iterator[str]:
-    """Ways to go on with a command that is being typed, as whole lines; files are left to the terminal."""
+    """Completions of a command that is being typed, as whole lines; file names are completed by the terminal."""
     name, space, argument = line.partition(" ")
     if not space:
         yield from (f"/{known}" for known in COMMANDS if f"/{known}".startswith(name))

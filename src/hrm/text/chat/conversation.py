@@ -1,4 +1,4 @@
-"""What was said, what of it the model still reads, and how both are kept in a file."""
+"""A conversation, the part of it that the model still reads, and its file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Conversation:
         return "".join(message.content for message in self.messages)
 
     def ask(self, text: str) -> None:
-        """Add what a person says; empty: the model goes on. A running text goes on in a new line."""
+        """Add what a person says; if empty, the model continues. A running text continues on a new line."""
         if not text:
             if self.talks or not self.messages:
                 raise UserError("say something first" if self.talks else "write a beginning, which the model continues")
@@ -101,7 +101,7 @@ class Conversation:
             raise UserError(f"{file} cannot be written ({error.strerror}): choose another file") from error
 
     def load(self, file: Path) -> None:
-        """Go on with a saved conversation in place of this one; UserError, and nothing changed, for another file."""
+        """Replace this conversation by a saved one; UserError, with nothing changed, for another file."""
         found = json_of(file, hint="name a file that /save wrote")
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UserError(f"{file} is no conversation that this version of /save wrote: name another file")
@@ -124,7 +124,7 @@ class Conversation:
         total = sum(map(len, pieces))
         forgotten = min(self.forgotten, max(0, total - 1))
         if total - forgotten >= self.most:
-            # Half is left, so that not every token has to be read anew for each that is written.
+            # Half is kept, so that the text is not read again for every token that is written.
             forgotten = total - max(1, self.most // 2)
         ids, start = [], forgotten
         for piece in pieces:

@@ -31,7 +31,7 @@ SENTENCE_END = re.compile(
     r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[A-HJ-Z])[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*\s+$"
     r"|[\u3002\uff01\uff1f]$|\n\s*\n\s*$"
 )
-"""A text that ends with a sentence: punctuation and the space after it, the same of East Asia, or an empty line."""
+"""Matches a text that ends with a sentence: punctuation and a space, East Asian punctuation, or an empty line."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Answer(Completion):
 class Session:
     """A model that remembers what was said. What it has read stays in its cache: only new text is read.
 
-    `memory`: tokens it reads, by default those of the rows it was trained on. `plain`: go on with the text, even where
+    `memory`: tokens it reads, by default those of the rows it was trained on. `plain`: continue the text, even where
     the model knows questions and answers.
     """
 
@@ -139,7 +139,7 @@ class Session:
         self._forget()
 
     def answer(self, text: str, on_token: Callable[[AnswerToken], None] | None = None) -> Answer:
-        """Answer, or go on where text is empty; `on_token` gets each token as soon as it is there.
+        """Answer, or continue if `text` is empty; `on_token` gets each token as soon as it is written.
 
         A conversation, its seed and its settings mean one answer. UserError for what cannot be read; nothing is said
         then.
@@ -174,12 +174,12 @@ class Session:
             spent = self.settings.stop != "unlimited" and len(answer.tokens) >= sampling.max_new_tokens
             if end != "length" or spent:
                 break
-            if conversation.talks:  # an answer longer than the memory goes on from its own last half
+            if conversation.talks:  # an answer longer than the memory continues from its own last half
                 ids, outgrown = ids[-max(1, conversation.most // 2) :], True
             else:
                 ids = self._reading()
         if outgrown:
-            answer.notices.append("the answer outgrew the memory and went on from its last half")
+            answer.notices.append("the answer outgrew the memory and continued from its last half")
         if (dropped := conversation.forgotten - known) and not self._told:
             self._told = True
             unit = "message" if conversation.talks else "token"
@@ -258,11 +258,11 @@ class Session:
 
 
 class _StopAnswer(Exception):
-    """Ends an answer from within."""
+    """Raised to end an answer."""
 
 
 class _LikeliestRecorder(LogitsProcessor):
-    """Takes down what the next token is drawn from, before temperature, top-k and top-p."""
+    """Records the distribution of the next token, before temperature, top-k and top-p."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         p = torch.softmax(at_least_float32(scores[0]), dim=-1)

@@ -28,7 +28,7 @@ def gym_text(
 ) -> MadeQuestions:
     """`count` different questions of a text data set of Reasoning Gym with their answers; none is among `avoid`.
 
-    Options by name or as NAME=VALUE. The same seed makes the same. UserError where there are not so many.
+    Options by name or as NAME=VALUE. The same seed makes the same questions. UserError if there are not that many.
     """
     data = _data_set(name, options)
     rng = np.random.default_rng(seed)

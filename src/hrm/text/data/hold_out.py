@@ -84,7 +84,7 @@ def _units(items: Iterable[Any]) -> Iterator[tuple[str, int]]:
             yield "\n".join(message["content"] for message in item if message["role"] != "assistant"), 1
             continue
         lines = (begun + item).splitlines(keepends=True)
-        # A line that goes on in the next Part; of one without end nothing is kept.
+        # A line that continues in the next DocumentPart; of one without an end, nothing is kept.
         begun = lines.pop() if isinstance(item, DocumentPart) and lines and len(lines[-1]) < 10_000 else ""
         for line in lines:
             plain = " ".join(line.split())

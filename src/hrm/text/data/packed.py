@@ -170,15 +170,15 @@ class Packed:
         for name, size in sizes.items():
             found = path.stat().st_size if (path := names.regular(folder / name)).is_file() else 0
             if found != size:
-                raise UserError(f"{folder / name} has {found:,} of {size:,} bytes: restore it or pack the text anew")
-        with reading(folder, "restore it or pack the text anew"):
+                raise UserError(f"{folder / name} has {found:,} of {size:,} bytes: restore it or pack the text again")
+        with reading(folder, "restore it or pack the text again"):
             packed = cls(folder, facts)
         starts = packed.documents
         fits = starts.ndim == 1 and len(starts) == facts["documents"] + 1 and starts.dtype.kind in "iu"
         if not fits or starts[0] or starts[-1] != packed.count or not (starts[1:] > starts[:-1]).all():
-            raise UserError(f"{folder / 'documents.npy'} does not fit tokens.bin: restore it or pack the text anew")
+            raise UserError(f"{folder / 'documents.npy'} does not fit tokens.bin: restore it or pack the text again")
         if tokenizer is not None and tokenizer_hash(tokenizer) != facts["tokenizer"]:
-            raise UserError(f"{folder} was packed with another tokenizer: use that one or pack the text anew")
+            raise UserError(f"{folder} was packed with another tokenizer: use that one or pack the text again")
         return packed
 
     def epoch(self, length: int) -> int:
@@ -230,7 +230,7 @@ class Packed:
     def verify(self) -> Packed:
         """Itself, read once; UserError for a file that has changed since it was written, or tokens out of range."""
         if int(self.tokens.max()) >= self.facts["vocabulary"] or (self.mask is None and self.facts["mask"]):
-            raise UserError(f"{self.folder / 'tokens.bin'} holds tokens beyond its vocabulary: pack the text anew")
+            raise UserError(f"{self.folder / 'tokens.bin'} holds tokens beyond its vocabulary: pack the text again")
         return self
 
     def check(self) -> Iterator[str]:
@@ -297,18 +297,18 @@ class Packed:
         if ids.size and max(ids.max(), labels.max()) >= self.facts["vocabulary"]:
             raise UserError(
                 f"{self.folder / 'tokens.bin'} holds tokens beyond the {self.facts['vocabulary']:,} of its tokenizer: "
-                "restore it or pack the text anew"
+                "restore it or pack the text again"
             )
         return Batch(ids, labels, positions)
 
 
 def _changed(path: Path) -> str:
-    return f"{path} has changed since it was written: restore it or pack the text anew"
+    return f"{path} has changed since it was written: restore it or pack the text again"
 
 
 @lru_cache(maxsize=256)
 def _unchanged(path: Path, digest: str, *state: int) -> bool:
-    """Whether a file has this SHA-256; read anew when its size, time or place on the disk is another."""
+    """Whether a file has this SHA-256; cached until its size, time or inode changes."""
     return sha256(path) == digest
 
 
@@ -397,7 +397,7 @@ def _write(
 
 def _facts(folder: Path) -> Json:
     path = folder / "index.json"
-    with reading(path, "restore it or pack the text anew"):
+    with reading(path, "restore it or pack the text again"):
         facts = json.loads(names.read_text(path))
         numbers = [facts[name] for name in ("count", "documents", "characters", "bytes", "eos", "vocabulary")]
         right = all(type(number) is int and 0 <= number < 2**60 for number in numbers)

@@ -135,7 +135,7 @@ class Rows:
 def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary: int, pad: int = 0) -> None:
     """Write splits as HRM's dataset folder, complete or absent: a document a row of `length` tokens, then `pad`.
 
-    What is longer goes on in the next row. Padding does not count: its labels are -100.
+    A longer text continues in the next row. Padding does not count: its labels are -100.
     """
     path = Path(path)
     if path.exists():

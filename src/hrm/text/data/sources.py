@@ -36,7 +36,7 @@ _CUT = re.compile(r".*\w(?=\s)", re.DOTALL)
 
 
 class DocumentPart(str):
-    """A part of a document that goes on with the next string; a document's last part is a plain str."""
+    """A part of a document that the next string continues; a document's last part is a plain str."""
 
     __slots__ = ()
 

@@ -71,7 +71,7 @@ def _common(texts: list[str]) -> str:
 
 
 def train_bpe(documents: Iterable[str], vocabulary: int, progress: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with at most so many tokens, the 256 bytes and <|endoftext|> (0) included."""
+    """Byte-level BPE with at most this many tokens, including the 256 bytes and <|endoftext|> (0)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocabulary < 257:

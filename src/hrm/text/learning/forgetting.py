@@ -66,13 +66,13 @@ def forgetting(books: Iterable[Book], records: Iterable[Json] = ()) -> Forgettin
 
 
 def cost(found: Forgetting, reading: int) -> str:
-    """What a reading took and what is kept after it, in a few words."""
+    """In a few words, what a reading cost and how much is kept after it."""
     minutes, kept = found.seconds[reading] / 60, found.memory_bytes[reading] / 1000
     return f"{found.updates[reading]:,} updates, {minutes:.1f} min, {kept:,.1f} kB kept"
 
 
 def draw(found: Forgetting, file: Path) -> None:
-    """The matrix, a row after each reading with its cost, and how far each book rose as the learner went on."""
+    """Plot the matrix, one row after each reading with its cost, and the rise of each book over the updates."""
     import matplotlib
 
     matplotlib.use("Agg")

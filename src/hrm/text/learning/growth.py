@@ -1,4 +1,4 @@
-"""Growing a model of text without changing what it says: more tokens, more layers, and an optimizer that goes on."""
+"""Growing a text model without changing its predictions: more tokens, more layers, and the optimizer state to match."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from hrm.files.reading import UserError
 from hrm.text.model import HRMForCausalLM
 
 SHARE = 1e-9
-"""Of every distribution, what all new tokens together get at most. The losses of old text change by no more than that,
-far below what float32 resolves; and it is no trap, because the gradient of a token that does appear is 1 - p: all of
-it. A smaller share would only be a longer way up."""
+"""The most probability that all new tokens together get.
+
+The loss of old text changes by no more than that, far below what float32 resolves. New tokens can still be learned,
+since the gradient of a token that appears is 1 - p. A smaller share would only need more updates to rise.
+"""
 
 
 def grow_vocabulary(model: HRMForCausalLM, size: int, share: float = SHARE, seed: int = 0) -> None:
     """Append tokens until there are `size`, in place; old ids, logits and, up to `share`, probabilities stay.
 
-    New rows are the mean of the old ones and noise. A head without a bias gets one. Parameters are new objects:
-    optimizers and averages are made anew (`carry_over`). UserError where the vocabulary would shrink.
+    New rows are the mean of the old ones and noise. A head without a bias gets one. Parameters are new objects, so
+    optimizers and averages must be made again (`carry_over`). UserError where the vocabulary would shrink.
     """
     config, old = model.config, model.config.vocab_size
     table, head = model.get_input_embeddings(), model.lm_head
@@ -39,14 +41,14 @@ def grow_vocabulary(model: HRMForCausalLM, size: int, share: float = SHARE, seed
     new, width = size - old, config.hidden_size
     with torch.no_grad(), _drawing(seed, size):
         grown, grown_head = Embedding(size, width, table.std), Linear(width, size, bias=True)
-        # The state that is read has norm sqrt(width) at most, so noise of this length moves no logit by more than 1.
+        # The head reads states of norm sqrt(width) at most, so noise of this length moves no logit by more than 1.
         noise = nn.functional.normalize(torch.randn(new, width), dim=-1) / math.sqrt(width)
         rows = head.weight.detach().to("cpu", torch.promote_types(head.weight.dtype, torch.float32))
         bias = torch.zeros(old) if head.bias is None else head.bias.detach().to("cpu", rows.dtype)
         # The mean row gives the mean of the old logits, and that of their exponentials is at least as large (Jensen):
         # with this bias the share is below the bound in every state, whatever the model has learned.
         low = bias.mean() - (math.log(new / old / share) + 1)
-        # The embedding of a new token changes nothing that was: it differs from the mean as much as old ones do.
+        # Embeddings of new tokens do not affect old text, so they may differ from the mean as much as old ones do.
         vectors = noise if config.tie_word_embeddings else grown.weight[old:].clone()
         _fill(grown, table.weight, vectors + table.weight.detach().to(rows).mean(0))
         _fill(grown_head, head.weight, rows.mean(0) + noise)
@@ -77,10 +79,10 @@ def admit(
 
 
 def grow_depth(model: HRMForCausalLM, fast: int = 2, slow: int = 1, seed: int = 0) -> None:
-    """Append blocks to the fast and the slow stack, in place, that hand on what they get until they learn.
+    """Append blocks to the fast and the slow stack, in place, that return their input until they learn.
 
     Their output matrices are zero and the others drawn, so the first gradient goes into the zeros. A model of one stack
-    (shared, or a plain Transformer) gets all of them there. Caches that were filled before are of no more use.
+    (shared, or a plain Transformer) gets all of them there. Caches that were filled before must be dropped.
     """
     if min(fast, slow) < 0 or fast + slow == 0:
         raise UserError(f"{fast} fast and {slow} slow layers are no growth: add at least one, and none less than none")
@@ -101,7 +103,8 @@ def grow_depth(model: HRMForCausalLM, fast: int = 2, slow: int = 1, seed: int = 
 
 
 def layers_for(model: HRMForCausalLM, parameters: int, ratio: tuple[int, int] = (2, 1)) -> tuple[int, int]:
-    """The fast and slow layers, at least one, whose parameters come nearest to so many; as near the ratio as may be."""
+    """Numbers of fast and slow layers, at least one, whose parameters come nearest to this many, close to the given
+    ratio."""
     layer = model.recurrence.fast.layers[0]
     count = max(1, round(parameters / sum(p.numel() for p in layer.parameters())))
     slow = round(count * ratio[1] / sum(ratio))
@@ -122,7 +125,7 @@ def carry_over(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
 
 
 def carry_over_average(average: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Averaged weights from before the growth, and the grown model's own where it is new."""
+    """Averaged weights from before the growth, with the grown model's own values where it is new."""
     parameters = dict(model.named_parameters())
     found = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     return found | {name: _padded(name, old, parameters.get(name), torch.clone) for name, old in average.items()}
@@ -143,7 +146,7 @@ def _fill(layer: Linear | Embedding, old: Tensor, new: Tensor) -> None:
 
 @contextmanager
 def _drawing(seed: int, size: int) -> Iterator[None]:
-    """Random numbers that are a function of the seed and of what it grows to; the global ones are left alone."""
+    """Random numbers that depend on the seed and the new size only; the global generator is not used."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1_000_003 * seed + size)  # a CPU takes 32 bits of it
         yield

@@ -1,4 +1,4 @@
-"""The learner: reads a book, remembers some of it, grows where it must, and goes on after any interruption."""
+"""The learner: reads books one after another, remembers parts of them, grows, and resumes after any interruption."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _PARTS = ("train", "validation")
 
 
 class Learner:
-    """A run that learns books, and is this process's until `close`. Use `Learner.create` or `open`, then `learn`."""
+    """A run that learns books, locked for this process until `close`. Use `Learner.create` or `open`, then `learn`."""
 
     def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
         self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
-        """Let other processes write into the run; at the latest this happens when nobody has the learner any more."""
+        """Unlock the run for other processes; also happens when the learner is garbage-collected."""
         run.check_places()
         self.run, self.config = run, run.config
         self.memory: Memory = memory or DreamMemory(run.config.memory)
@@ -63,11 +63,12 @@ class Learner:
             raise UserError("hrm learn works in one process: start it without torchrun")
         self.device = self.accelerator.device
         self.books: list[Book] = []
-        """What was learned, in order; the last one may be unfinished."""
+        """The books in reading order; the last one may be unfinished."""
         self.growth: list[NewTokens | NewLayers] = []
         self.step_number, self.seconds = 0, 0.0
         self.asked: Callable[[], str | None] = lambda: None
-        """Called after every update, and often while it prepares or measures; "pause" and "stop" end it there."""
+        """Called after every update, and often while it prepares or measures; returning "pause" or "stop" ends the
+        reading."""
         newest = checkpoint.newest(run.checkpoints, partial(print, flush=True))
         if newest is None:
             self.tokenizer = load_tokenizer(run.path)
@@ -80,13 +81,13 @@ class Learner:
                 self._restore(*learned.load(newest), newest)
         self.model.to(self.device).train()
         self.threads = self._choose_threads()
-        """A few words on them, for people."""
+        """A note on the threads, for people."""
         dtype = getattr(torch, self.config.precision)
         self.model.compute_dtype = dtype
 
     @classmethod
     def create(cls, path: Path | str, config: LearnConfig | None = None, memory: Memory | None = None) -> Learner:
-        """A new run with a model that knows nothing; UserError where one is there. Byte pairs come with a book."""
+        """A new run with an untrained model; UserError if there is one. Byte pairs are trained on the first book."""
         config = config or LearnConfig()
         check(config)
         tokenizer = corpus.make_tokenizer("char" if config.tokenizer.startswith("bpe:") else config.tokenizer)
@@ -105,7 +106,7 @@ class Learner:
     def open(
         cls, path: Path | str, memory: Memory | None = None, config: LearnConfig | None = None, **changes: Any
     ) -> Learner:
-        """A run as its newest intact checkpoint left it; other settings, or `changes` of its own, hold from here on."""
+        """Open a run at its newest intact checkpoint; a new `config`, or `changes` to its own, apply from here on."""
         with lock.own(path, "learn"):
             run = Run.open(path, LearnConfig)
             changed = replace(config or run.config, **changes)
@@ -133,9 +134,9 @@ class Learner:
         say: Callable[[Event], None] = lambda event: None,
         encoding: str | None = None,
     ) -> Book:
-        """Read a book, or go on where it stopped; returns its entry in `books`.
+        """Read a book, or resume it; returns its entry in `books`.
 
-        `say` hears of every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
+        `say` gets every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
         what it was read in before, or is found to be. UserError for a book that cannot be read.
         """
         for known in self.books:  # before anything is learned
@@ -153,7 +154,7 @@ class Learner:
         return self._read(book, say)
 
     def resume(self, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None) -> Book:
-        """Go on with the paused book, of which the file is no longer needed; UserError where there is none."""
+        """Resume the paused book, without its file; UserError if there is none."""
         book = self.unfinished
         if book is None:
             raise UserError(f"{self.run.path} has no paused book: give it the next one, hrm learn {self.run.path} FILE")
@@ -164,7 +165,7 @@ class Learner:
         return self._read(book, say)
 
     def _read(self, book: Book, say: Callable[[Event], None]) -> Book:
-        """Learn a book from where it stands to its end, or until asked to pause or stop."""
+        """Learn a book from its current position to its end, or until asked to pause or stop."""
         for known in self.books:  # before anything is learned: all of them are measured
             self._part(known, "validation")
         training = self._part(book, "train").verify()
@@ -183,7 +184,7 @@ class Learner:
         try:
             self._prepare(book, training, loop)
             ended = loop.run_steps()
-        except Abandoned:  # while it prepared, which will be done again
+        except Abandoned:  # interrupted while preparing, which will be repeated
             ended = False
         if ended or loop.answer != "pause":
             self._finish(book, training, trainer.updates, say)
@@ -193,7 +194,7 @@ class Learner:
         return book
 
     def _expected(self, book: Book, loop: BookLoop) -> float:
-        """About the seconds that a book will take from here on, by a trial of what an update takes."""
+        """Estimated seconds for the rest of a book, from a trial update."""
         config = self.config
         rows = config.batch_size + (round(config.replay * config.batch_size) if len(self.books) > 1 else 0)
         each = seconds_of(loop.trainer, rows, rows)
@@ -202,7 +203,7 @@ class Learner:
         return each * (loop.trainer.train.steps - book.step) + book.epochs * loop.pace.last["measuring"]
 
     def _prepare(self, book: Book, training: Packed, loop: BookLoop) -> None:
-        """What comes before the first update: a measurement, and what the memory does."""
+        """Work before the first update: a measurement, and the memory's `begin`."""
         if book.step == 0 and book.bits_per_character_before is None:
             with loop.pace.part("measuring"):
                 book.bits_per_character_before = self.bits(book, progress=loop.tick)
@@ -219,7 +220,7 @@ class Learner:
             book.begun = True
 
     def _choose_threads(self) -> str:
-        """Settle the threads on a CPU, and keep their number with the run."""
+        """Set the threads on a CPU and record their number in the run."""
         config = self.config
         if self.device.type != "cpu":
             return ""
@@ -231,7 +232,7 @@ class Learner:
         return said
 
     def end(self) -> Book:
-        """End the unfinished book where it stands; UserError where there is none."""
+        """End the unfinished book at its current position; UserError if there is none."""
         book = self.unfinished
         if book is None:
             raise UserError(f"{self.run.path} has no unfinished book to end")
@@ -248,7 +249,7 @@ class Learner:
         parameters: int | None = None,
         why: Literal["characters", "plateau", "command"] = "command",
     ) -> NewLayers:
-        """Add layers now; what it says does not change. Returns the entry in the growth history."""
+        """Add layers now, without changing predictions. Returns the entry in the growth history."""
         config, parameters = self.config, parameters or self.config.grow_params
         if parameters:
             fast, slow = layers_for(self.model, parameters)
@@ -269,7 +270,7 @@ class Learner:
         self, book: Book, limit: int | None = None, progress: Callable[[float], None] | None = None,
         **request: Unpack[Request],
     ) -> float:  # fmt: skip
-        """Bits a character on the held-out part of a book, in one segment of the own schedule unless asked else."""
+        """Bits a character on the held-out part of a book, by default in one segment of the model's own schedule."""
         held = self._part(book, "validation")  # its ids never move
         wanted: Json = {"max_segments": 1, "halting": "fixed", **request}
         try:
@@ -300,12 +301,12 @@ class Learner:
 
     @property
     def parameters(self) -> int:
-        """Numbers that are learned."""
+        """The number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def characters(self) -> int:
-        """Read so far, each book counted once."""
+        """Characters read so far, each book counted once."""
         return sum(book.characters for book in self.books)
 
     def _enter(self, source: str | Path, epochs: int | None, way: corpus.ReadOptions) -> Book:
@@ -322,7 +323,7 @@ class Learner:
         if known is None:
             if (unfinished := self.unfinished) is not None:
                 raise UserError(
-                    f"{unfinished.name} is not finished: go on with it first (hrm learn {self.run.path} "
+                    f"{unfinished.name} is not finished: finish it first (hrm learn {self.run.path} "
                     f"{unfinished.source}), or end it with --stop"
                 )
             known = Book(
@@ -341,7 +342,7 @@ class Learner:
         return known
 
     def _learn_alphabet(self, documents: Iterable[str]) -> int:
-        """New characters get the next ids; the model says what it said. Returns how many it has to learn to say."""
+        """Give new characters the next ids, without changing predictions. Returns how many are new."""
         before, added = self.model.config.vocab_size, []
         if self.config.tokenizer.startswith("bpe:") and not self.books:
             self.tokenizer = corpus.train_bpe(documents, int(self.config.tokenizer[4:]))
@@ -369,7 +370,8 @@ class Learner:
         return len(added) if self.books else 0
 
     def _expect(self, book: Book, training: Packed) -> None:
-        """New characters, kept out of old texts until here, become possible; that is the first thing learned."""
+        """Raise the probability of new characters, which was nearly zero until now: the first step of learning the
+        book."""
         if book.new_tokens:
             batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
             ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
@@ -403,7 +405,7 @@ class Learner:
         return max(1, rows // self.config.batch_size)
 
     def is_measured(self, book: Book) -> bool:
-        """Whether the newest scores are those of now."""
+        """Whether all books have been measured at the current step."""
         return bool(book.scores) and book.scores[-1].step == book.step
 
     def measure(self, book: Book, say: Callable[[Event], None], tick: Callable[[float], None] | None = None) -> None:
@@ -420,7 +422,7 @@ class Learner:
         say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
 
     def sample(self, characters: int = 120) -> tuple[str, float]:
-        """A piece of its writing, in one segment, and characters a second."""
+        """A sample of generated text in one segment, and the characters a second."""
         self.model.eval()
         first = self.tokenizer("\n", add_special_tokens=False)["input_ids"] or [0]
         sampling = Sampling(max_new_tokens=characters, temperature=0.8, seed=self.step_number)
@@ -430,7 +432,7 @@ class Learner:
         return found.text, len(found.text) / found.seconds
 
     def _finish(self, book: Book, training: Packed, updates: Updates, say: Callable[[Event], None]) -> None:
-        """Remember the book, note how well it is known, and grow if enough was read."""
+        """Finish a book: remember parts of it, record its score, and grow if enough was read."""
         read = book.step >= self._steps(book, training)
         book.state, book.finished_at = "finished" if read else "stopped", _now()
         if not self.is_measured(book):
@@ -476,7 +478,7 @@ class Learner:
         self._mirror()
 
     def _mirror(self) -> None:
-        """The tokenizer and the model's form beside the checkpoints, for whoever reads the folder."""
+        """Write tokenizer and model configuration beside the checkpoints, for other programs."""
         _mirrored(self.tokenizer, self.run.path, "tokenizer")
         _mirrored(self.model.config, self.run.path, "model")
 

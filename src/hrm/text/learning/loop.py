@@ -1,4 +1,4 @@
-"""The loop of a book: its epochs, what is logged and told, and how a wish to pause or stop ends it."""
+"""The training loop of a book: epochs, metrics, and pausing or stopping on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Event = Json
 
 
 class BookLoop(Loop):
-    """Updates from where a book stands to its end, measured after every epoch."""
+    """Updates from the current position in a book to its end; all books are measured after every epoch."""
 
     trainer: BookTrainer
 
@@ -28,7 +28,7 @@ class BookLoop(Loop):
         super().__init__(trainer, trainer.train.log_every, self.per_epoch, trainer.train.checkpoint_every)
         self.learner, self.book, self.say = learner, book, say
         self.answer: str | None = None
-        """How somebody wants it to end: "pause" or "stop"."""
+        """The request to end, if any: "pause" or "stop"."""
 
     def moved(self) -> None:
         self.book.step = self.trainer.step_number
@@ -47,7 +47,7 @@ class BookLoop(Loop):
         self.say({**self._place(), **metrics, "event": "step"})
 
     def measure(self) -> bool:
-        """Every book, unless that is done; never enough to stop."""
+        """Measure every book, unless this step was measured. Never ends the loop."""
         if not self.learner.is_measured(self.book):
             with self.pace.part("measuring"):
                 self.learner.measure(self.book, self.say, self.tick)
@@ -63,12 +63,12 @@ class BookLoop(Loop):
         return self.answer is not None
 
     def tick(self, share: float = 0.0) -> None:
-        """Called often during what takes long and can be repeated; Abandoned if somebody wants it to end."""
+        """Called often during long work that can be repeated; raises Abandoned after a request to end."""
         if self.asked():
             raise Abandoned
 
     def count_time(self) -> None:
-        """Add what has passed to the learner's seconds."""
+        """Add the time since the last call to the learner's seconds."""
         self.learner.seconds += self.pace.spent()
 
     def _place(self) -> Event:

@@ -1,4 +1,4 @@
-"""What a learner keeps of the books it has read, and mixes into the next one."""
+"""A learner's memory: what it keeps of the books it has read, to rehearse while it reads the next one."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ if TYPE_CHECKING:
     from hrm.text.model import HRMForCausalLM
 
 PIECE = 4
-"""Rows of text in a piece that is kept."""
+"""Rows of text in a kept piece."""
 PROMPT = 12
-"""Characters of a kept piece from which a dream begins."""
+"""Characters of a kept piece that serve as the prompt of a dream."""
 DREAMS = 1200
-"""Rows that are dreamt before a book."""
+"""Rows that the model dreams before a book."""
 MOST = 1 << 28
-"""Tokens that are kept of a book at most."""
+"""Most tokens kept of a book."""
 TRIES = 6
-"""How often the number of pieces that fit is guessed."""
+"""Attempts to find the number of pieces that fit."""
 
 
 class ReplayRows(NamedTuple):
-    """Rows to learn beside those of a new book: ids and what follows them, both [n, p]."""
+    """Old rows to learn beside those of a new book: ids and next tokens, both [n, p]."""
 
     ids: np.ndarray
     labels: np.ndarray
     taught: Tensor | None = None
-    """Shares [n, p, v] of all that may follow, to be learned instead of the labels."""
+    """Probabilities [n, p, v] of all next tokens, learned instead of the labels."""
 
 
 class Memory:
     """How old books stay alive while a new one is learned; this one keeps nothing."""
 
     asked: Callable[[], None] = staticmethod(lambda: None)
-    """Called often by a `begin` that takes long; what it raises ends that, and `begin` will be called again."""
+    """Called often during a long `begin`. It may raise to end it; then `begin` is called again later."""
 
     def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
-        """A book is about to be learned, or learned further; `length` is that of a row."""
+        """Called before a book is learned or resumed; `length` is that of a row."""
 
     def remember(
         self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
     ) -> None:
-        """Take what is wanted of a book of so many characters that has just been learned."""
+        """Keep parts of a book of this many characters that has just been learned."""
 
     def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
-        """`count` rows of `length`, of others, to learn beside a book, or None while there is nothing."""
+        """`count` rows of `length` from other books, to learn beside this one; None if there are none."""
         return None
 
     def pull(self, model: HRMForCausalLM) -> None:
-        """Change the gradients before an update, if the memory works that way."""
+        """Change the gradients before an update, for memories that work this way."""
 
     def pack(self) -> dict[str, Tensor]:
         """Everything as tensors for a checkpoint."""
         return {}
 
     def unpack(self, tensors: dict[str, Tensor], model: HRMForCausalLM) -> None:
-        """Take over what `pack` gave, when the model was as it is now."""
+        """Restore what `pack` returned for a model of the same form."""
 
 
 class NoMemory(Memory):
-    """No memory: the naive learner."""
+    """No memory, for the naive learner."""
 
 
 class Reservoir(Memory):
-    """A share of every book in pieces spread evenly over it: as many as fit compressed into that share of its size."""
+    """Keeps pieces spread evenly over every book: as many as fit, compressed, into the given share of its size."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -82,7 +82,7 @@ class Reservoir(Memory):
     def remember(
         self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
     ) -> None:
-        """Pieces from stretches of equal length, each at a random place of its stretch."""
+        """Divide the book into stretches of equal length and keep a piece from a random place of each."""
         size, budget = min(PIECE * length + 1, len(tokens)), self.share * characters
         if self.share <= 0 or size < 2:
             return
@@ -94,23 +94,23 @@ class Reservoir(Memory):
             starts = (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
             pieces = np.stack([tokens[start : start + size] for start in starts]).astype(np.int32)
             stored = _compressed(pieces)
-            # One piece is kept however large; of more, the most that fit.
+            # A single piece is kept whatever its size; otherwise as many as fit.
             if (count == 1 or len(stored) <= budget) and (kept is None or count > len(kept[0])):
                 kept = pieces, stored
             if 0.97 * budget <= len(stored) <= budget:
                 break
-            # Whole books need no more than themselves, however well they can be compressed.
+            # Never more pieces than the whole book has, however well they compress.
             count = min(max(1, int(0.99 * count * budget / len(stored))), most)
         if kept is not None:
             self.books[book], self._stored[book] = kept
 
     def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
-        """Each book as likely as another, then each piece of it, then each place; labels are what follows there."""
+        """Random rows: books, then pieces, then places are equally likely. Labels are the next tokens."""
         found = self._stretches(count, length + 1, rng, book)
         return None if found is None else ReplayRows(found[:, :-1], found[:, 1:])
 
     def pack(self) -> dict[str, Tensor]:
-        """One array of bytes: how many pieces of which length each book has, and they, compressed."""
+        """One array of bytes: a header with the number and length of each book's pieces, then the compressed pieces."""
         shapes = [[book, *pieces.shape, len(self._stored[book])] for book, pieces in self.books.items()]
         head = json.dumps(shapes).encode()
         content = len(head).to_bytes(8, "little") + head + b"".join(self._stored.values())
@@ -123,7 +123,7 @@ class Reservoir(Memory):
         shapes: list[list[int]] = json.loads(content[8:at])
         self.books, self._stored = {}, {}
         for book, count, size, length in shapes:
-            # No more is unpacked than the head says.
+            # Limits on the header, so that a hostile file cannot make this unpack without end.
             if any(type(n) is not int or n < 0 for n in (book, count, size, length)) or not 0 < count * size <= MOST:
                 raise ValueError("it tells of pieces that cannot be")
             self._stored[book] = content[at : at + length]
@@ -149,11 +149,11 @@ class Reservoir(Memory):
 
 
 class DreamMemory(Reservoir):
-    """A reservoir, and the model as it was before the new book: it writes more old text, and says what may follow.
+    """A reservoir and a copy of the model from before the new book, which dreams more old text and labels it.
 
-    A few pieces learned again and again are learned by heart, and the rest of the book is lost. The old model's own
-    predictions teach all that it thought possible instead (distillation, arXiv 1503.02531, eq. 2 at T = 1), also in
-    text that it dreams on from the pieces (self-generated replay).
+    A few pieces that are repeated often are learned by heart, and the rest of the book is lost. So the targets are the
+    old model's whole predictions (distillation, arXiv 1503.02531, eq. 2 at T = 1), also for text that it dreams from
+    the pieces (self-generated replay).
     """
 
     def __init__(self, share: float) -> None:
@@ -162,24 +162,25 @@ class DreamMemory(Reservoir):
         self.dreams: np.ndarray | None = None
 
     def begin(self, model: HRMForCausalLM, length: int, seed: int, book: int) -> None:
-        """Keep a copy of the model, and let it dream on from kept pieces."""
+        """Keep a copy of the model and let it continue kept pieces."""
         rng = np.random.default_rng([seed, len(self.books)])
         prompts = self._stretches(DREAMS, min(PROMPT, length), rng, book)
         if prompts is None:
             return
         teacher = self._frozen(model)
         parts = [self._dream(teacher, some, length + 1, rng) for some in np.array_split(prompts, 8)]
-        self.teacher, self.dreams = teacher, np.concatenate(parts)  # both, or neither where it was broken off
+        # Set together, so that an interrupted dream leaves neither.
+        self.teacher, self.dreams = teacher, np.concatenate(parts)
 
     def remember(
         self, book: int, tokens: np.ndarray, characters: int, length: int, seed: int, model: HRMForCausalLM
     ) -> None:
-        """The old model has done its work."""
+        """Keep pieces of the book; the copy and its dreams are dropped."""
         super().remember(book, tokens, characters, length, seed, model)
         self.teacher = self.dreams = None
 
     def rows(self, count: int, length: int, rng: np.random.Generator, book: int) -> ReplayRows | None:
-        """Half from kept pieces, half dreamt, and what the old model says of them."""
+        """Half kept pieces, half dreams, with the old model's predictions for both."""
         real = self._stretches(count - count // 2, length + 1, rng, book)
         if real is None or self.teacher is None or self.dreams is None:
             return None
@@ -198,7 +199,7 @@ class DreamMemory(Reservoir):
         return found
 
     def unpack(self, tensors: dict[str, Tensor], model: HRMForCausalLM) -> None:
-        """The same; the old model has the form of the present one, because it grows between books only."""
+        """The same groups. The copy has the present model's form, because models grow only between books."""
         super().unpack(tensors, model)
         self.teacher = self.dreams = None
         if "dreams" in tensors:
@@ -208,7 +209,7 @@ class DreamMemory(Reservoir):
             self.teacher.load_state_dict(weights)
 
     def _frozen(self, model: HRMForCausalLM) -> HRMForCausalLM:
-        """A copy that does not learn."""
+        """A copy in evaluation mode, without gradients."""
         return copy.deepcopy(model).eval().requires_grad_(False)
 
     def _dream(self, teacher: HRMForCausalLM, prompts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -241,6 +242,6 @@ def _ids(tokens: np.ndarray, model: HRMForCausalLM) -> np.ndarray:
 
 
 def _compressed(pieces: np.ndarray) -> bytes:
-    """In as few bytes a token as the largest id needs, then as few as bz2 can."""
+    """The pieces with the fewest bytes a token that the largest id allows, compressed by bz2."""
     width = next(width for width in (1, 2, 4) if int(pieces.max()) < 256**width)
     return bz2.compress(pieces.astype(f"<u{width}").tobytes())

@@ -1,4 +1,4 @@
-"""One update of a learner: rows of the book beside rows of its memory, at a depth that is drawn."""
+"""One update of a learner: rows of the book and rows of the memory, at a random depth."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from hrm.text.learning.learner import Learner
 
 MODES = (((1, 1), 0.35), ((2, 2), 0.4), ((3, 2), 0.15), ((6, 4), 0.1))
-"""Schedules of a segment, h_cycles x l_cycles, and how often each is learned."""
+"""Schedules of a segment, h_cycles x l_cycles, and the share of updates with each."""
 _EDGES = np.cumsum([share for _, share in MODES[:-1]])
 EACH = 1.5
-"""How much an old book counts against the new one."""
+"""The weight of an old book relative to the new one."""
 DEEP = 0.2
 """Share of the updates with all segments, in which the Q head learns; the others have one."""
 _EXPLORATION, _MODE, _REPLAY = 1, 2, 3
@@ -58,14 +58,14 @@ def train_config(config: LearnConfig, steps: int) -> TrainConfig:
 
 
 def row_weights(new: int, old: int, others: int, recall: float) -> Tensor:
-    """How much each row counts: every old book half as much again as the new one, all of them `recall` times it."""
+    """The weight of each row: an old book counts 1.5 times as much as the new one, all of them at most `recall`."""
     share = min(EACH * others, recall)
     each = torch.tensor([1 / new, share / old]) * (new + old) / (1 + share)
     return each.repeat_interleave(torch.tensor([new, old]))
 
 
 class BookBatch(NamedTuple):
-    """Rows of the book, then of the memory, and the depth at which they are learned."""
+    """Rows of the book, then of the memory, and the budget with which they are learned."""
 
     ids: Tensor
     labels: Tensor
@@ -74,13 +74,13 @@ class BookBatch(NamedTuple):
     explore: Tensor
     """Uniforms [2, rows, length]."""
     taught: Tensor | None
-    """Shares [old rows, length, v] of all that may follow."""
+    """Probabilities [old rows, length, v] of all next tokens."""
     weights: Tensor | None
     budget: Budget
 
 
 class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
-    """What changes while a learner reads a book; its steps are those of the book."""
+    """Holds everything that changes while a learner reads a book; step numbers are those of the book."""
 
     names = ("new", "old")
 
@@ -89,7 +89,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         self.config, self.memory, self.training, self.number = config, learner.memory, training, book.number
         self.others = len(learner.books) - 1
         self.begins = learner.step_number - book.step
-        """Updates of the learner before the book, and while it read others in between."""
+        """Updates of the learner that do not belong to this book."""
         train, model = train_config(config, steps), learner.model
         super().__init__(model, _updates(learner, train), train, config.seed, learner.accelerator)
         self.step_number = book.step
@@ -99,7 +99,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         return self.config.length
 
     def draw(self) -> BookBatch:
-        """A step's rows of the book and of the memory."""
+        """The rows of a step, from the book and from the memory."""
         config, device, length, number = self.config, self.accelerator.device, self.config.length, self._update
         size = len(self.rows)
         batch = self.training.batch(self.seed * 1000 + self.number, self.step_number, self.rows, size, length)
@@ -128,7 +128,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         return self.model.budget(halting="fixed", max_segments=segments, schedule=tuple(schedule))
 
     def compute(self, drawn: BookBatch) -> None:
-        """Gradients of an update; the window takes the nats a character of the book and of the memory."""
+        """Gradients of an update; adds the nats a character of book and memory to `window`."""
         losses = self._think(drawn)
         self.memory.pull(self.model)
         sums, counts = losses.cpu().double().sum(1), (drawn.labels != -100).sum(1).clamp(min=1).cpu()
@@ -172,7 +172,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
 
     @property
     def _update(self) -> int:
-        """Number of the update in the learner's life."""
+        """The number of the update, counted over all books."""
         return self.begins + self.step_number
 
 

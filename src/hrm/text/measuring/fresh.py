@@ -1,4 +1,4 @@
-"""Questions that a run has not seen: made anew with another seed, or counted among those that it was trained on."""
+"""Questions that a run has not seen: generated with another seed, or counted if they were trained on."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hrm.text.model.budget import Request
 
 LOGITS = 1 << 22
-"""At most about so many logits are in memory at once: they are read twice and should stay in a CPU's cache."""
+"""Most logits in memory at once: they are read twice and should stay in a CPU's cache."""
 THRESHOLDS = {
     "q": (0.1, 0.3, 0.5, 0.7, 0.9),
     "kl": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
@@ -130,7 +130,7 @@ class LossTotals:
         self.targets = self.answers = self.exact = 0
 
     def add(self, reading: TokenScores, depth: np.ndarray | int, answers: np.ndarray | None = None) -> None:
-        """The tokens of a batch, after how many segments each was read, and which answer each belongs to."""
+        """Add the tokens of a batch, with the depth of each and the answer to which it belongs."""
         self.count += len(reading.loss)
         self.loss += float(reading.loss.sum(dtype=np.float64))
         self.right += int(reading.right.sum())
@@ -142,12 +142,12 @@ class LossTotals:
             self.answers, self.exact = self.answers + len(wrong), self.exact + int((wrong == 0).sum())
 
     def add_target(self, confidence: np.ndarray, target: np.ndarray) -> None:
-        """What the Q head said, and what it was trained to say."""
+        """Add P(halt) of the Q head and its training target."""
         self.targets += len(confidence)
         self._gap("ece_q_target", confidence, target)
 
     def result(self, size: TextSize) -> Means:
-        """What the sums come to."""
+        """The means."""
         n = max(1, self.count)
         loss = self.loss / n
         gaps = {name: float(np.abs(gap).sum()) for name, gap in self.gaps.items()}
@@ -225,8 +225,8 @@ def evaluate(
     """Read a text in windows of `length` tokens and measure every token at every depth, and where tokens stop.
 
     `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
-    else at the budget's own, each beside a `control`: the same depths dealt out at random. `limit` stops after about so
-    many tokens. Where some tokens are given and others count, a document is an answer.
+    else at the budget's own, each beside a `control`: the same depths dealt out at random. `limit` stops after about
+    this many tokens. Where some tokens are given and others count, a document is an answer.
     """
     budget = model.budget(**request)
     adaptive = budget.adaptive
@@ -276,7 +276,7 @@ def evaluate(
 
 
 def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget) -> TokenScores:
-    """What the tokens with a label say where they are, in pieces, because logits are large."""
+    """Scores of the labelled tokens at their current depth, in pieces because logits are large."""
     counted = labels != -100
     z, targets = thought.exited.z_h[counted], labels[counted]
     parts = []
@@ -289,7 +289,7 @@ def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget
 
 
 def halt_at(model: HRMForCausalLM, thought: Thought, depth: Tensor, budget: Budget) -> None:
-    """Think until every token has the depth [b, p] that it is given."""
+    """Run segments until every token has the given depth [b, p]."""
     for segment in range(1, int(depth.max()) + 1):
         model.segment(thought, budget.schedule)
         thought.halt(depth <= segment)

@@ -123,14 +123,14 @@ def evaluate_pairs(
 
 
 def is_exact(said: str, answer: str) -> bool:
-    """Whether the same was said, leaving spaces at both ends aside."""
+    """Whether both are equal, ignoring spaces at both ends."""
     return said.strip() == answer.strip()
 
 
 def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
     """Corpus BLEU and chrF of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing without [eval].
 
-    BLEU counts runs of up to four words; where no answer has so many, up to as many as there are.
+    BLEU counts runs of up to four words; where no answer has four words, over shorter n-grams.
     """
     missing = next((name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None), None)
     if not said or missing:

@@ -1,4 +1,4 @@
-"""What it brings that a token begins in the state in which the one before ended, instead of a fresh one."""
+"""Compares carried states (a token starts from the last token's state) with fresh ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate_states(
 ) -> Json:
     """Read rows of one text each token by token, as they are generated, with fresh states and with carried ones.
 
-    The first numbers are those of carried states; `states` has both. `limit` stops after about so many tokens.
+    The first numbers are those of carried states; `states` has both. `limit` stops after about this many tokens.
     """
     tallies = {state: LossTotals() for state in STATES}
     table, sizes, seen = byte_lengths(tokenizer), np.zeros(2, np.int64), 0

@@ -206,7 +206,7 @@ class HRMConfig(_Settings):
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind in ("dynamic", "longrope"):
             found.append(
-                f"rope_type '{kind}' turns old positions anew as the text grows, and cached keys cannot follow: "
+                f"rope_type '{kind}' turns old positions as the text grows, and cached keys cannot follow: "
                 "use linear, yarn or llama3"
             )
         elif kind not in ROPES:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_BLOCKS = 2000
-"""Of a longer text, so many blocks at equal distances are measured."""
+"""Of a longer text, this many blocks at equal distances are measured."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _CLOSERS = "\"'”’»)]}*_"
 _SENTENCE_END = re.compile(rf"(?<=[.!?…])[{re.escape(_CLOSERS)}]*\s+|(?<=[。！？])[」』”]?|\n\s*\n")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from hrm.text.model.budget import Request
 
 _ROW = 1000
-"""Least characters of a row, ..."""
+"""Least characters of a row."""
 _MOST_ROWS = 16
-"""... of which so many are written side by side."""
+"""Rows that are written side by side."""
 _BEGINNING = 100  # characters
 _SENTENCE_END = re.compile(r"[.!?]\S*\s+")
 
@@ -35,11 +35,11 @@ def write(
     progress: Callable[[int], None] | None = None,
     **request: Unpack[Request],
 ) -> str:
-    """So many characters that follow on beginnings of sentences of `text`, which are left out.
+    """Write `characters` characters after beginnings of sentences of `text`, which are left out.
 
-    The model reads at most `length` tokens at once (default: what it can), then half of them anew; a row that ends its
-    text goes on with another beginning. `request` changes the model's budget; `progress` gets the characters so far.
-    Equal settings write equal text.
+    The model reads at most `length` tokens at once (default: what it can), then reads half of them again; a row that
+    ends its text continues with another beginning. `request` changes the model's budget; `progress` gets the characters
+    so far. Equal settings write equal text.
     """
     sampling = sampling or Sampling()
     half = max(1, min(length or model.config.max_position_embeddings, model.config.max_position_embeddings) // 2)

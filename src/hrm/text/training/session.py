@@ -1,4 +1,4 @@
-"""What a training on text is about: tokenizer, packed text, the model, how it is measured, and what it is worth."""
+"""A training on text: tokenizer, packed text, model, measurements and the final result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         super().__init__(config, config.train, (config.data, config.validation))
         self.start = config.model
         self.first: dict[str, torch.Tensor] | None = None
-        """The weights to begin with, where this process made the run."""
+        """The initial weights, if this process created the run."""
         self.training: Packed | Rows | None = None
         self.held_out: Packed | Rows | None = None
 
@@ -96,14 +96,14 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.config.text.kind == "rows":
             self._read_rows(run)
             return
-        if self.first is None:  # or else this process has just written them
+        if self.first is None:  # otherwise this process has just written them
             run.check_data()
         held_out = run.data / "validation"
         self.training = Packed.open(run.data / "train", self.tokenizer).verify()
         self.held_out = Packed.open(held_out, self.tokenizer).verify() if held_out.is_dir() else None
 
     def _read_rows(self, run: Run[TextConfig]) -> None:
-        """A folder of rows is not copied into the run, but read where it is."""
+        """A folder of rows is read where it is, not copied into the run."""
         config, tokenizer = self.config, self.tokenizer
         assert config.data is not None
         if self.training is None:
@@ -173,7 +173,7 @@ class _HeldOutText(Evaluator):
         return {**_brief(found), "data_sha256": self.fingerprint}
 
     def score(self, measured: Json) -> float:
-        # Among equally many exact answers the likelier ones.
+        # Between equal numbers of exact answers, the lower loss wins.
         return measured["exact_match"] - 1e-6 * measured["loss"] if "exact_match" in measured else -measured["loss"]
 
     def sentence(self, measured: Json) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """What is trained on and what is measured on, before it has tokens."""
+    """The training and the held-out part of the data, before tokenization."""
 
     def __init__(self, config: TextConfig, say: Callable[[str], object]) -> None:
         self.config, text = config, config.text
@@ -45,11 +45,11 @@ class Source:
 
     @property
     def talks(self) -> bool:
-        """Whether it consists of questions and answers."""
+        """Whether the data are questions and answers."""
         return self.config.text.kind in ("chat", "gym")
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer that the settings name; of characters it knows those of the training part."""
+        """The tokenizer in the settings; one of characters knows those of the training part."""
         kind, text = self.config.text.tokenizer, self.config.text
         if kind != "char" or not self.talks:
             return corpus.make_tokenizer(kind, self.items)

@@ -23,13 +23,13 @@ _EXPLORATION, _DEPTH = 4, 5
 
 
 class Rows(Protocol):
-    """Where rows of tokens come from."""
+    """A source of rows of tokens."""
 
     def batch(self, seed: int, step: int, rows: range, size: int, length: int) -> Batch: ...
 
 
 class TrainingBatch(NamedTuple):
-    """A batch on its device, and what a step draws for it."""
+    """A batch on its device, with the random numbers of its step."""
 
     ids: Tensor
     labels: Tensor
@@ -79,7 +79,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         return TrainingBatch(*tensors, explore, count, self._budget())  # type: ignore[call-arg]
 
     def compute(self, drawn: TrainingBatch) -> None:
-        """All segments of the batch, each with a backward pass."""
+        """Forward and backward passes of all segments of the batch."""
         part = -(-len(self.rows) // self.train.accumulate)
         *rows, explore = drawn[:5]
         for *some, draws in zip(*(t.split(part) for t in rows), explore.split(part, dim=1), strict=True):
@@ -89,7 +89,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         return {"inputs": drawn.ids, "labels": drawn.labels}
 
     def _budget(self) -> Budget:
-        """What tokens may spend in this step: the model's own, or fewer segments where depth is sampled."""
+        """The budget of this step: the model's own, or fewer segments if depth is sampled."""
         budget = self.model.budget()
         if self.model.config.depth_sampling and budget.max_segments > 1:
             budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])

@@ -111,10 +111,10 @@ def complete(
 ) -> list[Completion]:
     """Continue prompts in one batch; `on_token` follows the first. `request` changes the model's budget (`Request`).
 
-    Where a text outgrows `memory`, its last half is read anew; by default that is all positions of the model, and a
-    model that was trained on shorter rows writes worse behind their length. UserError for a prompt that is empty or too
-    long, or has characters that the tokenizer can neither read nor replace. Prompts may be tokens, of which only the
-    beginning is lost where they are too many.
+    Where a text outgrows `memory`, its last half is read again. The default is all positions of the model; one trained
+    on shorter rows writes worse beyond their length. UserError for a prompt that is empty or too long, or has
+    characters that the tokenizer can neither read nor replace. Prompts may be tokens, of which only the beginning is
+    lost where they are too many.
     """
     sampling = sampling or Sampling()
     sampling.check()
@@ -157,7 +157,7 @@ def complete(
 def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, most: int) -> list[int]:
     """The tokens of a prompt; UserError if there are none, more than `most`, or characters that cannot be read."""
     if not prompt:
-        raise UserError("the prompt is empty: give at least one character to go on from")
+        raise UserError("the prompt is empty: give at least one character to continue")
     unknown = unknown_characters(tokenizer, prompt)
     if unknown and tokenizer.unk_token_id is None:
         raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out of the prompt")
@@ -233,8 +233,8 @@ def candidates(
 
 
 def _how(sampling: Sampling) -> Json:
-    """The same in transformers' words."""
-    # So near 0 nothing but the likeliest token is ever drawn, and logits divided by less are no numbers any more.
+    """The sampling settings as arguments of transformers' `generate`."""
+    # This near to 0 only the likeliest token is ever drawn, and dividing logits by less would overflow.
     greedy = sampling.greedy or sampling.temperature < 1e-4
     found: Json = {"do_sample": not greedy}
     if not greedy:
@@ -252,7 +252,7 @@ def _ends(model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast) -> set[int]
 
 
 class _Recorder(StoppingCriteria):
-    """Both ends of a step of `generate`: `add` sees what the model says, `__call__` the token that was drawn."""
+    """Records each step of `generate`: `add` gets the model's output, `__call__` the drawn token."""
 
     def __init__(self, rows: list[_Row]) -> None:
         self.rows = rows
@@ -277,7 +277,7 @@ class _Recorder(StoppingCriteria):
 
 
 class _Row:
-    """One text under way. Tokens are handed out when no stop word can begin in them any more."""
+    """One text being written. Tokens are released once no stop word can begin in them."""
 
     def __init__(
         self,
