@@ -156,6 +156,7 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
     from hrm.training.progress import duration, fitting
 
     console = Console(stderr=True)
+    say = partial(console.print, highlight=False, soft_wrap=True)
     live = console.is_terminal
     unit = "characters" if learner.config.tokenizer == "char" else "tokens"
     columns = BarColumn(bar_width=10), TextColumn("{task.fields[line]}", markup=False)
@@ -184,35 +185,34 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
             if live:
                 redraw(event)
             else:
-                console.print(f"{line}  {rate}  left {duration(event['left'])}", highlight=False, soft_wrap=True)
+                say(f"{line}  {rate}  left {duration(event['left'])}")
         elif kind == "note":
-            console.print(event["sentence"], highlight=False, markup=False, soft_wrap=True)
+            say(event["sentence"])
         elif kind == "begin":
-            console.print(
+            say(
                 f"{event['book']}: "
                 + (f"resumed at update {event['done']:,} of {event['steps']:,}" if event["done"]
                    else f"{event['steps']:,} updates")
                 + f"; {event['parameters']:,} parameters, "
                 f"{event['vocabulary']} {unit}" + (f"; {event['threads']}" if event["threads"] else ""),
-                highlight=False, soft_wrap=True,
             )  # fmt: skip
         elif kind == "estimate":
-            console.print(_estimate(learner, event), highlight=False, soft_wrap=True)
+            say(_estimate(learner, event))
         elif kind == "before":
-            console.print(_before(event, unit), highlight=False, soft_wrap=True)
+            say(_before(event, unit))
         elif kind == "measured":
             scores = "  ".join(f"{name} {bits:.3f}" for name, bits in event["scores"].items())
-            console.print(f"held-out bits a character: {scores}", highlight=False, soft_wrap=True)
-            console.print(f"it writes, {event['rate']:.0f} characters a second:", highlight=False)
+            say(f"held-out bits a character: {scores}")
+            say(f"it writes, {event['rate']:.0f} characters a second:")
             for line in event["sample"].strip().splitlines():
-                console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
+                say(f"  | {line}")
         elif kind == "grown":
             _say_grown(event["layers"])
         elif kind == "known":
-            console.print(_known(event), highlight=False, soft_wrap=True)
+            say(_known(event))
         elif kind == "end" and event["state"] == "stopped":
             part = f"{event['step']:,} of {event['steps']:,} updates"
-            console.print(f"{event['book']}: stopped after {part}; it counts as learned", highlight=False)
+            say(f"{event['book']}: stopped after {part}; it counts as learned")
 
     asks, answer = live and sys.stdin.isatty(), None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,22 @@ from tests.puzzles.solving.small import SUDOKU, run_folder, solver
 @pytest.fixture(scope="module")
 def swept() -> dict[str, Curve]:
     result = sweep(solver(), puzzle_set(), Strategy(max_segments=6, restarts=2))
-    return {curve["name"]: Curve(**curve) for curve in result["curves"]}
+    return {curve.name: curve for curve in result.curves}
+
+
+def points(curve: Curve) -> Iterator[tuple[int, float, float]]:
+    return zip(curve.effort, curve.mean_segments, curve.accuracy, strict=True)
 
 
 def test_each_point_is_what_solving_with_that_effort_gives(swept: dict[str, Curve]):
     by_verifier = swept["the verifier stops"]
-    for d, segments, accuracy in zip(*by_verifier[1:], strict=True):
+    for d, segments, accuracy in points(by_verifier):
         result = evaluate(solver(), puzzle_set(), max_segments=d)
         assert (accuracy, segments) == pytest.approx((result["solved"] / result["n"], result["mean_segments"]))
-    for attempts, segments, accuracy in zip(*swept["further attempts"][1:], strict=True):
+    for attempts, segments, accuracy in points(swept["further attempts"]):
         result = evaluate(solver(), puzzle_set(), max_segments=6, restarts=attempts - 1)
         assert (accuracy, segments) == pytest.approx((result["solved"] / result["n"], result["mean_segments"]))
-    for d, segments, accuracy in zip(*swept["the Q head halts"][1:], strict=True):
+    for d, segments, accuracy in points(swept["the Q head halts"]):
         result = evaluate(solver(), puzzle_set(), max_segments=d, stop=("q",))
         assert (accuracy, segments) == pytest.approx((result["exact_accuracy"], result["mean_segments"]))
     for d, accuracy in zip(

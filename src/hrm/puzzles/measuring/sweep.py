@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from hrm.core import devices
 from hrm.files import output
-from hrm.files.records import Json
+from hrm.files.records import Record
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.data.puzzle_set import PuzzleSet
 from hrm.puzzles.measuring import is_right, jobs_of
@@ -23,13 +23,31 @@ WORSE = 0.01
 """A fall of accuracy by this much from one depth to a larger one is reported."""
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True)
+class Curve(Record):
     """Accuracy and mean segments at growing effort: the largest number of segments, or of attempts."""
 
     name: str
     effort: list[int]
     mean_segments: list[float]
     accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class Sweep(Record):
+    """Curves of a solver on some puzzles, up to these segments, views, restarts and guesses."""
+
+    n: int
+    checkpoint: str
+    data: str
+    device: str
+    dtype: str
+    max_segments: int
+    views: int | None
+    restarts: int | None
+    guesses: int | None
+    curves: list[Curve]
+    warnings: list[str]
 
 
 class SegmentReadouts(NamedTuple):
@@ -47,7 +65,7 @@ def sweep(
     strategy: Strategy,
     batch_size: int = 64,
     progress: Callable[[float], None] | None = None,
-) -> Json:
+) -> Sweep:
     """Curves up to the given segments, views, restarts and guesses, and warnings where more segments make it worse."""
     strategy = solver.complete(strategy)
     rules = solver.rules(strategy)
@@ -58,19 +76,11 @@ def sweep(
     curves = depth_curves(readings, solver.task.verifies)
     if parts == 2:
         curves.append(_attempts(solver, puzzles, strategy, batch_size, tell))
-    return {
-        "n": len(puzzles.inputs),
-        "checkpoint": solver.checkpoint,
-        "data": puzzles.source,
-        "device": str(solver.device),
-        "dtype": devices.named(solver.model.dtype),
-        "max_segments": deepest,
-        "views": strategy.views,
-        "restarts": strategy.restarts,
-        "guesses": strategy.guesses,
-        "curves": [curve._asdict() for curve in curves],
-        "warnings": warnings_of(curves[0]),
-    }
+    return Sweep(
+        n=len(puzzles.inputs), checkpoint=solver.checkpoint, data=puzzles.source, device=str(solver.device),
+        dtype=devices.named(solver.model.dtype), max_segments=deepest, views=strategy.views,
+        restarts=strategy.restarts, guesses=strategy.guesses, curves=curves, warnings=warnings_of(curves[0]),
+    )  # fmt: skip
 
 
 def read_all(
@@ -155,30 +165,28 @@ def warnings_of(fixed: Curve) -> list[str]:
     ]
 
 
-def table(result: Json) -> str:
+def table(result: Sweep) -> str:
     """The curves in words and numbers."""
     lines = []
-    for curve in result["curves"]:
-        lines += ["", curve["name"], f"{'effort':>10}{'mean segments':>16}{'accuracy':>12}"]
-        rows = zip(curve["effort"], curve["mean_segments"], curve["accuracy"], strict=True)
+    for curve in result.curves:
+        lines += ["", curve.name, f"{'effort':>10}{'mean segments':>16}{'accuracy':>12}"]
+        rows = zip(curve.effort, curve.mean_segments, curve.accuracy, strict=True)
         lines += [f"{effort:>10}{segments:>16.2f}{accuracy:>12.2%}" for effort, segments, accuracy in rows]
-    lines += ["", *result["warnings"]] if result["warnings"] else []
+    lines += ["", *result.warnings] if result.warnings else []
     return "\n".join(lines[1:])
 
 
-def draw(result: Json, path: Path) -> None:
+def draw(result: Sweep, path: Path) -> None:
     """The curves as a picture, accuracy over mean segments a puzzle."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for curve in result["curves"]:
-        axes.plot(
-            curve["mean_segments"], [100 * a for a in curve["accuracy"]], marker="o", markersize=4, label=curve["name"]
-        )
+    for curve in result.curves:
+        axes.plot(curve.mean_segments, [100 * a for a in curve.accuracy], marker="o", markersize=4, label=curve.name)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="mean segments a puzzle", ylabel="right, %", title=f"{result['n']:,} puzzles")
+    axes.set(xlabel="mean segments a puzzle", ylabel="right, %", title=f"{result.n:,} puzzles")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     output.write_figure(path, figure, 150)
