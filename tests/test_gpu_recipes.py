@@ -40,7 +40,7 @@ def test_a_recipe_is_trained_in_two_sittings_and_measured(tmp_path: Path) -> Non
     assert "estimate" in first and "resume with: python" in first
     assert (tmp_path / "runs/tiny-1/run.json").is_file()
     for _ in range(10):
-        if "go on with" not in (printed := sitting(3.0, *seeds, "--train.steps", "60")):
+        if "resume with" not in (printed := sitting(3.0, *seeds, "--train.steps", "60")):
             break
     written = json.loads((tmp_path / "results/tiny.json").read_text())
     assert [row["seed"] for row in written["seeds"]] == [1]
