@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from hrm.core.arch import TokenLoss, common_problems
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
 from hrm.files.reading import SMALL, json_of
+from hrm.files.records import Json
 from hrm.settings import Recipe, kind_of, load_preset, overlay, presets
 from hrm.text import names
 from hrm.text.arch import GROUPS, HaltingConfig, TextArch
@@ -107,7 +108,7 @@ class TextConfig(Recipe):
         return replace(self, **groups_of(load_preset(model, TextConfig))) if model in presets(TextConfig) else self
 
     @property
-    def changes(self) -> dict[str, Any]:
+    def changes(self) -> Json:
         """Settings of the model that is continued which are other ones here, as `HRMConfig` calls them."""
         old, new = (names.to_model(groups_of(config)) for config in (self.like(str(self.model)), self))
         return {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
@@ -214,7 +215,7 @@ class Decoding:
     """Another seed draws another text."""
 
 
-def groups_of(config: TextConfig | LearnConfig) -> dict[str, Any]:
+def groups_of(config: TextConfig | LearnConfig) -> Json:
     """What makes the model of a recipe: its groups `arch`, `halting` and `loss`."""
     return {name: getattr(config, name) for name in GROUPS}
 
@@ -230,7 +231,7 @@ _TEXT_CHAR = ("max_segments=8", "halting=q", "horizon=last_step")
 """What the shape text-char was before it became the preset."""
 
 
-def _today(tree: Mapping[str, Any], where: str, before: Iterable[str] = ()) -> dict[str, Any]:
+def _today(tree: Mapping[str, Any], where: str, before: Iterable[str] = ()) -> Json:
     """An older file, whose model is `before` and a list of NAME=VALUE, with the groups of today."""
     tree, changes = dict(tree), tree.get("settings", [])
     if "settings" not in tree and GROUPS.keys() & tree.keys():

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from hrm.files.reading import UserError, nearest, quoted, yaml_of
+from hrm.files.records import Json
 from hrm.text.arch import GROUPS, TextArch
 
 TRANSLATED = {
@@ -77,7 +78,7 @@ NAMES = {
 }
 """Every other setting of a recipe ("arch.dim") and what `HRMConfig` calls it ("hidden_size")."""
 PLACES = {name: place for place, name in NAMES.items()}
-TOKENIZERS: dict[str, dict[str, Any]] = {
+TOKENIZERS: dict[str, Json] = {
     "char": {"vocab_size": 256},
     "gpt2": {"vocab_size": 50257, "bos_token_id": 50256, "eos_token_id": 50256},
     "roberta-base": {"vocab_size": 50265, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2},
@@ -93,9 +94,9 @@ def instead(name: str, known: Iterable[str] = PLACES) -> str:
     return f": use {ELSEWHERE[name]}" if name in ELSEWHERE else nearest(name, list(known))
 
 
-def translated(given: Mapping[str, Any]) -> dict[str, Any]:
+def translated(given: Mapping[str, Any]) -> Json:
     """Settings with the names of other HRM code put into those of here; UserError where one is given by both."""
-    found: dict[str, Any] = {}
+    found: Json = {}
     for name, value in given.items():
         ours = TRANSLATED.get(name, name)
         if ours in found or (ours != name and ours in given):
@@ -106,7 +107,7 @@ def translated(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def to_model(groups: Mapping[str, Any]) -> dict[str, Any]:
+def to_model(groups: Mapping[str, Any]) -> Json:
     """The groups of a recipe, by their names in it, as settings of `HRMConfig`."""
     found = {NAMES[place]: value for place, value in _flat(groups).items() if place in NAMES}
     arch: TextArch = groups["arch"]
@@ -119,14 +120,14 @@ def to_model(groups: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def from_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+def from_model(settings: Mapping[str, Any]) -> Json:
     """The same back: by their places in a recipe, those that are among these settings of a model."""
     found = {PLACES[name]: value for name, value in settings.items() if name in PLACES}
     rope = settings.get("rope_parameters")
     return found | (_rope(rope) if isinstance(rope, Mapping) else {})
 
 
-def _rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(parameters: Mapping[str, Any]) -> Json:
     rope = {name: value for name, value in parameters.items() if value is not None}
     base = {"arch.rope_base": rope.pop("rope_theta")} if "rope_theta" in rope else {}
     if rope.get("rope_type") == "default":
@@ -134,12 +135,12 @@ def _rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return base | {"arch.rope": tuple(f"{name}={value}" for name, value in rope.items())}
 
 
-def typed(changes: Iterable[str], where: str = "--settings", lenient: bool = False) -> dict[str, Any]:
+def typed(changes: Iterable[str], where: str = "--settings", lenient: bool = False) -> Json:
     """What a list of NAME=VALUE in transformers' names, as older recipes have it, says by today's places.
 
     UserError, which begins with `where`, for what is no setting; `lenient`: what is none any more is passed over.
     """
-    given: dict[str, Any] = {}
+    given: Json = {}
     for change in changes:
         if not re.fullmatch(r"\w+=.*", change, re.DOTALL):
             raise UserError(f"{where} {change} must look like NAME=VALUE, such as max_segments=4")
@@ -149,7 +150,7 @@ def typed(changes: Iterable[str], where: str = "--settings", lenient: bool = Fal
         given = {"embedding_scale": None} | given
     if "num_attention_heads" in given:
         given = {"num_key_value_heads": None} | given
-    found: dict[str, Any] = {}
+    found: Json = {}
     for name, value in given.items():
         if name == "rope_theta":
             found["arch.rope_base"] = value
@@ -182,14 +183,14 @@ def here(name: str) -> str | None:
     return None if place.rpartition(".")[2] in ("", name) else place
 
 
-def nested(places: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def nested(places: Mapping[str, Any]) -> dict[str, Json]:
     """Settings by their places as a recipe holds them: {"arch": {"dim": 128}}."""
-    tree: dict[str, dict[str, Any]] = {}
+    tree: dict[str, Json] = {}
     for place, value in places.items():
         group, _, name = place.partition(".")
         tree.setdefault(group, {})[name] = value
     return tree
 
 
-def _flat(groups: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(groups: Mapping[str, Any]) -> Json:
     return {f"{group}.{name}": value for group, part in groups.items() for name, value in vars(part).items()}
