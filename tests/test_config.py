@@ -56,10 +56,26 @@ def test_every_text_preset_names_a_shape_and_survives_writing():
 
 
 def test_the_kind_of_a_file_follows_its_keys_or_its_parent(tmp_path: Path):
-    for text, kind in (("text: {length: 9}", TextConfig), ("parent: text-char", TextConfig), ("seed: 1", Config)):
+    (tmp_path / "below it.yaml").write_text("parent: text-char\nseed: 1")
+    shared = "seed: 1", "data: a.txt", "optim: {lr: 0.001}", "arch: {dim: 32}"
+    for text, kind in (
+        ("text: {length: 9}", TextConfig),
+        ("parent: text-char", TextConfig),
+        ("seed: 1", Config),
+        *((f"parent: text-char\n{text}", TextConfig) for text in shared),
+        *((f"parent: sudoku-4x4\n{text}", Config) for text in shared),
+        ("{parent: 'text-char', seed: 1}", TextConfig),
+        (f"parent: {tmp_path / 'below it.yaml'} # a comment\nseed: 2", TextConfig),
+    ):
         (tmp_path / "own.yaml").write_text(text)
-        assert kind_of(tmp_path / "own.yaml") is kind
+        assert kind_of(tmp_path / "own.yaml") is kind, text
         assert isinstance(load_preset(tmp_path / "own.yaml", kind), kind)  # type: ignore[arg-type]
+
+
+def test_a_parent_of_the_other_family_is_called_that(tmp_path: Path):
+    (tmp_path / "own.yaml").write_text("parent: text-char\ntask: {kind: maze}")
+    with pytest.raises(UserError, match="'text-char' is for text models, not for puzzle ones"):
+        load_preset(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize("path", [*PRESET_FILES, *TEXT_FILES], ids=lambda path: path.stem)

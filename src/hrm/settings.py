@@ -96,16 +96,21 @@ def kind_of(name_or_path: str | Path, children: tuple[str, ...] = ()) -> type[Re
     file = path / "config.yaml" if os.path.isdir(path) else path
     if not os.path.isfile(file):
         return known[0]
-    text = bytes_of(file, SMALL).decode("utf-8", "replace")
-    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    text = bytes_of(file, SMALL).decode("utf-8-sig", "replace")
+    try:
+        tree = yaml_of(text, file)
+    except UserError:  # said where it is loaded, as what its keys tell it to be
+        tree = dict.fromkeys(re.findall(r"^(\w+):", text, re.MULTILINE))
+    if not isinstance(tree, Mapping):
+        return known[0]
     own = {kind: {each.name for each in fields(kind)} | {*kind.former} for kind in known}  # type: ignore[arg-type]
     for kind in reversed(known):
         # What only this one has; a learner's model has the settings of any text model.
-        others = [own[other] for other in known if other is not kind and (other is known[0] or kind is known[-1])]
-        if keys & own[kind].difference(*others):
+        others = [own[other] for other in known if other is not kind and (other is not known[-1] or kind is known[0])]
+        if tree.keys() & own[kind].difference(*others):
             return kind
-    parent = re.search(r"^parent:\s*(\S+)", text, re.MULTILINE)
-    return kind_of(parent[1], (*children, name)) if parent and parent[1] not in (*children, name) else known[0]
+    parent = tree.get("parent")
+    return kind_of(parent, (*children, name)) if isinstance(parent, str) and parent not in children else known[0]
 
 
 def load_preset(name_or_path: str | Path, kind: type[C] | None = None) -> C:
@@ -244,6 +249,9 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
         path = path / "config.yaml" if path.is_dir() else path
         text, where = text_of(path, SMALL), str(path)
     else:
+        if name_or_path in presets():
+            theirs = kind_of(name_or_path).family
+            raise UserError(f"the preset '{name_or_path}' is for {theirs} models, not for {kind.family} ones: use another")
         hint = (
             nearest(name_or_path, presets()) or f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
         )
