@@ -251,7 +251,9 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
     else:
         if name_or_path in presets():
             theirs = kind_of(name_or_path).family
-            raise UserError(f"the preset '{name_or_path}' is for {theirs} models, not for {kind.family} ones: use another")
+            raise UserError(
+                f"the preset '{name_or_path}' is for {theirs} models, not for {kind.family} ones: use another"
+            )
         hint = (
             nearest(name_or_path, presets()) or f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
         )
