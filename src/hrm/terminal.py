@@ -58,6 +58,34 @@ class CleanStream:
         return getattr(self.behind, name)
 
 
+class NamedStream:
+    """Standard output where it is a file or pipe: an error says so."""
+
+    def __init__(self, behind: IO[str]) -> None:
+        self.behind = behind
+
+    def write(self, text: str) -> int:
+        try:
+            return self.behind.write(text)
+        except OSError as error:
+            raise _named(error) from None
+
+    def flush(self) -> None:
+        try:
+            self.behind.flush()
+        except OSError as error:
+            raise _named(error) from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+
+def _named(error: OSError) -> OSError:
+    if not isinstance(error, BrokenPipeError):
+        error.filename = "standard output"
+    return error
+
+
 @contextmanager
 def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """The three streams as every verb finds them; gives a function that prints a line on standard error, also if quiet.
@@ -79,8 +107,7 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
         notes_door = CleanStream(notes)
         notes_door.say = say
         sys.stderr = notes_door  # type: ignore[assignment]
-        if _is_terminal(out):
-            sys.stdout = CleanStream(out)  # type: ignore[assignment]
+        sys.stdout = CleanStream(out) if _is_terminal(out) else NamedStream(out)  # type: ignore[assignment]
         try:
             yield say
         finally:

@@ -83,6 +83,104 @@ def test_the_place_is_checked_before_the_work(tmp_path: Path) -> None:
             output.check("--html", path)
 
 
+def a_run(folder: Path) -> Path:
+    (folder / "checkpoints/step_00000001").mkdir(parents=True)
+    for name in ("run.json", "config.yaml", ".lock", "checkpoints/step_00000001/weights.safetensors"):
+        (folder / name).write_text("kept")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "config.yaml", ".lock", ".new", "README.md", "checkpoints/step_00000001/weights.safetensors"]
+)
+def test_what_a_run_keeps_is_not_written_over(tmp_path: Path, name: str) -> None:
+    run = a_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"--html .* belongs to the run .*: choose another place"):
+        output.check("--html", run / name)
+
+
+def test_a_report_may_lie_beside_what_a_run_keeps(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    for _ in range(2):
+        output.check("--html", run / "report.html", [run])
+        (run / "report.html").write_text("page")
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    read, inside = tmp_path / "puzzles.txt", tmp_path / "data/one.txt"
+    for file in (read, inside):
+        file.write_text("puzzle")
+    sources = (None, "1.34" * 2000, str(read), tmp_path / "data")
+    with pytest.raises(UserError, match=r"--html .* is what is read: choose another place"):
+        output.check("--html", tmp_path / "data/../puzzles.txt", sources)
+    with pytest.raises(UserError, match=r"--html .* lies inside .*data, which is read"):
+        output.check("--html", inside, sources)
+    output.check("--html", tmp_path / "data/new.html", sources)
+
+
+@posix
+def test_a_link_to_what_is_read_is_found(tmp_path: Path) -> None:
+    (tmp_path / "puzzles.txt").write_text("puzzle")
+    (tmp_path / "page.html").symlink_to("puzzles.txt")
+    with pytest.raises(UserError, match="is what is read"):
+        output.check("--html", tmp_path / "page.html", [tmp_path / "puzzles.txt"])
+
+
+@posix
+def test_no_file_is_made_among_devices(tmp_path: Path) -> None:
+    output.check("--json-file", "/dev/null", ["/dev/null"])
+    with pytest.raises(UserError, match=r"--sweep /dev/null\.png is among devices"):
+        output.check("--sweep", "/dev/null.png")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("solve", "sudoku", "in.txt", "--html", "in.txt"),
+        ("solve", "sudoku", "in.txt", "--gif", "in.txt"),
+        ("eval", "sudoku", "--data", "in.json", "--json-file", "in.json"),
+        ("eval", "sudoku", "--data", "in.json", "--sweep", "in"),
+        ("analyze", "text", "in.txt", "--reference", "other", "--json-file", "in.txt"),
+        ("analyze", "text", "other", "--reference", "in.png", "--plot", "in.png"),
+        ("arc", "show", "other,in.json", "--svg", "in.json"),
+        ("analyze", "forgetting", "run", "--json-file", "run/metrics.jsonl"),
+        ("eval", "text-run", "--json-file", "run/result.json"),
+        ("eval", "text-run", "--plot", "run/model/x.png"),
+    ],
+)
+def test_every_verb_refuses_to_write_over_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.txt", "in.json", "in.png"):
+        Path(name).write_text("old")
+    a_run(Path("run"))
+    (Path("run/model")).mkdir()
+    Path("text-run").mkdir()
+    Path("text-run/config.json").write_text("{}")
+    assert main(list(args)) == 2
+    assert "choose another place for what is written" in capsys.readouterr().err
+    assert all(Path(name).read_text() == "old" for name in ("in.txt", "in.json", "in.png"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_device_is_named() -> None:
+    with pytest.raises(OSError) as error:
+        output.write("/dev/full", "page")
+    assert output.refusal(error.value) == "/dev/full: no space is left on the device"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_standard_output_is_named_where_it_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(["--version"]) == 1
+    assert capsys.readouterr().err == "hrm: standard output: no space is left on the device\n"
+
+
 def test_a_picture_must_have_a_known_form(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     output.check_picture("--plot", tmp_path / "depth.svg")

@@ -77,8 +77,8 @@ def main(args: list[str]) -> int:
 def forgetting(args: list[str]) -> int:
     """Show what a learner has forgotten of its books."""
     options = parse("analyze forgetting", ForgettingOptions, args, example="hrm analyze forgetting runs/reader")
-    output.check("--json-file", options.json_file)
-    output.check_picture("--plot", options.plot)
+    output.check("--json-file", options.json_file, [options.run])
+    output.check_picture("--plot", options.plot, [options.run])
     from rich.table import Table
 
     from hrm.runs import Run, checkpoint
@@ -149,8 +149,13 @@ def text(args: list[str]) -> int:
 def _check(options: TextOptions) -> None:
     if not options.sources:
         raise UserError("nothing to judge: name text files or text runs")
-    output.check("--json-file", options.json_file)
-    output.check_picture("--plot", options.plot)
+    output.check("--json-file", options.json_file, _sources(options))
+    output.check_picture("--plot", options.plot, _sources(options))
+
+
+def _sources(options: TextOptions) -> tuple[output.Source, ...]:
+    """All that is read."""
+    return *options.sources, options.reference, options.training, options.words
 
 
 def _read(source: str, way: ReadOptions) -> str:
@@ -198,6 +203,10 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
             parts = [f"step {step}" if step.isdigit() else step] if len(steps) > 1 else []
             parts += [f"{depth} segment{'s'[: depth > 1]}"] if depth else []
             name = ", ".join([title, *parts])
+            file = options.save and options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt"
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                output.check("--save", file, _sources(options))
             with share(name, Console(stderr=True)) as report:
 
                 def tell(done: int, report: Callable[[float], None] = report) -> None:
@@ -205,7 +214,6 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
 
                 size = options.characters
                 body = write(model, tokenizer, reference, size, length, sampling, tell, max_segments=depth)
-            if options.save is not None:
-                options.save.mkdir(parents=True, exist_ok=True)
-                output.write(options.save / f"{name.replace(', ', '-').replace(' ', '-')}.txt", body)
+            if file is not None:
+                output.write(file, body)
             yield name, body

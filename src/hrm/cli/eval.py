@@ -79,10 +79,11 @@ def main(args: list[str]) -> int:
         same = ("data", "json", "json_file", "checkpoint", "batch_size", "on")
         shared = {name: getattr(options, name) for name in same}
         return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
-    output.check("--json-file", options.json_file)
-
+    read = (options.run, *options.also, options.data, (options.task or "").rpartition(":")[0])
+    output.check("--json-file", options.json_file, read)
     if options.sweep is not None:
-        output.check_picture("--sweep", _picture(options.sweep))
+        output.check_picture("--sweep", _picture(options.sweep), read)
+        output.check("--sweep", _picture(options.sweep).with_suffix(".json"), read)
 
     import numpy as np
 

@@ -103,8 +103,9 @@ def _questions(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
 
 def _check_pictures(options: Options) -> Options:
     """Before anything is computed: whether what --html and --gif ask for can be made. A page needs no Pillow."""
+    read = (options.run, *options.also, options.puzzle, (options.task or "").rpartition(":")[0])
     for flag, name in (("--html", options.html), ("--gif", options.gif)):
-        output.check(flag, name)
+        output.check(flag, name, read)
     if options.gif is not None:
         from hrm.puzzles.pictures.gif import pillow
 

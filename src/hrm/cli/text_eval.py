@@ -101,8 +101,9 @@ def main(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
-    output.check("--json-file", options.json_file)
-    output.check_picture("--plot", options.plot)
+    read = (options.run, options.data, options.data_folder)
+    output.check("--json-file", options.json_file, read)
+    output.check_picture("--plot", options.plot, read)
     if options.plot is not None and (options.tasks or options.task == "pairs"):
         raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task pairs")
     if options.state == "carry" and options.tasks:

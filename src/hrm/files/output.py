@@ -13,12 +13,13 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from hrm.files import names
 from hrm.files.reading import UserError, needs
 from hrm.files.records import Record
 
@@ -124,8 +125,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     flush(path.parent)
 
 
-def check(flag: str, path: str | Path | None) -> None:
-    """UserError for a flag's file that could not be written for its place; asked before anything is computed."""
+Source = str | Path | None
+
+
+def check(flag: str, path: str | Path | None, read: Iterable[Source] = ()) -> None:
+    """UserError for a flag's file that could not be written for its place, or would take the place of something that is
+    read or that a run keeps; asked before anything is computed. What is no path in `read` is passed over."""
     if path is None:
         return
     target = Path(os.path.realpath(path))
@@ -133,13 +138,38 @@ def check(flag: str, path: str | Path | None) -> None:
         raise UserError(f"{flag} {path} is a folder: name a file in it")
     if not target.parent.is_dir():
         raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
+    if is_regular(path):
+        _check_kept(f"{flag} {path}", target)
+        _check_read(f"{flag} {path}", target, read)
+    elif not os.path.exists(path):
+        raise UserError(f"{flag} {path} is among devices and open streams: choose another place for what is written")
 
 
-def check_picture(flag: str, path: str | Path | None) -> None:
+def _check_kept(named: str, target: Path) -> None:
+    for folder in target.parents:
+        first = target.relative_to(folder).parts[0]
+        kept = first in names.KEPT_BY_RUNS or first.startswith(".")
+        if kept and (folder / "run.json").is_file() and (folder / "config.yaml").is_file():
+            raise UserError(f"{named} belongs to the run {folder}: choose another place for what is written")
+
+
+def _check_read(named: str, target: Path, read: Iterable[Source]) -> None:
+    for source in read:
+        if source is None or not os.path.exists(found := os.path.expanduser(source)):
+            continue
+        if target == Path(os.path.realpath(found)):
+            raise UserError(f"{named} is what is read: choose another place for what is written")
+        # A run is read too, but what it keeps is known, and reports may lie beside that.
+        inside = target.exists() and target.is_relative_to(os.path.realpath(found))
+        if inside and not os.path.isfile(os.path.join(found, "run.json")):
+            raise UserError(f"{named} lies inside {source}, which is read: choose another place for what is written")
+
+
+def check_picture(flag: str, path: str | Path | None, read: Iterable[Source] = ()) -> None:
     """`check`, and UserError where matplotlib is missing or knows no such form."""
     if path is None:
         return
-    check(flag, path)
+    check(flag, path, read)
     if find_spec("matplotlib") is None:
         raise UserError(needs(flag, "matplotlib", "report"))
     if _form(path) not in _PICTURES:
@@ -156,8 +186,9 @@ def check_utf8(path: str | Path) -> None:
 
 def is_regular(path: str | Path) -> bool:
     """Whether a path, links followed, is a regular file or free to become one; no pipe, device or open stream."""
-    # /dev/stdout may lead to a regular file, but replacing that would tear it from the stream.
-    return _regular(path) and not os.path.abspath(path).startswith(("/dev/", "/proc/"))
+    # /dev/stdout may lead to a regular file, but replacing that would tear it from the stream. /dev/shm is a disk.
+    place = os.path.abspath(path)
+    return _regular(path) and (place.startswith("/dev/shm/") or not place.startswith(("/dev/", "/proc/")))
 
 
 def _regular(path: str | Path) -> bool:
@@ -182,6 +213,10 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
             yield file
     except BrokenPipeError as error:
         raise UserError(f"{path} was closed by its reader before everything was written") from error
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write(path: str | Path, content: str | bytes) -> None:

@@ -20,22 +20,6 @@ from hrm.runs import checkpoint, durable, lock, manifest
 from hrm.settings import Recipe, check_ranges, families, from_yaml, to_yaml
 
 FORMAT = 1
-_CONTENTS = (
-    "run.json",
-    "config.yaml",
-    "metrics.jsonl",
-    "best.json",
-    "result.json",
-    "checkpoints",
-    "data",
-    "tokenizer",
-    "model",
-    "books",
-    "modes.json",
-    "tensorboard",
-    "README.md",
-)
-"""What belongs to a run and is deleted when it is overwritten; other files in the folder stay."""
 _NEW, _OLD = ".tmp-run-new", ".tmp-run-old"
 """Names inside the folder: a run being created, and the old one moved aside for it."""
 
@@ -138,7 +122,7 @@ class Run(Generic[C]):
 
     def check_places(self) -> None:
         """UserError if files of the run would be written outside of it; checked before anything is computed."""
-        for name in (*_CONTENTS, "bad_batch.safetensors"):
+        for name in names.KEPT_BY_RUNS:
             names.place_in(self.path, name)
 
     def set_config(self, config: C) -> None:
@@ -249,7 +233,7 @@ def refuse_in_use(path: Path, overwrite: bool = False) -> None:
         return
     if (path / _OLD).is_dir():
         return  # a kill came while one run replaced another, so the files belong to either of the two
-    foreign = sorted((name in _CONTENTS, name) for name in os.listdir(path) if name not in (_NEW, *lock.FILES))
+    foreign = sorted((name in names.RUN_CONTENTS, name) for name in os.listdir(path) if name not in (_NEW, *lock.FILES))
     if foreign:
         raise UserError(f"{path} is not empty ('{foreign[0][1]}') and not a run: choose another folder")
 
@@ -260,10 +244,10 @@ def _take_place(path: Path) -> None:
     checkpoint.discard(old)
     old.mkdir()
     # run.json is removed first and written last: without it the folder is no run if this is interrupted.
-    for name in _CONTENTS:
+    for name in names.RUN_CONTENTS:
         if os.path.lexists(path / name):
             os.rename(path / name, old / name)
-    for name in reversed(_CONTENTS):
+    for name in reversed(names.RUN_CONTENTS):
         if os.path.lexists(new / name):
             os.rename(new / name, path / name)
     durable.flush(path)

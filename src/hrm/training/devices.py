@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
+from hrm.core.devices import not_available
 from hrm.files.reading import UserError
 from hrm.runs import Run, threads
 from hrm.training.config import TrainConfig
@@ -37,7 +38,7 @@ def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accele
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
     if device not in ("auto", accelerator.device.type):
-        raise UserError(f"{flag} {device} is not available here: use {accelerator.device.type} or auto")
+        raise not_available(flag, device, accelerator.device)
     if launched > accelerator.num_processes:
         raise UserError(f"processes cannot train together on {accelerator.device.type}: use {flag} cpu")
     if train.batch_size % accelerator.num_processes:

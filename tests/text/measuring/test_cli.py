@@ -14,7 +14,6 @@ import pytest
 
 from hrm.cli.generate import legend, style_of, table
 from hrm.cli.main import main
-from hrm.text.measuring.report import table as measured
 from tests.text.measuring.small import TEXT, saved
 
 ROOT = Path(__file__).parents[3]
@@ -176,8 +175,14 @@ def test_measuring_writes_the_numbers_it_prints(folder: Path, tmp_path: Path, ca
     result = json.loads((tmp_path / "out.json").read_text())
     assert {*COMMON, "data_sha256", "loss", "bits_per_byte", "mean_segments", "max_segments"} <= result.keys()
     assert [row["exit_threshold"] for row in result["adaptive"]] == [0.5, 0.4] and len(result["fixed"]) == 3
-    assert shown.splitlines()[:-1] == measured(result).splitlines()[:-1]
-    assert f"{result['fixed'][2]['loss']:.4f}" in shown and "the same at random" in shown
+    rows = {line[:28].strip(): line[28:] for line in shown.splitlines()}
+    for depth, row in enumerate(result["fixed"], 1):
+        name = "1 segment" if depth == 1 else f"{depth} segments"
+        assert rows[name].split()[:2] == [f"{row['loss']:.4f}", f"{row['perplexity']:.2f}"]
+    for row in result["adaptive"]:
+        name = f"{result['halting']} {row['exit_threshold']:g}: {row['mean_segments']:.2f} on average"
+        assert rows[name].split()[0] == f"{row['loss']:.4f}"
+    assert "the same at random" in rows and f"{result['n']:,} tokens, {result['bytes']:,} bytes" in shown
     assert json.loads(said(capsys, *call, "--json")[0])["loss"] == result["loss"]
 
 
