@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,9 @@ from tests.training import small
 from tests.training.small import config, train
 
 pytestmark = pytest.mark.slow
+
+
+MEASURING = "measuring the best checkpoint on the 20 held-out puzzles"
 
 
 def steps(run: Run) -> list[int]:
@@ -188,16 +194,54 @@ def test_measuring_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     compiled = torch.compile(lambda x: x + 1, backend=backend, dynamic=False)
 
-    def evaluate(*args: Any, **strategy: Any) -> dict[str, Any]:
-        compiled(torch.ones(len(calls) + 1))
-        calls.append(len(graphs))
-        return session.evaluate_all(*args, **strategy)  # type: ignore[attr-defined]
+    class Watched(session.Measurement):
+        def __init__(self, *args: Any) -> None:
+            compiled(torch.ones(len(calls) + 1))
+            calls.append(len(graphs))
+            super().__init__(*args)
 
-    monkeypatch.setattr(session, "evaluate_all", session.evaluate, raising=False)
-    monkeypatch.setattr(session, "evaluate", evaluate)
-    train(tmp_path / "run", config(task={"holdout": 10}, train={"steps": 10, "eval_every": 5}))
+    monkeypatch.setattr(session, "Measurement", Watched)
+    train(tmp_path / "run", config(task={"holdout": 10}, train={"steps": 10, "eval_every": 5, "eval_puzzles": 5}))
     # The last call is the one after the training, whose model is not compiled.
     assert calls == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("precision", "ema", "steps"), [("float32", 0.9, 40), ("bfloat16", 0.0, 4)])
+def test_what_the_training_has_just_measured_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str, ema: float, steps: int
+) -> None:
+    changes = {**small.LEARNS, "optim": {**small.LEARNS["optim"], "ema": ema}}
+    settings = config(**changes, train={"steps": steps, "batch_size": 32, "eval_every": 20, "precision": precision})
+    run = train(tmp_path / "run", settings)
+    assert MEASURING not in capsys.readouterr().err
+    kept = json.loads(run.result.read_text())
+    small.resume(run.path)  # nothing is left to train, so it only measures
+    assert MEASURING in capsys.readouterr().err
+    again = json.loads(run.result.read_text())
+    clocked = {"seconds", *small.IGNORED} - {"data"}
+    assert {k: v for k, v in kept.items() if k not in clocked} == {k: v for k, v in again.items() if k not in clocked}
+    assert kept["n"] == 20 and kept["calibration"] == (run.best or {})["calibration"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_best_checkpoint_is_measured_costs_only_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    def signalled(what: str, total: int, console: object) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext(lambda: signal.raise_signal(getattr(signal, name)))
+
+    settings = config(task={"holdout": 20}, optim={"warmup_steps": 0}, train={"steps": 2, "eval_puzzles": 5})
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "bar", signalled)
+        run = train(tmp_path / "run", settings)  # ends with 0, as every training that a signal stops
+    said = capsys.readouterr().err
+    assert MEASURING in said and "saving" not in said
+    assert f"the training itself is saved: hrm eval {run.path} measures it" in said
+    result = json.loads(run.result.read_text())
+    assert (result["state"], result["step"]) == ("finished", 2) and "exact" not in result
+    small.resume(run.path)
+    assert json.loads(run.result.read_text())["n"] == 20
 
 
 def test_patience_ends_a_training_that_no_longer_gets_better(

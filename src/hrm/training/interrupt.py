@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType, TracebackType
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
@@ -56,6 +56,10 @@ def ending() -> Iterator[None]:
 
 class Abandoned(BaseException):
     """A signal came during work that may be given up. A BaseException, so that no `except Exception` catches it."""
+
+
+Abandoning = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which a signal raises Abandoned."""
 
 
 class Interrupt:

@@ -14,7 +14,7 @@ from hrm.files.reading import reading
 from hrm.files.records import Json
 from hrm.runs import Run, checkpoint
 from hrm.training.config import TrainConfig
-from hrm.training.interrupt import Abandoned, Interrupt
+from hrm.training.interrupt import Abandoned, Abandoning, Interrupt
 from hrm.training.pace import Pace
 from hrm.training.progress import Reporter, duration, memory_gib
 from hrm.training.trainer import BadBatch, BaseTrainer
@@ -131,41 +131,61 @@ class TrainingLoop(Loop):
         self.accelerator.wait_for_everyone()
         self.saved, self.measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
-    def follow(self, finish: Callable[[], Json]) -> Json:
-        """Train to the end or until asked to stop; returns the result, with that of `finish()` if training ended."""
+    def follow(self, finish: Callable[[Abandoning], Json]) -> Json:
+        """Train to the end or until asked to stop; returns the result, with that of `finish` if training ended."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
-        with Interrupt(intact=self._intact) as self.interrupt, reporter.bar:
-            # With several processes all must finish the step together, and an exception inside compiled code is not
-            # safe.
-            if self.accelerator.num_processes == 1 and not self.config.compile:
-                trainer.abandoning = self.interrupt.abandoning
-            try:
-                finished = self.run_steps()
-            except BadBatch as error:
-                file = run.path / "bad_batch.safetensors"
-                if self.accelerator.is_main_process:
-                    save_file({name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}, file)
-                raise BadBatch(f"{error}; its batch is in {file}", error.batch) from None
-            self.save()
-            if finished:
-                self._measure()
-        result = {
-            "state": "finished" if finished else "paused",
-            "step": trainer.step_number,
-            "training_seconds": trainer.seconds,
-            "measuring_share": _measuring(self.measurements, trainer),
-        }
-        if finished or trainer.step_number:
-            spent = duration(trainer.seconds)
-            reporter.say(f"{result['state']} at step {trainer.step_number} after {spent} of training")
-        else:
-            reporter.say("stopped before the first step was done, so there is nothing to save")
-        if not finished:
-            reporter.say(f"continue with: hrm train --resume {run.path}")
-        elif self.accelerator.is_main_process:
-            result |= finish()
-            run.set_result(result)
+        with Interrupt(intact=self._intact) as self.interrupt:
+            with reporter.bar:
+                finished = self._train()
+            self.interrupt.says = ""  # from here on all is saved
+            result: Json = {
+                "state": "finished" if finished else "paused",
+                "step": trainer.step_number,
+                "training_seconds": trainer.seconds,
+                "measuring_share": _measuring(self.measurements, trainer),
+            }
+            if finished or trainer.step_number:
+                spent = duration(trainer.seconds)
+                reporter.say(f"{result['state']} at step {trainer.step_number} after {spent} of training")
+            else:
+                reporter.say("stopped before the first step was done, so there is nothing to save")
+            if not finished:
+                reporter.say(f"continue with: hrm train --resume {run.path}")
+            elif self.accelerator.is_main_process:
+                self._conclude(result, finish)
+            # A signal that reaches all processes ends none of them before the main one is done.
+            self.accelerator.wait_for_everyone()
         return result
+
+    def _train(self) -> bool:
+        """Train, save, and at the end measure; returns whether training ended."""
+        # With several processes all must finish the step together, and an exception inside compiled code is not safe.
+        if self.accelerator.num_processes == 1 and not self.config.compile:
+            self.trainer.abandoning = self.interrupt.abandoning
+        try:
+            finished = self.run_steps()
+        except BadBatch as error:
+            file = self.run.path / "bad_batch.safetensors"
+            if self.accelerator.is_main_process:
+                save_file({name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}, file)
+            raise BadBatch(f"{error}; its batch is in {file}", error.batch) from None
+        self.save()
+        if finished:
+            self._measure()
+        return finished
+
+    def _conclude(self, result: Json, finish: Callable[[Abandoning], Json]) -> None:
+        """Add what `finish` measures to the result and write it; a signal ends the measurement, not the program."""
+        path = self.run.path
+        self.run.set_result(result)  # a result of before must not pass for that of this training
+        try:
+            result |= finish(self.interrupt.abandoning)
+        except Abandoned:
+            self.reporter.say(
+                f"stopped measuring, but the training itself is saved: hrm eval {path} measures it, and "
+                f"hrm train --resume {path} writes its result.json"
+            )
+        self.run.set_result(result)
 
     def log(self) -> None:
         trainer = self.trainer

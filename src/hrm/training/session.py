@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,6 +19,7 @@ from hrm.runs.folder import refuse_in_use
 from hrm.settings import Recipe, check, settings
 from hrm.training.config import TrainConfig
 from hrm.training.devices import choose_threads, make_accelerator
+from hrm.training.interrupt import Abandoning
 from hrm.training.long_steps import announce
 from hrm.training.loop import Evaluator, TrainingLoop
 from hrm.training.progress import Reporter
@@ -72,8 +74,11 @@ class Subject(ABC, Generic[C, T]):
         """How the training is measured; None where nothing is held out."""
 
     @abstractmethod
-    def finish(self, run: Run[C], trainer: T) -> Json:
-        """Measure the best checkpoint for the result; called in the main process only, after the last step."""
+    def finish(self, run: Run[C], trainer: T, reporter: Reporter, abandoning: Abandoning) -> Json:
+        """Measure the best checkpoint for the result; called in the main process only, after the last step.
+
+        It measures within `abandoning()`, so that a signal ends it there.
+        """
 
 
 def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> Json:
@@ -120,7 +125,7 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
     place = accelerator.num_processes, accelerator.device
     announce(train, trainer, trainer.step_number, *place, reporter, subject.fitting)
     loop = TrainingLoop(run, trainer, train, subject.measures(trainer), reporter)
-    result = loop.follow(lambda: subject.finish(run, trainer))
+    result = loop.follow(partial(subject.finish, run, trainer, reporter))
     trainer.close()
     # All processes leave together: one that exits while another still measures could be killed during its exit.
     accelerator.wait_for_everyone()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.runs.checkpoint import counted
 from hrm.training.config import TrainConfig
-from hrm.training.interrupt import Abandoned
+from hrm.training.interrupt import Abandoned, Abandoning
 from hrm.training.updates import Updates
 
 _COUNTERS = ("step_number", "seconds", "window_steps")
@@ -51,7 +51,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         self.window = torch.zeros(len(self.names), dtype=self.wide, device=accelerator.device)
         self.window_steps, self.window_seconds = 0, 0.0
         self.step_number, self.seconds = 0, 0.0
-        self.abandoning: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.abandoning: Abandoning = nullcontext
         """Wraps the part of a step that a signal may interrupt: the computation, but neither drawing nor the update."""
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from hrm.text.data import Batch
 from hrm.text.load import load_text
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.supervision import supervised_loss, supervision
+from hrm.text.training import session
 from hrm.text.training.replay import ReplayObjective
 from hrm.text.training.trainer import TextTrainer
 from hrm.training.config import OptimConfig
@@ -423,3 +426,24 @@ def test_a_run_to_go_on_with_is_known_for_text_in_either_form_of_the_flag(
     for flag in (["--resume", str(tmp_path)], [f"--resume={tmp_path}"]):
         assert hrm(["train", *flag, "--text.nosuch", "3"]) == 2
         assert "--text." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_a_training_of_text_has_just_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = train(tmp_path, "run", "--train.eval-puzzles", "1000")
+    said = "measuring the best checkpoint on the"
+    assert said not in capsys.readouterr().err
+    kept = json.loads((path / "result.json").read_text())
+    with monkeypatch.context() as patched:
+        stops = contextlib.nullcontext(lambda done: signal.raise_signal(signal.SIGINT))
+        patched.setattr(session, "share", lambda *args: stops)
+        assert hrm(["train", "--resume", str(path)]) == 0  # nothing is left to train, so it only measures
+    shown = capsys.readouterr().err
+    assert said in shown and f"the training itself is saved: hrm eval {path}" in shown
+    assert "loss" not in json.loads((path / "result.json").read_text())
+    assert hrm(["train", "--resume", str(path)]) == 0
+    again = json.loads((path / "result.json").read_text())
+    clocked = {"seconds", *CLOCKED}
+    assert {k: v for k, v in kept.items() if k not in clocked} == {k: v for k, v in again.items() if k not in clocked}

@@ -123,6 +123,12 @@ class Measurement:
             data_sha256=self._digest,
         )  # fmt: skip
 
+    def of(self, solver: Solver, puzzles: PuzzleSet) -> Measurement:
+        """The same judgements, told of a solver with the same weights and strategy and of the same puzzles."""
+        same = Measurement(solver, puzzles, self.batch_size)
+        same._judged, same._start, same._end = self._judged, self._start, self._end
+        return same
+
     @cached_property
     def _digest(self) -> str:
         return _sha256(self.puzzles)

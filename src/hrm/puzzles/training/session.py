@@ -11,19 +11,21 @@ from accelerate import Accelerator
 
 from hrm.files.reading import UserError
 from hrm.files.records import Json
+from hrm.progress import bar
 from hrm.puzzles import data, tasks
 from hrm.puzzles.arc import files as arc
 from hrm.puzzles.arc import sets as arc_sets
 from hrm.puzzles.config import Config
 from hrm.puzzles.data import PuzzleSet
-from hrm.puzzles.measuring import evaluate
+from hrm.puzzles.measuring import Measurement
 from hrm.puzzles.model import board_of, build
 from hrm.puzzles.solving import Solver, load
 from hrm.puzzles.tasks import Task
 from hrm.puzzles.training.batches import Sampler
 from hrm.puzzles.training.start import start_from
 from hrm.puzzles.training.trainer import Trainer
-from hrm.runs import Run
+from hrm.runs import Run, checkpoint
+from hrm.training.interrupt import Abandoning
 from hrm.training.loop import Evaluator
 from hrm.training.progress import Reporter
 from hrm.training.session import Changes, Subject, run_training
@@ -60,6 +62,7 @@ class _PuzzleTraining(Subject[Config, Trainer]):
         self.created = False
         self.training: PuzzleSet | None = None
         self.held_out: PuzzleSet | None = None
+        self.measured: _HeldOutPuzzles | None = None
 
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
         config, task = self.config, self.task
@@ -103,13 +106,22 @@ class _PuzzleTraining(Subject[Config, Trainer]):
             yield "nothing is held out, so the newest checkpoint counts as the best: see --validation, --task.holdout"
 
     def measures(self, trainer: Trainer) -> _HeldOutPuzzles | None:
-        return None if self.held_out is None else _HeldOutPuzzles(trainer, self.task, self.held_out)
+        self.measured = None if self.held_out is None else _HeldOutPuzzles(trainer, self.task, self.held_out)
+        return self.measured
 
-    def finish(self, run: Run[Config], trainer: Trainer) -> Json:
-        if self.held_out is None:
+    def finish(self, run: Run[Config], trainer: Trainer, reporter: Reporter, abandoning: Abandoning) -> Json:
+        if self.held_out is None or self.measured is None:
             return {}
-        device = str(trainer.accelerator.device)
-        final = evaluate(load(run.path, device=device, task=self.task), self.held_out)
+        solver = load(run.path, device=str(trainer.accelerator.device), task=self.task)
+        measurement = self.measured.again(solver, self.held_out)
+        if measurement is None:
+            n = len(self.held_out.inputs)
+            reporter.say(f"measuring the best checkpoint on the {n:,} held-out puzzles")
+            measurement = Measurement(solver, self.held_out)
+            with abandoning(), bar("measuring", n, reporter.console) as advance:
+                for _ in measurement:
+                    advance()
+        final = measurement.result()
         return {"exact": final["exact_accuracy"], **final}
 
     @property
@@ -204,12 +216,27 @@ class _HeldOutPuzzles(Evaluator):
     def __init__(self, trainer: Trainer, task: Task, held_out: PuzzleSet) -> None:
         self.trainer, self.task = trainer, task
         self.puzzles = held_out.take(np.arange(min(trainer.config.train.eval_puzzles, len(held_out.inputs))))
+        self.best: tuple[int, float, Measurement] | None = None
+        """Step, score and measurement of the best weights that this process has measured."""
 
     def __call__(self) -> Json:
         halting, device = self.trainer.config.halting, self.trainer.accelerator.device
         looks: Json = {"max_segments": halting.max_segments, "q_continue": halting.q_continue}
         with self.trainer.as_measured() as model:
-            return evaluate(Solver(model, self.task, device, **looks), self.puzzles).plain()
+            measurement = Measurement(Solver(model, self.task, device, **looks), self.puzzles)
+            for _ in measurement:
+                pass
+        measured = measurement.result().plain()
+        if self.best is None or self.score(measured) >= self.best[1]:
+            self.best = self.trainer.step_number, self.score(measured), measurement
+        return measured
+
+    def again(self, solver: Solver, held_out: PuzzleSet) -> Measurement | None:
+        """What was measured with the weights that `solver` has from a checkpoint; None unless it was all of these."""
+        if self.best is None or len(self.puzzles.inputs) < len(held_out.inputs):
+            return None
+        step, _, measurement = self.best
+        return measurement.of(solver, held_out) if checkpoint.step_of(Path(solver.checkpoint)) == step else None
 
     def score(self, measured: Json) -> float:
         return measured["exact_accuracy"]

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from hrm.files.output import check_utf8
 from hrm.files.reading import UserError
 from hrm.files.records import Json
-from hrm.runs import Run, durable
+from hrm.progress import share
+from hrm.runs import Run, checkpoint, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Rows
@@ -20,6 +21,7 @@ from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.source import Source
 from hrm.text.training.trainer import TextTrainer
+from hrm.training.interrupt import Abandoning
 from hrm.training.loop import Evaluator
 from hrm.training.progress import Reporter
 from hrm.training.session import Changes, Subject, run_training
@@ -51,6 +53,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         """The initial weights, if this process created the run."""
         self.training: Packed | Rows | None = None
         self.held_out: Packed | Rows | None = None
+        self.measured: _HeldOutText | None = None
 
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
         config = self.config
@@ -130,16 +133,23 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         return f"{self._training.count:,} tokens ({rows:,} rows), {held_out:,} held out"
 
     def measures(self, trainer: TextTrainer) -> _HeldOutText | None:
-        return None if self.held_out is None else _HeldOutText(trainer, self.tokenizer, self.held_out)
+        self.measured = None if self.held_out is None else _HeldOutText(trainer, self.tokenizer, self.held_out)
+        return self.measured
 
-    def finish(self, run: Run[TextConfig], trainer: TextTrainer) -> Json:
+    def finish(self, run: Run[TextConfig], trainer: TextTrainer, reporter: Reporter, abandoning: Abandoning) -> Json:
         from hrm.text.measuring.card import model_card
 
         found: Json = {}
-        if self.held_out is not None:
+        if self.held_out is not None and self.measured is not None:
             device, precision = str(trainer.accelerator.device), self.config.train.precision
             best = load_text(run.path, device=device, precision=precision)
-            found = _brief(evaluate(best.model, self.tokenizer, self.held_out, self.config.text.length, control=False))
+            found = self.measured.again(Path(best.name))
+            if not found:
+                reporter.say(f"measuring the best checkpoint on the {self.held_out.count:,} held-out tokens")
+                length = self.config.text.length
+                with abandoning(), share("measuring", reporter.console) as done:
+                    measured = evaluate(best.model, self.tokenizer, self.held_out, length, progress=done, control=False)
+                found = _brief(measured)
         run.set_result(found)
         durable.write(run.path / "README.md", model_card(run))
         return found
@@ -163,14 +173,28 @@ class _HeldOutText(Evaluator):
 
     def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed | Rows) -> None:
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
+        self.limit = trainer.config.train.eval_puzzles * trainer.config.text.length
+        self.best: tuple[int, float, Json] | None = None
+        """Step, score and measurement of the best weights that this process has measured."""
         self.fingerprint = held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.rows
 
     def __call__(self) -> Json:
-        config = self.trainer.config
-        limit = config.train.eval_puzzles * config.text.length
+        length = self.trainer.config.text.length
         with self.trainer.as_measured() as model:
-            found = evaluate(model, self.tokenizer, self.held_out, config.text.length, limit=limit, control=False)
-        return {**_brief(found), "data_sha256": self.fingerprint}
+            measured = evaluate(model, self.tokenizer, self.held_out, length, limit=self.limit, control=False)
+        found = _brief(measured)
+        if self.best is None or self.score(found) >= self.best[1]:
+            self.best = self.trainer.step_number, self.score(found), found
+        return {**found, "data_sha256": self.fingerprint}
+
+    def again(self, saved: Path) -> Json:
+        """What was measured with the weights of a checkpoint; {} unless it was on all of the text, and to the bit what
+        the checkpoint gives: a loaded model has its weights rounded and LoRA merged."""
+        config = self.trainer.config
+        if self.best is None or self.limit < self.held_out.count or config.train.precision != "float32" or config.lora:
+            return {}
+        step, _, found = self.best
+        return found if checkpoint.step_of(saved) == step else {}
 
     def score(self, measured: Json) -> float:
         # Between equal numbers of exact answers, the lower loss wins.
