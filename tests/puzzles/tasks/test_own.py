@@ -221,3 +221,47 @@ def test_conflicts_alone_are_rules_enough():
     other = task.parse("red red red red red a")
     assert task.marks and task.verify(question, question)
     assert not task.verify(question, other) and task.wrong(question, other) == [5]
+
+
+OWN = """import hrm, numpy as np
+class X(hrm.Task):
+    verifies = True
+    def __init__(s{init}): super().__init__(2, 2, "?.12")
+    def generate(s, rng): {generate}
+    def verify(s, question, answer): return {{}}["key"]
+"""
+SOUND = "return hrm.Puzzle(np.array([1, 2, 3, 2]), np.array([2, 2, 3, 2]))"
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (OWN.format(init="", generate="raise ValueError('oops')"), "e.py: X.generate failed (oops): correct it"),
+        (OWN.format(init="", generate="return None"), "e.py: X.generate gives None, no hrm.Puzzle: correct it"),
+        (OWN.format(init="", generate=SOUND.replace(", 2])", "])")), "gives a wrong question (shape (3,), int"),
+        (OWN.format(init="", generate=SOUND.replace("[2,", "[9,")), "gives the token 9 in its answer: use 0 to 3"),
+        (OWN.format(init=", n", generate=SOUND), "e.py: X cannot be made (TypeError: "),
+        (OWN.format(init="", generate=SOUND).replace("super().__init__", "print"), "does not call super().__init__("),
+        ("import sys; sys.exit(7)", "e.py cannot be loaded: it calls exit(7); correct it"),
+    ],
+)
+def test_a_mistake_in_a_task_is_named_with_file_and_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str, sentence: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("e.py").write_text(code)
+    build_one = ["data", "build", "--task", "e.py:X", "--puzzles", "1", "--out", "x.csv"]
+    assert main(build_one) == 2
+    found = said(capsys)
+    assert sentence in found and found.count("\n") == 1 and "--debug" not in found
+    assert main([*build_one, "--debug"]) == 2 and "Traceback" in said(capsys)
+
+
+def test_a_mistake_in_the_rules_of_a_task_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("e.py").write_text(OWN.format(init="", generate=SOUND))
+    assert main(["data", "build", "--task", "e.py:X", "--puzzles", "1", "--out", "x.csv"]) == 0
+    assert main(["data", "check", "x.csv", "--task", "e.py:X"]) == 2
+    assert "e.py: X.verify failed (KeyError: 'key'): correct it" in said(capsys)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, quoted
 from hrm.progress import bar
 from hrm.puzzles.data.overlap import classes
 from hrm.puzzles.data.puzzle_set import PuzzleSet
@@ -37,7 +37,7 @@ def generate(task: Task, counts: Sequence[int], seed: int = 0, console: Console 
     misses = 0
     with bar("making puzzles", sum(counts), console) as advance:
         while open_ := [i for i, count in enumerate(counts) if len(made[i]) < count]:
-            puzzle = task.generate(rng)
+            puzzle = _sound(task.generate(rng), task)
             key = task.canonical(puzzle) if apart else b""
             if key not in home:
                 home[key] = min(open_, key=lambda i: (classes[i] + 1) / share[i])
@@ -54,6 +54,21 @@ def generate(task: Task, counts: Sequence[int], seed: int = 0, console: Console 
                     f"found only {found} different puzzles of {wanted} wanted for this {task.name}: ask for fewer"
                 )
     return [_pack(task, list(puzzles.values()), seed) for puzzles in made]
+
+
+def _sound(puzzle: object, task: Task) -> Puzzle:
+    """A puzzle as a task made it; UserError unless it has the task's cells and tokens."""
+    where = f"{task.origin or type(task).__name__}.generate"
+    if not isinstance(puzzle, Puzzle):
+        raise UserError(f"{where} gives {quoted(puzzle)}, no hrm.Puzzle: correct it")
+    for what, tokens in (("question", puzzle.question), ("answer", puzzle.answer)):
+        if not isinstance(tokens, np.ndarray) or tokens.shape != (task.cells,) or tokens.dtype.kind not in "iu":
+            found = f"shape {tokens.shape}, {tokens.dtype}" if isinstance(tokens, np.ndarray) else quoted(tokens)
+            raise UserError(f"{where} gives a wrong {what} ({found}): make it an array of {task.cells} whole numbers")
+        if tokens.min() < 0 or tokens.max() >= len(task.vocabulary):
+            token = int(tokens.max() if tokens.max() > 0 and tokens.min() >= 0 else tokens.min())
+            raise UserError(f"{where} gives the token {token} in its {what}: use 0 to {len(task.vocabulary) - 1}")
+    return puzzle
 
 
 def split(

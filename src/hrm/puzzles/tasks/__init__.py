@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 from hrm.files.reading import UserError, nearest, quoted, reason
 from hrm.puzzles import kinds
 from hrm.puzzles.config import TaskConfig
+from hrm.puzzles.tasks import own
 from hrm.puzzles.tasks.board import Board as Board
 from hrm.puzzles.tasks.puzzle import Puzzle as Puzzle
 from hrm.puzzles.tasks.puzzle import PuzzleError as PuzzleError
@@ -31,7 +32,7 @@ def build(config: TaskConfig, named: str | None = None) -> Task:
                 f"the code of {quoted(kind)} is not part of this package and is not loaded by its name alone: if you "
                 f"trust the file, add --task PATH/{kinds.bare(kind)} (for hrm train --task.kind)"
             )
-        return _from_file(kind).of(config)
+        return own.made(_from_file(kind), config, kind.rpartition(":")[0])
     if kind in kinds.KINDS:
         return resolve_name(kinds.KINDS[kind]).of(config)
     found = kinds.installed(kind)
@@ -51,6 +52,8 @@ def _from_file(kind: str) -> type[Task]:
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
+    except SystemExit as error:
+        raise UserError(f"{file} cannot be loaded: it calls exit({error.code}); correct it") from error
     except Exception as error:
         raise UserError(f"{file} cannot be loaded: {reason(error)}; correct it") from error
     known = [each for each, value in vars(module).items() if inspect.isclass(value) and value.__module__ == spec.name]

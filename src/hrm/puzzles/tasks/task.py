@@ -55,6 +55,8 @@ class Task:
     """Whether a question belongs to one of many riddles with an embedding each (ARC), so that alone it is none."""
     blocks: Sequence[int] = ()
     """The box of each cell: drawings have a thick line where it changes."""
+    origin: str = ""
+    """The file and class of a task of one's own, for messages."""
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other characters that `parse` reads as a token: {"_": "."}."""
 
