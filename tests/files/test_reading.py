@@ -2,11 +2,13 @@
 
 import gzip
 import lzma
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
+from hrm.cli.main import main
 from hrm.files.reading import (
     TooLarge,
     UserError,
@@ -173,3 +175,25 @@ def test_no_advice_to_unpickle_is_passed_on():
         reading("x", "get it as safetensors"),
     ):
         raise error
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("learn", "run", "pipe"),
+        ("arc", "check", "pipe"),
+        ("arc", "show", "pipe"),
+        ("chat", "run", "--batch", "pipe"),
+        ("data", "pack", "pipe", "--out", "packed"),
+    ],
+)
+def test_a_pipe_is_to_be_copied_into_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    assert main(list(args)) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(": pipe is neither a file nor a folder: copy what it holds into a file\n")
+    assert os.listdir() == ["pipe"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from hrm.cli.options import DEVICE, DRAWS, Device, Draws, OnDevice, Positional, parse
 from hrm.files.encoding import read_text
 from hrm.files.output import to_json
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, check_copied
 from hrm.terminal import replaced
 from hrm.text.config import Decoding, is_text
 
@@ -121,11 +121,11 @@ def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options)
 
 def _lines(name: str, encoding: str | None) -> Iterator[tuple[int, str]]:
     """(line number, text) of each line that is not empty; the file is looked for at once."""
-    if name != "-" and not Path(name).is_file():
-        raise UserError(f"there is no file {name} (--batch): name one, or - for standard input")
-
     if name == "-":
         return _said(sys.stdin)
+    check_copied(Path(name))
+    if not Path(name).is_file():
+        raise UserError(f"there is no file {name} (--batch): name one, or - for standard input")
     text, how = read_text(Path(name), asked=encoding)
     if sentence := how.sentence(name):
         print(sentence, file=sys.stderr)

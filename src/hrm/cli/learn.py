@@ -19,7 +19,7 @@ from hrm.cli.options import Positional, parse
 from hrm.files import names, output
 from hrm.files.encoding import known_encoding
 from hrm.files.output import to_json
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, check_copied
 from hrm.text.config import LearnConfig
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _main(args: list[str], held: ExitStack) -> int:
     if options.encoding is not None:
         known_encoding(options.encoding)
     for book in books:
+        check_copied(book)
         if not book.is_file():
             what = "is a folder" if book.is_dir() else "does not exist"
             raise UserError(f"{book} {what}: give the text files to learn")

@@ -120,6 +120,12 @@ def reading(where: object, hint: str = "restore it") -> Iterator[None]:
 # What files hold
 
 
+def check_copied(path: Path) -> None:
+    """UserError for a pipe, a device or a socket, where what is read must be a file or folder that stays."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is neither a file nor a folder: copy what it holds into a file")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked where its name ends in .gz or .xz; read them with `lines_in` or under `reading`."""

@@ -16,7 +16,7 @@ from hrm.cli.main import main
 from hrm.files.reading import UserError
 from hrm.puzzles.data import check, infer, read
 from hrm.puzzles.data.puzzle_file import rows, text_of
-from hrm.puzzles.tasks import Task, build
+from hrm.puzzles.tasks import PuzzleError, Task, build
 from hrm.puzzles.tasks.grid import Grid
 from hrm.puzzles.tasks.maze import Maze
 from hrm.puzzles.tasks.sudoku import Sudoku
@@ -212,3 +212,42 @@ def test_puzzles_that_are_read_keep_their_places(tmp_path: Path) -> None:
         assert [row.line for row in rows(lines, "a.txt", NINE)] == [2, 12]
     inputs = read(tmp_path / "a.txt", NINE).inputs
     assert np.array_equal(inputs[0], inputs[1])
+
+
+@pytest.mark.parametrize("task", [NINE, Maze(9, 9, 1), Grid(9, 9, 12)], ids=lambda task: task.name)
+def test_a_line_longer_than_any_grid_is_invalid_before_it_is_looked_at(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "1" * (task.longest + 1)
+    looked_at: list[int] = []
+    form, parse = type(task.form), type(task).parse
+    for name in ("whole", "row", "note"):
+        method = getattr(form, name)
+        monkeypatch.setattr(form, name, lambda self, line, old=method: looked_at.append(len(line)) or old(self, line))
+    monkeypatch.setattr(type(task), "parse", lambda self, line: looked_at.append(len(line)) or parse(self, line))
+    (row,) = rows([text], "x.txt", task)
+    assert row.line == 1 and row.question == text
+    with pytest.raises(PuzzleError, match=r"expected 81 cells, 9 rows of 9, got 1[\d,]+ characters"):
+        task.parse_bounded(row.question)
+    with pytest.raises(UserError, match="no column 'question'"):
+        list(rows([text], "x.csv", task))
+    assert max(looked_at, default=0) <= task.longest
+
+
+def test_what_stands_around_a_line_that_is_too_long_is_read() -> None:
+    found = list(rows([EASY + "\n", "1" * 100_000 + "\n", *DRAWN.splitlines(keepends=True)], "x.txt", NINE))
+    assert [(row.line, len(row.question)) for row in found] == [(1, 81), (2, 100_000), (3, 89)]
+
+
+@pytest.mark.parametrize("header", ["question,question,answer", "Answer,question, answer ", "rating,quiz,rating"])
+def test_a_column_that_is_there_twice_is_named(header: str, tmp_path: Path) -> None:
+    name = header.split(",")[0].lower()
+    (tmp_path / "x.csv").write_text(f"{header}\n{SMALL},{SMALL},{SMALL}\n")
+    for reader in (infer, lambda path: read(path, FOUR)):
+        with pytest.raises(UserError, match=f"x.csv has the column '{name}' twice: rename or remove one of them"):
+            reader(tmp_path / "x.csv")
+
+
+def test_a_column_that_is_not_read_may_be_there_twice() -> None:
+    (row,) = rows(["note,question,note\n", f"a,{SMALL},b\n"], "x.csv", FOUR)
+    assert row.question == SMALL

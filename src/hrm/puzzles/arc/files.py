@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hrm.files import output
-from hrm.files.reading import UserError, json_of, lines_of, parsed, reading
+from hrm.files.reading import UserError, check_copied, json_of, lines_of, parsed, reading
 from hrm.files.records import Json
 from hrm.puzzles.tasks.arc import canonical, grid_of
 
@@ -113,6 +113,7 @@ Entry = Callable[[], Placed]
 
 def _entries(path: Path) -> Iterator[Entry]:
     """The tasks of a source, one by one."""
+    check_copied(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith((".json", ".json.gz")))
         names = {file.name for file in files}

@@ -143,7 +143,7 @@ def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray
         tokens[fits] = token[np.frombuffer(joined, np.uint8)].reshape(-1, cells)
         for i in np.flatnonzero(~tokens.all(axis=1)).tolist():
             try:
-                tokens[i] = task.parse(texts[i])
+                tokens[i] = task.parse_bounded(texts[i])
             except PuzzleError as error:
                 bad.setdefault(i, f"{column}: {error}")
         return tokens

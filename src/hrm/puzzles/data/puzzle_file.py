@@ -93,6 +93,7 @@ def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
     if re.match(r"\s*<(\?xml|opensudoku)", first, re.IGNORECASE):
         yield from _opensudoku(chain([first], source), where, skipped)
     elif columns := header(first):
+        check_columns(columns, where)
         yield from csv_rows(source, where, columns, skipped + 1)
     elif _separated(where) and not (first and _puzzle_like(first, task)):
         named = shown(f"'{name.strip()}'" for name in re.split(r"[,;\t]", first.strip("\r\n"))) if first else "none"
@@ -112,13 +113,25 @@ def header(line: str) -> Columns | None:
             names = next(csv.reader([line.strip("\r\n")], delimiter=separator), [])
         except csv.Error:
             return None
-        known = [name.strip(' \t"').lower() for name in names]
+        known = [_column(name) for name in names]
         first = [
             next((known.index(name) for name in all_ if name in known), None) for all_ in (QUESTIONS, ANSWERS, RATINGS)
         ]
         if first[0] is not None:
             return Columns(separator, names, first[0], first[1], first[2])
     return None
+
+
+def check_columns(columns: Columns, where: object) -> None:
+    """UserError where a column that is read is there twice."""
+    known = [_column(name) for name in columns.names]
+    for at in (columns.question, columns.answer, columns.rating):
+        if at is not None and known.count(known[at]) > 1:
+            raise UserError(f"{where} has the column {quoted(known[at])} twice: rename or remove one of them")
+
+
+def _column(name: str) -> str:
+    return name.strip(' \t"').lower()
 
 
 def csv_rows(lines: Iterable[str], where: object, columns: Columns, before: int) -> Iterator[Row]:
@@ -192,7 +205,9 @@ def _puzzle_like(line: str, task: Task) -> bool:
     """Whether a line is, or begins, a puzzle or a comment: a file without a header."""
     form = task.form
     line = line.rstrip("\r\n")
-    return form is not None and bool(form.whole(line) or form.row(line) or form.note(line))
+    if form is None or len(line) > task.longest:
+        return False
+    return bool(form.whole(line) or form.row(line) or form.note(line))
 
 
 def _number(text: str) -> bool:

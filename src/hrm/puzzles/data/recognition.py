@@ -75,6 +75,8 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
     if not any(line.strip() for line in lines):
         raise UserError(f"{path} holds no puzzles")
     columns = next((puzzle_file.header(line) for line in lines if line.strip()), None)
+    if columns:
+        puzzle_file.check_columns(columns, path)
     fields = lines[1].split(columns.separator) if columns and len(lines) > 1 else []
     cells = len(fields[columns.question]) if columns and columns.question < len(fields) else 0
     raise _unknown(path, f"puzzles of {cells} cells" if cells else "its lines")
@@ -85,7 +87,7 @@ def _read(lines: Sequence[str], path: Path, task: Task) -> tuple[int, int]:
     sound = count = 0
     for row in _rows(lines, path, task):
         try:
-            tokens = task.parse(row.question)
+            tokens = task.parse_bounded(row.question)
         except PuzzleError:
             continue
         count += 1

@@ -208,7 +208,7 @@ class Solver:
         text = asked if isinstance(asked, str) else ""
         try:
             text = text_of(asked, self.task)
-            question = self.task.parse(text)
+            question = self.task.parse_bounded(text)
             self.task.check(question)
         except PuzzleError as error:
             return text, None, str(error)

@@ -107,6 +107,18 @@ class Task:
                 raise PuzzleError(f"{quoted(field)} at {self.place(at)} is none of {self._some_names()}")
         return np.array([self._known[field] for field in fields], self._dtype)
 
+    def parse_bounded(self, text: str) -> np.ndarray:
+        """`parse`, and PuzzleError at once for a text far longer than any puzzle; for what comes from files."""
+        if len(text) > self.longest:
+            (rows, cols), found = self.shape, f"{len(text):,} characters"
+            raise PuzzleError(f"expected {self.cells} cells, {rows} rows of {cols}, got {found}")
+        return self.parse(text)
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest text that may be a puzzle, with all that people draw around its cells."""
+        return 10_000 + 64 * self.cells
+
     def format(self, tokens: np.ndarray) -> str:
         """The text form that `parse` reads: one character per cell, or names between spaces where one is longer."""
         names = [self.names[token] for token in tokens.tolist()]

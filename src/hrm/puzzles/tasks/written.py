@@ -95,7 +95,7 @@ def puzzles(lines: Iterable[str], task: Task) -> Iterator[WrittenPuzzle]:
             WrittenPuzzle(number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip("\r\n \t")
         )
         return
-    for rows, answer in _Reader(form).read(lines):
+    for rows, answer in _Reader(form, task.longest).read(lines):
         yield WrittenPuzzle(rows[0].line, form.compact(rows), answer)
 
 
@@ -108,7 +108,7 @@ def spans(text: str, task: Task) -> list[Span] | None:
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
-    found = [rows for rows, _ in _Reader(form).read(lines)]
+    found = [rows for rows, _ in _Reader(form, task.longest).read(lines)]
     if len(found) != 1:
         return None
     cells = [(starts[row.line - 1] + a, starts[row.line - 1] + b) for row in found[0] for a, b in row.spans]
@@ -118,8 +118,8 @@ def spans(text: str, task: Task) -> list[Span] | None:
 class _Reader:
     """Puts lines together to puzzles: (rows, answer) each."""
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
+    def __init__(self, form: Form, longest: int) -> None:
+        self.form, self.longest = form, longest
         self.blocks: list[list[Row]] = []  # rows of the puzzle in the making; a new list after each empty line
         self.empty = 0  # empty lines between these
         self.lines: list[Row] = []  # rows of one sign, before it is known whether blanks are written so
@@ -132,7 +132,11 @@ class _Reader:
         form = self.form
         for number, raw in enumerate(lines, 1):
             line = raw.rstrip("\r\n")
-            if not line or (line.isspace() and form.row(line) is None):
+            if len(line) > self.longest:
+                yield from self._close()
+                yield from self._untitled()
+                yield [Row(number, line, [(0, len(line))])], ""
+            elif not line or (line.isspace() and form.row(line) is None):
                 yield from self._gap()
             elif (section := _SECTION.fullmatch(line)) and form.row(line) is None:
                 yield from self._close()

@@ -17,6 +17,7 @@ from hrm.files.reading import (
     TooLarge,
     UserError,
     Watched,
+    check_copied,
     needs,
     opened,
     parsed,
@@ -152,8 +153,7 @@ def _local(path: Path, field: str, way: ReadOptions) -> Iterator[str]:
     if path.is_file():
         yield from _texts(str(path), rows(path, way), field) if _suffix(path) in _READERS else _pieces(path, way)
         return
-    if not path.is_dir():
-        raise UserError(f"{path} is neither a file nor a folder: copy what it holds into a file")
+    check_copied(path)
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size]
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not files:
