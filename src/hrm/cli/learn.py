@@ -87,16 +87,31 @@ def _main(args: list[str], held: ExitStack) -> int:
     if options.fresh or not known:
         names.apart(options.run, books, "the run")
     from hrm.runs import lock
+    from hrm.text.learning.learner import Learner, ready
 
     if options.fresh:
+        ready(options.config)  # before the old run is moved
         _set_aside(options.run)
     held.enter_context(lock.own(options.run, "learn", new=True))
     if (options.run / "run.json").is_file() and (options.fresh or not known):
         raise lock.InUse(f"{options.run} has just been started by another process: resume that one, or use another")
-    from hrm.text.learning.learner import Learner
-
     run, config = options.run, options.config
-    learner = Learner.open(run, config=config) if known and not options.fresh else Learner.create(run, config)
+    if known and not options.fresh:
+        return _read(Learner.open(run, config=config), options, books, args)
+    learner = Learner.create(run, config)
+    try:
+        return _read(learner, options, books, args)
+    except Exception:
+        from hrm.runs import checkpoint
+
+        if not checkpoint.complete(learner.run.checkpoints):  # nothing was learned
+            learner.run.remove()
+            learner.close()
+        raise
+
+
+def _read(learner: Learner, options: Options, books: list[Path], args: list[str]) -> int:
+    """Do what the options ask of a learner, book after book, and print where it is."""
     if options.grow:
         _say_grown(learner.grow())
     if options.stop:
@@ -204,8 +219,9 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
         elif kind == "measured":
             scores = "  ".join(f"{name} {bits:.3f}" for name, bits in event["scores"].items())
             say(f"held-out bits a character: {scores}")
-            say(f"it writes, {event['rate']:.0f} characters a second:")
-            for line in event["sample"].strip().splitlines():
+            lines = event["sample"].strip().splitlines()
+            say(f"it writes, {event['rate']:.0f} characters a second:" if lines else "it writes nothing yet")
+            for line in lines:
                 say(f"  | {line}")
         elif kind == "grown":
             _say_grown(event["layers"])

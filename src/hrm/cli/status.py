@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,14 +113,20 @@ def _show(path: Path, state: State, unit: str) -> None:
 
 
 def _repair(path: Path, state: State) -> None:
-    from hrm.text.load import rebuild_of
+    from hrm.text.data.tokenizers import tokenizer_hash
+    from hrm.text.load import load_tokenizer, rebuild_of
 
-    folder = path / "tokenizer"
+    folder, kept = path / "tokenizer", rebuild_of(state)
+    with suppress(UserError):  # what is missing or damaged there
+        found = load_tokenizer(path)
+        if tokenizer_hash(found) == tokenizer_hash(kept) and found.special_tokens_map == kept.special_tokens_map:
+            print(f"{folder} is intact", file=sys.stderr)
+            return
     if folder.exists():
-        kept = next(p for i in range(1, 1000) if not (p := path / f"tokenizer-old-{i}").exists())
-        folder.rename(kept)
-        print(f"the old tokenizer is kept as {kept}", file=sys.stderr)
-    rebuild_of(state).save_pretrained(folder)
+        old = next(p for i in range(1, 1000) if not (p := path / f"tokenizer-old-{i}").exists())
+        folder.rename(old)
+        print(f"the old tokenizer is kept as {old}", file=sys.stderr)
+    kept.save_pretrained(folder)
     print(f"{folder} restored with {len(state.tokens)} tokens", file=sys.stderr)
 
 

@@ -111,6 +111,11 @@ class Run(Generic[C]):
             raise UserError(f"{where}: {error}") from None
         return cls(path, config, facts)
 
+    def remove(self) -> None:
+        """Delete a run that came to nothing in the process that made it; other files in the folder stay."""
+        for name in _CONTENTS:  # run.json is the first, without which the folder is no run
+            checkpoint.discard(self.path / name)
+
     def data_problems(self) -> Iterator[str]:
         """A sentence for each file of the run's data that has changed since it was written."""
         return manifest.problems(self.data, self.listed) if self.listed is not None else iter(())

@@ -9,13 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from hrm.core.arch import TokenLoss, common_problems
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
-from hrm.files.reading import SMALL, json_of
+from hrm.files.reading import SMALL, json_of, quoted
 from hrm.files.records import Json
 from hrm.settings import Recipe, kind_of, load_preset, overlay, presets
 from hrm.text import names
 from hrm.text.arch import GROUPS, HaltingConfig, TextArch
 from hrm.training import config as training
 from hrm.training.config import OptimConfig, TrainConfig
+
+PAIRS = Range(257, 1_000_000)
+"""Tokens of a vocabulary of byte pairs, with the 256 bytes and the end of text."""
 
 
 def is_text(path: str | Path) -> bool:
@@ -261,9 +264,9 @@ def _model_problems(config: TextConfig | LearnConfig) -> Iterator[str]:
 def _learn_problems(config: LearnConfig) -> Iterator[str]:
     if config.stride > config.length:
         yield f"--stride {config.stride} leaves out text between rows of --length {config.length}: use at most that"
-    pairs = config.tokenizer.removeprefix("bpe:")
-    if pairs != config.tokenizer and not (pairs.isdecimal() and int(pairs) >= 257):
-        yield f"--tokenizer {config.tokenizer} must be bpe:N with N at least 257: 256 bytes and the end of text"
+    kind, colon, pairs = config.tokenizer.partition(":")
+    if kind == "bpe" and colon and not (pairs.isdecimal() and PAIRS.least <= float(pairs) <= PAIRS.most):
+        yield f"--tokenizer {quoted(config.tokenizer)} must be bpe:N with N {PAIRS}: 256 bytes and the end of text"
     yield from _model_problems(config)
 
 
@@ -280,6 +283,11 @@ def _text_problems(config: TextConfig) -> Iterator[str]:
     for name in ("question", "answer") if corpus.template is not None else ():
         if f"{{{name}}}" not in str(corpus.template):
             yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
+    if corpus.tokenizer.startswith("bpe:"):
+        yield (
+            f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first (hrm data tokenizer FILES "
+            "--vocabulary N --out FOLDER), and name that folder"
+        )
     if corpus.kind == "gym" and config.validation is not None:
         yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
     if corpus.kind == "rows" and corpus.tokenizer == "char":

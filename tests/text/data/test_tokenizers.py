@@ -64,8 +64,11 @@ _BPE = train_bpe([VERSE] * 3, 300)
 def test_byte_pairs_have_the_size_asked_for_and_are_the_same_each_time():
     assert len(_BPE) == 300 and _BPE.eos_token_id == 0
     assert tokenizer_hash(train_bpe([VERSE] * 3, 300)) == tokenizer_hash(_BPE)
-    with pytest.raises(UserError, match="257"):
-        train_bpe([VERSE], 256)
+    for size in (256, 10**13):  # the library would abort the process
+        with pytest.raises(UserError, match="at least 257 and at most 1,000,000"):
+            train_bpe([VERSE], size)
+    with pytest.raises(UserError, match="the name of the tokenizer is empty"):
+        make_tokenizer("")
 
 
 def test_text_that_looks_like_a_special_token_stays_text():

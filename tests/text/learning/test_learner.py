@@ -285,6 +285,24 @@ def test_a_book_may_be_ended_where_it_stands(tmp_path: Path) -> None:
     assert Learner.open(tmp_path / "run").books[0]["state"] == "stopped"
 
 
+@pytest.mark.parametrize("flags", [["--device", "meta"], ["--tokenizer", "none/tokenizer.json"], ["--length", "9999"]])
+def test_a_start_that_fails_leaves_nothing(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "new/run"
+    assert hrm(["learn", str(run), str(first(tmp_path)), *FLAGS, *flags]) == 2
+    assert not run.parent.exists()
+    old = tmp_path / "old"
+    learner = Learner.create(old, config())
+    learner.close()
+    (old / "note.txt").write_text("mine")
+    assert hrm(["learn", str(old), str(first(tmp_path)), *flags]) == 2
+    assert {"run.json", "note.txt"} <= {path.name for path in old.iterdir()}  # another process made it
+    if flags[0] != "--length":  # a book's is known once it is read
+        assert hrm(["learn", str(old), str(first(tmp_path)), "--fresh", *flags]) == 2
+        assert (old / "note.txt").is_file() and "is kept as" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_line_learns_shows_repairs_and_starts_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -300,6 +318,8 @@ def test_the_command_line_learns_shows_repairs_and_starts_over(
         assert found["books"][0][key]
     assert {"vocabulary", "parameters", "layers", "growth"} <= found.keys()
     assert hrm(["status", str(run)]) == 0 and "second.txt" in capsys.readouterr().out
+    assert hrm(["status", str(run), "--repair"]) == 0
+    assert "is intact" in capsys.readouterr().err and not (run / "tokenizer-old-1").exists()
     tokens = (run / "tokenizer/tokenizer.json").read_text()
     (run / "tokenizer/tokenizer.json").write_text("damaged")
     assert hrm(["status", str(run), "--repair"]) == 0

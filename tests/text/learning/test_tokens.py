@@ -107,8 +107,13 @@ def test_the_command_line_names_tokens_repairs_them_and_keeps_to_them(
     assert "260 tokens" in capsys.readouterr().err
     assert hrm(["learn", str(run), book, "--tokenizer", "char"]) == 2
     assert "has learned with bpe:260" in capsys.readouterr().err
-    assert hrm(["learn", str(tmp_path / "other"), book, "--tokenizer", "bpe:99"]) == 2
-    assert "--tokenizer bpe:99" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    for pairs in ("99", "9999999999999", "9" * 5000, "x"):
+        assert hrm(["learn", str(tmp_path / "other"), book, "--tokenizer", f"bpe:{pairs}"]) == 2
+        said = capsys.readouterr().err
+        assert "must be bpe:N with N at least 257 and at most 1,000,000" in said and len(said) < 300
+        assert not (tmp_path / "other").exists()
+    assert hrm(["status", str(run), "--repair"]) == 0
+    assert "is intact" in capsys.readouterr().err and not (run / "tokenizer-old-1").exists()
     kept = json.loads((run / "tokenizer/tokenizer.json").read_text("utf-8"))
     (run / "tokenizer/tokenizer.json").unlink()
     assert hrm(["status", str(run), "--repair"]) == 0

@@ -15,6 +15,7 @@ import numpy as np
 
 from hrm.files import names
 from hrm.files.reading import UserError, needs, reason
+from hrm.text.config import PAIRS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,8 +75,7 @@ def train_bpe(documents: Iterable[str], vocabulary: int, progress: bool = False)
     """Byte-level BPE with at most this many tokens, including the 256 bytes and <|endoftext|> (0)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocabulary < 257:
-        raise UserError(f"--vocabulary {vocabulary} is too small: 256 bytes and the end of text need 257")
+    PAIRS.check("vocabulary", vocabulary)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -91,6 +91,8 @@ def train_bpe(documents: Iterable[str], vocabulary: int, progress: bool = False)
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a local folder or file, or else of a name of the Hub."""
+    if source == "":
+        raise UserError("the name of the tokenizer is empty: give a folder, a file or a name of the Hub")
     path = Path(source).expanduser()
     try:
         if path.is_dir():

@@ -53,8 +53,6 @@ class Learner:
     """A run that learns books, locked for this process until `close`. Use `Learner.create` or `open`, then `learn`."""
 
     def __init__(self, run: Run[LearnConfig], memory: Memory | None = None) -> None:
-        self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
-        """Unlock the run for other processes; also happens when the learner is garbage-collected."""
         run.check_places()
         self.run, self.config = run, run.config
         self.memory: Memory = memory or DreamMemory(run.config.memory)
@@ -84,13 +82,14 @@ class Learner:
         """A note on the threads, for people."""
         dtype = getattr(torch, self.config.precision)
         self.model.compute_dtype = dtype
+        self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
+        """Unlock the run for other processes; also happens when the learner is garbage-collected."""
 
     @classmethod
     def create(cls, path: Path | str, config: LearnConfig | None = None, memory: Memory | None = None) -> Learner:
         """A new run with an untrained model; UserError if there is one. Byte pairs are trained on the first book."""
         config = config or LearnConfig()
-        check(config)
-        tokenizer = corpus.make_tokenizer("char" if config.tokenizer.startswith("bpe:") else config.tokenizer)
+        tokenizer = ready(config)
         arch = replace(config.arch, max_position_embeddings=max(config.arch.max_position_embeddings, config.length))
         shape = HRMConfig.of(arch, config.halting, config.loss, **tokens_of(tokenizer))
 
@@ -100,7 +99,12 @@ class Learner:
             (folder / "books").mkdir(exist_ok=True)
 
         with lock.own(path, "learn", new=True):
-            return cls(Run.create(path, config, {}, fill=save), memory)
+            run = Run.create(path, config, {}, fill=save)
+            try:
+                return cls(run, memory)
+            except Exception:
+                run.remove()
+                raise
 
     @classmethod
     def open(
@@ -490,6 +494,13 @@ class Learner:
                 self.memory.unpack(groups["memory"], self.model)
         self.step_number, self.seconds = state.step_number, state.seconds
         self.books, self.growth = state.books, state.growth
+
+
+def ready(config: LearnConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer that a new run begins with; UserError where settings, device or tokenizer cannot work."""
+    check(config)
+    make_accelerator(train_config(config, 1), "--device")
+    return corpus.make_tokenizer("char" if config.tokenizer.startswith("bpe:") else config.tokenizer)
 
 
 def _mirrored(what: HRMConfig | PreTrainedTokenizerFast, run: Path, name: str) -> None:
