@@ -2,7 +2,19 @@ from pathlib import Path
 
 import pytest
 
+from hrm.cli import demo
 from hrm.cli.main import main
+from hrm.settings import check, load_preset
+
+
+@pytest.mark.parametrize("size", [4, 6, 9])
+def test_a_short_demo_has_a_short_warm_up(size) -> None:
+    preset = load_preset(f"sudoku-{size}x{size}")
+    for steps in (1, 5, 50, preset.train.steps):
+        config = demo._config(demo.Options(size, steps=steps))
+        check(config)
+        assert config.train.steps == steps
+    assert config == demo._config(demo.Options(size)) == preset
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Literal
 from hrm.cli.options import parse
 from hrm.files.output import to_json
 from hrm.puzzles.config import Config
-from hrm.settings import load_preset
+from hrm.settings import changed, load_preset
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ def main(args: list[str]) -> int:
 
 def _demo(options: Options, path: Path) -> int:
     name = f"{options.size}x{options.size}"
-    config = replace(load_preset(f"sudoku-{name}"), seed=options.seed)
-    if options.steps is not None:
-        config = replace(config, train=replace(config.train, steps=options.steps))
+    config = _config(options)
 
     import numpy as np
     from rich.text import Text
@@ -79,3 +77,13 @@ def _demo(options: Options, path: Path) -> int:
         highlight=False,
     )
     return 0
+
+
+def _config(options: Options) -> Config:
+    """The preset of a size, and a warm-up that a short training has room for."""
+    config = replace(load_preset(f"sudoku-{options.size}x{options.size}"), seed=options.seed)
+    if options.steps is None:
+        return config
+    warmup, steps = config.optim.warmup_steps, options.steps
+    changes = {"train.steps": steps, "optim.warmup_steps": warmup if warmup <= steps else steps // 10}
+    return changed(config, changes)
