@@ -28,6 +28,7 @@ def talk() -> commands.CommandContext:
         ("/greedy off", "greedy off", lambda s: not s.sampling.greedy),
         ("/seed 9", "seed 9", lambda s: s.sampling.seed == 9),
         ("/seed", "seed 0", lambda s: s.sampling.seed == 0),
+        ("/seed 1234567890", "seed 1234567890", lambda s: s.sampling.seed == 1234567890),
         ("/max-new-tokens 3", "max-new-tokens 3", lambda s: s.sampling.max_new_tokens == 3),
         ("/min-characters 30", "min-characters 30", lambda s: s.min_characters == 30),
         ("/stop unlimited", "stop unlimited", lambda s: s.stop == "unlimited"),
@@ -49,6 +50,12 @@ def test_a_command_changes_a_setting_and_says_so(talk: commands.CommandContext, 
         ("/", "no command '/'"),
         ("/temperature hot", "/temperature must be a number, not 'hot'"),
         ("/temperature 0", "/temperature 0.0 draws nothing: it must be above 0"),
+        ("/seed 99999999999999999999999", "/seed must be at least 0 and at most 9,223,372,036,854,775,807"),
+        ("/" + "x" * 3000, "there is no command '/xxx"),
+        ("/mode " + "x" * 3000, "there is no mode 'xxx"),
+        ("/stop " + "x" * 3000, "an answer cannot stop by 'xxx"),
+        ("/status " + "x" * 3000, "/status takes nothing after it, not 'xxx"),
+        ("/top-p " + "x" * 3000, "/top-p must be a number, not 'xxx"),
         ("/top-k 1.5", "/top-k must be a whole number"),
         ("/greedy maybe", "/greedy must be on or off"),
         ("/mode deeper", "there is no mode 'deeper'; did you mean 'deep'?"),
@@ -64,6 +71,7 @@ def test_a_wrong_command_is_one_sentence_and_changes_nothing(talk: commands.Comm
     with pytest.raises(UserError) as error:
         commands.run(talk, line)
     assert words in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
     assert talk.session.settings == before
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hrm.files.reading import UserError, nearest, yaml_of
+from hrm.files.reading import UserError, nearest, quoted, yaml_of
 from hrm.settings import fit
 from hrm.text.chat import modes
 from hrm.text.chat.session import STOPS, Session
@@ -51,10 +51,10 @@ def run(talk: CommandContext, line: str) -> str:
     argument = f"{meant} {argument}".strip()
     if name not in COMMANDS:
         near = nearest(f"/{name}", [f"/{known}" for known in (*COMMANDS, *ALIASES)])
-        raise UserError(f"there is no command '/{name}'{near or '; see /help'}")
+        raise UserError(f"there is no command {quoted('/' + name)}{near or '; see /help'}")
     command, argument = COMMANDS[name], argument.strip()
     if argument and not command.argument:
-        raise UserError(f"/{name} takes nothing after it, not '{argument}'")
+        raise UserError(f"/{name} takes nothing after it, not {quoted(argument)}")
     if not argument and command.needs:
         raise UserError(f"/{name} needs {command.argument}")
     return command.run(talk, argument)
@@ -200,22 +200,22 @@ def _number(name: str, of_sampling: bool = True) -> Callable[[CommandContext, st
         settings = talk.session.settings
         holder: Any = settings.sampling if of_sampling else settings
         word = name.replace("_", "-")
+        kind = type(getattr(holder, name))
         if argument:
-            kind = type(getattr(holder, name))
             try:
                 value = fit(
                     kind, {"on": True, "off": False}[argument] if kind is bool else yaml_of(argument, "/" + word)
                 )
             except (ValueError, KeyError, UserError):
                 wanted = {int: "a whole number", float: "a number", bool: "on or off"}[kind]
-                raise UserError(f"/{word} must be {wanted}, not '{argument}'") from None
+                raise UserError(f"/{word} must be {wanted}, not {quoted(argument)}") from None
             holder = replace(holder, **{name: value})
             try:
                 talk.session.change(replace(settings, sampling=holder) if of_sampling else holder)
             except UserError as error:
                 raise UserError(str(error).replace("--", "/")) from None
         value = getattr(holder, name)
-        shown = ("off", "on")[value] if isinstance(value, bool) else f"{value:g}"
+        shown = ("off", "on")[value] if isinstance(value, bool) else f"{value:g}" if kind is float else str(value)
         return f"{word} {shown}"
 
     return change

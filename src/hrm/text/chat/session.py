@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from hrm.core.kernels import at_least_float32
-from hrm.files.reading import UserError, nearest
+from hrm.files.reading import UserError, nearest, quoted
 from hrm.files.records import Json
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation
@@ -105,9 +105,9 @@ class Session:
         if settings.mode not in self.modes:
             known = nearest(settings.mode, self.modes) or f"; there are {', '.join(self.modes)}"
             why = "" if len(self.modes) > 1 else " (a plain Transformer has no cycles)"
-            raise UserError(f"there is no mode '{settings.mode}'{why}{known}")
+            raise UserError(f"there is no mode {quoted(settings.mode)}{why}{known}")
         if settings.stop not in STOPS:
-            raise UserError(f"an answer cannot stop by '{settings.stop}': use {', '.join(STOPS)}")
+            raise UserError(f"an answer cannot stop by {quoted(settings.stop)}: use {', '.join(STOPS)}")
         if settings.min_characters < 0:
             raise UserError(f"the least number of characters cannot be {settings.min_characters}")
         self.model.budget(**self.modes[settings.mode])

@@ -75,7 +75,7 @@ def compare_ranks(
     for at in range(0, len(pairs), batch_size):
         some = pairs[at : at + batch_size]
         prompts = [pair.prompt for pair in some for _ in range(n)]
-        drawn = complete(model, tokenizer, prompts, replace(sampling, seed=sampling.seed + at), **request)
+        drawn = complete(model, tokenizer, prompts, replace(sampling, seed=(sampling.seed + at) % (1 << 63)), **request)
         for i, pair in enumerate(some):
             texts = drawn[i * n : (i + 1) * n]
             right = {id(completion): is_exact(completion.text, pair.answer) for completion in texts}

@@ -15,6 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError
 from hrm.files.records import Json
+from hrm.settings import check_ranges
 from hrm.text.config import Decoding
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Sampling(Decoding):
             if not fine:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)} draws nothing: it must be {need}")
+        check_ranges(self)
 
 
 class Token(NamedTuple):
