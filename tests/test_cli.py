@@ -149,6 +149,7 @@ def test_a_list_takes_any_number_of_values():
         ("--train.track aim", "--train.track must be one of tensorboard, wandb, trackio, not 'aim'"),
         ("sudoku-4x4 again", "unexpected argument 'again'"),
         ("--optim.lr -1e-4", "--optim.lr must be at least 0"),
+        ("--seed 99999999999999999999", "--seed must be at least 0 and at most 9,223,372,036,854,775,807, not"),
         ("--arch.dim 500", "--arch.dim 500 is not divisible by --arch.heads 8"),
         ("sudoku-4x5", "did you mean 'sudoku-4x4'?"),
     ],
@@ -432,6 +433,31 @@ def test_a_flag_of_another_verb_and_an_empty_place_get_a_sentence(
     assert main(args.split()) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["solve", "", "1"], "RUN is empty: name a file or folder"),
+        (["solve", "none", "1", "--also", ""], "--also is empty"),
+        (["learn", "none", ""], "BOOKS is empty: name a file or folder"),
+        (["learn", "", "a.txt"], "RUN is empty: name a file or folder"),
+        (["arc", "check", ""], "DATA is empty: name a file or folder"),
+        (["arc", "check", "x.json,,y.json"], "an empty name stands in 'x.json,,y.json'"),
+        (["data", "pack", "", "--out", "none"], "FILES is empty: name a file or folder"),
+        (["config", "check", ""], "PRESET is empty: name a file or folder"),
+        (["train", "text-char", "--data", "a.txt,,b.txt", "--out", "none"], "an empty name stands in 'a.txt,,b.txt'"),
+        (["train", "text-char", "--data", ""], "--data is empty: name a file"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(
+    args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.json", "a.txt"):
+        (tmp_path / name).write_text('{"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[1]]}]}' * 9)
+    assert main(args) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_a_leading_tilde_of_what_is_written_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

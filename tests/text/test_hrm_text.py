@@ -159,7 +159,7 @@ def test_their_settings_outside_ours_are_refused(tmp_path: Path, change: dict[st
 
 def test_missing_tensors_and_folders_in_use_are_named(tmp_path: Path) -> None:
     theirs(tmp_path, 2)
-    with pytest.raises(UserError, match="in use"):
+    with pytest.raises(UserError, match="exists already: choose a new folder"):
         hrm_text.write(tmp_path / "theirs", small.model(**FAMILY))
     (tmp_path / "theirs/model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no \.safetensors"):

@@ -137,7 +137,7 @@ def build(args: list[str]) -> int:
         raise UserError(f"--out {options.out} must end in .jsonl or .jsonl.gz")
     if options.out.exists() and not options.overwrite:
         raise UserError(f"{options.out} exists: choose another --out or add --overwrite")
-    names.apart(options.out, _parts(options.data))
+    names.apart(options.out, names.sources(options.data))
     if options.count is not None and options.count < 1:
         raise UserError(f"--count {options.count} leaves no task: use 1 or more")
     found = arc.find(options.data, options.largest, options.skip_bad)
@@ -180,7 +180,7 @@ def check(args: list[str]) -> int:
 def show(args: list[str]) -> int:
     """Draw a task in the terminal, or as a picture."""
     options = parse("arc show", ShowOptions, args, example="hrm arc show tasks.jsonl --task 007bbfb7 --svg task.svg")
-    output.check("--svg", options.svg, _parts(options.data))
+    output.check("--svg", options.svg, names.sources(options.data))
     from hrm.files.reading import nearest
     from hrm.puzzles.arc import files as arc
 
@@ -230,7 +230,7 @@ def is_run(path: str) -> bool:
 
 def measure(options: EvalOptions) -> int:
     """Answer, score, and write what is asked for."""
-    read = (options.run, *_parts(options.data))
+    read = (options.run, *names.sources(options.data))
     output.check("--submission", options.submission, read)
     output.check("--json-file", options.json_file, read)
     from hrm.puzzles.arc.measuring import submission_of, write_submission
@@ -288,11 +288,6 @@ def score_(args: list[str]) -> int:
     result = score(submission, tasks)
     print(to_json(result) if options.json else _table(result))
     return 0
-
-
-def _parts(data: str) -> list[str]:
-    """Sources that commas join."""
-    return [part.strip() for part in data.split(",")]
 
 
 def _tasks(data: str, skip_bad: bool) -> list[ArcTask]:

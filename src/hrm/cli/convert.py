@@ -145,7 +145,7 @@ def _complete(out: Path) -> Iterator[Path]:
     from hrm.runs import lock
 
     if os.path.lexists(out):
-        raise UserError(f"{out} is in use: choose a new folder for the converted model")
+        raise UserError(f"{out} exists already: choose a new folder for the converted model")
     with lock.place(out, "convert") as place:
         yield place / out.name
         (place / out.name).replace(out)

@@ -50,7 +50,7 @@ from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import Config, Strategy
 from hrm.settings import check, describe, fit, lay_over, without_lists
 from hrm.text import names
-from hrm.text.config import Decoding, LearnConfig, TextConfig
+from hrm.text.config import PAIRS, Decoding, LearnConfig, TextConfig
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -93,6 +93,8 @@ DEVICE, MACHINE = (tuple(item.name for item in dataclasses.fields(kind)) for kin
 _NO_SUCH = "; --help-all lists all flags"
 _WRITTEN = ("out", "html", "gif")
 """Flags for what is written, also where they are text."""
+_MAY_BE_EMPTY = ("prompt", "stop")
+"""Text that is no name; what an empty one means is said where it is used."""
 DRAWS = tuple(item.name for item in dataclasses.fields(Decoding))
 TRIES = ("max_segments", "restarts", "views", "guesses", "budget", "stop")
 
@@ -272,16 +274,16 @@ def _with_owner(complaint: str, verb: str) -> str:
 
 
 def _places(values: T, args: Sequence[str]) -> T:
-    """The options with a leading ~ of files and folders to write expanded; UserError for one that is empty."""
+    """The options with a leading ~ of files and folders to write expanded; UserError for an empty name."""
     changed: dict[str, Any] = {}
     for option in options_of(type(values)):  # type: ignore[arg-type]
-        if option.kind not in (Path, Path | None) and option.name not in _WRITTEN:
-            continue
-        value = getattr(values, option.name, None)
-        empty = value == "" or (value == Path() and ("" in args or f"{option.flag}=" in args))
-        if empty:
-            raise UserError(f"{option.flag} is empty: name a file or folder")
-        if str(value).startswith("~"):
+        value, place = getattr(values, option.name, None), option.kind in (Path, Path | None)
+        given = "" in args or f"{option.flag}=" in args
+        empty = value == "" or (value == Path() and place) or (isinstance(value, tuple) and "" in value)
+        if given and empty and option.name not in _MAY_BE_EMPTY:
+            named = place or option.positional or option.name in _WRITTEN
+            raise UserError(f"{option.flag} is empty: {'name a file or folder' if named else 'leave it out'}")
+        if (place or option.name in _WRITTEN) and str(value).startswith("~"):
             home = os.path.expanduser(str(value))
             changed[option.name] = Path(home) if isinstance(value, Path) else home
     return dataclasses.replace(values, **changed)  # type: ignore[type-var]
@@ -474,7 +476,7 @@ _RANGES: dict[str, Range] = {
     "min_path": Range(1, 1 << 20),
     "puzzles": Range(1, 10**9),
     "row": Range(1, MANY),
-    "rows": Range(1, 1 << 20),
+    "rows": Range(2, 1 << 20),
     "schedule": Range(1, 1000),
     "segments": Range(1, 1000),
     "shape": Range(1, 1024),
@@ -487,7 +489,7 @@ _RANGES: dict[str, Range] = {
     "top_k_table": Range(1, 10**6),
     "vocabulary": Range(2, 1_000_000),
     "data pack.holdout": Range(0, BELOW_ONE),
-    "data tokenizer.vocabulary": Range(257, 1_000_000),
+    "data tokenizer.vocabulary": PAIRS,
     "generate.max_segments": Range(1, 1000),
     "analyze text.max_segments": Range(1, 1000),
 }

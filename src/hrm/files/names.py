@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, quoted
 
 _SEPARATORS = "/\\:"  # a colon begins a drive or a stream on Windows
 _RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
@@ -161,6 +161,14 @@ def apart(out: Path | str, sources: Iterable[Path | str | None], flag: str = "--
             raise UserError(
                 f"{source}, which is read, lies inside {flag} {out}: choose another place for what is written"
             )
+
+
+def sources(joined: str) -> list[str]:
+    """The names of files or folders that are joined by commas; UserError where one is empty."""
+    listed = [name.strip() for name in joined.split(",")]
+    if not all(listed):
+        raise UserError(f"an empty name stands in {quoted(joined)}: put one comma between the names of files")
+    return listed
 
 
 def _kind(mode: int) -> str:

@@ -27,6 +27,4 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         low = "above 0" if self.least == ABOVE_ZERO else f"at least {self.least:,}"
-        if self.most == MANY:
-            return low
         return f"{low} and below 1" if self.most == BELOW_ONE else f"{low} and at most {self.most:,}"

@@ -89,7 +89,7 @@ def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokeni
     if segments < 1:
         raise UserError(f"--segments {segments} must be at least 1")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} is in use: choose a new folder for the converted model")
+        raise UserError(f"{path} exists already: choose a new folder for the converted model")
     state = model.state_dict()
     tensors = {
         "model.embed_tokens.weight": state["model.embed_tokens.weight"],

@@ -254,8 +254,8 @@ def test_eval_reads_a_dataset_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("flags", "words"),
     [
         ("--data none.csv", "no file or folder none.csv"),
-        ("--data x.csv --limit 0", "--limit must be at least 1, not 0"),
-        ("--data x.csv --skip -1", "--skip must be at least 0, not -1"),
+        ("--data x.csv --limit 0", "--limit must be at least 1 and at most 9,223,372,036,854,775,807, not 0"),
+        ("--data x.csv --skip -1", "--skip must be at least 0 and at most 9,223,372,036,854,775,807, not -1"),
         ("--data x.csv --json-file no/where.json", "make it first"),
         ("", "held out no puzzles to measure: name some with --data"),
     ],

@@ -355,7 +355,7 @@ def test_an_architecture_that_a_layout_has_no_place_for_is_refused(
 
 def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="in use"):
+    with pytest.raises(UserError, match="exists already"):
         write(tmp_path, "sapient-hrm", Config(), 81, {}, 0)
 
 

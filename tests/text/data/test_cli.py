@@ -65,6 +65,7 @@ def test_check_names_the_file_that_has_changed(tmp_path: Path, verse: str, capsy
 
 def test_rows_of_a_fixed_length_are_written(tmp_path: Path, verse: str):
     out = tmp_path / "rows"
+    assert main(["data", "pack", verse, "--out", str(out), "--rows", "1"]) == 2
     assert main(["data", "pack", verse, "--out", str(out), "--rows", "32"]) == 0
     tokenizer = make_tokenizer(out / "tokenizer")
     assert sorted(path.name for path in out.iterdir()) == ["identifiers.json", "test", "tokenizer", "train"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrm.files import output
+from hrm.files import names, output
 from hrm.files.reading import UserError, check_copied, json_of, lines_of, parsed, reading
 from hrm.files.records import Json
 from hrm.puzzles.tasks.arc import canonical, grid_of
@@ -69,9 +69,9 @@ def find(paths: str | Path, largest: int | None = None, skip_bad: bool = False) 
     found = FoundTasks([], 0, [])
     known: set[str] = set()
     too_large = 0
-    for name in str(paths).split(","):
+    for name in names.sources(str(paths)):
         own: set[str] = set()
-        for entry in _entries(Path(name.strip())):
+        for entry in _entries(Path(name)):
             try:
                 where, task_id, value = entry()
                 if task_id in own:

@@ -96,7 +96,7 @@ def write(path: Path, layout: Layout, config: Config, cells: int, weights: Mappi
     # seq_len: the originals take it from the data and ignore it here; `read` does not have to guess.
     tree = settings_of(config, layout) | {"seq_len": cells}
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} is in use: choose a new folder for the converted model")
+        raise UserError(f"{path} exists already: choose a new folder for the converted model")
     dtype = getattr(torch, config.train.precision)
     state = {
         names.PREFIX + names.official(name): tensor.detach()

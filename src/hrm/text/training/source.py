@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrm.files.names import sources
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig
 from hrm.text.data import Packed, chat, gym
@@ -24,8 +25,7 @@ class Source:
         self.config, text = config, config.text
         self.way = corpus.ReadOptions(say, config.encoding)
         assert config.data is not None
-        names = [part.strip() for part in config.data.split(",")]
-        others = [part.strip() for part in (config.validation or "").split(",") if part.strip()]
+        names, others = sources(config.data), sources(config.validation) if config.validation else []
         self.held: Any = None
         self.left_out: int | None = None
         if text.kind == "gym":
