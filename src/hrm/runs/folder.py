@@ -113,7 +113,7 @@ class Run(Generic[C]):
 
     def remove(self) -> None:
         """Delete a run that came to nothing in the process that made it; other files in the folder stay."""
-        for name in _CONTENTS:  # run.json is the first, without which the folder is no run
+        for name in names.RUN_CONTENTS:  # run.json is the first, without which the folder is no run
             checkpoint.discard(self.path / name)
 
     def data_problems(self) -> Iterator[str]:
