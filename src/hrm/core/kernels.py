@@ -94,13 +94,15 @@ class Weight(nn.Module):
 
     weight: nn.Parameter
     qconfig = property(fset=_refuse_qconfig)
+    sharded = False
+    """Each process has a part of the matrix, and what fetches the others' casts it."""
     _copy: Tensor | None = None
     _copied: tuple[int, int] | None = None
 
     def refresh(self, dtype: torch.dtype, changed: bool = False) -> None:
         """Update the cast copy; cheap unless the weight has changed, by its version or because `changed` says so."""
         weight = self.weight
-        if dtype == weight.dtype:
+        if dtype == weight.dtype or self.sharded:
             self._copy = None
             return
         state = (weight.data_ptr(), weight._version)

@@ -153,6 +153,10 @@ class PuzzleModel(nn.Module):
         """The fast and the slow stack, or the one that plays both roles."""
         return [stack for stack in (self.recurrence.fast, self.recurrence.slow) if stack is not None]
 
+    def units(self) -> list[nn.Module]:
+        """What may be split over processes: the blocks, which hold nearly all weights."""
+        return [layer for stack in self.stacks for layer in stack.layers]
+
     def compile_stacks(self) -> None:
         """torch.compile the stacks in place; names in the state dict stay."""
         for stack in self.stacks:

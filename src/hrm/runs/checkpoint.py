@@ -12,8 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,10 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
 
     An existing checkpoint of the same step is replaced only once the new one is on the disk.
     """
-    with refused(f"the checkpoint of step {step} could not be saved in {directory}", lambda: intact(directory)):
-        return _save(directory, step, tensors, state)
+    said = f"the checkpoint of step {step} could not be saved in {directory}"
+    with refused(said, lambda: intact(directory)), writing(directory, step, tensors, state):
+        pass
+    return directory / f"step_{step:08d}"
 
 
 def intact(directory: Path) -> str:
@@ -65,7 +67,11 @@ def intact(directory: Path) -> str:
     return f"the checkpoint of step {step_of(found[-1])} is intact" if found else ""
 
 
-def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
+@contextmanager
+def writing(
+    directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
+) -> Iterator[Path]:
+    """A folder into which a block may write more groups of tensors; it is the checkpoint when the block is done."""
     if not names.place_in(directory.parent, directory.name).is_dir():
         directory.mkdir()  # parents are not created: a run deleted during training must not come back in part
         durable.flush(directory.parent)
@@ -80,6 +86,7 @@ def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]
                 name: torch.clone(t.detach().cpu(), memory_format=torch.contiguous_format) for name, t in named.items()
             }
             save_file(copies, temporary / (group + _SUFFIX))
+        yield temporary
         (temporary / _STATE).write_text(to_json(state), encoding="utf-8")
         files = {file.name: facts_of(file) for file in sorted(temporary.iterdir())}
         for name in files:
@@ -98,7 +105,6 @@ def _save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]
     durable.flush(directory)
     if os.path.lexists(old):
         _remove(old)
-    return final
 
 
 def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], Json]:

@@ -274,6 +274,8 @@ def _text_problems(config: TextConfig) -> Iterator[str]:
     train, corpus = config.train, config.text
     yield from training.problems(config.optim, train)
     yield from _model_problems(config)
+    if config.lora and train.parallel == "fsdp":
+        yield "--lora trains few weights, and --train.parallel fsdp splits all: use ddp"
     if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
         yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
     if corpus.frame and (corpus.kind not in ("chat", "gym") or corpus.tokenizer != "char"):

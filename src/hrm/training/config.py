@@ -82,6 +82,11 @@ class TrainConfig:
     threads: Annotated[int, Range(0, 1024)] = 0
     """On a CPU; 0: one for a small model, else as many as cores are free at the start, which then stays the run's
     number. OMP_NUM_THREADS overrides it."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes (torchrun): each holds the whole model, or its share of every block's weights, gradients
+    and optimizer state (FSDP2)."""
+    reshard: bool = False
+    """With fsdp: drop the other processes' share of a block after each visit and fetch it again, to save memory."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers beside metrics.jsonl."""
 
@@ -91,6 +96,14 @@ def problems(optim: OptimConfig, train: TrainConfig) -> Iterator[str]:
     warmup, steps, batch = optim.warmup_steps, train.steps, train.batch_size
     if warmup > steps:
         yield f"--optim.warmup-steps {warmup} exceeds --train.steps {steps}: use --optim.warmup-steps {steps // 10}"
+    if train.parallel == "fsdp" and optim.name == "muon":
+        yield "--optim.name muon needs whole matrices, and --train.parallel fsdp splits them: use ddp, or adamw"
+    if train.reshard and train.parallel != "fsdp":
+        yield "--train.reshard is a matter of --train.parallel fsdp: leave it out, or use fsdp"
+    if train.parallel == "fsdp" and train.learn != "all":
+        yield f"--train.learn {train.learn} moves no weights that --train.parallel fsdp could split: use ddp"
+    if train.parallel == "fsdp" and train.compile:
+        yield "--train.compile has not been tried with --train.parallel fsdp: leave one of them out"
     if batch % train.accumulate:
         yield f"--train.accumulate {train.accumulate} does not divide --train.batch-size {batch}: use a divisor of it"
     if len(set(train.track)) < len(train.track):

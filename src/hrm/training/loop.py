@@ -201,9 +201,8 @@ class TrainingLoop(Loop):
         if self.saved == self.trainer.step_number:
             return
         with self.pace.part("saving"):
-            groups, state = self.trainer.pack()
+            self.trainer.save(self.run.checkpoints)
             if self.accelerator.is_main_process:
-                checkpoint.save(self.run.checkpoints, self.trainer.step_number, groups, state)
                 self._prune()
         self.saved = self.trainer.step_number
 
@@ -223,6 +222,7 @@ class TrainingLoop(Loop):
             return
         self.measured_at = step
         self.save()
+        self.trainer.gather()
         if not self.accelerator.is_main_process:
             return
         with self.pace.part("measuring"):

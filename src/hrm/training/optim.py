@@ -17,6 +17,11 @@ from hrm.training.config import OptimConfig
 _PIECE = 1 << 18
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: all, unless it is sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+
+
 class AdamATan2(Optimizer):
     """Adam without epsilon, in HRM's form: step lr / (1-b1^t) * atan2(m, sqrt(v) / sqrt(1-b2^t)) (arXiv 2407.05872)."""
 
@@ -39,8 +44,8 @@ class AdamATan2(Optimizer):
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
                 state["step"] += 1
                 tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-                flat = [tensor.view(-1) for tensor in tensors]
-                size = _PIECE if parameter.device.type == "cpu" else parameter.numel()
+                flat = [local(tensor).view(-1) for tensor in tensors]
+                size = _PIECE if parameter.device.type == "cpu" else flat[0].numel()
                 for pieces in zip(*(tensor.split(size) for tensor in flat), strict=True):
                     _atan2_update(
                         *pieces, step=int(state["step"]), **{k: group[k] for k in ("lr", "betas", "weight_decay")}
@@ -64,7 +69,11 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
         return [AdamATan2(parameters.values(), config.lr, config.betas, config.weight_decay)]
     adamw: dict[str, Any] = {"betas": config.betas, "weight_decay": config.weight_decay, "fused": True}
     if config.name == "adamw":
-        return [AdamW(list(parameters.values()), lr=config.lr, **adamw)]
+        # What is sharded and what is not cannot be updated in one call.
+        parts: list[list[nn.Parameter]] = [[], []]
+        for parameter in parameters.values():
+            parts[local(parameter) is not parameter].append(parameter)
+        return [AdamW(part, lr=config.lr, **adamw) for part in parts if part]
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and name.startswith("recurrence.")]
     taken = {id(p) for p in matrices}
     rest = [p for p in parameters.values() if id(p) not in taken]
@@ -92,7 +101,8 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the current weights by 1 - decay."""
-        averages, live = list(self.average.values()), [tensor.detach() for tensor in self.live.values()]
+        averages = [local(average) for average in self.average.values()]
+        live = [local(tensor.detach()) for tensor in self.live.values()]
         torch._foreach_lerp_(averages, live, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager

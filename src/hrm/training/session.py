@@ -105,9 +105,7 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
     subject.read(run, changed, reporter)
     trainer = subject.trainer(run, accelerator)
     if not resume and subject.saves_start:
-        groups, state = trainer.pack()
-        if accelerator.is_main_process:
-            checkpoint.save(run.checkpoints, 0, groups, state)
+        trainer.save(run.checkpoints)
         accelerator.wait_for_everyone()
     if resume or subject.saves_start:
         _restore(run, trainer, subject.saves_start, reporter)
@@ -123,7 +121,8 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
     _explain(subject, trainer, device, reporter)
     reporter.start(accelerator, path.name, str(path), settings(config))
     place = accelerator.num_processes, accelerator.device
-    announce(train, trainer, trainer.step_number, *place, reporter, subject.fitting)
+    if not trainer.sharded:  # a trial takes as many steps as one process needs to know
+        announce(train, trainer, trainer.step_number, *place, reporter, subject.fitting)
     loop = TrainingLoop(run, trainer, train, subject.measures(trainer), reporter)
     result = loop.follow(partial(subject.finish, run, trainer, reporter))
     trainer.close()
@@ -138,7 +137,7 @@ def _restore(run: Run[C], trainer: BaseTrainer, needed: bool, reporter: Reporter
     newest = checkpoint.newest(run.checkpoints, reporter.say)
     if newest is not None:
         with checkpoint.restoring(newest):
-            trainer.unpack(*checkpoint.load(newest))
+            trainer.restore(newest)
     elif needed:
         raise UserError(f"{run.path} has no intact checkpoint, not even that of its start: begin a new run")
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from hrm.files.reading import UserError
 from hrm.files.records import Json
+from hrm.runs import checkpoint
 from hrm.runs.checkpoint import counted
 from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Abandoning
@@ -34,6 +37,22 @@ class BadBatch(Exception):
         self.batch = batch
 
 
+def split(model: M, train: TrainConfig, accelerator: Accelerator) -> M | None:
+    """Leave each process its share of the weights of `model.units()` where asked for; before there are optimizers.
+
+    Returns a whole copy in the main process, because that one measures alone.
+    """
+    if accelerator.num_processes == 1 or train.parallel != "fsdp":
+        return None
+    from hrm.training.sharding import shard
+
+    for tensor in model.state_dict().values():  # the main process alone may have the weights to begin with
+        broadcast(tensor)
+    whole = copy.deepcopy(model) if accelerator.is_main_process else None
+    shard(model.units(), train, accelerator)  # type: ignore[operator]
+    return whole
+
+
 class BaseTrainer(ABC, Generic[M, D]):
     """Holds everything that changes while a model M is trained; `step` draws a batch D and does one update."""
 
@@ -42,7 +61,18 @@ class BaseTrainer(ABC, Generic[M, D]):
     rate: ClassVar[tuple[str, str] | None] = None
     """The sum that counts the work done, and the name of its rate per second."""
 
-    def __init__(self, model: M, updates: Updates, train: TrainConfig, seed: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        model: M,
+        updates: Updates,
+        train: TrainConfig,
+        seed: int,
+        accelerator: Accelerator,
+        measured: M | None = None,
+    ) -> None:
+        """`measured`: what `split` gave."""
+        self.measured = measured
+        self.sharded = accelerator.num_processes > 1 and train.parallel == "fsdp"
         self.model, self.updates, self.train, self.seed, self.accelerator = model, updates, train, seed, accelerator
         share = train.batch_size // accelerator.num_processes
         self.rows = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
@@ -132,6 +162,40 @@ class BaseTrainer(ABC, Generic[M, D]):
         self.window.copy_(window)
         self.updates.forget()
 
+    def gather(self) -> None:
+        """Put all weights, averaged ones if there are any, into the model to be measured; a call on every process."""
+        if not self.sharded:
+            return
+        from hrm.training.sharding import whole
+
+        ema = self.updates.ema
+        mine = self.measured.state_dict() if self.measured else {}
+        for name, tensor in {**self.model.state_dict(), **(ema.average if ema else {})}.items():
+            found = whole(tensor)
+            if mine:
+                mine[name].copy_(found)
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint of this step; a call on every process."""
+        groups, state = self.pack()
+        if self.sharded:
+            from hrm.training import sharding
+
+            sharding.save(directory, self.step_number, groups, state, self.accelerator)
+        elif self.accelerator.is_main_process:
+            checkpoint.save(directory, self.step_number, groups, state)
+
+    def restore(self, path: Path) -> None:
+        """Take a checkpoint over; a call on every process. UserError where it does not fit."""
+        if not self.sharded:
+            self.unpack(*checkpoint.load(path))
+            return
+        from hrm.training import sharding
+
+        ema = self.updates.ema
+        like = {"weights": self.model.state_dict(), **({"ema": ema.average} if ema else {})}
+        self.unpack(*sharding.load(path, like))
+
     @property
     def progress(self) -> float:
         """Share of the training that is done in [0, 1], by steps or minutes, whichever is further."""
@@ -162,6 +226,10 @@ class BaseTrainer(ABC, Generic[M, D]):
     @contextmanager
     def as_measured(self) -> Iterator[M]:
         """The model for measuring: in evaluation mode, with averaged weights if there are any, and not recompiled."""
+        if self.sharded:
+            assert self.measured is not None
+            yield self.measured.eval()
+            return
         ema = self.updates.ema
         try:
             # Batches have many sizes here, and each would be compiled separately.

@@ -16,7 +16,7 @@ from hrm.files.reading import UserError, quoted
 from hrm.files.records import Json
 from hrm.runs.checkpoint import counted
 from hrm.training.config import OptimConfig, TrainConfig
-from hrm.training.optim import EMA, AdamATan2, build_optimizers, lr_factor
+from hrm.training.optim import EMA, AdamATan2, build_optimizers, local, lr_factor
 
 COUNTERS = ("grad_norm", "lr", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row")
 
@@ -63,17 +63,22 @@ class Updates:
 
         `share(steps)` is the share of the training that is done after this many steps.
         """
+        for part in self.model.modules():
+            if hasattr(part, "reshard"):  # a module of FSDP that was used last without gradient is still whole
+                part.reshard()  # type: ignore[operator]
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         task = self.sparse.collect() if self.sparse else None
         grads = [p.grad for p in parameters if p.grad is not None]
-        if self.accelerator.num_processes > 1:
-            summed = self.accelerator.reduce(torch.cat([g.flatten() for g in grads]), "sum")
-            for grad, total in zip(grads, summed.split([g.numel() for g in grads]), strict=True):  # type: ignore[union-attr]
+        # Those that are sharded have been summed in the backward pass.
+        own = [grad for grad in grads if local(grad) is grad]
+        if self.accelerator.num_processes > 1 and own:
+            summed = self.accelerator.reduce(torch.cat([g.flatten() for g in own]), "sum")
+            for grad, total in zip(own, summed.split([g.numel() for g in own]), strict=True):  # type: ignore[union-attr]
                 grad.copy_(total.view_as(grad))
         if self.loss_scale != 1:
             for grad in grads:
                 grad.div_(self.loss_scale)
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = self._norm(grads, len(own) < len(grads))
         self.grad_norm = float(norm)
         finite = bool(np.isfinite(self.grad_norm)) and (task is None or bool(task[1].isfinite().all()))
         if finite:
@@ -86,6 +91,15 @@ class Updates:
                 self.loss_scale /= 2
         self.forget()
         return finite
+
+    def _norm(self, grads: list[Tensor], sharded: bool) -> Tensor:
+        """Of all gradients together, those of which each process has a part among them."""
+        if not sharded:
+            return torch.nn.utils.get_total_norm(grads)
+        parts = torch.zeros(2, device=self.accelerator.device)
+        for grad in grads:
+            parts[int(local(grad) is grad)] += torch.linalg.vector_norm(local(grad)).square()
+        return (self.accelerator.reduce(parts[0].clone(), "sum") + parts[1]).sqrt()  # type: ignore[operator]
 
     def forget(self) -> None:
         """Clear the gradients without an update."""
@@ -116,7 +130,9 @@ class Updates:
     ) -> None:
         config = self.optim
         if config.clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
+            factor = (config.clip / (norm + 1e-6)).clamp(max=1)
+            for parameter in parameters:
+                local(parameter.grad).mul_(factor)  # type: ignore[arg-type]
         warmup = config.warmup_steps / self.train.steps
         after = (share(number + 1) - warmup) / max(1e-9, 1 - warmup)
         factor = lr_factor(number + 1, max(0.0, after), config)
@@ -161,6 +177,8 @@ class Updates:
                 wanted = _STATES.get(type(part), saved[name].keys())
                 if wanted != saved[name].keys():
                     raise ValueError(f"its optimizer has {quoted(sorted(saved[name]))} of {name}, not {sorted(wanted)}")
+                if "step" in saved[name]:
+                    saved[name]["step"] = saved[name]["step"].reshape(())  # one that was sharded has a dimension
                 for key, value in saved[name].items():
                     if value.dim() and value.shape != parameter.shape:
                         raise UserError(f"the optimizer's {key} of {name} is {list(value.shape)}: another checkpoint's")

@@ -17,7 +17,7 @@ from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.training.batches import Batch, Sampler
 from hrm.puzzles.training.objective import Losses, objective
 from hrm.puzzles.training.sign_sgd import SignSGD
-from hrm.training.trainer import BaseTrainer
+from hrm.training.trainer import BaseTrainer, split
 from hrm.training.updates import Updates
 
 
@@ -60,8 +60,9 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
             model.compile_stacks()
         gather: Any = accelerator.gather
         sparse = None if model.task_embedding is None else SignSGD(model.task_embedding, gather)
+        measured = split(model, config.train, accelerator)
         updates = Updates(model, config.optim, config.train, accelerator, sparse)
-        super().__init__(model, updates, config.train, config.seed, accelerator)
+        super().__init__(model, updates, config.train, config.seed, accelerator, measured)
         self.mine = slice(self.rows.start, self.rows.stop)
         self.slots = self._empty_slots(len(self.rows))
 

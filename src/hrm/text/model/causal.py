@@ -75,6 +75,12 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
     def compute_dtype(self, dtype: torch.dtype) -> None:
         self.model.compute_dtype = None if dtype == torch.float32 else dtype
 
+    def units(self) -> list[nn.Module]:
+        """What may be split over processes: blocks, embedding and output layer; a matrix that is both stays whole."""
+        stacks = (self.recurrence.fast, self.recurrence.slow)
+        blocks = [layer for stack in stacks if stack is not None for layer in stack.layers]
+        return [*blocks] if self.config.tie_word_embeddings else [*blocks, self.model.embed_tokens, self.lm_head]
+
     def compile_stacks(self) -> None:
         """Compile both stacks for the one shape of a training, in which halted tokens are computed too."""
         self.model.gathers = False

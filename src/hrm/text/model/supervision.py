@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -65,6 +65,7 @@ def supervision(
     count: Tensor | int,
     draws: Float[Tensor, "2 b p"],
     objective: TokenObjective | None = None,
+    agree: Callable[[bool], bool] = bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """After each segment its loss, and the token losses [b, p] without history (deep supervision).
 
@@ -76,7 +77,8 @@ def supervision(
 
     With `q_target="improvement"` the gain of one more segment is known a segment later, and only for tokens that
     continued. So it teaches the Q head alone, not the states that it reads; `right` teaches both. `objective` is the
-    token loss, by default that of the next token.
+    token loss, by default that of the next token. `agree` tells whether any process has live tokens left, where all of
+    them have to take the same number of segments.
     """
     config, labelled = model.config, targets != -100
     explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
@@ -95,7 +97,7 @@ def supervision(
         if segment:
             thought.detach()
         live = thought.live
-        if not (thought.all_live or bool(live.any())):
+        if not agree(thought.all_live or bool(live.any())):
             return
         counted = (labelled & live).to(torch.float32)
         model.segment(thought, budget.schedule)

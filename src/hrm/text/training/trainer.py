@@ -16,7 +16,7 @@ from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
 from hrm.text.model.supervision import supervision
 from hrm.training.randomness import uniforms
-from hrm.training.trainer import BaseTrainer
+from hrm.training.trainer import BaseTrainer, split
 from hrm.training.updates import Updates
 
 _EXPLORATION, _DEPTH = 4, 5
@@ -55,11 +55,14 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         dtype = getattr(torch, config.train.precision)
         model.compute_dtype = dtype
         if config.train.checkpoint_activations:
-            model.gradient_checkpointing_enable()
+            model.model.gradient_checkpointing = True
         if config.train.compile:
             model.compile_stacks()
+        measured = split(model, config.train, accelerator)
         updates = Updates(model, config.optim, config.train, accelerator)
-        super().__init__(model, updates, config.train, config.seed, accelerator)
+        super().__init__(model, updates, config.train, config.seed, accelerator, measured)
+        # Sharded weights are fetched by all at once: every process computes all its tokens in every segment.
+        model.model.gathers = not self.sharded
 
     @property
     def positions(self) -> int:
@@ -109,7 +112,8 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         thought = self.model.begin(input_ids=ids, position_ids=positions, token_type_ids=types, budget=budget)
         counted = labels != -100
         total, first, last = 0.0, None, None
-        for loss, each in supervision(self.model, thought, budget, labels, count, draws):  # type: ignore[arg-type]
+        agree = self._anyone if self.sharded else bool
+        for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):  # type: ignore[arg-type]
             (loss * self.updates.loss_scale).backward()
             thought.forget()
             total = total + loss.detach().to(self.wide)
@@ -117,6 +121,11 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         assert first is not None and last is not None
         sums = (total * count, first.sum(), last.sum(), thought.depth[counted].sum(), counted.sum())
         self.window += torch.stack([torch.as_tensor(value).detach().to(self.window) for value in sums])
+
+    def _anyone(self, yes: bool) -> bool:
+        """Whether it is so in any process."""
+        flag = torch.tensor(float(yes), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
 
     def try_out(self, rows: int) -> None:
         length, device = self.config.text.length, self.accelerator.device

@@ -1,0 +1,107 @@
+"""What a process keeps of a model that is split over processes: bytes of weights, gradients, optimizer; its peak.
+
+    python benchmarks/sharding.py --processes 2
+
+Trains a text model for three steps in one process, then split over several, with blocks kept whole from their first
+visit to the backward pass and with blocks dropped after each visit. Bytes are of the slowest to shrink: the process
+that keeps most. Peaks are of the whole process, interpreter and libraries included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+STEPS = ("--train.steps", "3", "--optim.warmup-steps", "1", "--train.log-every", "1", "--train.device", "cpu")
+SHAPE = (
+    "--arch.dim",
+    "512",
+    "--arch.heads",
+    "8",
+    "--arch.fast-layers",
+    "3",
+    "--arch.slow-layers",
+    "3",
+    "--optim.ema",
+    "0.99",
+)
+BATCH = ("--train.batch-size", "4", "--text.length", "64", "--train.eval-puzzles", "2")
+
+
+def work(into: Path, args: list[str]) -> int:
+    """A training in this process, of which the bytes that it holds at its last step are written to a file."""
+    import torch
+
+    from hrm.cli.main import main
+    from hrm.training.optim import local
+    from hrm.training.updates import Updates
+
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    step = Updates.step
+
+    def counted(self: Updates, *given: Any) -> bool:
+        grads = sum(local(p.grad).nbytes for p in self.model.parameters() if p.grad is not None)
+        done = step(self, *given)
+        states = [value for part in self.optimizers for state in part.state.values() for value in state.values()]
+        kept = {
+            "weights": [*self.model.parameters()],
+            "averages": [*self.ema.average.values()] if self.ema else [],
+            "optimizer": states,
+        }
+        found.update({name: sum(local(t).nbytes for t in tensors) for name, tensors in kept.items()}, gradients=grads)
+        return done
+
+    Updates.step = counted  # type: ignore[method-assign]
+    code = main(args)
+    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    (into / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
+    return code
+
+
+def measured(processes: int, *flags: str) -> dict[str, int]:
+    """The most bytes that a process keeps, by kind."""
+    with tempfile.TemporaryDirectory() as place:
+        text = Path(place) / "text.txt"
+        text.write_text("the fox sees the hen and the hen sees the fox\n" * 400)
+        train = ["train", "text-char", "--data", str(text), "--out", f"{place}/run", *STEPS, *SHAPE, *BATCH, *flags]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [sys.executable, *(launch if processes > 1 else []), __file__, "--worker", place, *train]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        rows = [json.loads(file.read_text()) for file in Path(place).glob("*.json")]
+        return {name: max(row[name] for row in rows) for name in rows[0]}
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--worker"]:
+        return work(Path(sys.argv[2]), sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args()
+    fsdp = ("--train.parallel", "fsdp")
+    found = {
+        "one process": measured(1),
+        "split": measured(args.processes, *fsdp),
+        "split, dropped after each visit": measured(args.processes, *fsdp, "--train.reshard"),
+    }
+    one = found["one process"]
+    kinds = ("weights", "averages", "gradients", "optimizer")
+    for name, row in found.items():
+        share = sum(row[kind] for kind in kinds) / sum(one[kind] for kind in kinds)
+        parts = "  ".join(f"{kind} {row[kind] / 2**20:.1f}" for kind in kinds)
+        print(f"{name:<34}{parts} MiB: {share:.1%}; peak {row['peak'] / 2**20:.0f} MiB")
+    if args.json:
+        args.json.write_text(json.dumps({"processes": args.processes, **found}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
