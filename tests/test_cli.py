@@ -223,6 +223,33 @@ def test_help_all_shows_every_flag():
     assert all(option.flag in text for option in options_of(Config))
 
 
+def test_help_shows_the_values_of_the_preset_that_it_is_asked_about(capsys: pytest.CaptureFixture[str]):
+    for preset, shown in (("text-char", ["(256)", "(1000)"]), ("sudoku-4x4", []), ("no-preset", ["(26041)"])):
+        assert main(["train", preset, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        steps = str(load_preset(preset).train.steps) if preset in presets() else "26041"
+        assert f"({steps})" in text and all(value in text for value in shown)
+    assert "`hrm train --help-all` lists" in text
+    assert main(["train", "text-char", "--help-all"]) == 0
+    flags = sum(line.startswith("  --") for line in capsys.readouterr().out.splitlines())
+    assert main(["train", "text-char", "--help"]) == 0
+    assert f"`hrm train text-char --help-all` lists all {flags} flags." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_text_in_place_of_a_recipe_is_met_with_the_command_that_trains_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    book = tmp_path / "alice.txt"
+    for text in ("Down the Rabbit-Hole\n", "Alice: what\n\tis: the use\n"):
+        book.write_text(text)
+        assert main(["train", str(book)]) == 2
+        said = capsys.readouterr().err
+        assert f"{book} is no recipe: to train on it, hrm train text-char --data {book}" in said
+    recipe = tmp_path / "recipe.txt"
+    recipe.write_text("parent: sudoku-4x4\n")
+    assert main(["train", str(recipe), "--dry-run"]) == 0
+
+
 def test_help_imports_nothing_but_the_standard_library():
     code = "import sys; from hrm.cli.main import main; assert main(['--help']) == 0; print(*sys.modules)"
     result = python("-c", code)

@@ -111,6 +111,7 @@ def test_the_lines_on_stderr_say_what_a_person_wants_to_know(
     for word in ("loss", "exact", "segments", "grad", "steps/s", "puzzles/s", "GiB", "left"):
         assert word in line
     assert any(line.startswith("finished at step 30 after 0:") for line in shown)
+    assert shown[-1] == f"try: hrm solve {tmp_path / 'run'} PUZZLE"
 
 
 def test_the_result_can_be_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ from tyro.conf import Positional as Positional
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
 from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import Config, Strategy
-from hrm.settings import check, describe, fit, lay_over, without_lists
+from hrm.settings import check, describe, fit, lay_over, load_preset, without_lists
 from hrm.text import names
 from hrm.text.config import PAIRS, Decoding, LearnConfig, TextConfig
 
@@ -130,14 +130,15 @@ def parse(
     main: Collection[str] = (),
     rare: Collection[str] = (),
     base: Callable[[T], Config | TextConfig | LearnConfig] | None = None,
+    preset: str = "",
 ) -> T:
     """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked.
 
     `main` names the settings shown by --help; the verb's own flags always are, but for the `rare` ones. `base` gives
-    where the settings start.
+    where the settings start; `preset` names that where the command line does, for --help.
     """
     if {"-h", "--help", "--help-all"} & set(args):
-        print(help_text(verb, options, example, main, rare, everything="--help-all" in args))
+        print(help_text(verb, options, example, main, rare, "--help-all" in args, preset))
         raise SystemExit(0)
     known = list(options_of(options))
     args = _json_file(known, _typed_settings(known, args))
@@ -195,9 +196,11 @@ def help_text(
     main: Collection[str] = (),
     rare: Collection[str] = (),
     everything: bool = False,
+    preset: str = "",
 ) -> str:
-    """Usage, what the verb does, an example, and the main flags or all of them."""
-    known = list(options_of(options))
+    """Usage, what the verb does, an example, and the main flags or all of them; in brackets the values of a preset."""
+    values = _at_preset(options, preset)
+    known = list(options_of(options, values=values))
     own = {item.name for item in dataclasses.fields(options)} - set(rare)
     shown = [option for option in known if everything or option.name in own or option.name in main]
     usage = [
@@ -224,7 +227,9 @@ def help_text(
     indent = min(34, width // 2, max((len(head) for _, head in heads), default=0) + 4)
     for option, head in heads:
         lines += entry(head, f"{option.doc} {_default(option)}".strip(), indent, width)
-    more = f"`hrm {verb} --help-all` lists all {len(known)} flags. " if len(shown) < len(known) else ""
+    named = verb if values is None else f"{verb} {shlex.quote(preset)}"
+    count = sum(not option.positional for option in known)
+    more = f"`hrm {named} --help-all` lists all {count} flags. " if len(shown) < len(known) else ""
     lines += [
         "",
         *textwrap.wrap(
@@ -232,6 +237,15 @@ def help_text(
         ),
     ]
     return "\n".join(lines)
+
+
+def _at_preset(options: type, preset: str) -> Any:
+    """The options with the settings of a preset, file or run; None where there are none."""
+    with contextlib.suppress(UserError):
+        if preset:
+            values = options()
+            return dataclasses.replace(values, config=load_preset(preset, type(values.config)))
+    return None
 
 
 def entry(head: str, text: str, indent: int, width: int) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +15,7 @@ from typing import Any
 
 from hrm.cli.options import Positional, Settings, TextSettings, parse
 from hrm.files.output import to_json
-from hrm.files.reading import UserError
+from hrm.files.reading import SMALL, UserError, text_of, yaml_of
 from hrm.puzzles import kinds
 from hrm.puzzles.config import Config
 from hrm.puzzles.tasks import Task, build
@@ -35,7 +37,10 @@ TEXT_MAIN = (
 
 @dataclass(frozen=True)
 class Options:
-    """Train a model on puzzles, or resume a run."""
+    """Train a model on puzzles or on text, or resume a run.
+
+    A text preset has flags of its own: `hrm train text-char --help`. Presets: `hrm config list`.
+    """
 
     preset: Positional[str | None] = None
     """Preset, or a YAML file of settings; not together with --resume."""
@@ -88,8 +93,10 @@ def main(args: list[str]) -> int:
 
 def _puzzles(args: list[str], held: ExitStack) -> int:
     base = partial(_base, held)
-    options = parse("train", Options, args, example="hrm train sudoku-4x4 --train.steps 500", main=MAIN, base=base)
-    task = build(options.config.task, named=_typed(options.config.task.kind, args))
+    example, preset = "hrm train sudoku-4x4 --train.steps 500", _named(args)[0]
+    options = parse("train", Options, args, example=example, main=MAIN, base=base, preset=preset)
+    own = _typed(options.config.task.kind, args)
+    task = build(options.config.task, named=own)
     # A run stores no path: what its kind names is loaded only where a command line names the file again.
     config = replace(options.config, task=replace(options.config.task, kind=kinds.bare(options.config.task.kind)))
     options = replace(options, config=config)
@@ -105,7 +112,9 @@ def _puzzles(args: list[str], held: ExitStack) -> int:
         result = train(options.config, path, resume=resume, overwrite=options.overwrite, task=task, init=options.init)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
-    return _end(result, path, options.json)
+    run, kind = shlex.quote(str(path)), f" --task {shlex.quote(own)}" if own and kinds.is_file(own) else ""
+    what = f"hrm arc eval {run} --data FILE" if task.embedded else f"hrm solve {run} PUZZLE{kind}"
+    return _end(result, path, options.json, f"try: {what}")
 
 
 def _typed(kind: str, args: list[str]) -> str | None:
@@ -114,8 +123,10 @@ def _typed(kind: str, args: list[str]) -> str | None:
     return kind if ("--task.kind", kind) in pairwise(words) else None
 
 
-def _end(result: dict[str, Any], path: Path, as_json: bool) -> int:
+def _end(result: dict[str, Any], path: Path, as_json: bool, next_step: str) -> int:
     if int(os.environ.get("RANK", "0")) == 0:  # one line, however many processes torchrun started
+        if result["state"] == "finished":
+            print(next_step, file=sys.stderr)
         print(to_json(result) if as_json else path)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # All is saved. Threads of torch's communication may outlive the interpreter and would then abort the process.
@@ -136,9 +147,8 @@ def _named(args: list[str]) -> tuple[str, bool]:
 
 def _text(args: list[str], held: ExitStack) -> int:
     base = partial(_text_base, held)
-    options = parse(
-        "train", TextOptions, args, example="hrm train text-char --data alice.txt", main=TEXT_MAIN, base=base
-    )
+    example, preset = "hrm train text-char --data alice.txt", _named(args)[0]
+    options = parse("train", TextOptions, args, example=example, main=TEXT_MAIN, base=base, preset=preset)
     if options.config.model is not None and not options.resume and saved(options.config.model):
         print(f"the architecture is that of {options.config.model}, and what flags change", file=sys.stderr)
     if options.dry_run:
@@ -155,7 +165,9 @@ def _text(args: list[str], held: ExitStack) -> int:
         result = train_text(options.config, path, resume=options.resume is not None, overwrite=options.overwrite)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
-    return _end(result, path, options.json)
+    card = path / "README.md"
+    said = f"model card: {card}; " if card.is_file() else ""
+    return _end(result, path, options.json, f'{said}try: hrm generate {shlex.quote(str(path))} "..."')
 
 
 def _text_base(held: ExitStack, options: TextOptions) -> TextConfig:
@@ -205,7 +217,21 @@ def _base(held: ExitStack, options: Options) -> Config:
         return replace(config, train=learn, data=None, validation=options.new_tasks)
     if options.preset is None:
         raise UserError(f"train needs a preset ({', '.join(presets())}), a YAML file, or --resume RUN")
+    _refuse_data(Path(options.preset))
     return load_preset(options.preset)
+
+
+def _refuse_data(path: Path) -> None:
+    """UserError for a file that is no recipe, and rather what to train on."""
+    if not path.is_file() or path.suffix.lower() in (".yaml", ".yml"):
+        return
+    try:
+        recipe = isinstance(yaml_of(text_of(path, SMALL), path), Mapping)
+    except UserError:
+        recipe = False
+    if not recipe:
+        preset = "sudoku-9x9" if path.suffix.lower() == ".csv" else "text-char"
+        raise UserError(f"{path} is no recipe: to train on it, hrm train {preset} --data {shlex.quote(str(path))}")
 
 
 def _dry_run(options: Options, task: Task) -> int:

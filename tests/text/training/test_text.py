@@ -318,7 +318,9 @@ def test_a_paused_and_resumed_training_equals_a_straight_one_bit_for_bit(tmp_pat
 @pytest.mark.slow
 def test_a_run_holds_all_that_is_needed_to_use_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = train(tmp_path, "run", "--json")
-    result = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert printed.err.endswith(f'model card: {path / "README.md"}; try: hrm generate {path} "..."\n')
     assert result["state"] == "finished" and len(result["loss_by_depth"]) == 2 and result["n"] > 100
     assert json.loads((path / "result.json").read_text())["loss"] == result["loss"]
     (tmp_path / "book.txt").unlink()
