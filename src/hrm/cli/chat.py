@@ -99,6 +99,8 @@ def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options)
 
     if notice := mode_notice(CommandContext(session), measure=False):
         print(notice, file=sys.stderr)
+    session.continues = False
+    between = ""
     for number, line in lines:
         session.conversation.clear()
         if options.load is not None:
@@ -115,7 +117,8 @@ def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options)
             facts = {"line": number, "prompt": line, "mode": session.settings.mode, **answer.to_dict()}
             print(to_json(facts | {"notices": answer.notices}), flush=True)
         else:
-            print(answer.text, flush=True)
+            print(between + answer.text, flush=True)
+            between = "\n"  # answers have line breaks of their own
     return 0
 
 

@@ -17,6 +17,7 @@ from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.progress import bar, share
 from hrm.puzzles.config import Config, Strategy
 from hrm.text.config import is_text
@@ -126,7 +127,7 @@ def main(args: list[str]) -> int:
     result = {"skipped": options.skip} | measurement.result().plain()
     if options.json_file is not None:
         output.write_json(options.json_file, result)
-    print(to_json(result, indent=2) if options.json else facts.lines(result, _is_share))
+    print(to_json(result, indent=2) if options.json else _table(result, options.strategy))
     if done == total:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
@@ -183,6 +184,17 @@ def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
 def _picture(path: Path) -> Path:
     """The picture of a sweep; its numbers go into a file of the same name that ends in .json."""
     return path.with_suffix(".png") if path.suffix in (".json", ".png") else path.with_name(path.name + ".png")
+
+
+def _table(result: Json, asked: Strategy) -> str:
+    """A measurement for people: what counts first, and nothing that was not used."""
+    first = ("exact_accuracy", "exact_interval", "solved", "wrong", "unsolved")
+    tried = ("skipped", "restarts", "guesses")
+    unused = {"calibration", *(name for name in tried if not result[name] and getattr(asked, name, None) is None)}
+    called = {"exact_interval": "95 %_interval", "ece": "confidence error (ECE)"}
+    names = dict.fromkeys([*first, *result])
+    told = {called.get(name, name): result[name] for name in names if name not in unused}
+    return facts.lines(told, _is_share, 24)
 
 
 def _is_share(name: str) -> bool:

@@ -86,5 +86,7 @@ def test_splitting_a_large_data_set_takes_just_what_was_asked_for() -> None:
     again = split(puzzles, six, 13, seed=1)
     assert np.array_equal(training.inputs, again[0].inputs)
     assert split(puzzles, six, 0)[0] is puzzles
-    with pytest.raises(UserError, match="has only 60 puzzles"):
+    with pytest.raises(UserError, match="has only 60 puzzles: hold out fewer than 60"):
         split(puzzles, six, 60)
+    with pytest.raises(UserError, match="has only 1 puzzle: too few to hold any out"):
+        split(puzzles.take(np.arange(1)), six, 60)

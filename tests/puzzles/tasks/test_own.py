@@ -33,6 +33,18 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.slow
+def test_wrong_cells_are_counted_only_by_a_task_that_knows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "sudoku-4x4", "--task.kind", LATIN, "--out", "run", *TINY]) == 0
+    assert said(capsys).endswith(f"try: hrm solve run PUZZLE --task {LATIN}\n")
+    assert main(["solve", "run", "1" + "." * 24, "--task", LATIN, "--watch", "--max-segments", "1"]) == 0
+    drawn = capsys.readouterr().out
+    assert "confidence" in drawn and "wrong cells" not in drawn
+
+
+@pytest.mark.slow
 def test_a_nonogram_is_trained_solved_drawn_and_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

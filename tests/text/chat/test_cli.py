@@ -33,6 +33,19 @@ def test_each_line_gets_an_answer_of_its_own(folder: Path, tmp_path: Path, capsy
     assert capsys.readouterr().out == rows[0]["text"] + "\n"
 
 
+def test_answers_of_a_batch_are_apart_and_nothing_is_said_of_going_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat sat on the mat. the dog sat\nthe cat\n"))
+    assert main(["chat", str(folder), "--batch", "-", *FLAGS, "--json"]) == 0
+    printed = capsys.readouterr()
+    first, second = (json.loads(line)["text"] for line in printed.out.splitlines())
+    assert "tokens are forgotten: 24 tokens fit into the memory" in printed.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat sat on the mat. the dog sat\nthe cat\n"))
+    assert main(["chat", str(folder), "--batch", "-", *FLAGS]) == 0
+    assert capsys.readouterr().out == f"{first}\n\n{second}\n"
+
+
 def test_a_seed_and_a_mode_decide(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     texts = []
     for more in ([], [], ["--seed", "1"], ["--mode", "fast"]):

@@ -97,7 +97,9 @@ def split(
     taken = order[: int(np.searchsorted(np.cumsum(sizes[order]), holdout)) + 1]
     held_out = np.isin(lots, taken)
     if held_out.all():
-        raise UserError(f"{puzzles.source} has only {len(lots)} puzzles: hold out fewer than {holdout}")
+        n = len(lots)
+        fix = f"hold out fewer than {holdout}" if len(sizes) > 1 else "too few to hold any out"
+        raise UserError(f"{puzzles.source} has only {n} puzzle{'s' if n > 1 else ''}: {fix}")
     return puzzles.take(np.flatnonzero(~held_out)), puzzles.take(np.flatnonzero(held_out))
 
 

@@ -61,7 +61,8 @@ def frame(solver: Solver, segment: Segment) -> RenderableType:
     facts.add_row("attempt", str(segment.attempt))
     facts.add_row("confidence", f"{believed:.0%}")
     facts.add_row("", ProgressBar(total=1, completed=believed, width=20))
-    facts.add_row("wrong cells", str(len(task.wrong(segment.question, segment.readout))))
+    if task.marks:
+        facts.add_row("wrong cells", str(len(task.wrong(segment.question, segment.readout))))
     facts.add_row("z_h changed by", f"{segment.residual:.1%}")
     both = Table.grid(padding=(0, 3))
     both.add_row(grid(task, segment), facts)

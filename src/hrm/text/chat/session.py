@@ -85,6 +85,8 @@ class Session:
         self.conversation = Conversation(self.tokenizer, memory, talks, template)
         self.modes = modes.settle(modes.requests(loaded), modes.known_modes(loaded))
         self.settings = Settings()
+        self.continues = True
+        """Whether an answer may be followed by more of the same conversation; not in a batch."""
         self._told = False
         """Whether it was said that the memory is full: once is enough."""
         self.change(settings or replace(self.settings, stop="length" if talks else "natural"))
@@ -184,9 +186,8 @@ class Session:
             self._told = True
             unit = "message" if conversation.talks else "token"
             those = f"oldest {unit} is" if dropped == 1 else f"oldest {dropped:,} {unit}s are"
-            answer.notices.append(
-                f"the {those} forgotten, and more as you continue: {conversation.most:,} tokens fit into the memory"
-            )
+            later = ", and more as you continue" if self.continues else ""
+            answer.notices.append(f"the {those} forgotten{later}: {conversation.most:,} tokens fit into the memory")
         answer.text = "".join(token.text for token in answer.tokens)
         answer.seconds = time.perf_counter() - start
         return answer
