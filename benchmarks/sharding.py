@@ -57,13 +57,13 @@ def work(into: Path, args: list[str]) -> int:
             "optimizer": states,
         }
         found.update({name: sum(local(t).nbytes for t in tensors) for name, tensors in kept.items()}, gradients=grads)
+        found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Now, because one of several processes does not come back from `main`.
+        (into / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
         return done
 
     Updates.step = counted  # type: ignore[method-assign]
-    code = main(args)
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    (into / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
-    return code
+    return main(args)
 
 
 def measured(processes: int, *flags: str) -> dict[str, int]:
