@@ -5,6 +5,7 @@ python examples/draw_solving.py runs/demo-9x9 docs/solving.svg
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import sys
@@ -71,7 +72,11 @@ def picture(task: Task, segments: list[Segment]) -> str:
 
 
 def main() -> None:
-    run, target = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="run folder with held-out puzzles, such as runs/demo-9x9")
+    parser.add_argument("svg", type=Path, help="picture to write")
+    given = parser.parse_args()
+    run, target = given.run, given.svg
     task, segments = find(run)
     target.write_text(picture(task, segments), encoding="utf-8")
     print(f"{target}: {task.format(segments[0].question)}, {len(segments)} segments")

@@ -74,7 +74,7 @@ def test_the_kind_of_a_file_follows_its_keys_or_its_parent(tmp_path: Path):
 
 def test_a_parent_of_the_other_family_is_called_that(tmp_path: Path):
     (tmp_path / "own.yaml").write_text("parent: text-char\ntask: {kind: maze}")
-    with pytest.raises(UserError, match="'text-char' is for text models, not for puzzle ones"):
+    with pytest.raises(UserError, match="'text-char' is for a run on text, not on puzzles: use"):
         load_preset(tmp_path / "own.yaml")
 
 

@@ -289,6 +289,13 @@ def test_the_picture_shows_each_segment_and_fetches_nothing():
         assert "url(http" not in svg and "@font-face" not in svg and "@import" not in svg
 
 
+def test_the_drawing_example_says_how_it_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("sys.argv", ["draw_solving.py", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "examples/draw_solving.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("usage: draw_solving.py [-h] run svg")
+
+
 @pytest.mark.slow
 def test_the_recipe_of_the_page_learns_latin_squares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

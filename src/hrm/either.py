@@ -7,7 +7,7 @@ from typing import Any
 
 from hrm.files.records import Json
 from hrm.puzzles.config import Config
-from hrm.settings import Recipe
+from hrm.settings import Recipe, load_preset
 
 
 def load(path: Path | str, **options: Any) -> Any:
@@ -26,8 +26,10 @@ def load(path: Path | str, **options: Any) -> Any:
     return load(path, **options)
 
 
-def train(config: Recipe, path: Path | str, **options: Any) -> Json:
-    """Train into the run folder `path`; returns the result. `config` is a Config or a TextConfig."""
+def train(config: Recipe | str, path: Path | str, **options: Any) -> Json:
+    """Train into the run folder `path`; returns the result. `config` is a Config, a TextConfig or a preset's name."""
+    if isinstance(config, str):
+        config = load_preset(config)
     if isinstance(config, Config):
         from hrm.puzzles.training.session import train
 

@@ -26,6 +26,8 @@ class Recipe:
 
     family: ClassVar[str]
     """Of runs, as `run.json` has it."""
+    told: ClassVar[str]
+    """The same for people, as it follows "a run"."""
     use: ClassVar[str]
     """What one does with such a run."""
     folder: ClassVar[str | None] = None
@@ -250,10 +252,8 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
         text, where = text_of(path, SMALL), str(path)
     else:
         if name_or_path in presets():
-            theirs = kind_of(name_or_path).family
-            raise UserError(
-                f"the preset '{name_or_path}' is for {theirs} models, not for {kind.family} ones: use another"
-            )
+            theirs = kind_of(name_or_path).told
+            raise UserError(f"the preset '{name_or_path}' is for a run {theirs}, not {kind.told}: use another")
         hint = (
             nearest(name_or_path, presets()) or f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
         )

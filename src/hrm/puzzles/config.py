@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Literal
 
 from hrm.core import arch as architecture
 from hrm.core.arch import ArchConfig, HaltingConfig, TokenLoss
 from hrm.files.ranges import MANY, Range
+from hrm.files.reading import nearest
 from hrm.puzzles import kinds
 from hrm.settings import Recipe
 from hrm.training import config as training
@@ -70,6 +71,7 @@ class Config(Recipe):
     """A whole run on puzzles. Order of precedence: class default < preset < file < flag."""
 
     family: ClassVar = "puzzle"
+    told: ClassVar = "on puzzles"
     use: ClassVar = "solve it with hrm solve, measure it with hrm eval"
     folder: ClassVar = ""
     lists: ClassVar = {"task.gym_options": "task.gym"}
@@ -118,6 +120,15 @@ class Strategy:
     """Relative change of the slow state below which it no longer moves."""
     vote: Literal["majority", "q", "first"] = "majority"
     """Which readout counts when none is verified: the most frequent, the most believed, or the first to halt."""
+
+    @classmethod
+    def of(cls, named: Mapping[str, Any]) -> Strategy:
+        """The strategy with these fields; TypeError that names the nearest for one that there is not."""
+        known = [each.name for each in fields(cls)]
+        for name in named:
+            if name not in known:
+                raise TypeError(f"there is no option '{name}'{nearest(name, known) or ': use ' + ', '.join(known)}")
+        return cls(**named)
 
 
 _INTERCHANGEABLE = ("sudoku", "mini_sudoku")

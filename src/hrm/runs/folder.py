@@ -97,8 +97,9 @@ class Run(Generic[C]):
         found = facts.get("kind", "puzzle")
         if found != kind.family:
             other = families().get(str(found))
-            use = "use another version of hrm" if other is None else other.use
-            raise UserError(f"{path} is a run of kind {quoted(found)}, not {kind.family}: {use}")
+            if other is None:
+                raise UserError(f"{path} is a run of the unknown kind {quoted(found)}: use another version of hrm")
+            raise UserError(f"{path} is a run {other.told}, not {kind.told}: {other.use}")
         if not _has_sizes(facts):
             raise UserError(f"{path / 'run.json'} does not say how large its board is: {_RESTORE}")
         where = path / "config.yaml"

@@ -59,6 +59,7 @@ class TextConfig(Recipe):
     """A training of a text model. Order of precedence: class default < preset < file < flag."""
 
     family: ClassVar = "text"
+    told: ClassVar = "on text"
     use: ClassVar = "see hrm generate, hrm chat and hrm eval"
     folder: ClassVar = "text"
     lists: ClassVar = {"text.options": "data"}
@@ -126,6 +127,7 @@ class LearnConfig(Recipe):
     """How a learner reads its books, one after another."""
 
     family: ClassVar = "learner"
+    told: ClassVar = "of hrm learn"
     use: ClassVar = "resume it with hrm learn, see hrm status and hrm chat"
     former: ClassVar = ("settings",)
 

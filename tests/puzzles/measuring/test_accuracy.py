@@ -191,6 +191,11 @@ def test_eval_prints_a_table_and_writes_the_same_as_json(tmp_path: Path, capsys:
     assert json.loads(capsys.readouterr().out)["n"] == 20
 
 
+def test_a_mistyped_option_of_a_measurement_is_met_with_the_nearest():
+    with pytest.raises(TypeError, match="there is no option 'restart'; did you mean 'restarts'"):
+        evaluate(solver(), puzzle_set(1), restart=1)
+
+
 def test_a_measurement_that_is_broken_off_is_that_of_the_first_puzzles():
     puzzles = puzzle_set()
     timing = ("seconds", "puzzles_per_second", "data_sha256")

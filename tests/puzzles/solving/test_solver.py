@@ -22,6 +22,7 @@ from hrm.puzzles.tasks.grid import Grid
 from hrm.puzzles.tasks.sudoku import Sudoku
 from hrm.runs import checkpoint
 from hrm.runs.folder import Run
+from hrm.settings import load_preset
 from tests.data import hrm_data
 from tests.puzzles.solving.small import CONFIG, SUDOKU, fix_q, model, questions, run_folder, solver
 from tests.puzzles.tasks.rules import sudoku_right, sudoku_solutions, units
@@ -228,3 +229,19 @@ def test_real_puzzles_with_several_solutions_are_all_invalid(monkeypatch: pytest
     answers = list(run.solve_many(texts))
     assert len(answers) == 200
     assert {(answer.status, answer.reason) for answer in answers} == {("invalid", "several solutions")}
+
+
+def test_a_mistyped_option_is_met_with_the_nearest():
+    with pytest.raises(TypeError, match="there is no option 'restart'; did you mean 'restarts'"):
+        solver().solve("." * 16, restart=1)
+    with pytest.raises(TypeError, match="there is no option 'zzz': use max_segments, restarts"):
+        solver().solve("." * 16, zzz=1)
+
+
+def test_training_takes_the_name_of_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given = []
+    monkeypatch.setattr("hrm.puzzles.training.session.train", lambda config, path: given.append((config, path)) or {})
+    assert hrm.train("sudoku-4x4", tmp_path / "run") == {}
+    assert given == [(load_preset("sudoku-4x4"), tmp_path / "run")]
+    with pytest.raises(UserError, match="did you mean 'sudoku-4x4'"):
+        hrm.train("sudoku-4x5", tmp_path / "run")

@@ -330,7 +330,7 @@ def test_a_run_holds_all_that_is_needed_to_use_it(tmp_path: Path, capsys: pytest
     assert is_text(path) and len(found.tokenizer.decode(out[0])) >= len("the cat") and found.run is not None
     assert "hidden" in (path / "README.md").read_text().lower() or "parameters" in (path / "README.md").read_text()
     assert hrm(["solve", str(path), "1234"]) == 2
-    assert "run of kind 'text', not puzzle" in capsys.readouterr().err
+    assert "is a run on text, not on puzzles: see hrm generate" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ class Measurement:
 
     def __init__(self, solver: Solver, puzzles: PuzzleSet, batch_size: int = 64, **strategy: Any) -> None:
         self.solver, self.puzzles, self.batch_size = solver, puzzles, batch_size
-        self.how = solver.complete(Strategy(**strategy))
+        self.how = solver.complete(Strategy.of(strategy))
         self.rules = solver.rules(self.how)
         self._judged: list[_JudgedPuzzle] = []
         self._start = self._end = time.perf_counter()

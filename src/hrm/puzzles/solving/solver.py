@@ -150,7 +150,7 @@ class Solver:
         """
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size} is not possible: use 1 or more")
-        rules = self.rules(Strategy(**strategy))
+        rules = self.rules(Strategy.of(strategy))
         asked: dict[int, tuple[str, str]] = {}
         traces: dict[int, list[Segment]] = {}
 
