@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hrm.puzzles.arc.measuring import answer_tasks as answer_tasks
     from hrm.puzzles.config import Config as Config
     from hrm.puzzles.config import Strategy as Strategy
+    from hrm.puzzles.data import read_puzzles as read_puzzles
     from hrm.puzzles.pictures.gif import gif as gif
     from hrm.puzzles.pictures.page import page as page
     from hrm.puzzles.solving import Answer as Answer
@@ -64,6 +65,7 @@ _PLACES = {
     "hrm.settings": ("load_preset",),
     "hrm.puzzles.config": ("Config", "Strategy"),
     "hrm.puzzles.arc.measuring": ("answer_tasks",),
+    "hrm.puzzles.data": ("read_puzzles",),
     "hrm.puzzles.solving": ("Answer", "Solver"),
     "hrm.puzzles.tasks": ("Puzzle", "PuzzleError", "Task"),
     "hrm.puzzles.pictures.gif": ("gif",),

@@ -8,6 +8,9 @@ from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.data.recognition import infer
 from hrm.puzzles.data.storage import locate, read, read_both, targets, write, write_csv, write_folder
 
+read_puzzles = read
+"""The same under the name that it has in `hrm` itself."""
+
 __all__ = [
     "LocatedPuzzles",
     "PuzzleSet",
@@ -19,6 +22,7 @@ __all__ = [
     "problems",
     "read",
     "read_both",
+    "read_puzzles",
     "refuse",
     "split",
     "targets",

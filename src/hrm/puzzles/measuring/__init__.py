@@ -140,7 +140,8 @@ class Measurement:
         exact = len(hits) > 0 and bool(hits.all())
         verdicts, judged = task.verdicts(question, outcome.readout, label), task.judge(question, outcome.readout)
         right = verdicts.get("optimal", exact) if judged is None else judged
-        counts = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
+        found = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
+        counts = {name: int(value) for name, value in found.items()}
         tokens = float(hits.mean()) if len(hits) else 0.0
         return _JudgedPuzzle(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
 
