@@ -35,7 +35,7 @@ _STATE = "state.json"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".tmp-"
 _OLD = ".old"  # a checkpoint that was moved aside while a new one takes its name
-_LONGEST = 1 << 20  # most most most bytes of a manifest
+_LONGEST = 1 << 20  # most bytes of a manifest
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -53,8 +53,7 @@ def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
 
     An existing checkpoint of the same step is replaced only once the new one is on the disk.
     """
-    said = f"the checkpoint of step {step} could not be saved in {directory}"
-    with refused(said, lambda: intact(directory)), writing(directory, step, tensors, state):
+    with writing(directory, step, tensors, state):
         pass
     return directory / f"step_{step:08d}"
 
@@ -72,6 +71,15 @@ def writing(
     directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
 ) -> Iterator[Path]:
     """A folder into which a block may write more groups of tensors; it is the checkpoint when the block is done."""
+    said = f"the checkpoint of step {step} could not be saved in {directory}"
+    with refused(said, lambda: intact(directory)), _writing(directory, step, tensors, state) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _writing(
+    directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
+) -> Iterator[Path]:
     if not names.place_in(directory.parent, directory.name).is_dir():
         directory.mkdir()  # parents are not created: a run deleted during training must not come back in part
         durable.flush(directory.parent)

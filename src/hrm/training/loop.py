@@ -6,8 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from hrm.files.reading import reading
@@ -17,7 +15,7 @@ from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Abandoning, Interrupt
 from hrm.training.pace import Pace
 from hrm.training.progress import Reporter, duration, memory_gib
-from hrm.training.trainer import BadBatch, BaseTrainer
+from hrm.training.trainer import BadBatch, BaseTrainer, anyone
 
 
 class Evaluator(ABC):
@@ -195,7 +193,7 @@ class TrainingLoop(Loop):
         self.reporter.show(metrics, self.config.steps, trainer.progress, self.left(), trainer.describe(metrics))
 
     def asked(self) -> bool:
-        return _anyone(bool(self.interrupt.asked), self.accelerator)
+        return anyone(bool(self.interrupt.asked), self.accelerator)
 
     def save(self) -> None:
         if self.saved == self.trainer.step_number:
@@ -254,7 +252,7 @@ class TrainingLoop(Loop):
                 reason = f"no better on held-out data in {patience} measurements: stopping"
             if reason is not None:
                 self.reporter.say(reason)
-        return _anyone(reason is not None, self.accelerator)
+        return anyone(reason is not None, self.accelerator)
 
 
 def _since_best(measurements: list[Json], measures: Evaluator) -> int:
@@ -269,11 +267,3 @@ def _measuring(measurements: list[Json], trainer: BaseTrainer) -> float:
     """Share of the time so far spent on measuring held-out data."""
     measuring = sum(m.get("measuring_seconds", 0.0) for m in measurements)
     return measuring / max(1e-9, measuring + trainer.seconds)
-
-
-def _anyone(yes: bool, accelerator: Accelerator) -> bool:
-    """Whether `yes` holds in any process: all have to stop at the same step."""
-    if accelerator.num_processes == 1:
-        return yes
-    flag = torch.tensor([float(yes)], device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]

@@ -57,7 +57,7 @@ def save(directory: Path, step: int, groups: Groups, state: Json, accelerator: A
     """Write a checkpoint; a call on every process, which waits until it is whole."""
     parts = {name for name, named in groups.items() if any(isinstance(tensor, DTensor) for tensor in named.values())}
     split = {name: groups.pop(name) for name in parts}
-    place: list[Path | None] = [None]
+    place = [directory]
     if accelerator.is_main_process:
         with checkpoint.writing(directory, step, groups, state) as temporary:
             place[0] = temporary
@@ -69,8 +69,6 @@ def save(directory: Path, step: int, groups: Groups, state: Json, accelerator: A
                 shutil.rmtree(temporary / name)
     else:
         dist.broadcast_object_list(place)
-        if place[0] is None:
-            raise RuntimeError("the main process could not begin the checkpoint")
         _write(place[0], split)
     accelerator.wait_for_everyone()
 

@@ -53,6 +53,14 @@ def split(model: M, train: TrainConfig, accelerator: Accelerator) -> M | None:
     return whole
 
 
+def anyone(yes: bool, accelerator: Accelerator) -> bool:
+    """Whether `yes` holds in any process: what one of them does all have to do."""
+    if accelerator.num_processes == 1:
+        return yes
+    flag = torch.tensor([float(yes)], device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
+
+
 class BaseTrainer(ABC, Generic[M, D]):
     """Holds everything that changes while a model M is trained; `step` draws a batch D and does one update."""
 

@@ -52,6 +52,7 @@ class Updates:
         self.optimizers = optimizers or build_optimizers(model, optim)
         self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         self.sparse = sparse
+        self.split = [part for part in model.modules() if hasattr(part, "reshard")]  # FSDP's
         self.ema = EMA(model, optim.ema, sparse.tables if sparse else None) if optim.ema else None
         self.scales = train.precision == "float16"
         self.loss_scale = 2.0**15 if self.scales else 1.0
@@ -63,9 +64,8 @@ class Updates:
 
         `share(steps)` is the share of the training that is done after this many steps.
         """
-        for part in self.model.modules():
-            if hasattr(part, "reshard"):  # a module of FSDP that was used last without gradient is still whole
-                part.reshard()  # type: ignore[operator]
+        for part in self.split:  # what was used last without gradient is still whole
+            part.reshard()  # type: ignore[operator]
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         task = self.sparse.collect() if self.sparse else None
         grads = [p.grad for p in parameters if p.grad is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
 from hrm.text.model.supervision import supervision
 from hrm.training.randomness import uniforms
-from hrm.training.trainer import BaseTrainer, split
+from hrm.training.trainer import BaseTrainer, anyone, split
 from hrm.training.updates import Updates
 
 _EXPLORATION, _DEPTH = 4, 5
@@ -112,7 +113,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         thought = self.model.begin(input_ids=ids, position_ids=positions, token_type_ids=types, budget=budget)
         counted = labels != -100
         total, first, last = 0.0, None, None
-        agree = self._anyone if self.sharded else bool
+        agree = partial(anyone, accelerator=self.accelerator) if self.sharded else bool
         for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):  # type: ignore[arg-type]
             (loss * self.updates.loss_scale).backward()
             thought.forget()
@@ -121,11 +122,6 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         assert first is not None and last is not None
         sums = (total * count, first.sum(), last.sum(), thought.depth[counted].sum(), counted.sum())
         self.window += torch.stack([torch.as_tensor(value).detach().to(self.window) for value in sums])
-
-    def _anyone(self, yes: bool) -> bool:
-        """Whether it is so in any process."""
-        flag = torch.tensor(float(yes), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
 
     def try_out(self, rows: int) -> None:
         length, device = self.config.text.length, self.accelerator.device
