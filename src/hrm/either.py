@@ -11,10 +11,8 @@ from hrm.settings import Recipe, load_preset
 
 
 def load(path: Path | str, **options: Any) -> Any:
-    """The Solver of a run on puzzles (or of a shipped solver's name), or the TextModel of a run on text.
-
-    `options` are those of hrm.puzzles.solving.load and hrm.text.load.load_text, such as device="cpu".
-    """
+    """The Solver of a run on puzzles (or of a shipped solver's name), or the TextModel of a run on text. `options` are
+    those of hrm.puzzles.solving.load and hrm.text.load.load_text, such as device="cpu"."""
     from hrm.text.config import is_text
 
     if is_text(path):

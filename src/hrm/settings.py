@@ -116,10 +116,8 @@ def kind_of(name_or_path: str | Path, children: tuple[str, ...] = ()) -> type[Re
 
 
 def load_preset(name_or_path: str | Path, kind: type[C] | None = None) -> C:
-    """The configuration of a preset, YAML file or run folder (its config.yaml); UserError if there is none.
-
-    `kind` is the family's settings; default: those of the family that it is of.
-    """
+    """The configuration of a preset, YAML file or run folder (its config.yaml); UserError if there is none. `kind` is
+    the family's settings; default: those of the family that it is of."""
     return _load(str(name_or_path), (), kind or kind_of(name_or_path))  # type: ignore[arg-type, return-value]
 
 
@@ -148,10 +146,8 @@ def without_lists(config: C) -> C:
 
 
 def lay_over(below: C, layer: C) -> C:
-    """`layer` with the NAME=VALUE lists of what it stands on below its own, name by name: preset < file < flag.
-
-    Options stay behind where the data set changes.
-    """
+    """`layer` with the NAME=VALUE lists of what it stands on below its own, name by name: preset < file < flag. Options
+    stay behind where the data set changes."""
     old, new = settings(below), settings(layer)
     merged = {}
     for name, about in layer.lists.items():

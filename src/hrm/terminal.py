@@ -89,10 +89,8 @@ def _named(error: OSError) -> OSError:
 @contextmanager
 def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """The three streams as every verb finds them; gives a function that prints a line on standard error, also if quiet.
-
-    A closed stream becomes the null device. Input is read as a file is, and a byte that is not UTF-8 replaced.
-    `quiet`: nothing else is printed on standard error.
-    """
+    A closed stream becomes the null device. Input is read as a file is, and a byte that is not UTF-8 replaced. `quiet`:
+    nothing else is printed on standard error."""
     _open_closed()
     _reconfigure(sys.stdin, errors="replace", **({} if _is_terminal(sys.stdin) else {"encoding": "utf-8-sig"}))
     for stream in (sys.stdout, sys.stderr):

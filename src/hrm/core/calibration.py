@@ -21,9 +21,7 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> flo
 
 def calibrate(q: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     """Scale and shift for which sigmoid(scale * q + shift) fits what was right [n] best (Platt 1999, smoothed targets).
-
-    Few or one-sided observations move them little from 1 and 0.
-    """
+    Few or one-sided observations move them little from 1 and 0."""
     positive = float(right.sum())
     negative = len(right) - positive
     targets = np.where(right, (positive + 1) / (positive + 2), 1 / (negative + 2))

@@ -183,10 +183,8 @@ _PACKED: WeakKeyDictionary[Matrix, tuple[tuple[int, int], Tensor]] = WeakKeyDict
 
 @contextmanager
 def packed(module: nn.Module) -> Iterator[None]:
-    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order, which halves the time for few rows.
-
-    The numbers are the same. The reordered matrices stay in memory as long as the module lives.
-    """
+    """Inside, products on a CPU read bfloat16 matrices in oneDNN's own order, which halves the time for few rows. The
+    numbers are the same. The reordered matrices stay in memory as long as the module lives."""
     layers = [part for part in module.modules() if isinstance(part, Matrix)]
     try:
         if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -154,10 +154,8 @@ def gated_rms(x: Float[Tensor, "*b two_d"], eps: float) -> Float[Tensor, "*b d"]
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer: down(silu(gate x) * up x), arXiv 2002.05202.
-
-    With the bounded unit it is down(sigmoid(g) * rms(g * v)), g = gate x and v = up x: no input makes the output large.
-    """
+    """Gated feed-forward layer: down(silu(gate x) * up x), arXiv 2002.05202. With the bounded unit it is
+    down(sigmoid(g) * rms(g * v)), g = gate x and v = up x: no input makes the output large."""
 
     slots = 0
     """Slots of `context.keys_values` that it needs besides those of attention."""
@@ -224,10 +222,8 @@ class PositionMLP(SwiGLU):
 
 
 class GroupMixer(nn.Module):
-    """Sum gated values over every group a position belongs to and hand the sums back to its members.
-
-    With one state per candidate this is equivariant to every symmetry of the task that permutes the groups.
-    """
+    """Sum gated values over every group a position belongs to and hand the sums back to its members. With one state per
+    candidate this is equivariant to every symmetry of the task that permutes the groups."""
 
     norm_dim = -1
 

@@ -106,10 +106,8 @@ class Carry(NamedTuple):
 
 
 def shorten(x: Tensor, eps: float, dim: int = -1) -> Tensor:
-    """RMSNorm for vectors with a root mean square above 1; shorter ones stay the same to the last bit.
-
-    A grown block needs this: a second full norm would change its input by `eps`.
-    """
+    """RMSNorm for vectors with a root mean square above 1; shorter ones stay the same to the last bit. A grown block
+    needs this: a second full norm would change its input by `eps`."""
     wide = at_least_float32(x)
     return (wide * wide.square().mean(dim, keepdim=True).clamp(min=1).rsqrt()).to(x.dtype)
 

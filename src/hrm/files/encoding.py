@@ -112,9 +112,7 @@ def reader(raw: IO[bytes], found: Encoding, newline: str | None = None) -> io.Te
 
 def find(unpacked: Callable[[], AbstractContextManager[IO[bytes]]], source: str, asked: str | None = None) -> Encoding:
     """The encoding of the bytes that `unpacked` opens, which are read to their end at most four times, in pieces.
-
-    `asked` is not put in question. UserError for what is no text, which says what it is.
-    """
+    `asked` is not put in question. UserError for what is no text, which says what it is."""
     with unpacked() as raw:
         head = raw.read(_CHUNK)
     if kind := kind_of(head[:HEAD]):

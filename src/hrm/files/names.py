@@ -79,9 +79,7 @@ def file_in(folder: Path, name: object, known: Collection[str] | None = None) ->
 
 def regular(path: Path) -> Path:
     """A path whose file is regular, lies in its own folder even where links are followed, or is missing; else BadName.
-
-    A folder of the Hub's cache may link to the blobs beside it.
-    """
+    A folder of the Hub's cache may link to the blobs beside it."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

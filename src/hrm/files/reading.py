@@ -105,10 +105,8 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def reading(where: object, hint: str = "restore it") -> Iterator[None]:
-    """Whatever goes wrong while a file is read becomes a UserError with its place and what to do.
-
-    For blocks that read and judge content from outside and do nothing else: damaged files raise errors of every kind.
-    """
+    """Whatever goes wrong while a file is read becomes a UserError with its place and what to do. For blocks that read
+    and judge content from outside and do nothing else: damaged files raise errors of every kind."""
     try:
         yield
     except UserError:

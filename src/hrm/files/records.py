@@ -11,10 +11,8 @@ Json = dict[str, Any]
 
 
 class Record(Mapping[str, Any]):
-    """Base of dataclasses for files and `--json`, which can be read as dicts too.
-
-    A field that is None by default and is None is left out of JSON and of the dict.
-    """
+    """Base of dataclasses for files and `--json`, which can be read as dicts too. A field that is None by default and
+    is None is left out of JSON and of the dict."""
 
     def plain(self) -> Json:
         """The dict itself."""

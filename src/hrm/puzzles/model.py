@@ -44,10 +44,8 @@ class Readout(NamedTuple):
 
 
 class TaskEmbedding(nn.Module):
-    """A zero-initialised vector per task id, kept out of the dense parameters because a batch touches few rows.
-
-    In training the rows of the batch are a leaf of the graph, `rows`, whose gradient sign-SGD scatters into the table.
-    """
+    """A zero-initialised vector per task id, kept out of the dense parameters because a batch touches few rows. In
+    training the rows of the batch are a leaf of the graph, `rows`, whose gradient sign-SGD scatters into the table."""
 
     def __init__(self, task_ids: int, dim: int) -> None:
         super().__init__()

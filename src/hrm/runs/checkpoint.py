@@ -49,10 +49,8 @@ class DamagedCheckpoint(UserError):
 
 
 def save(directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
-    """Write `directory/step_<step>` from groups of named tensors and a JSON-able state; return its path.
-
-    An existing checkpoint of the same step is replaced only once the new one is on the disk.
-    """
+    """Write `directory/step_<step>` from groups of named tensors and a JSON-able state; return its path. An existing
+    checkpoint of the same step is replaced only once the new one is on the disk."""
     with writing(directory, step, tensors, state):
         pass
     return directory / f"step_{step:08d}"
@@ -116,11 +114,9 @@ def _writing(
 
 
 def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], Json]:
-    """The tensors (on the CPU, by group and name) and the state of a checkpoint.
-
-    Only the wanted groups are read; one that the checkpoint lacks is absent from the result.
-    Raises DamagedCheckpoint unless the files read are exactly those that were written.
-    """
+    """The tensors (on the CPU, by group and name) and the state of a checkpoint. Only the wanted groups are read; one
+    that the checkpoint lacks is absent from the result. Raises DamagedCheckpoint unless the files read are exactly
+    those that were written."""
     tensors: dict[str, dict[str, Tensor]] = {}
     for name in verify(path, groups):
         if name.endswith(_SUFFIX):
@@ -147,10 +143,8 @@ def counted(state: Json, name: str) -> Any:
 
 
 def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
-    """Check the state and the wanted groups (default: all) against the manifest; return their file names.
-
-    Raises DamagedCheckpoint for a missing file, a size or SHA-256 that differs, or a file that cannot be read.
-    """
+    """Check the state and the wanted groups (default: all) against the manifest; return their file names. Raises
+    DamagedCheckpoint for a missing file, a size or SHA-256 that differs, or a file that cannot be read."""
     files = _read_manifest(path)
     if groups is not None:
         files = {name: facts for name, facts in files.items() if name == _STATE or name.removesuffix(_SUFFIX) in groups}
@@ -197,10 +191,8 @@ def named(directory: Path) -> list[Path]:
 
 
 def complete(directory: Path, report: Callable[[str], None] = lambda sentence: None) -> list[Path]:
-    """The checkpoints with a readable manifest, oldest first; contents are not verified.
-
-    `report` gets a sentence for each other one.
-    """
+    """The checkpoints with a readable manifest, oldest first; contents are not verified. `report` gets a sentence for
+    each other one."""
     found = []
     for path in named(directory):
         try:
@@ -213,10 +205,8 @@ def complete(directory: Path, report: Callable[[str], None] = lambda sentence: N
 
 
 def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; `report` gets a sentence for each one that cannot be used.
-
-    Of those older than the chosen one, only the manifest is checked.
-    """
+    """The newest checkpoint that verifies; `report` gets a sentence for each one that cannot be used. Of those older
+    than the chosen one, only the manifest is checked."""
     damaged: list[DamagedCheckpoint] = []
     chosen = None
     for path in reversed(named(directory)):

@@ -53,11 +53,9 @@ class Run(Generic[C]):
         overwrite: bool = False,
         fill: Callable[[Path], None] | None = None,
     ) -> Run[C]:
-        """Make a new run folder; `board` is the task's `cells`, `vocabulary` and `task_ids`.
-
-        `fill` puts more into the folder before it counts as a run.
-        UserError for a folder that holds a run (unless `overwrite`) or anything else.
-        """
+        """Make a new run folder; `board` is the task's `cells`, `vocabulary` and `task_ids`. `fill` puts more into the
+        folder before it counts as a run. UserError for a folder that holds a run (unless `overwrite`) or anything
+        else."""
         path = Path(path)
         refuse_in_use(path, overwrite)
         path.mkdir(parents=True, exist_ok=True)
@@ -194,10 +192,8 @@ class Run(Generic[C]):
         durable.write_json(self.result, dict(result))
 
     def checkpoint(self, which: str | int = "best", report: Callable[[str], None] = print) -> Path:
-        """The checkpoint "best", "latest" or of a step; UserError if there is none.
-
-        Without a best one it is the latest. Damaged ones are reported and skipped, unless asked for by step.
-        """
+        """The checkpoint "best", "latest" or of a step; UserError if there is none. Without a best one it is the
+        latest. Damaged ones are reported and skipped, unless asked for by step."""
         if which not in ("best", "latest"):
             by_step = {str(checkpoint.step_of(p)): p for p in checkpoint.named(self.checkpoints)}
             if str(which) not in by_step:
@@ -221,9 +217,8 @@ class Run(Generic[C]):
 
 def refuse_in_use(path: Path, overwrite: bool = False) -> None:
     """UserError for a folder where no run may be made: one that holds a run (unless `overwrite`) or anything else.
-
-    Nothing is deleted here: leftovers of a killed start have known names and are removed when the new run is complete.
-    """
+    Nothing is deleted here: leftovers of a killed start have known names and are removed when the new run is
+    complete."""
     if os.path.lexists(path) and not path.is_dir():
         raise UserError(f"{path} is a file: choose another folder for the run")
     if not path.is_dir():

@@ -60,10 +60,8 @@ class OwnedFolder:
         self.folder = path
 
     def release(self) -> None:
-        """Release the lock; a second call does nothing.
-
-        A folder that did not become a run is removed if this made it.
-        """
+        """Release the lock; a second call does nothing. A folder that did not become a run is removed if this made
+        it."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -97,11 +95,9 @@ _held: dict[tuple[int, int], _Lock] = {}
 
 
 def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = None) -> OwnedFolder:
-    """Lock a run folder for this process, or raise InUse with a sentence that says who holds it; re-entrant.
-
-    `new` creates the folder; without it, a folder that holds no run is not locked. `verb` and `named` tell others who
-    holds it, and what.
-    """
+    """Lock a run folder for this process, or raise InUse with a sentence that says who holds it; re-entrant. `new`
+    creates the folder; without it, a folder that holds no run is not locked. `verb` and `named` tell others who holds
+    it, and what."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{named or folder} is a file: choose another folder for the run")
@@ -136,10 +132,8 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
 
 @contextmanager
 def place(out: Path, verb: str) -> Iterator[Path]:
-    """An empty, locked folder in which to build `out`; removed at the end.
-
-    Leftovers of a killed process are deleted. UserError if another process is building `out`.
-    """
+    """An empty, locked folder in which to build `out`; removed at the end. Leftovers of a killed process are deleted.
+    UserError if another process is building `out`."""
     temporary = out.with_name(f".tmp-{out.name}-building")  # every process that builds `out` uses this name
     if temporary.is_symlink():
         temporary.unlink()

@@ -41,11 +41,9 @@ def work_of(model: Any, positions: int) -> int:
 
 
 def settle(work: int, wanted: int = 0) -> tuple[int, str]:
-    """Set torch's threads for operations of this much `work` (see SMALL); returns their number and why.
-
-    `wanted` is the number that a flag or the run gives (0: none), because the last bits of sums depend on it.
-    OMP_NUM_THREADS overrides all of this.
-    """
+    """Set torch's threads for operations of this much `work` (see SMALL); returns their number and why. `wanted` is the
+    number that a flag or the run gives (0: none), because the last bits of sums depend on it. OMP_NUM_THREADS overrides
+    all of this."""
     global _own, _settled
     if not 0 <= wanted <= MOST:
         raise UserError(f"--threads {wanted} is not possible: use a number from 1 to {MOST}, or 0 to leave it open")

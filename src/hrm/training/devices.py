@@ -19,11 +19,9 @@ from hrm.training.config import TrainConfig
 
 
 def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accelerator:
-    """Accelerate's view of devices and processes; one process outside `torchrun` or `accelerate launch`.
-
-    Its state belongs to the whole process, so accelerate refuses a second one of another kind. `flag` is the verb's
-    name for the device.
-    """
+    """Accelerate's view of devices and processes; one process outside `torchrun` or `accelerate launch`. Its state
+    belongs to the whole process, so accelerate refuses a second one of another kind. `flag` is the verb's name for the
+    device."""
     device, count = train.device, torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
     # accelerate joins processes on CPUs only on request; otherwise each would consider itself the only one.

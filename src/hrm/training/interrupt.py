@@ -30,9 +30,7 @@ class Terminated(BaseException):
 @contextmanager
 def ending() -> Iterator[None]:
     """Inside, a request to end raises Terminated, so that half-written files are removed and measurements are kept.
-
-    Signals that are ignored (as under nohup) or have another handler are left alone.
-    """
+    Signals that are ignored (as under nohup) or have another handler are left alone."""
 
     def end(number: int, frame: FrameType | None) -> None:
         global _came

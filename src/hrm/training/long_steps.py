@@ -44,9 +44,7 @@ def announce(
     fitting: str | None,
 ) -> None:
     """Print the estimated time of a step and of the rest of the training; if that is days, name the `fitting` preset.
-
-    Only for a CPU: an accelerator needs full batches for a fair measurement, and its progress line shows it soon.
-    """
+    Only for a CPU: an accelerator needs full batches for a fair measurement, and its progress line shows it soon."""
     if device.type != "cpu" or step >= train.steps:
         return
     rows = train.batch_size // processes

@@ -32,10 +32,8 @@ T = TypeVar("T", bound=BaseTrainer)
 
 
 class Subject(ABC, Generic[C, T]):
-    """What is trained: data, model, trainer and measurements.
-
-    One per training; methods are called from top to bottom.
-    """
+    """What is trained: data, model, trainer and measurements. One per training; methods are called from top to
+    bottom."""
 
     start: Path | str | None = None
     """A run or model from which a new run takes its weights."""
@@ -75,17 +73,13 @@ class Subject(ABC, Generic[C, T]):
 
     @abstractmethod
     def finish(self, run: Run[C], trainer: T, reporter: Reporter, abandoning: Abandoning) -> Json:
-        """Measure the best checkpoint for the result; called in the main process only, after the last step.
-
-        It measures within `abandoning()`, so that a signal ends it there.
-        """
+        """Measure the best checkpoint for the result; called in the main process only, after the last step. It measures
+        within `abandoning()`, so that a signal ends it there."""
 
 
 def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> Json:
-    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
-
-    Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
-    """
+    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result. Raises
+    UserError for data or settings that cannot work, BadBatch when the training diverges."""
     accelerator = make_accelerator(subject.train)
     with _owner(path, resume, accelerator):
         return _train(subject, path, resume, overwrite, accelerator)

@@ -33,10 +33,8 @@ Groups = dict[str, dict[str, Tensor]]
 
 
 def shard(units: Iterable[nn.Module], train: TrainConfig, accelerator: Accelerator) -> None:
-    """Split the weights of each unit over all processes.
-
-    What is in no unit stays whole on each, and its gradients are summed as without sharding.
-    """
+    """Split the weights of each unit over all processes. What is in no unit stays whole on each, and its gradients are
+    summed as without sharding."""
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy(getattr(torch, train.precision), torch.float32, cast_forward_inputs=False)
     for unit in units:
@@ -87,10 +85,8 @@ def _write(folder: Path, groups: Groups) -> None:
 
 
 def load(path: Path, like: Mapping[str, Mapping[str, Tensor]]) -> tuple[Groups, Json]:
-    """A checkpoint's groups and state, of the groups in `like` only the shares that its tensors have here.
-
-    An optimizer's tensors are split as the parameter whose name they begin with in `like["weights"]`.
-    """
+    """A checkpoint's groups and state, of the groups in `like` only the shares that its tensors have here. An
+    optimizer's tensors are split as the parameter whose name they begin with in `like["weights"]`."""
     rest = {file.name.removesuffix(".safetensors") for file in path.glob("*.safetensors")} - like.keys() - {"optimizer"}
     groups, state = checkpoint.load(path, rest)
     for name in {*like, "optimizer"}:

@@ -39,9 +39,7 @@ class BadBatch(Exception):
 
 def split(model: M, train: TrainConfig, accelerator: Accelerator) -> M | None:
     """Leave each process its share of the weights of `model.units()` where asked for; before there are optimizers.
-
-    Returns a whole copy in the main process, because that one measures alone.
-    """
+    Returns a whole copy in the main process, because that one measures alone."""
     if accelerator.num_processes == 1 or train.parallel != "fsdp":
         return None
     from hrm.training.sharding import shard
@@ -138,10 +136,8 @@ class BaseTrainer(ABC, Generic[M, D]):
         """Close open files."""
 
     def step(self) -> None:
-        """One update of the weights.
-
-        Raises Abandoned with everything as before, and BadBatch after too many skipped updates.
-        """
+        """One update of the weights. Raises Abandoned with everything as before, and BadBatch after too many skipped
+        updates."""
         started = time.perf_counter()
         drawn, window = self.draw(), self.window.clone()
         try:
@@ -247,11 +243,8 @@ class BaseTrainer(ABC, Generic[M, D]):
             self.model.train()
 
     def pack(self) -> tuple[dict[str, dict[str, Tensor]], Json]:
-        """The tensors and the state of a checkpoint; a call on every process.
-
-        Randomness is a function of (seed, step, row), so the step number is both the random state and the place in the
-        data.
-        """
+        """The tensors and the state of a checkpoint; a call on every process. Randomness is a function of (seed, step,
+        row), so the step number is both the random state and the place in the data."""
         groups, counters = self.updates.pack()
         state = {name: getattr(self, name) for name in _COUNTERS} | counters | {"seed": self.seed}
         state["window"] = list(self._sums().values())

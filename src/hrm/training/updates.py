@@ -60,10 +60,8 @@ class Updates:
         self.grad_norm, self.lr = 0.0, 0.0
 
     def step(self, number: int, share: Callable[[int], float]) -> bool:
-        """Do update `number` (from 0) and clear the gradients; False if one was not finite.
-
-        `share(steps)` is the share of the training that is done after this many steps.
-        """
+        """Do update `number` (from 0) and clear the gradients; False if one was not finite. `share(steps)` is the share
+        of the training that is done after this many steps."""
         for part in self.split:  # what was used last without gradient is still whole
             part.reshard()  # type: ignore[operator]
         parameters = [p for p in self.model.parameters() if p.grad is not None]

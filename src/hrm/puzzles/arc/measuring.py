@@ -100,10 +100,8 @@ def answer(
 
 
 def vote(ballots: Sequence[tuple[np.ndarray, float]]) -> list[Guess]:
-    """Equal grids together: most votes first, then the highest mean confidence, then the first to appear.
-
-    A readout without any colour has no vote.
-    """
+    """Equal grids together: most votes first, then the highest mean confidence, then the first to appear. A readout
+    without any colour has no vote."""
     found: dict[tuple[tuple[int, ...], bytes], list[tuple[np.ndarray, float]]] = defaultdict(list)
     for grid, confidence in ballots:
         if grid.size:
@@ -129,11 +127,9 @@ def submission_of(answers: Sequence[AnsweredTask]) -> Submission:
 
 
 def score(submission: Submission, tasks: Sequence[ArcTask]) -> dict[str, float]:
-    """Share of tasks answered, by the first guess and by either (pass@1, pass@2), counted in the official way.
-
-    A task with several test inputs counts with the share of them that is right; `all_pass@k` counts it only if all
-    are, and `inputs_pass@k` is the share of all test inputs. UserError for a task whose outputs are not known.
-    """
+    """Share of tasks answered, by the first guess and by either (pass@1, pass@2), counted in the official way. A task
+    with several test inputs counts with the share of them that is right; `all_pass@k` counts it only if all are, and
+    `inputs_pass@k` is the share of all test inputs. UserError for a task whose outputs are not known."""
     hits = {task.id: _hits(submission[task.id], task) for task in tasks}
     result: dict[str, float] = {"tasks": len(tasks), "test_inputs": sum(len(h) for h in hits.values())}
     for k in range(1, ATTEMPTS + 1):
@@ -154,11 +150,9 @@ def write_submission(path: Path, submission: Submission) -> None:
 
 
 def read_submission(path: Path, tasks: Sequence[ArcTask], missing: Callable[[str], None] | None = None) -> Submission:
-    """A submission in the official form, or a benchmark's (a folder with a file for each task, answers with facts).
-
-    An attempt that is null or absent is a wrong one. It must be complete for these tasks; otherwise UserError
-    names what is missing or wrong, or `missing` does, and the task counts as not answered.
-    """
+    """A submission in the official form, or a benchmark's (a folder with a file for each task, answers with facts). An
+    attempt that is null or absent is a wrong one. It must be complete for these tasks; otherwise UserError names what
+    is missing or wrong, or `missing` does, and the task counts as not answered."""
     tree = _submitted(path)
     known = {task.id: len(task.test) for task in tasks}
     if unknown := tree.keys() - known.keys():

@@ -75,10 +75,8 @@ class PreparedTasks(NamedTuple):
 
 def prepare(config: Config, task: Task, before: TaskRecord | None = None) -> PreparedTasks:
     """The pairs of the training tasks (`data`: all but `holdout` test pairs) and of the tasks to answer (`validation`:
-    demonstrations only), numbered after the tasks known `before`.
-
-    UserError for training tasks that are among those to answer, unless `task.leaks` drops or allows them.
-    """
+    demonstrations only), numbered after the tasks known `before`. UserError for training tasks that are among those to
+    answer, unless `task.leaks` drops or allows them."""
     assert isinstance(task, Arc)
     before = before or TaskRecord()
     learn = read(config.data) if config.data else []

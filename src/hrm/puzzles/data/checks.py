@@ -31,9 +31,7 @@ def problems(
     path: Path | str, task: Task, against: Path | str | None = None, console: Console | None = None
 ) -> Iterator[str]:
     """The problems one by one: rows that do not parse, wrong questions and answers, duplicates, overlap up to symmetry.
-
-    Overlap is sought between the splits of a folder, and with `against`, another data set, which is checked as well.
-    """
+    Overlap is sought between the splits of a folder, and with `against`, another data set, which is checked as well."""
     unreadable: list[str] = []
     parts = _load(path, task, unreadable)
     others = _load(against, task, unreadable) if against is not None else []

@@ -27,10 +27,8 @@ _CHUNK = 1 << 16
 
 
 def load(path: Path, task: Task, report: Callable[[str], None], console: Console | None = None) -> LocatedPuzzles:
-    """All puzzles that parse; `report` gets a sentence for each of the others. UserError if none is left.
-
-    Where the file has no answers they are found, if the task can find them.
-    """
+    """All puzzles that parse; `report` gets a sentence for each of the others. UserError if none is left. Where the
+    file has no answers they are found, if the task can find them."""
     tokens_of = _parser(task)
     parts: list[tuple[np.ndarray, ...]] = []
     graded = False

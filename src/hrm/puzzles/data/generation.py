@@ -23,11 +23,8 @@ LEAST_SHARE = 0.2
 
 
 def generate(task: Task, counts: Sequence[int], seed: int = 0, console: Console | None = None) -> list[PuzzleSet]:
-    """Sets of that many different puzzles; no symmetry class is in two of them.
-
-    A class is given to a set when it first turns up, in proportion to the sets' sizes. UserError where the task has not
-    that many puzzles.
-    """
+    """Sets of that many different puzzles; no symmetry class is in two of them. A class is given to a set when it first
+    turns up, in proportion to the sets' sizes. UserError where the task has not that many puzzles."""
     rng = np.random.default_rng(seed)
     share = np.maximum(np.array(counts) / max(sum(counts), 1), LEAST_SHARE)
     made: list[dict[bytes, Puzzle]] = [{} for _ in counts]
@@ -74,10 +71,8 @@ def _sound(puzzle: object, task: Task) -> Puzzle:
 def split(
     puzzles: PuzzleSet, task: Task, holdout: int, seed: int = 0, console: Console | None = None
 ) -> tuple[PuzzleSet, PuzzleSet]:
-    """The training puzzles and at least `holdout` others, cut along symmetry classes and groups.
-
-    UserError if nothing is left to train on.
-    """
+    """The training puzzles and at least `holdout` others, cut along symmetry classes and groups. UserError if nothing
+    is left to train on."""
     if not holdout:
         return puzzles, puzzles.take(np.arange(0))
     by_class = classes(puzzles, task, console)

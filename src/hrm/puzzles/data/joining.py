@@ -15,10 +15,8 @@ from hrm.puzzles.tasks import Task
 
 def join(paths: Sequence[Path | str], task: Task, limit: int | None = None) -> tuple[PuzzleSet, PuzzleSet | None, int]:
     """Training puzzles of all, the first `limit` of each; the test puzzles of one alone; how many were left out because
-    an earlier one asks the same (never of one alone).
-
-    UserError for one of several with a test split, which would end up among the others, or task ids, which would clash.
-    """
+    an earlier one asks the same (never of one alone). UserError for one of several with a test split, which would end
+    up among the others, or task ids, which would clash."""
     sets: list[PuzzleSet] = []
     for path in paths:
         puzzles, test = read_both(path, task)

@@ -27,10 +27,8 @@ def splits(path: Path) -> list[str]:
 
 
 def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> LocatedPuzzles:
-    """A split of a dataset folder (or the folder of one split), arrays mapped from the disk where possible.
-
-    Rows with tokens out of range are reported and left out.
-    """
+    """A split of a dataset folder (or the folder of one split), arrays mapped from the disk where possible. Rows with
+    tokens out of range are reported and left out."""
     folder = path if (path / "dataset.json").is_file() else path / split
     if not (folder / "dataset.json").is_file():
         known = ", ".join(splits(path))
@@ -70,10 +68,8 @@ def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> L
 
 
 def save(path: Path, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:
-    """Write a dataset folder as HRM's loader expects it; rows are ordered by group.
-
-    A row with the blank task id is a puzzle of its own; rows of a group that share another id are one puzzle.
-    """
+    """Write a dataset folder as HRM's loader expects it; rows are ordered by group. A row with the blank task id is a
+    puzzle of its own; rows of a group that share another id are one puzzle."""
     for split, puzzles in (("train", train), ("test", test)):
         if puzzles is not None:
             _save_split(path / split, task, puzzles)

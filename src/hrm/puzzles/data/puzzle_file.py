@@ -79,10 +79,8 @@ def decoded(stream: IO[bytes], where: object) -> Iterator[str]:
 
 
 def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
-    """The puzzles of a file, broken ones as well, each as soon as it has been read.
-
-    UserError where it is damaged, or a CSV file without a column of questions.
-    """
+    """The puzzles of a file, broken ones as well, each as soon as it has been read. UserError where it is damaged, or a
+    CSV file without a column of questions."""
     source = iter(lines)
     skipped, first = 0, ""
     for first in source:

@@ -80,10 +80,8 @@ class Measured(Record):
 
 class Measurement:
     """Solves puzzles in the order of their set and judges each; `result` is of the first puzzles, up to the last done.
-
     So an interrupted measurement does not favour puzzles that are solved quickly. `strategy` are fields of
-    hrm.puzzles.config.Strategy.
-    """
+    hrm.puzzles.config.Strategy."""
 
     def __init__(self, solver: Solver, puzzles: PuzzleSet, batch_size: int = 64, **strategy: Any) -> None:
         self.solver, self.puzzles, self.batch_size = solver, puzzles, batch_size

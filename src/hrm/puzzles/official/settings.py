@@ -64,10 +64,8 @@ def layout_of(tree: Tree, where: str) -> Layout:
 
 
 def config_of(tree: Tree, where: str) -> Config:
-    """The Config of an official run; UserError names `where` and the key that does not fit.
-
-    The task is left at its default: official settings do not tell it.
-    """
+    """The Config of an official run; UserError names `where` and the key that does not fit. The task is left at its
+    default: official settings do not tell it."""
     trm = layout_of(tree, where) == "trm"
     arch = _section(tree, "arch", where)
     kinds, defaults = _kinds(), settings(Config())

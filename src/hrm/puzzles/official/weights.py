@@ -53,10 +53,8 @@ def find(path: Path) -> Path | None:
 
 
 def read(path: Path, shape: tuple[int, int] | None = None) -> ImportedModel:
-    """The model of an official folder, or of a `step_N` file in one; `shape` is the grid's rows and columns.
-
-    Objects are never unpickled, only tensors. UserError in one sentence names the file and the key that does not fit.
-    """
+    """The model of an official folder, or of a `step_N` file in one; `shape` is the grid's rows and columns. Objects
+    are never unpickled, only tensors. UserError in one sentence names the file and the key that does not fit."""
     file = find(path)
     if file is None:
         raise UserError(
@@ -88,11 +86,9 @@ def read(path: Path, shape: tuple[int, int] | None = None) -> ImportedModel:
 
 
 def write(path: Path, layout: Layout, config: Config, cells: int, weights: Mapping[str, Tensor], step: int) -> Path:
-    """Write our weights as an official folder; return the state dict's file.
-
-    Initial states are stored in the forward dtype, as the original does, in which they are used anyway.
-    UserError for a folder in use or an architecture that the layout has no place for.
-    """
+    """Write our weights as an official folder; return the state dict's file. Initial states are stored in the forward
+    dtype, as the original does, in which they are used anyway. UserError for a folder in use or an architecture that
+    the layout has no place for."""
     # seq_len: the originals take it from the data and ignore it here; `read` does not have to guess.
     tree = settings_of(config, layout) | {"seq_len": cells}
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -45,10 +45,8 @@ def pillow() -> None:
 
 
 def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
-    """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever.
-
-    Of hundreds of segments so few are shown that it stays below 1 MB.
-    """
+    """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever. Of
+    hundreds of segments so few are shown that it stays below 1 MB."""
     pillow()
     drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
     frames = len(segments)

@@ -22,10 +22,8 @@ BARS = 16
 
 
 def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
-    """The text of a page about one answer and the segments observed on the way (at least one).
-
-    It needs no other file and no network. Probabilities are rounded to a tenth of a percent.
-    """
+    """The text of a page about one answer and the segments observed on the way (at least one). It needs no other file
+    and no network. Probabilities are rounded to a tenth of a percent."""
     fields = {
         "title": html.escape(f"{_name(solver)}: {verdict(answer)}"),
         "status": answer.status,
@@ -106,10 +104,8 @@ def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> Json:
 
 
 def _shares(segment: Segment) -> list[int | list[int]]:
-    """Per cell the readout's token alone where that is certain, else token, share in 1/1000, token, share, ...
-
-    The readout comes first, then the others from the most probable on; shares of less than 1/1000 are left out.
-    """
+    """Per cell the readout's token alone where that is certain, else token, share in 1/1000, token, share, ... The
+    readout comes first, then the others from the most probable on; shares of less than 1/1000 are left out."""
     cells = np.arange(len(segment.readout))
     rank = -segment.probabilities.astype(np.float64)
     rank[cells, segment.readout] = -2

@@ -171,11 +171,9 @@ def solve(
     ordered: bool = True,
     observe: Callable[[int, Segment], None] | None = None,
 ) -> Iterator[tuple[int, Outcome | None]]:
-    """Yield (place in `jobs`, outcome) in the order of `jobs` or as completed; None passes through as None.
-
-    Memory is constant: `jobs` is read only as slots become free, and at most LOOK_AHEAD * slots puzzles ahead of the
-    oldest result still to come. `observe` is called for every puzzle after every segment.
-    """
+    """Yield (place in `jobs`, outcome) in the order of `jobs` or as completed; None passes through as None. Memory is
+    constant: `jobs` is read only as slots become free, and at most LOOK_AHEAD * slots puzzles ahead of the oldest
+    result still to come. `observe` is called for every puzzle after every segment."""
     source = enumerate(jobs)
     models = [models] if isinstance(models, PuzzleModel) else models
     batches = [_Batch(model, rules) for model in models]

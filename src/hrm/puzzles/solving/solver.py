@@ -125,12 +125,9 @@ class Solver:
         observe: Callable[[Segment], None] | None = None,
         **strategy: Any,
     ) -> Answer:
-        """Answer one question: text in any form, or lists and arrays of its cells.
-
-        `strategy` are fields of hrm.puzzles.config.Strategy, such as restarts=8.
-
-        `observe` is called after every segment. A wrong question costs no forward pass.
-        """
+        """Answer one question: text in any form, or lists and arrays of its cells. `strategy` are fields of
+        hrm.puzzles.config.Strategy, such as restarts=8. `observe` is called after every segment. A wrong question costs
+        no forward pass."""
         each = None if observe is None else lambda _, segment: observe(segment)
         return next(self.solve_many([question], trace, observe=each, **strategy))
 
@@ -143,11 +140,9 @@ class Solver:
         observe: Callable[[int, Segment], None] | None = None,
         **strategy: Any,
     ) -> Iterator[Answer]:
-        """Answer a stream of questions, in its order or as completed, with `batch_size` of them in a batch.
-
-        Memory is constant: `texts` is read as slots become free. Answers do not depend on the batch size or the order,
-        up to rounding in the last bits of the states.
-        """
+        """Answer a stream of questions, in its order or as completed, with `batch_size` of them in a batch. Memory is
+        constant: `texts` is read as slots become free. Answers do not depend on the batch size or the order, up to
+        rounding in the last bits of the states."""
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size} is not possible: use 1 or more")
         rules = self.rules(Strategy.of(strategy))

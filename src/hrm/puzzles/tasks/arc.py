@@ -91,9 +91,7 @@ class Arc(Task):
         self, questions: np.ndarray, answers: np.ndarray, task_ids: np.ndarray, uniforms: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs [rows, cells] of whole tasks, whose ids are given, as random copies at random places, with their ids.
-
-        `uniforms` is [rows, 4] in [0, 1): copy, whether to move, rows and columns. Input and output move together.
-        """
+        `uniforms` is [rows, 4] in [0, 1): copy, whether to move, rows and columns. Input and output move together."""
         shown_questions, shown_answers, ids = np.empty_like(questions), np.empty_like(answers), task_ids.copy()
         for i, (copy, moves, down, right) in enumerate(uniforms):
             ids[i] += int(copy * self.copies)

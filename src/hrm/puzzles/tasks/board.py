@@ -17,9 +17,7 @@ OUTSIDE, BLANK = "-", "."
 
 class Board(Task):
     """A task with cells outside of the puzzle, a rule for what each cell of a question may hold, and listed symmetries.
-
-    Where it verifies, an answer without any of its `conflicts` is right.
-    """
+    Where it verifies, an answer without any of its `conflicts` is right."""
 
     aliases: ClassVar[Mapping[str, str]] = {"_": BLANK}
     blank: int

@@ -58,10 +58,8 @@ class Maze(Task):
         return cls(*config.size, min_path=config.min_path)
 
     def parse(self, text: str) -> np.ndarray:
-        """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count.
-
-        A row that ends early is filled up with free cells, since editors cut spaces at the end of lines.
-        """
+        """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count. A row that ends
+        early is filled up with free cells, since editors cut spaces at the end of lines."""
         rows, cols = self.shape
         lines = text.strip("\r\n").splitlines()
         if len(lines) == rows:
@@ -102,11 +100,9 @@ class Maze(Task):
         return self._answer(question.astype(np.uint8).tobytes())
 
     def valid(self, question: np.ndarray, answer: np.ndarray) -> bool:
-        """Whether the answer marks one chain of free cells from S to G, of any length.
-
-        The chain neither branches nor touches itself (cells that are neighbours in the grid follow one another), so
-        that the marks can be read in one way only; every shortest path is such a chain.
-        """
+        """Whether the answer marks one chain of free cells from S to G, of any length. The chain neither branches nor
+        touches itself (cells that are neighbours in the grid follow one another), so that the marks can be read in one
+        way only; every shortest path is such a chain."""
         if not self._marks_only(question, answer):
             return False
         marks = MazeSearch(np.isin(answer, (START, GOAL, PATH)).reshape(self.shape))
@@ -177,11 +173,9 @@ class Maze(Task):
     def augment(
         self, questions: np.ndarray, answers: np.ndarray, uniforms: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One of the 8 symmetries of a square, or the 4 of a rectangle, per row.
-
-        Answers are searched again by the rule of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is
-        another of the shortest paths, and which one depends on the turn, which a model cannot see.
-        """
+        """One of the 8 symmetries of a square, or the 4 of a rectangle, per row. Answers are searched again by the rule
+        of `MazeSearch.path`, which those of Maze-Hard follow: a turned answer is another of the shortest paths, and
+        which one depends on the turn, which a model cannot see."""
         questions, answers = super().augment(questions, answers, uniforms)
         marked = ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=1)
         ends = [(questions == token).sum(axis=1) == 1 for token in (START, GOAL)]

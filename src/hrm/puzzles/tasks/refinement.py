@@ -9,11 +9,9 @@ _CHUNK = 4096
 
 
 def refined(groups: np.ndarray, questions: np.ndarray, interchangeable: range = range(0)) -> np.ndarray:
-    """A number [n] uint64 for each question [n, cells] that symmetric variants share and others seldom do.
-
-    A cell's colour is refined by the colours in its groups [partitions, cells] and, for interchangeable symbols (the
-    last of the vocabulary), in the cells with its own; all directions count alike.
-    """
+    """A number [n] uint64 for each question [n, cells] that symmetric variants share and others seldom do. A cell's
+    colour is refined by the colours in its groups [partitions, cells] and, for interchangeable symbols (the last of the
+    vocabulary), in the cells with its own; all directions count alike."""
     found = np.zeros(len(questions), np.uint64)
     for i in range(0, len(found), _CHUNK):
         found[i : i + _CHUNK] = _refined(groups, np.asarray(questions[i : i + _CHUNK]), interchangeable)

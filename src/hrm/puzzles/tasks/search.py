@@ -93,9 +93,7 @@ class SudokuSearch:
         self, state: int, limit: int, budget: float = float("inf"), rng: np.random.Generator | None = None
     ) -> Found:
         """Up to `limit` completions of a state, giving up after `budget` guesses; `rng` shuffles the order of trying.
-
-        `Found.solutions` are lists of the candidates placed; a guess is a branching on the most constrained choice.
-        """
+        `Found.solutions` are lists of the candidates placed; a guess is a branching on the most constrained choice."""
         solutions: list[list[int]] = []
         stack: list[tuple[int, list[int]]] = [(state, [])]
         guesses = 0
@@ -136,10 +134,8 @@ class SudokuSearch:
                 return self.grid(found.solutions[0])
 
     def dig(self, grid: Sequence[int], rng: np.random.Generator, budget: float = float("inf")) -> list[int]:
-        """Blank cells of a complete grid in random order while its solution stays the only one.
-
-        Every clue left is necessary, so the puzzle is minimal; but one that takes over `budget` guesses to test stays.
-        """
+        """Blank cells of a complete grid in random order while its solution stays the only one. Every clue left is
+        necessary, so the puzzle is minimal; but one that takes over `budget` guesses to test stays."""
         clues = list(grid)
         for cell in rng.permutation(self.cells).tolist():
             clues[cell] = 0
@@ -155,9 +151,7 @@ sudoku_search = cache(SudokuSearch)
 
 class MazeSearch:
     """Breadth-first search in a grid of cells, a whole wave at a time: sets of cells are integers, a bit per cell.
-
-    Every row is followed by one bit that stays wall, so that a step never leaves a row.
-    """
+    Every row is followed by one bit that stays wall, so that a step never leaves a row."""
 
     def __init__(self, free: np.ndarray):
         """`free` [rows, cols]: where one can walk."""
@@ -198,11 +192,9 @@ class MazeSearch:
         return len(waves) - 1 if waves[-1] & self.bit(goal) else None
 
     def path(self, start: int, goal: int) -> list[int]:
-        """The cells strictly between start and goal on a shortest path: down before left before right before up.
-
-        It is the one that a breadth-first search from the start finds when it looks at neighbours in this order, and
-        the answer of every maze in Maze-Hard. No cells where there is no way.
-        """
+        """The cells strictly between start and goal on a shortest path: down before left before right before up. It is
+        the one that a breadth-first search from the start finds when it looks at neighbours in this order, and the
+        answer of every maze in Maze-Hard. No cells where there is no way."""
         here, path, width = self.bit(start), 0, self.width
         waves = self.waves(goal, start)
         for wave in waves[-2:0:-1] if waves[-1] & here else []:

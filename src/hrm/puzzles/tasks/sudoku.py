@@ -64,10 +64,8 @@ class Sudoku(Task):
         return cls(*config.box, extra_clues=config.extra_clues)
 
     def parse(self, text: str) -> np.ndarray:
-        """Tokens [cells] uint8 of a grid in any of the forms in which people write one; . 0 * _ x - are blank.
-
-        10 to 16 are A to G, or numbers between spaces.
-        """
+        """Tokens [cells] uint8 of a grid in any of the forms in which people write one; . 0 * _ x - are blank. 10 to 16
+        are A to G, or numbers between spaces."""
         cells: list[str] = list("".join(text.split()))
         tokens = [self.values.get(cell, PAD) for cell in cells]
         if len(cells) != self.n**2 or (PAD in tokens and "\n" in text):
@@ -148,11 +146,9 @@ class Sudoku(Task):
         return bool(np.all(np.bitwise_or.reduce(1 << digits[self._units], axis=1) == (1 << self.n) - 1))
 
     def generate(self, rng: np.random.Generator) -> Puzzle:
-        """A random grid with clues removed in random order while the solution stays unique.
-
-        Up to 9x9 the puzzle is minimal, no clue can go, unless some of the blanks are given as extra clues. The
-        rating is the number of guesses in our search's proof that the solution is unique.
-        """
+        """A random grid with clues removed in random order while the solution stays unique. Up to 9x9 the puzzle is
+        minimal, no clue can go, unless some of the blanks are given as extra clues. The rating is the number of guesses
+        in our search's proof that the solution is unique."""
         grid = self._search.fill(rng)
         clues = self._search.dig(grid, rng, float("inf") if self.n <= 9 else DIG_GUESSES)
         if self.extra_clues:
@@ -172,9 +168,7 @@ class Sudoku(Task):
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One random element of the full symmetry group per row: digits, bands, stacks, rows, columns, transposition.
-
-        Padding and blanks keep their names.
-        """
+        Padding and blanks keep their names."""
         n, bands, stacks = self.n, self.box_cols, self.box_rows
         cuts = np.cumsum([n, bands, stacks, n, n])
         u_digits, u_bands, u_stacks, u_rows, u_columns, u_flip = np.split(uniforms, cuts, axis=1)
@@ -189,11 +183,9 @@ class Sudoku(Task):
         return source.reshape(len(source), n * n), symbols
 
     def canonical(self, puzzle: Puzzle) -> bytes:
-        """Same bytes for every symmetric variant; where the answer is no answer, the question itself.
-
-        Up to 9x9 exact: the lexicographically smallest solution grid, then the smallest clue mask among the symmetries
-        that reach it. Above, an invariant that in principle different classes may share (`_fingerprint`).
-        """
+        """Same bytes for every symmetric variant; where the answer is no answer, the question itself. Up to 9x9 exact:
+        the lexicographically smallest solution grid, then the smallest clue mask among the symmetries that reach it.
+        Above, an invariant that in principle different classes may share (`_fingerprint`)."""
         if not self.verify(puzzle.question, puzzle.answer):
             return puzzle.question.astype(np.uint8).tobytes()
         given = puzzle.question != BLANK
@@ -244,11 +236,9 @@ class Sudoku(Task):
         return np.array([[s * width + c for s, cs in zip(*choice, strict=True) for c in cs] for choice in choices])
 
     def _smallest(self, digits: np.ndarray, given: np.ndarray) -> bytes:
-        """The smallest (solution, clue mask) over the group.
-
-        A choice of first row and arrangement of the columns fixes the rest: digits are renamed so that the first row
-        reads 0, 1, 2, ..., and rows and bands are sorted by their first cell. The second row alone excludes nearly all.
-        """
+        """The smallest (solution, clue mask) over the group. A choice of first row and arrangement of the columns fixes
+        the rest: digits are renamed so that the first row reads 0, 1, 2, ..., and rows and bands are sorted by their
+        first cell. The second row alone excludes nearly all."""
         n, height, layouts = self.n, self.box_rows, self._layouts
         places = np.argsort(layouts, axis=1)  # where each column is shown
         grids, masks = digits.reshape(1, n, n), given.reshape(1, n, n)
@@ -275,9 +265,7 @@ class Sudoku(Task):
 
     def _fingerprint(self, digits: np.ndarray, given: np.ndarray) -> bytes:
         """A hash of colours refined by what each cell sees in its row, column, box and among its digit's cells.
-
-        Starting from given or not; symmetric variants agree, and different puzzles nearly always differ.
-        """
+        Starting from given or not; symmetric variants agree, and different puzzles nearly always differ."""
         colours = given.astype(np.uint64)
         for _ in range(4):
             seen = []

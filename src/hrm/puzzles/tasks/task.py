@@ -36,10 +36,8 @@ class Look(NamedTuple):
 
 
 class Task:
-    """Puzzles of one kind: what a grid is, which answers are right, how puzzles are made, varied and drawn.
-
-    It never knows what a hidden state is. The rules are `verify`, or `conflicts`, which also marks the wrong cells.
-    """
+    """Puzzles of one kind: what a grid is, which answers are right, how puzzles are made, varied and drawn. It never
+    knows what a hidden state is. The rules are `verify`, or `conflicts`, which also marks the wrong cells."""
 
     name: str = ""
     """In messages; by default that of the class."""
@@ -94,9 +92,7 @@ class Task:
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] of a question or answer: names between white space, or one character per cell (a is 10).
-
-        PuzzleError for a wrong length or name.
-        """
+        PuzzleError for a wrong length or name."""
         (rows, cols), words = self.shape, text.split()
         fields = words if len(words) == self.cells else list("".join(words))
         if len(fields) != self.cells:
@@ -137,9 +133,7 @@ class Task:
 
     def check(self, question: np.ndarray) -> None:
         """PuzzleError with the reason unless the question is well-posed; by default only its size and tokens count.
-
-        Searching for solutions is allowed here, and in `generate`.
-        """
+        Searching for solutions is allowed here, and in `generate`."""
         if question.shape != (self.cells,) or question.min() < 0 or question.max() >= len(self.vocabulary):
             raise PuzzleError(f"expected {self.cells} tokens below {len(self.vocabulary)}")
 
@@ -184,20 +178,16 @@ class Task:
         return puzzle.question.astype(np.int32).tobytes()
 
     def invariants(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """A number [n] uint64 per puzzle that symmetric variants share and different puzzles seldom do.
-
-        A fast one spares most canonical forms; by default it is a hash of them.
-        """
+        """A number [n] uint64 per puzzle that symmetric variants share and different puzzles seldom do. A fast one
+        spares most canonical forms; by default it is a hash of them."""
         forms = (self.canonical(Puzzle(*pair)) for pair in zip(questions, answers, strict=True))
         return np.array([int.from_bytes(blake2b(form, digest_size=8).digest(), "little") for form in forms], np.uint64)
 
     # Symmetries
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each cell comes from [rows, cells], and the new name of each token [rows, vocabulary].
-
-        One random symmetry for each row of `uniforms` [rows, self.uniforms] in [0, 1); by default nothing changes.
-        """
+        """Where each cell comes from [rows, cells], and the new name of each token [rows, vocabulary]. One random
+        symmetry for each row of `uniforms` [rows, self.uniforms] in [0, 1); by default nothing changes."""
         return tuple(np.tile(np.arange(n), (len(uniforms), 1)) for n in (self.cells, len(self.vocabulary)))  # type: ignore[return-value]
 
     def augment(
@@ -226,10 +216,8 @@ class Task:
     def show(
         self, questions: np.ndarray, answers: np.ndarray, task_ids: np.ndarray, uniforms: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs [rows, cells] and their task ids as a training batch shows them; `uniforms` is [rows, 4] in [0, 1).
-
-        For tasks whose puzzles have embeddings of their own (ARC): augmented copies have other ids.
-        """
+        """Pairs [rows, cells] and their task ids as a training batch shows them; `uniforms` is [rows, 4] in [0, 1). For
+        tasks whose puzzles have embeddings of their own (ARC): augmented copies have other ids."""
         return questions, answers, task_ids
 
     # Drawings

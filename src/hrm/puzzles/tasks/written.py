@@ -426,9 +426,7 @@ def _sign(line: str, cells: Sequence[Span], form: Form) -> str:
 
 def text_of(question: object, task: Task) -> str:
     """The text of a question: text, rows of it, or lists and arrays of numbers, signs and None, nested or flat.
-
-    PuzzleError for anything else.
-    """
+    PuzzleError for anything else."""
     if isinstance(question, str):
         return question
     if isinstance(question, bytes):

@@ -28,10 +28,8 @@ class Losses(NamedTuple):
 
 
 def stablemax_logits(logits: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
-    """log s(x) with s(x) = x + 1 for x >= 0 and 1 / (1 - x) below, so that its softmax is the stablemax.
-
-    In this form neither branch can overflow or divide by zero, and float32 is enough (arXiv 2501.04697).
-    """
+    """log s(x) with s(x) = x + 1 for x >= 0 and 1 / (1 - x) below, so that its softmax is the stablemax. In this form
+    neither branch can overflow or divide by zero, and float32 is enough (arXiv 2501.04697)."""
     logits = logits.float()
     return torch.where(logits >= 0, torch.log1p(logits.clamp(min=0)), -torch.log1p(-logits.clamp(max=0)))
 

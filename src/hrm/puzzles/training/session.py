@@ -42,12 +42,9 @@ def train(
     task: Task | None = None,
     init: Path | None = None,
 ) -> Json:
-    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
-
-    `task` is one of your own, in the place of the one that the configuration names; `init` a run whose weights and
-    task embeddings a new one begins with.
-    Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
-    """
+    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result. `task` is one
+    of your own, in the place of the one that the configuration names; `init` a run whose weights and task embeddings a
+    new one begins with. Raises UserError for data or settings that cannot work, BadBatch when the training diverges."""
     return run_training(_PuzzleTraining(config, task, init), path, resume, overwrite)
 
 
@@ -133,10 +130,8 @@ class _PuzzleTraining(Subject[Config, Trainer]):
 def puzzles_of(
     run: Run, task: Task, reporter: Reporter | None = None, check: bool = True
 ) -> tuple[PuzzleSet, PuzzleSet | None]:
-    """The training puzzles of a run, and those held out; UserError if the data is no longer what it was.
-
-    `check` is False where this process has just written what lies in the run.
-    """
+    """The training puzzles of a run, and those held out; UserError if the data is no longer what it was. `check` is
+    False where this process has just written what lies in the run."""
     if check:
         run.check_data()
     if task.embedded:

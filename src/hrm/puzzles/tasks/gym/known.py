@@ -46,11 +46,9 @@ class GymMiniSudoku(GymSudoku):
 
 
 class GymShortestPath(Maze):
-    """Small mazes: the path, which Reasoning Gym wants as a list of directions, is marked on the grid.
-
-    What lies outside of a smaller grid is wall. Of several shortest paths the answer is the one mazes have here; its
-    scorer takes any. Questions without a path, to which it wants "infeasible", are left out.
-    """
+    """Small mazes: the path, which Reasoning Gym wants as a list of directions, is marked on the grid. What lies
+    outside of a smaller grid is wall. Of several shortest paths the answer is the one mazes have here; its scorer takes
+    any. Questions without a path, to which it wants "infeasible", are left out."""
 
     dataset: ClassVar[str] = "shortest_path"
     defaults: ClassVar[Mapping[str, Number]] = {

@@ -15,10 +15,8 @@ from hrm.puzzles.tasks.gym.source import Entry, Number
 
 
 class Survo(Dataset):
-    """Place the numbers of the last row into the blanks, so that each row and column sums to its last number.
-
-    Several fillings may be right; the scorer wants the stored one. A number's token is the number itself.
-    """
+    """Place the numbers of the last row into the blanks, so that each row and column sums to its last number. Several
+    fillings may be right; the scorer wants the stored one. A number's token is the number itself."""
 
     dataset = "survo"
     defaults: ClassVar[Mapping[str, Number]] = {
