@@ -191,7 +191,7 @@ def _table(result: Json, asked: Strategy) -> str:
     first = ("exact_accuracy", "exact_interval", "solved", "wrong", "unsolved")
     tried = ("skipped", "restarts", "guesses")
     unused = {"calibration", *(name for name in tried if not result[name] and getattr(asked, name, None) is None)}
-    called = {"exact_interval": "95 %_interval", "ece": "confidence error (ECE)"}
+    called = {"exact_interval": "95%_interval", "ece": "confidence error (ECE)"}
     names = dict.fromkeys([*first, *result])
     told = {called.get(name, name): result[name] for name in names if name not in unused}
     return facts.lines(told, _is_share, 24)

@@ -194,7 +194,7 @@ def legend(deepest: int) -> Text:
     for depth in range(1, deepest + 1):
         text.append(f"{depth} ", style_of(depth, 0.7, deepest))
     text.append("  Q head's confidence: ")
-    for confidence, words in ((0.2, "below 50 %"), (0.7, "50 to 90 %"), (0.95, "above")):
+    for confidence, words in ((0.2, "below 50%"), (0.7, "50 to 90%"), (0.95, "above")):
         text.append(words, style_of(0, confidence, deepest))
         text.append("  ")
     return text

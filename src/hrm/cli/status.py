@@ -99,8 +99,9 @@ def _show(path: Path, state: State, unit: str) -> None:
         )  # fmt: skip
     console.print(table)
     console.print("before, then, now: held-out bits a character", highlight=False)
+    known = sum(len(token) == 1 for token in state.tokens) if unit == "characters" else len(state.tokens)
     console.print(
-        f"{len(state.tokens)} {unit} known; {state.parameters:,} parameters in {state.model['fast_layers']} fast and "
+        f"{known:,} {unit} known; {state.parameters:,} parameters in {state.model['fast_layers']} fast and "
         f"{state.model['slow_layers']} slow layers; {state.step_number:,} updates", highlight=False,
     )  # fmt: skip
     for entry in state.growth:

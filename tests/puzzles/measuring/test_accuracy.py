@@ -182,7 +182,7 @@ def test_eval_prints_a_table_and_writes_the_same_as_json(tmp_path: Path, capsys:
     assert (result["n"], result["restarts"], result["max_segments"], result["data"]) == (10, 1, 6, str(data))
     assert f"{result['exact_accuracy']:.2%}" in out and "puzzles per second" in out
     names = [line[:24].rstrip() for line in out.splitlines()]
-    assert names[:6] == ["exact accuracy", "95 % interval", "solved", "wrong", "unsolved", "n"]
+    assert names[:6] == ["exact accuracy", "95% interval", "solved", "wrong", "unsolved", "n"]
     assert "confidence error (ECE)" in names and "restarts" in names
     assert not {"skipped", "guesses", "calibration", "ece"} & {*names}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "run", "x.csv"]

@@ -186,7 +186,7 @@ class Screen(NamedTuple):
     def shares(self) -> dict[str, float]:
         """What the panel says about the cell it shows."""
         rows = self.page.locator("#bars li").all_inner_texts()
-        return {(words := row.split())[0]: float(words[-2].lstrip("<")) / 100 for row in rows}
+        return {(words := row.split())[0]: float(words[-1].strip("<%")) / 100 for row in rows}
 
 
 Open = Callable[..., Screen]
@@ -378,7 +378,7 @@ def test_attempts_are_separated_in_the_curves_and_named(show: Open):
     assert screen.page.locator("#place").inner_text().split("\n") == ["attempt 2", "segment 6 of 6"]
     screen.page.evaluate("go(3)")
     assert screen.page.locator("#place").inner_text().split("\n") == ["attempt 1", "segment 3 of 6"]
-    assert f"{100 * item.segments[2].residual:.1f} %" in screen.page.locator("#residual .value").inner_html()
+    assert f"{100 * item.segments[2].residual:.1f}%" in screen.page.locator("#residual .value").inner_html()
 
 
 def test_a_click_into_a_curve_goes_to_that_segment(show: Open):

@@ -168,7 +168,7 @@ class _Drawing:
             segment = self.segments[step - 1]
             again = f"attempt {segment.attempt}, " if self.segments[-1].attempt > 1 else ""
             first = f"{again}segment {segment.segment}".capitalize()
-            second = f"confidence {100 * self.solver.confidence(segment.q):.0f} %"
+            second = f"confidence {self.solver.confidence(segment.q):.0%}"
             if self.solver.task.marks:
                 second += f", {wrong} cell{' breaks' if wrong == 1 else 's break'} a rule"
         if last:

@@ -68,7 +68,7 @@ def _name(solver: Solver) -> str:
 
 
 def _about(solver: Solver, answer: Answer) -> str:
-    believed = f"the model's own confidence is {100 * answer.confidence:.0f} %"
+    believed = f"the model's own confidence is {answer.confidence:.0%}"
     checked = {
         "solved": "every rule holds",
         "answered": "no rule is known that could tell a right answer from a wrong one",

@@ -63,7 +63,7 @@ def frame(solver: Solver, segment: Segment) -> RenderableType:
     facts.add_row("", ProgressBar(total=1, completed=believed, width=20))
     if task.marks:
         facts.add_row("wrong cells", str(len(task.wrong(segment.question, segment.readout))))
-    facts.add_row("z_h changed by", f"{segment.residual:.1%}")
+    facts.add_row("residual", f"{segment.residual:.1%}")
     both = Table.grid(padding=(0, 3))
     both.add_row(grid(task, segment), facts)
     return both

@@ -17,7 +17,7 @@ COLUMNS = (
     ("ece", "ECE", "{:.3f}"),
     ("ece_q", "ECE of Q", "{:.3f}"),
     ("exact_match", "exact", "{:.1%}"),
-    ("exact_match_interval", "95 % interval", "{0[0]:.1%}-{0[1]:.1%}"),
+    ("exact_match_interval", "95% interval", "{0[0]:.1%}-{0[1]:.1%}"),
 )
 ANSWERS = ("loss", "token_accuracy", "ece", "ece_q", "exact_match", "exact_match_interval")
 """What is shown of answers, whose length in bytes says little."""

@@ -57,7 +57,7 @@ def details(text: Judged) -> Table:
     """One row a measure: its value, what shuffled and natural text have, and the score with its interval."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("measure")
-    for head in ("value", "shuffled", "natural", "score", "95 %"):
+    for head in ("value", "shuffled", "natural", "score", "95%"):
         shown.add_column(head, justify="right")
     for name, one in text.measures.items():
         told = one.score is not None
