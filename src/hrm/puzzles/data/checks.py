@@ -16,7 +16,7 @@ from hrm.puzzles.data import csv_file, npy_folder
 from hrm.puzzles.data.overlap import shared
 from hrm.puzzles.data.puzzle_set import LocatedPuzzles
 from hrm.puzzles.data.storage import existing
-from hrm.puzzles.tasks import Puzzle, PuzzleError, Task
+from hrm.puzzles.tasks import PuzzleError, Task
 
 if TYPE_CHECKING:
     from hrm.console import Console
@@ -73,7 +73,7 @@ def _wrong(part: LocatedPuzzles, task: Task, console: Console | None) -> Iterato
     spaces = [token for token, character in enumerate(task.vocabulary) if token and character in ". "]
     blank = spaces if task.blank is None else [task.blank]
     for row in track(range(len(part.puzzles.inputs)), f"checking {part.puzzles.source}", console):
-        question, answer = _puzzle(part, row)[:2]
+        question, answer = part.puzzles.inputs[row], part.puzzles.labels[row]
         if (answer <= 0).any():
             yield row, "the answer has cells without a value; correct or remove the row"
             continue
@@ -110,7 +110,3 @@ def _overlap(
         mine, theirs = (np.array(sound[id(each)], int) for each in (part, other))
         for row, first in shared(part.puzzles.take(mine), other.puzzles.take(theirs), task, console):
             yield f"{part.where(mine[row])}: a symmetric variant of {other.where(theirs[first])}; remove one of them"
-
-
-def _puzzle(part: LocatedPuzzles, row: int) -> Puzzle:
-    return Puzzle(part.puzzles.inputs[row], part.puzzles.labels[row])

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +104,10 @@ def _ratings(texts: Sequence[str], bad: dict[int, str]) -> np.ndarray:
     return ratings
 
 
-def save(path: Path, task: Task, puzzles: PuzzleSet) -> None:
-    """Write a CSV file, gzipped if the name ends in .gz; equal puzzles give equal bytes."""
+def save(path: Path | str, task: Task, puzzles: PuzzleSet) -> None:
+    """Write a CSV file (source, question, answer, rating), gzipped if its name ends in .gz. Equal puzzles give equal
+    bytes."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     source = Path(puzzles.source).name
     ratings = [""] * len(puzzles.inputs) if puzzles.ratings is None else puzzles.ratings.tolist()
@@ -124,9 +126,8 @@ def save(path: Path, task: Task, puzzles: PuzzleSet) -> None:
 
 def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray]:
     """`task.parse` for many texts at once: [n, cells]; the reasons of failures go into a dictionary by index."""
-    cells = task.shape[0] * task.shape[1]
-    dtype = np.uint8 if len(task.vocabulary) <= 256 else np.int32
-    token = np.zeros(256, dtype)  # of each character; 0 sends the text to task.parse
+    cells = task.cells
+    token = np.zeros(256, task.dtype)  # of each character; 0 sends the text to task.parse
     for code in range(128):
         try:
             token[code] = task.parse(chr(code) * cells)[0]
@@ -134,10 +135,9 @@ def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray
             continue
 
     def parse(texts: list[str], column: str, bad: dict[int, str]) -> np.ndarray:
-        tokens = np.zeros((len(texts), cells), dtype)
-        plain = [text for text in texts if len(text) == cells and text.isascii()]
+        tokens = np.zeros((len(texts), cells), task.dtype)
         fits = np.array([len(text) == cells and text.isascii() for text in texts], bool)
-        joined = "".join(plain).encode("ascii")
+        joined = "".join(compress(texts, fits)).encode("ascii")
         tokens[fits] = token[np.frombuffer(joined, np.uint8)].reshape(-1, cells)
         for i in np.flatnonzero(~tokens.all(axis=1)).tolist():
             try:

@@ -99,13 +99,8 @@ def split(
 
 
 def _pack(task: Task, puzzles: list[Puzzle], seed: int) -> PuzzleSet:
-    cells = task.shape[0] * task.shape[1]
     number = np.arange(len(puzzles), dtype=np.int32)
-    return PuzzleSet(
-        np.array([puzzle.question for puzzle in puzzles], np.uint8).reshape(-1, cells),
-        np.array([puzzle.answer for puzzle in puzzles], np.uint8).reshape(-1, cells),
-        np.zeros_like(number),
-        number,
-        np.array([puzzle.rating for puzzle in puzzles], np.int32),
-        f"generated with seed {seed}",
-    )
+    grids = [[puzzle[i] for puzzle in puzzles] for i in (0, 1)]
+    inputs, labels = np.array(grids, np.uint8).reshape(2, len(puzzles), task.cells)
+    ratings = np.array([puzzle.rating for puzzle in puzzles], np.int32)
+    return PuzzleSet(inputs, labels, np.zeros_like(number), number, ratings, f"generated with seed {seed}")

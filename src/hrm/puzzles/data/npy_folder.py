@@ -35,7 +35,7 @@ def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> L
         hint = f"it has {known}" if known else "a dataset folder has train/dataset.json and test/dataset.json"
         raise UserError(f"{path} has no split '{split}': {hint}")
     facts = metadata(folder)
-    cells = task.shape[0] * task.shape[1]
+    cells = task.cells
     where = folder / "dataset.json"
     if facts["seq_len"] != cells or facts["vocab_size"] != len(task.vocabulary):
         found = f"{facts['seq_len']} cells and {facts['vocab_size']} tokens"
@@ -52,29 +52,20 @@ def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> L
         return f"{folder / (facts['sets'][part] + '__inputs.npy')} row {parts[part][1][row - starts[part]]}"
 
     sets = [part[0] for part in parts]
-    if len(sets) == 1:
+    if len(sets) == 1:  # mapped from the disk
         return LocatedPuzzles(sets[0], place)
-    first_group = np.cumsum([0, *(int(s.groups.max(initial=-1)) + 1 for s in sets)])
-    joined = PuzzleSet(
-        np.concatenate([s.inputs for s in sets]),
-        np.concatenate([s.labels for s in sets]),
-        np.concatenate([s.task_ids for s in sets]),
-        np.concatenate([s.groups + first for s, first in zip(sets, first_group, strict=False)]).astype(np.int32),
-        None,
-        str(folder),
-        facts["num_puzzle_identifiers"],
-    )
-    return LocatedPuzzles(joined, place)
+    return LocatedPuzzles(PuzzleSet.joined(sets, str(folder)), place)
 
 
-def save(path: Path, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:
+def save(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:
     """Write a dataset folder as HRM's loader expects it; rows are ordered by group. A row with the blank task id is a
     puzzle of its own; rows of a group that share another id are one puzzle."""
     for split, puzzles in (("train", train), ("test", test)):
         if puzzles is not None:
-            _save_split(path / split, task, puzzles)
+            _save_split(Path(path) / split, task, puzzles)
     count = max(puzzles.num_task_ids for puzzles in (train, test) if puzzles is not None)
-    _write_json(path / "identifiers.json", ["<blank>", *(f"task {i}" for i in range(1, count))])
+    names = ["<blank>", *(f"task {i}" for i in range(1, count))]
+    (Path(path) / "identifiers.json").write_text(to_json(names), encoding="utf-8")
 
 
 def _save_split(folder: Path, task: Task, puzzles: PuzzleSet) -> None:
@@ -86,10 +77,9 @@ def _save_split(folder: Path, task: Task, puzzles: PuzzleSet) -> None:
     order = np.lexsort((np.where(alone, 0, puzzles.task_ids), group))
     group, task_ids, alone = group[order], puzzles.task_ids[order], alone[order]
     starts = np.flatnonzero(np.r_[True, alone[1:] | (group[1:] != group[:-1]) | (task_ids[1:] != task_ids[:-1])])
-    token = np.uint8 if len(task.vocabulary) <= 256 else np.int32
     arrays = {
-        "inputs": puzzles.inputs[order].astype(token),
-        "labels": np.maximum(puzzles.labels[order], 0).astype(token),
+        "inputs": puzzles.inputs[order].astype(task.dtype),
+        "labels": np.maximum(puzzles.labels[order], 0).astype(task.dtype),
         "puzzle_identifiers": task_ids[starts].astype(np.int32),
         "puzzle_indices": np.append(starts, len(order)).astype(np.int32),
         "group_indices": np.searchsorted(group[starts], np.arange(len(first) + 1)).astype(np.int32),
@@ -97,17 +87,11 @@ def _save_split(folder: Path, task: Task, puzzles: PuzzleSet) -> None:
     for name, array in arrays.items():
         np.save(folder / f"all__{name}.npy", array)
     facts = {
-        "pad_id": 0,
-        "ignore_label_id": 0,
-        "blank_identifier_id": 0,
-        "vocab_size": len(task.vocabulary),
-        "seq_len": puzzles.inputs.shape[1],
-        "num_puzzle_identifiers": puzzles.num_task_ids,
-        "total_groups": len(first),
-        "mean_puzzle_examples": len(order) / len(starts),
-        "sets": ["all"],
-    }
-    _write_json(folder / "dataset.json", facts)
+        "pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "vocab_size": len(task.vocabulary),
+        "seq_len": puzzles.inputs.shape[1], "num_puzzle_identifiers": puzzles.num_task_ids,
+        "total_groups": len(first), "mean_puzzle_examples": len(order) / len(starts), "sets": ["all"],
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(to_json(facts), encoding="utf-8")
 
 
 def _load_set(folder: Path, name: str, facts: Json, report: Callable[[str], None]) -> tuple[PuzzleSet, np.ndarray]:
@@ -120,18 +104,16 @@ def _load_set(folder: Path, name: str, facts: Json, report: Callable[[str], None
     here = folder / f"{name}__"
     for field, array in (("inputs", inputs), ("labels", labels)):
         if array.ndim != 2 or array.shape[1] != cells:
-            raise UserError(
-                f"{here}{field}.npy has shape {list(array.shape)}, but dataset.json says rows of {cells} cells"
-            )
+            found = list(array.shape)
+            raise UserError(f"{here}{field}.npy has shape {found}, but dataset.json says rows of {cells} cells")
     if len(inputs) != len(labels):
         raise UserError(f"{here}labels.npy has {len(labels)} rows, but {here}inputs.npy has {len(inputs)}")
     examples = _sizes(f"{here}puzzle_indices.npy", of_puzzle, len(inputs))
     puzzles = _sizes(f"{here}group_indices.npy", of_group, len(examples))
     if len(ids) != len(examples):
         raise UserError(f"{here}puzzle_identifiers.npy has {len(ids)} entries for {len(examples)} puzzles")
-    if len(ids) and not (ids.min() >= 0 and ids.max() < facts["num_puzzle_identifiers"]):
-        wrong = int(np.flatnonzero((ids < 0) | (ids >= facts["num_puzzle_identifiers"]))[0])
-        most = facts["num_puzzle_identifiers"]
+    most = facts["num_puzzle_identifiers"]
+    for wrong in np.flatnonzero((ids < 0) | (ids >= most))[:1]:
         raise UserError(f"{here}puzzle_identifiers.npy row {wrong}: id {ids[wrong]} is not below {most}")
     good = np.ones(len(inputs), bool)
     for field, array in (("inputs", inputs), ("labels", labels)):
@@ -146,15 +128,8 @@ def _load_set(folder: Path, name: str, facts: Json, report: Callable[[str], None
         labels = signed
     puzzle = np.repeat(np.arange(len(examples)), examples)
     group = np.repeat(np.arange(len(puzzles)), puzzles)[puzzle]
-    everything = PuzzleSet(
-        inputs,
-        labels,
-        ids[puzzle].astype(np.int32),
-        group.astype(np.int32),
-        None,
-        str(folder),
-        facts["num_puzzle_identifiers"],
-    )
+    task_ids = ids[puzzle].astype(np.int32)
+    everything = PuzzleSet(inputs, labels, task_ids, group.astype(np.int32), None, str(folder), most)
     # Indexing copies, so only when something has to go.
     return (everything if good.all() else everything.take(good)), np.flatnonzero(good)
 
@@ -167,7 +142,3 @@ def _sizes(what: str, indices: np.ndarray, total: int) -> np.ndarray:
     if (sizes < 0).any() or indices[-1] != total:
         raise UserError(f"{what} does not rise to {total}, where it should end: build the data set again")
     return sizes
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(to_json(value), encoding="utf-8")

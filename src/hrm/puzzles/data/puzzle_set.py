@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,25 @@ class PuzzleSet(NamedTuple):
         """The puzzles at these row numbers (or where this mask holds)."""
         arrays = [None if a is None else a[rows] for a in self[:5]]
         return PuzzleSet(*arrays, source=self.source, num_task_ids=self.num_task_ids)  # type: ignore[arg-type]
+
+    @property
+    def sha256(self) -> str:
+        """Of the arrays of questions and answers."""
+        digest = hashlib.sha256(self.inputs.tobytes())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    @staticmethod
+    def joined(sets: Sequence[PuzzleSet], source: str) -> PuzzleSet:
+        """Several sets as one. Groups stay apart; where only some have ratings, the others get 0."""
+        inputs, labels, ids = (np.concatenate(arrays) for arrays in zip(*(each[:3] for each in sets), strict=True))
+        firsts = np.cumsum([0, *(int(each.groups.max(initial=-1)) + 1 for each in sets)])
+        groups = np.concatenate([each.groups + first for each, first in zip(sets, firsts, strict=False)])
+        graded = any(each.ratings is not None for each in sets)
+        ratings = [np.zeros(len(each.inputs), np.int32) if each.ratings is None else each.ratings for each in sets]
+        count = max(each.num_task_ids for each in sets)
+        known = np.concatenate(ratings) if graded else None
+        return PuzzleSet(inputs, labels, ids, groups.astype(np.int32), known, source, count)
 
 
 class LocatedPuzzles(NamedTuple):

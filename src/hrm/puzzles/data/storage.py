@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.puzzles.data import csv_file, npy_folder
@@ -43,27 +46,37 @@ def read_both(path: Path | str, task: Task) -> tuple[PuzzleSet, PuzzleSet | None
     return read(path, task, "train"), read(path, task, "test")
 
 
-def write_csv(path: Path | str, task: Task, puzzles: PuzzleSet) -> None:
-    """Write a CSV file (source,question,answer,rating), gzipped if the name ends in .gz."""
-    csv_file.save(Path(path), task, puzzles)
-
-
-def write_folder(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:
-    """Write HRM's dataset folder, readable by the official code; difficulties are not kept."""
-    npy_folder.save(Path(path), task, train, test)
+def join(paths: Sequence[Path | str], task: Task, limit: int | None = None) -> tuple[PuzzleSet, PuzzleSet | None, int]:
+    """The first `limit` training puzzles of each data set, the test puzzles where there is only one, and how many were
+    dropped because an earlier set asks the same. UserError for one of several with a test split or task ids."""
+    sets: list[PuzzleSet] = []
+    for path in paths:
+        puzzles, test = read_both(path, task)
+        if limit is not None:
+            puzzles = puzzles.take(np.arange(min(len(puzzles.inputs), limit)))
+        if len(paths) == 1:
+            return puzzles, test, 0
+        # A test split would end up among the training puzzles, and task ids of two sets would clash.
+        for problem, what in ((test is not None, "a test split"), (puzzles.num_task_ids > 1, "task ids")):
+            if problem:
+                raise UserError(f"{path} has {what}, so it cannot be joined with others: --convert it alone")
+        sets.append(puzzles)
+    joined = PuzzleSet.joined(sets, "+".join(Path(puzzles.source).name for puzzles in sets))
+    _, first = np.unique(joined.inputs, axis=0, return_index=True)
+    return joined.take(np.sort(first)), None, len(joined.inputs) - len(first)
 
 
 def write(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> list[Path]:
     """Write to the `targets` of a path; return those that were written."""
     if not is_csv(path):
-        write_folder(path, task, train, test)
+        npy_folder.save(path, task, train, test)
         return targets(path)
-    written = [
-        (file, puzzles) for file, puzzles in zip(targets(path), (train, test), strict=True) if puzzles is not None
-    ]
-    for file, puzzles in written:
-        write_csv(file, task, puzzles)
-    return [file for file, _ in written]
+    written = []
+    for file, puzzles in zip(targets(path), (train, test), strict=True):
+        if puzzles is not None:
+            csv_file.save(file, task, puzzles)
+            written.append(file)
+    return written
 
 
 def targets(path: Path | str) -> list[Path]:

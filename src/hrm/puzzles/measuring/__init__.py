@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -129,7 +128,7 @@ class Measurement:
 
     @cached_property
     def _digest(self) -> str:
-        return _sha256(self.puzzles)
+        return data_sha256(Path(self.puzzles.source)) or self.puzzles.sha256
 
     def _judge(self, row: int, outcome: Outcome) -> _JudgedPuzzle:
         task, question, label = self.solver.task, self.puzzles.inputs[row], self.puzzles.labels[row]
@@ -163,9 +162,3 @@ def is_right(task: Task, question: np.ndarray, label: np.ndarray, readout: np.nd
     counted = label != IGNORE
     exact = bool(counted.any()) and bool((label == readout)[counted].all())
     return exact or task.verdicts(question, readout, label).get("optimal", False)
-
-
-def _sha256(puzzles: PuzzleSet) -> str:
-    """Of the file; of a folder's files in the order of their names; of the arrays where there is no file."""
-    found = data_sha256(Path(puzzles.source))
-    return found or hashlib.sha256(puzzles.inputs.tobytes() + puzzles.labels.tobytes()).hexdigest()

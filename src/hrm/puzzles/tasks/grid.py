@@ -53,7 +53,7 @@ class Grid(Task):
             if not 0 <= token < len(self.vocabulary):
                 place = f"{quoted(fields[at])} at {self.place(at)}"
                 raise PuzzleError(f"{place} is not a token below {len(self.vocabulary)}")
-        return np.array(tokens, self._dtype)
+        return np.array(tokens, self.dtype)
 
     def format(self, tokens: np.ndarray) -> str:
         """Numbers separated by spaces, row after row."""

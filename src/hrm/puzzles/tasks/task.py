@@ -88,6 +88,11 @@ class Task:
         """How many a grid has."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def dtype(self) -> type[np.generic]:
+        """The type of tokens in arrays."""
+        return np.uint8 if len(self.vocabulary) <= 256 else np.int32
+
     # Text
 
     def parse(self, text: str) -> np.ndarray:
@@ -101,7 +106,7 @@ class Task:
         for at, field in enumerate(fields):
             if self._known.get(field, 0) == 0:
                 raise PuzzleError(f"{quoted(field)} at {self.place(at)} is none of {self._some_names()}")
-        return np.array([self._known[field] for field in fields], self._dtype)
+        return np.array([self._known[field] for field in fields], self.dtype)
 
     def parse_bounded(self, text: str) -> np.ndarray:
         """`parse`, and PuzzleError at once for a text far longer than any puzzle; for what comes from files."""
@@ -252,10 +257,6 @@ class Task:
         token = {name: token for token, name in enumerate(self.names)}
         characters = {character: token for token, character in enumerate(self.vocabulary)}
         return characters | token | {alias: token[name] for alias, name in self.aliases.items()}
-
-    @property
-    def _dtype(self) -> type[np.generic]:
-        return np.uint8 if len(self.vocabulary) <= 256 else np.int32
 
     def _some_names(self) -> str:
         names = list(self.names[1:])

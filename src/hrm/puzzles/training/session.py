@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,11 +65,9 @@ class _PuzzleTraining(Subject[Config, Trainer]):
         training, held_out, store = _prepare(config, task, reporter, self.begun_with)
         _refuse_overlap(config, task, training, reporter)
         board = {
-            "cells": training.inputs.shape[1],
-            "vocabulary": len(task.vocabulary),
-            "task_ids": training.num_task_ids,
-        }
-        board["training_sha256"] = _fingerprint(training)
+            "cells": training.inputs.shape[1], "vocabulary": len(task.vocabulary), "task_ids": training.num_task_ids,
+            "training_sha256": training.sha256,
+        }  # fmt: skip
         Run.create(path, config, board, overwrite, store)
         self.created = True
         if config.data is not None or task.embedded:
@@ -152,7 +149,7 @@ def puzzles_of(
 
 def _compare(run: Run, training: PuzzleSet) -> None:
     """UserError unless the training puzzles are those that the run began with."""
-    if _fingerprint(training) != run.board["training_sha256"]:
+    if training.sha256 != run.board["training_sha256"]:
         raise UserError(
             f"{training.source} has changed since the run {run.path} began: restore it, or say where it is with --data"
         )
@@ -194,13 +191,6 @@ def _refuse_overlap(config: Config, task: Task, training: PuzzleSet, reporter: R
     """UserError where --validation holds symmetric variants of training puzzles; what is set aside never does."""
     if config.validation is not None and not config.allow_overlap and not task.embedded:  # ARC has rules of its own
         data.refuse(data.locate(config.validation, task, "test"), training, task, reporter.console)
-
-
-def _fingerprint(puzzles: PuzzleSet) -> str:
-    digest = hashlib.sha256()
-    for array in (puzzles.inputs, puzzles.labels):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 class _HeldOutPuzzles(Evaluator):

@@ -43,6 +43,6 @@ class Dataset(Board):
                 laid = self.lay(self.source.draw(rng))
             except RuntimeError:  # a dataset's own search for a puzzle gave up
                 continue
-            question, answer = (grid.ravel().astype(self._dtype) for grid in laid)
+            question, answer = (grid.ravel().astype(self.dtype) for grid in laid)
             return Puzzle(question, answer, int((question == self.blank).sum()))
         raise UserError(f"Reasoning Gym made no {self.dataset} puzzle in {TRIES} tries: change --task.gym-options")
