@@ -39,8 +39,7 @@ from hrm.puzzles.model import PuzzleModel, board_of
 from hrm.puzzles.official import names, read, write
 from hrm.puzzles.tasks import build
 from hrm.puzzles.training.objective import IGNORE, objective
-from hrm.puzzles.training.sign_sgd import SignSGD
-from hrm.training.optim import AdamATan2
+from hrm.training.optim import AdamATan2, SignSGD
 
 SEGMENTS = 16
 LR, DECAY, BETAS = 1e-4, 1.0, (0.9, 0.95)
@@ -243,7 +242,7 @@ def compare_training(original: Original, head: Any, model: PuzzleModel, batch: B
     pairs = {name: (theirs[names.official(name)], p.grad) for name, p in model.named_parameters()}
     embedding, sparse = model.task_embedding, head.model.puzzle_emb
     assert embedding is not None
-    optimizer = SignSGD(embedding)
+    optimizer = SignSGD("task_embedding.weight", embedding)
     ids, grads = optimizer.collect()
     table = torch.zeros_like(embedding.weight)
     pairs["task_embedding.weight"] = (

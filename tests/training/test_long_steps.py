@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ class Clock:
 @pytest.mark.parametrize(("seconds", "rows"), [(0.0001, 768), (0.7, 768), (20.0, 8)])
 def test_the_time_of_a_step_is_found_in_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int) -> None:
     clock = Clock(monkeypatch, seconds)
-    assert long_steps.seconds_of(clock, rows, rows) == pytest.approx(seconds * rows)
+    assert long_steps.seconds_of(cast(Any, clock), rows, rows) == pytest.approx(seconds * rows)
     assert clock.now < max(3.0, 2 * seconds + 0.1)
 
 
@@ -158,7 +159,10 @@ def test_who_starts_a_training_of_days_is_told_what_fits(
 
     def announce(train: Any, seconds: float, device: torch.device = cpu) -> list[str]:
         says.lines.clear()
-        long_steps.announce(train, Clock(monkeypatch, seconds), 0, 1, device, says, fitting)  # type: ignore[arg-type]
+        trainer: Any = Clock(monkeypatch, seconds)
+        trainer.train, trainer.step_number, trainer.rows = train, 0, range(train.batch_size)
+        trainer.accelerator = SimpleNamespace(device=device)
+        long_steps.announce(trainer, says, fitting)  # type: ignore[arg-type]
         return says.lines
 
     first, warning = announce(config.train, 10.0)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hrm.puzzles.model import TaskEmbedding
-from hrm.puzzles.training.sign_sgd import SignSGD
 from hrm.training.config import OptimConfig
-from hrm.training.optim import EMA, AdamATan2, build_optimizers, lr_factor
+from hrm.training.optim import EMA, AdamATan2, SignSGD, build_optimizers, lr_factor
 from tests.core import small
 from tests.reference import optim
 
@@ -71,7 +70,7 @@ def test_sign_sgd_sums_equal_ids_and_moves_touched_rows_only() -> None:
     before = table.weight.tolist()
     ids = [4, 1, 4, 2, 4]
     grads = [[1.0, -2.0, 0.0], [0.0, 5.0, -1e-9], [-1.0, -1.0, 0.0], [1e-9, 0.0, 3.0], [0.5, 4.0, 0.0]]
-    SignSGD(table).step(torch.tensor(ids), torch.tensor(grads), lr=0.01, weight_decay=0.1)
+    SignSGD("table", table).step(torch.tensor(ids), torch.tensor(grads), lr=0.01, weight_decay=0.1)
     expected = optim.sign_sgd(before, ids, grads, 0.01, 0.1)
     torch.testing.assert_close(table.weight, torch.tensor(expected), atol=1e-6, rtol=0)
     assert table.weight[0].tolist() == before[0] and table.weight[3].tolist() == before[3]
@@ -81,7 +80,7 @@ def test_sign_sgd_moves_the_embeddings_of_a_model_against_its_gradient() -> None
     model = small.model()
     embedding = model.task_embedding
     assert embedding is not None
-    optimizer = SignSGD(embedding)
+    optimizer = SignSGD("task_embedding.weight", embedding)
     inputs, _ = small.batch()
     ids = torch.tensor([0, 2, 2, 0])
     before = embedding.weight.clone()
@@ -136,7 +135,7 @@ def test_cosine_falls_to_its_share_and_stays_there() -> None:
 def test_averaging_follows_the_weights_and_task_embeddings_and_keeps_the_raw_ones() -> None:
     model = small.model()
     assert model.task_embedding is not None
-    ema = EMA(model, 0.9, SignSGD(model.task_embedding).tables)
+    ema = EMA(model, 0.9, SignSGD("task_embedding.weight", model.task_embedding).tables)
     start = {name: tensor.clone() for name, tensor in ema.average.items()}
     assert start.keys() == {*dict(model.named_parameters()), "task_embedding.weight"}
     with torch.no_grad():

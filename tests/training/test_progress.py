@@ -9,7 +9,7 @@ import pytest
 from accelerate import Accelerator
 
 from hrm.training.config import TrainConfig
-from hrm.training.pace import Pace
+from hrm.training.loop import Pace
 from hrm.training.progress import Reporter, fitting
 from tests.training import small
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
-import torch
-
-from hrm.training.config import TrainConfig
 from hrm.training.progress import Reporter, in_days
+from hrm.training.trainer import BaseTrainer
 
 _ENOUGH = 0.5
 """A trial that takes this many seconds is precise enough."""
 _DAY = 24 * 3600
 
 
-class SupportsTrial(Protocol):
-    """A trainer that can compute a step for some rows without changing anything."""
-
-    def trial(self, rows: int) -> None: ...
-
-
-def seconds_of(trainer: SupportsTrial, rows: int, part: int) -> float:
+def seconds_of(trainer: BaseTrainer, rows: int, part: int) -> float:
     """Estimated seconds of a step of `rows`, of which `part` are computed at once, from trials on few rows."""
     tried, first = 1, True
     while True:
@@ -34,20 +25,12 @@ def seconds_of(trainer: SupportsTrial, rows: int, part: int) -> float:
         tried, first = tried if first else min(part, 4 * tried), False
 
 
-def announce(
-    train: TrainConfig,
-    trainer: SupportsTrial,
-    step: int,
-    processes: int,
-    device: torch.device,
-    reporter: Reporter,
-    fitting: str | None,
-) -> None:
+def announce(trainer: BaseTrainer, reporter: Reporter, fitting: str | None) -> None:
     """Print the estimated time of a step and of the rest of the training; if that is days, name the `fitting` preset.
     Only for a CPU: an accelerator needs full batches for a fair measurement, and its progress line shows it soon."""
-    if device.type != "cpu" or step >= train.steps:
+    train, step, rows = trainer.train, trainer.step_number, len(trainer.rows)
+    if trainer.accelerator.device.type != "cpu" or step >= train.steps:
         return
-    rows = train.batch_size // processes
     each = seconds_of(trainer, rows, max(1, rows // train.accumulate))
     whole = each * (train.steps - step)
     if train.minutes:

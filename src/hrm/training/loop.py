@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from safetensors.torch import save_file
 
 from hrm.files.reading import reading
 from hrm.files.records import Json
 from hrm.runs import Run, checkpoint
-from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Abandoning, Interrupt
-from hrm.training.pace import Pace
 from hrm.training.progress import Reporter, duration, memory_gib
 from hrm.training.trainer import BadBatch, BaseTrainer, anyone
+
+_LATELY = 20
+"""The mean is over this many recent updates."""
+
+
+class Pace:
+    """Measures the seconds of an update, a measurement and a save, and of the training as a whole."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = defaultdict(float)
+        """Seconds of each part: the latest time, or for an update the mean of recent ones."""
+        self._told = time.perf_counter()
+        self._lately: deque[float] = deque(maxlen=_LATELY)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time the block as one such part; a block that raises does not count."""
+        start = time.perf_counter()
+        yield
+        self.last[name] = time.perf_counter() - start
+        if name == "update":
+            self._lately.append(self.last[name])
+            self.last[name] = sum(self._lately) / len(self._lately)
+
+    def left(self, parts: Mapping[str, int]) -> float:
+        """Estimated seconds for this many of each part."""
+        return sum(count * self.last[name] for name, count in parts.items())
+
+    def spent(self) -> float:
+        """Seconds since the last call."""
+        now = time.perf_counter()
+        seconds, self._told = now - self._told, now
+        return seconds
 
 
 class Evaluator(ABC):
@@ -109,15 +143,9 @@ class Loop(ABC):
 class TrainingLoop(Loop):
     """The loop of a run folder: it keeps the best checkpoint, and ends early at a target or when patience runs out."""
 
-    def __init__(
-        self,
-        run: Run,
-        trainer: BaseTrainer,
-        config: TrainConfig,
-        measures: Evaluator | None,
-        reporter: Reporter,
-    ) -> None:
+    def __init__(self, run: Run, trainer: BaseTrainer, measures: Evaluator | None, reporter: Reporter) -> None:
         """`measures` is None where nothing is held out."""
+        config = trainer.train
         super().__init__(trainer, config.log_every, config.eval_every, config.checkpoint_every)
         self.run, self.config = run, config
         self.measures, self.reporter = measures, reporter

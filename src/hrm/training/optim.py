@@ -1,4 +1,4 @@
-"""AdamATan2, the averaged weights and the learning-rate schedule."""
+"""AdamATan2, sign-SGD for tables, the averaged weights and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -119,3 +119,32 @@ class EMA:
     def _load(self, values: dict[str, Tensor]) -> None:
         for name, tensor in self.live.items():
             tensor.copy_(values[name])
+
+
+class SignSGD:
+    """The update of a table's touched rows: p = p * (1 - lr*wd) - lr * sign(summed gradient), as HRM trains its puzzle
+    embeddings. The module lists in `used` the row numbers and the rows [n, dim] of each forward pass."""
+
+    def __init__(self, name: str, embedding: Any, gather: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+        """`name` is that of the table `embedding.weight` in the model."""
+        self.embedding, self.gather = embedding, gather
+        self.tables: dict[str, Tensor] = {name: embedding.weight}
+
+    def collect(self) -> tuple[Tensor, Tensor]:
+        """Row numbers and gradients [rows, dim] of this step, from all processes."""
+        used, self.embedding.used = self.embedding.used, []
+        ids = torch.cat([ids for ids, _ in used])
+        grads = torch.cat([torch.zeros_like(rows) if rows.grad is None else rows.grad for _, rows in used])
+        return self.gather(ids), self.gather(grads)
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None:
+        """Sum the gradients of equal rows, then move each touched row by the sign."""
+        unique, where = ids.unique(return_inverse=True)
+        summed = grads.new_zeros(len(unique), grads.shape[1]).index_add_(0, where, grads)
+        rows = self.embedding.weight[unique]
+        self.embedding.weight[unique] = rows * (1 - lr * weight_decay) - lr * summed.sign()
+
+    def forget(self) -> None:
+        """Leave out the gradients there are."""
+        self.embedding.used = []

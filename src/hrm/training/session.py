@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -42,10 +42,12 @@ class Subject(ABC, Generic[C, T]):
     fitting: str | None = None
     """A preset that a CPU can train in reasonable time."""
 
-    def __init__(self, config: C, train: TrainConfig, sources: Sequence[str | None]) -> None:
-        """`sources` are the files and folders that are read; UserError for settings that cannot work."""
+    def __init__(self, config: C) -> None:
+        """UserError for settings that cannot work."""
         check(config)
-        self.config, self.train, self.sources = config, train, sources
+        self.config, known = config, settings(config)
+        self.train: TrainConfig = vars(config)["train"]
+        self.sources: list[str] = [known[name] for name in ("data", "validation") if known[name]]
 
     @abstractmethod
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
@@ -81,7 +83,9 @@ def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overw
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result. Raises
     UserError for data or settings that cannot work, BadBatch when the training diverges."""
     accelerator = make_accelerator(subject.train)
-    with _owner(path, resume, accelerator):
+    # With several processes the main one holds the run for all.
+    verb, main = "train --resume" if resume else "train", accelerator.is_main_process
+    with lock.own(path, verb, new=not resume) if main else nullcontext():
         return _train(subject, path, resume, overwrite, accelerator)
 
 
@@ -89,7 +93,9 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
     config, train = subject.config, subject.train
     reporter = Reporter(train, accelerator)
     if not resume and accelerator.is_main_process:
-        _refuse_place(path, overwrite, subject.sources, subject.start)
+        parts = [part.strip() for source in subject.sources for part in source.split(",") if part.strip()]
+        names.apart(path, [subject.start, *subject.sources, *parts])
+        refuse_in_use(path, overwrite)
         subject.create(path, overwrite, reporter)
     accelerator.wait_for_everyone()
     run = Run.open(path, type(config))
@@ -114,10 +120,9 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
     device = choose_threads(run, accelerator, trainer.model, train.batch_size * trainer.positions)
     _explain(subject, trainer, device, reporter)
     reporter.start(accelerator, path.name, str(path), settings(config))
-    place = accelerator.num_processes, accelerator.device
     if not trainer.sharded:  # a trial takes as many steps as one process needs to know
-        announce(train, trainer, trainer.step_number, *place, reporter, subject.fitting)
-    loop = TrainingLoop(run, trainer, train, subject.measures(trainer), reporter)
+        announce(trainer, reporter, subject.fitting)
+    loop = TrainingLoop(run, trainer, subject.measures(trainer), reporter)
     result = loop.follow(partial(subject.finish, run, trainer, reporter))
     trainer.close()
     # All processes leave together: one that exits while another still measures could be killed during its exit.
@@ -151,19 +156,6 @@ def _explain(subject: Subject[C, T], trainer: T, device: str, reporter: Reporter
     )
     for note in subject.notes():
         reporter.say(note)
-
-
-def _owner(path: Path, resume: bool, accelerator: Accelerator) -> AbstractContextManager[object]:
-    """Lock the run against other processes; with several processes the main one holds the lock for all."""
-    verb = "train --resume" if resume else "train"
-    return lock.own(path, verb, new=not resume) if accelerator.is_main_process else nullcontext()
-
-
-def _refuse_place(path: Path, overwrite: bool, data: Sequence[str | None], start: Path | str | None) -> None:
-    """UserError for a run folder that is in use or lies within the data that is read; nothing is created yet."""
-    given = [value for value in data if value]
-    names.apart(path, [start, *given, *(part.strip() for value in given for part in value.split(",") if part.strip())])
-    refuse_in_use(path, overwrite)
 
 
 def changes(before: Recipe, after: Recipe) -> Changes:

@@ -149,7 +149,7 @@ class BaseTrainer(ABC, Generic[M, D]):
             self.undo(drawn)
             raise
         self.window_steps += 1
-        if not self.updates.step(self.step_number, self.share):
+        if not self.updates.step(self.step_number, self.share(self.step_number + 1)):
             if self.updates.hopeless:
                 raise BadBatch(self.updates.complaint(self.step_number), self.batch_of(drawn))
             self.skipped()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,23 +15,9 @@ from hrm.files.reading import UserError, quoted
 from hrm.files.records import Json
 from hrm.runs.checkpoint import counted
 from hrm.training.config import OptimConfig, TrainConfig
-from hrm.training.optim import EMA, AdamATan2, build_optimizers, local, lr_factor
+from hrm.training.optim import EMA, AdamATan2, SignSGD, build_optimizers, local, lr_factor
 
 COUNTERS = ("grad_norm", "lr", "loss_scale", "good_steps", "bad_steps", "bad_in_a_row")
-
-
-class SparseTables(Protocol):
-    """Tables with their own optimizer, of which an update touches only a few rows."""
-
-    tables: dict[str, Tensor]
-    """The tables by their names in the model; averaged like the weights."""
-
-    def collect(self) -> tuple[Tensor, Tensor]:
-        """Row numbers and gradients [rows, dim] of this step from all processes."""
-        ...
-
-    def step(self, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None: ...
-    def forget(self) -> None: ...
 
 
 class Updates:
@@ -44,7 +29,7 @@ class Updates:
         optim: OptimConfig,
         train: TrainConfig,
         accelerator: Accelerator,
-        sparse: SparseTables | None = None,
+        sparse: SignSGD | None = None,
         optimizers: list[Optimizer] | None = None,
     ) -> None:
         """`optimizers` for parameter groups of your own; default: those in the settings, for all parameters."""
@@ -59,14 +44,13 @@ class Updates:
         self.good_steps = self.bad_steps = self.bad_in_a_row = 0
         self.grad_norm, self.lr = 0.0, 0.0
 
-    def step(self, number: int, share: Callable[[int], float]) -> bool:
-        """Do update `number` (from 0) and clear the gradients; False if one was not finite. `share(steps)` is the share
-        of the training that is done after this many steps."""
+    def step(self, number: int, done: float) -> bool:
+        """Do update `number` (from 0), after which the share `done` of the training is done, and clear the gradients;
+        False if one was not finite."""
         for part in self.split:  # what was used last without gradient is still whole
             part.reshard()  # type: ignore[operator]
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
         task = self.sparse.collect() if self.sparse else None
-        grads = [p.grad for p in parameters if p.grad is not None]
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         # Those that are sharded have been summed in the backward pass.
         own = [grad for grad in grads if local(grad) is grad]
         if self.accelerator.num_processes > 1 and own:
@@ -80,7 +64,7 @@ class Updates:
         self.grad_norm = float(norm)
         finite = bool(np.isfinite(self.grad_norm)) and (task is None or bool(task[1].isfinite().all()))
         if finite:
-            self._move(parameters, norm, task, number, share)
+            self._move(grads, norm, task, number, done)
         else:
             self.bad_steps += 1
             self.bad_in_a_row += 1
@@ -119,20 +103,15 @@ class Updates:
         )
 
     def _move(
-        self,
-        parameters: list[nn.Parameter],
-        norm: Tensor,
-        task: tuple[Tensor, Tensor] | None,
-        number: int,
-        share: Callable[[int], float],
+        self, grads: list[Tensor], norm: Tensor, task: tuple[Tensor, Tensor] | None, number: int, done: float
     ) -> None:
         config = self.optim
         if config.clip:
             factor = (config.clip / (norm + 1e-6)).clamp(max=1)
-            for parameter in parameters:
-                local(parameter.grad).mul_(factor)  # type: ignore[arg-type]
+            for grad in grads:
+                local(grad).mul_(factor)
         warmup = config.warmup_steps / self.train.steps
-        after = (share(number + 1) - warmup) / max(1e-9, 1 - warmup)
+        after = (done - warmup) / max(1e-9, 1 - warmup)
         factor = lr_factor(number + 1, max(0.0, after), config)
         self.lr = config.lr * factor
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]

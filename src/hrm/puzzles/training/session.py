@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from hrm.files.reading import UserError
@@ -17,11 +20,10 @@ from hrm.puzzles.arc import sets as arc_sets
 from hrm.puzzles.config import Config
 from hrm.puzzles.data import PuzzleSet
 from hrm.puzzles.measuring import Measurement
-from hrm.puzzles.model import board_of, build
+from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import Solver, load
 from hrm.puzzles.tasks import Task
 from hrm.puzzles.training.batches import Sampler
-from hrm.puzzles.training.start import start_from
 from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run, checkpoint
 from hrm.training.interrupt import Abandoning
@@ -51,7 +53,7 @@ class _PuzzleTraining(Subject[Config, Trainer]):
     """A training on puzzles."""
 
     def __init__(self, config: Config, task: Task | None, init: Path | None) -> None:
-        super().__init__(config, config.train, (config.data, config.validation))
+        super().__init__(config)
         self.task = task or tasks.build(config.task)
         self.start, self.fitting = init, _FITTING.get(config.task.kind)
         self.begun_with = None if init is None else Run.open(init, Config)
@@ -84,7 +86,7 @@ class _PuzzleTraining(Subject[Config, Trainer]):
         config, task, training = self.config, self.task, self._training
         model = build(config, board_of(task, training.num_task_ids))
         if self.begun_with is not None:
-            start_from(model, self.begun_with)
+            _start_from(model, self.begun_with)
         if config.train.learn == "embedding":
             model.requires_grad_(False)
         size, shown = config.train.batch_size, config.task
@@ -191,6 +193,28 @@ def _refuse_overlap(config: Config, task: Task, training: PuzzleSet, reporter: R
     """UserError where --validation holds symmetric variants of training puzzles; what is set aside never does."""
     if config.validation is not None and not config.allow_overlap and not task.embedded:  # ARC has rules of its own
         data.refuse(data.locate(config.validation, task, "test"), training, task, reporter.console)
+
+
+def _start_from(model: PuzzleModel, run: Run) -> None:
+    """Put the (averaged) weights of a run's best checkpoint into a model of the same architecture with as many task
+    embeddings or more; the new ones begin as the mean of the old. UserError where the two do not fit."""
+    where = run.checkpoint("best", partial(print, file=sys.stderr))
+    groups, _ = checkpoint.load(where, {"weights", "ema"})
+    weights = groups["weights"] | groups.get("ema", {})
+    table = "task_embedding.weight"
+    if table in weights and model.task_embedding is not None:
+        old, rows = weights[table], model.task_embedding.weight.clone()
+        if old.shape[1:] != rows.shape[1:] or len(old) > len(rows):
+            raise UserError(f"{run.path} has {len(old)} task embeddings of width {old.shape[1]}, more than fit here")
+        rows[: len(old)] = old
+        rows[len(old) :] = old[min(1, len(old) - 1) :].mean(0)  # without the blank id
+        weights[table] = rows
+    try:
+        with torch.no_grad():
+            model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"the weights of {run.path} do not fit the architecture (--arch...): {reason}") from None
 
 
 class _HeldOutPuzzles(Evaluator):

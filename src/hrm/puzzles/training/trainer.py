@@ -16,7 +16,7 @@ from hrm.puzzles.config import Config
 from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.training.batches import Batch, Sampler
 from hrm.puzzles.training.objective import Losses, objective
-from hrm.puzzles.training.sign_sgd import SignSGD
+from hrm.training.optim import SignSGD
 from hrm.training.trainer import BaseTrainer, split
 from hrm.training.updates import Updates
 
@@ -59,7 +59,8 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         if config.train.compile:
             model.compile_stacks()
         gather: Any = accelerator.gather
-        sparse = None if model.task_embedding is None else SignSGD(model.task_embedding, gather)
+        table = model.task_embedding
+        sparse = None if table is None else SignSGD("task_embedding.weight", table, gather)
         measured = split(model, config.train, accelerator)
         updates = Updates(model, config.optim, config.train, accelerator, sparse)
         super().__init__(model, updates, config.train, config.seed, accelerator, measured)
@@ -136,10 +137,8 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         saved = groups["slots"]
         size, wanted = len(saved["halted"]), self.train.batch_size
         if size != wanted:
-            raise UserError(
-                f"the run has {size} puzzles in flight and --train.batch-size is {wanted}: "
-                "resume with the batch size it was started with"
-            )
+            differ = f"the run has {size} puzzles in flight and --train.batch-size is {wanted}"
+            raise UserError(f"{differ}: resume with the batch size it was started with")
         mine = {name: tensor[self.mine].to(self.accelerator.device) for name, tensor in saved.items()}
         carry = Carry(*(mine.pop(name).to(self.model.dtype) for name in Carry._fields))
         self.slots = Slots(carry, **mine)

@@ -47,7 +47,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
     fitting = "text-char"
 
     def __init__(self, config: TextConfig) -> None:
-        super().__init__(config, config.train, (config.data, config.validation))
+        super().__init__(config)
         self.start = config.model
         self.first: dict[str, torch.Tensor] | None = None
         """The initial weights, if this process created the run."""
