@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCac
 from hrm import HRMConfig, HRMForCausalLM
 from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
+from hrm.text import names
 from hrm.text.names import typed
 from tests.text.model import small
 
@@ -63,7 +64,7 @@ def test_the_names_of_other_code_for_these_models_are_translated_before_anything
     assert "num_heads" not in made.to_dict() and HRMConfig.from_dict(made.to_dict()).arch == made.arch
     assert typed([f"{name}={value}" for name, value in OTHERS.items()])["arch.l_cycles"] == 3
     with pytest.raises(UserError, match="give one of them"):
-        HRMConfig.translated({"num_heads": 4, "num_attention_heads": 4})
+        names.translated({"num_heads": 4, "num_attention_heads": 4})
 
 
 def test_every_setting_that_both_architectures_have_reaches_the_recurrence_of_text() -> None:

@@ -142,7 +142,7 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         count = (drawn.labels != -100).sum()
         losses: Tensor | None = None
         objective = None if drawn.taught is None else ReplayObjective(self.model.config, drawn.taught, drawn.weights)
-        for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, drawn.explore, objective):  # type: ignore[arg-type]
+        for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, drawn.explore, objective):
             loss.backward()
             thought.forget()
             losses = each if losses is None else losses

@@ -16,22 +16,15 @@ if TYPE_CHECKING:
 
 # hrm._auto imports the configuration while transformers itself is being imported; the models have to wait.
 _HOME = {
+    "Budget": "budget",
     "HRMCache": "cache",
     "HRMConfig": "configuration",
-    "Budget": "budget",
     "HRMForCausalLM": "causal",
-    **dict.fromkeys(("HRMForSequenceClassification", "HRMModel"), "modeling"),
+    "HRMForSequenceClassification": "modeling",
+    "HRMModel": "modeling",
     "Thought": "thought",
 }
-__all__ = [
-    "Budget",
-    "HRMCache",
-    "HRMConfig",
-    "HRMForCausalLM",
-    "HRMForSequenceClassification",
-    "HRMModel",
-    "Thought",
-]
+__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,15 +11,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from hrm.core.recurrence import Carry
 
-
-class KeptThought(Protocol):
-    """A thought kept in a cache, with the operations that change the cache's rows and length."""
-
-    def shorten(self, length: int) -> None:
-        """Drop all but the first `length` tokens."""
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Select or repeat rows."""
+if TYPE_CHECKING:
+    from hrm.text.model.thought import Thought
 
 
 class GrowingLayer(CacheLayerMixin):
@@ -88,13 +81,11 @@ class GrowingLayer(CacheLayerMixin):
         """Keys that `query_length` new positions will see, and where they begin."""
         return self.length + query_length, 0
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Put the rows in another order."""
-        self.batch_select_indices(beam_idx)
-
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows."""
         self._map(lambda t: t[indices.to(t.device)])
+
+    reorder_cache = batch_select_indices  # type: ignore[assignment]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
@@ -110,10 +101,8 @@ class GrowingLayer(CacheLayerMixin):
 
 
 class HRMCache(Cache):
-    """A cache of every slot in use. Slots of depths that no token has reached yet are empty, or lag behind.
-
-    It remembers the schedule and rule under which it was filled, because another one would read wrong keys.
-    """
+    """A cache of every slot in use. Slots of depths that no token has reached yet are empty, or lag behind. It keeps
+    the schedule and rule under which it was filled, because another one would read wrong keys."""
 
     def __init__(self, room: int = 256) -> None:
         super().__init__(layers=[])
@@ -122,7 +111,7 @@ class HRMCache(Cache):
         """`Budget.key` of the requests that filled it."""
         self.carry: Carry | None = None
         """The last token's state, [b, 1, d] each, for `state="carry"`."""
-        self.thought: KeptThought | None = None
+        self.thought: Thought | None = None
         """All tokens so far, since lagging ones may have to run deeper (rule `backfill`)."""
 
     def layer(self, slot: int) -> GrowingLayer:
@@ -151,14 +140,12 @@ class HRMCache(Cache):
         """Forget everything."""
         self.layers, self.key, self.carry, self.thought = [], None, None, None
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Put the rows in another order."""
-        self.batch_select_indices(beam_idx)
-
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows."""
         super().batch_select_indices(indices)
         self._map_states(lambda t: t[indices.to(t.device)])
+
+    reorder_cache = batch_select_indices  # type: ignore[assignment]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
@@ -167,10 +154,9 @@ class HRMCache(Cache):
 
     def bytes_per_token(self) -> float:
         """Bytes of keys and values held per position and row."""
-        held = sum(
-            t.numel() * t.element_size() for layer in self.layers for t in (layer.keys, layer.values) if t is not None
-        )  # type: ignore[union-attr]
-        rows = 0 if not self.layers else self.layers[0].keys.shape[0]  # type: ignore[union-attr]
+        kept = (t for layer in self.layers for t in (layer.keys, layer.values) if t is not None)
+        held = sum(t.numel() * t.element_size() for t in kept)
+        rows = self.layers[0].keys.shape[0] if self.layers else 0  # type: ignore[union-attr]
         return held / max(1, rows * self.get_seq_length())
 
     def _map_states(self, function: Callable[[Tensor], Tensor]) -> None:

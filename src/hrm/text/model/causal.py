@@ -23,16 +23,13 @@ from hrm.text.model.halting import stops
 from hrm.text.model.loss import token_loss
 from hrm.text.model.masks import prefix_blocks, visible
 from hrm.text.model.modeling import HRMModel, HRMPreTrainedModel, as_dict, refuse_arguments
-from hrm.text.model.supervision import supervised_loss
 from hrm.text.model.thought import Thought, VisitRecords
 
 
 @dataclass
 class HRMOutput(CausalLMOutputWithPast):
-    """Logits, and for every token its depth in segments and the Q head's P(halt), both [b, p].
-
-    `retried`: whether low confidence gave it a second look; None if that is off.
-    """
+    """Logits, and for every token its depth in segments and the Q head's P(halt), both [b, p]; `retried`: whether low
+    confidence gave it a second look, None if that is off."""
 
     # Accelerate builds one from a dict as its first argument, which jaxtyping's wrapper in the tests does not know.
     __no_type_check__ = True
@@ -139,32 +136,19 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         """
         refuse_arguments(HRMForCausalLM.forward, request)
         budget, items = budget or self.budget(**request), request.get("num_items_in_batch")
-        tokens: dict[str, Any] = {
-            "input_ids": input_ids,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "token_type_ids": token_type_ids,
-        }
+        tokens = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        tokens |= {"position_ids": position_ids, "token_type_ids": token_type_ids}
+        shown = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         targets = None if labels is None else self._targets(labels, token_type_ids)
         if targets is not None and self.training:
             if past_key_values is not None:
                 raise UserError("training reads whole texts, without past_key_values (prefix tuning): use LoRA")
-            watch = self.model.watch(output_hidden_states, output_attentions)
-            result = self._learn(tokens, budget, targets, items, watch, logits_to_keep)
+            result = self._learn(tokens, budget, targets, items, self.model.watch(**shown), logits_to_keep)
             return result if as_dict(self.config, return_dict) else result.to_tuple()
         self._refresh_head()
-        out = self.model(
-            **tokens,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            head=self.lm_head,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            budget=budget,
-            return_dict=True,
-        )
-        z = out.last_hidden_state
+        cache = {"past_key_values": past_key_values, "use_cache": use_cache}
+        out = dict(self.model(**tokens, **cache, **shown, head=self.lm_head, budget=budget, return_dict=True))
+        z = out.pop("last_hidden_state")
         kept = slice_logits_to_keep(z, logits_to_keep)
         decoder = self.model.decoder
         logits = self.lm_head(kept) if decoder is None else decoder.head(kept)
@@ -174,17 +158,8 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             loss = losses.sum() / ((targets != -100).sum() if items is None else items)
         confidence = self.p_halt(z, budget)
         if trace is not None:
-            trace.add(logits[:, -1], out.depth[:, -1], confidence[:, -1], out.retried)
-        result = HRMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            depth=out.depth,
-            confidence=confidence,
-            retried=out.retried,
-        )
+            trace.add(logits[:, -1], out["depth"][:, -1], confidence[:, -1], out.get("retried"))
+        result = HRMOutput(loss=loss, logits=logits, confidence=confidence, **out)
         return result if as_dict(self.config, return_dict) else result.to_tuple()
 
     def _learn(
@@ -193,10 +168,12 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         budget: Budget,
         targets: Int[Tensor, "b p"],
         items: Any,
-        watch: VisitRecords | None,
+        watch: VisitRecords,
         logits_to_keep: int | Tensor,
     ) -> HRMOutput:
         """The loss of all segments in one graph, for `transformers.Trainer`."""
+        from hrm.text.model.supervision import supervised_loss  # it knows this class
+
         if self.config.depth_sampling:
             budget = budget.sampled(float(torch.rand(())))
         thought = self.begin(**tokens, budget=budget)
@@ -206,10 +183,8 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         if logits is None:
             with torch.no_grad():
                 logits = self.lm_head(thought.exited.z_h)
-        result = HRMOutput(loss=loss, logits=slice_logits_to_keep(logits, logits_to_keep), depth=thought.depth)  # type: ignore[arg-type]
-        if watch is not None:
-            result.hidden_states, result.attentions = watch.hidden_states(thought), watch.attention_maps()  # type: ignore[assignment]
-        return result
+        logits = slice_logits_to_keep(logits, logits_to_keep)
+        return HRMOutput(loss=loss, logits=logits, depth=thought.depth, **watch.found(thought))  # type: ignore[arg-type]
 
     def _refresh_head(self) -> None:
         dtype = self.model.compute_dtype

@@ -46,9 +46,7 @@ class Decoder:
         """UserError without a C++ compiler on a CPU, or for quantised weights."""
         layers = (part for module in (recurrence, head) for part in module.modules() if isinstance(part, Weight))
         if any(type(layer.weight.detach()) is not Tensor for layer in layers):
-            raise UserError(
-                "compile_config compiles plain weights, and those of this model are quantised: leave it out"
-            )
+            raise UserError("compile_config compiles plain weights, and this model's are quantised: leave it out")
         self.on_cpu = next(recurrence.parameters()).device.type == "cpu"
         if self.on_cpu:
             from torch._inductor import cpp_builder, exc
@@ -56,9 +54,8 @@ class Decoder:
             try:
                 cpp_builder.get_cpp_compiler()
             except exc.InvalidCxxCompiler:
-                raise UserError(
-                    "compile_config needs a C++ compiler and there is none: install g++ or clang, or leave it out"
-                ) from None
+                problem = "compile_config needs a C++ compiler and there is none: install g++ or clang, or leave it out"
+                raise UserError(problem) from None
         self._modules = nn.ModuleList((recurrence, head))
         self._state = _bits(self._modules)
         self._panels: list[tuple[Linear, Tensor]] | None = None
@@ -167,11 +164,7 @@ def _compiled(function: Any) -> Callable[..., Tensor]:
 def _bits(module: nn.Module) -> tuple:
     """Addresses of the matrices and sums of their bits, because weights can change without a new version."""
     found = []
-    for part in module.modules():
-        if isinstance(part, Weight):
-            weight = part.cast().detach().flatten()
-            whole = weight.numel() * weight.element_size() % 8 == 0
-            found.append(
-                (weight.data_ptr(), weight.dtype, int(weight.view(torch.int64 if whole else torch.uint8).sum()))
-            )
+    for weight in (part.cast().detach().flatten() for part in module.modules() if isinstance(part, Weight)):
+        form = torch.uint8 if weight.numel() * weight.element_size() % 8 else torch.int64
+        found.append((weight.data_ptr(), weight.dtype, int(weight.view(form).sum())))
     return tuple(found)

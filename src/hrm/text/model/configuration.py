@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
@@ -101,17 +101,14 @@ class HRMConfig(_Settings):
         taken = {*_TRANSFORMERS, *GenerationConfig._get_default_generation_params()}
         if self.horizon != "last_step":
             taken.add("L_bp_cycles")  # models that come from hrm_text keep it for the way back
-        for name, value in self.translated(
-            {name: kwargs.pop(name) for name in names.TRANSLATED.keys() & kwargs}
-        ).items():
+        foreign = {name: kwargs.pop(name) for name in names.TRANSLATED.keys() & kwargs}
+        for name, value in names.translated(foreign).items():
             setattr(self, name, value)
         self.refuse(name for name in kwargs if name not in taken and not name.startswith("_"))
         for name in ("attn_implementation", "_attn_implementation"):
             # transformers would take a name of the Hub, fetch the code there and run it.
-            if kwargs.get(name) not in (None, "sdpa", "eager"):
-                raise UserError(
-                    f"{name} is {quoted(kwargs[name])}: this model has its own attention, leave the setting out"
-                )
+            if (asked := kwargs.get(name)) not in (None, "sdpa", "eager"):
+                raise UserError(f"{name} is {quoted(asked)}: this model has its own attention, leave the setting out")
         part = kwargs.get("transformers_weights")
         if part is not None and (why := files.fault(part)) is not None:
             raise UserError(f"transformers_weights names no file of the model's folder: {why}")
@@ -129,21 +126,12 @@ class HRMConfig(_Settings):
         super().__post_init__(**kwargs)
         self.check()
 
-    @staticmethod
-    def translated(given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings with the names of other HRM code put into those of here; UserError where one is given by both."""
-        return names.translated(given)
-
     @classmethod
     def refuse(cls, given: Iterable[str]) -> None:
         """UserError for the first of these names, none of which is a setting."""
         for name in given:
-            raise UserError(f"a text model has no setting '{name}'{cls.instead(name)}")
-
-    @classmethod
-    def instead(cls, name: str) -> str:
-        """The end of a sentence about a name that is no setting: which does the same, or is called nearly so."""
-        return names.instead(name, [field.name for field in fields(cls)])
+            near = names.instead(name, [field.name for field in fields(cls)])
+            raise UserError(f"a text model has no setting '{name}'{near}")
 
     def check(self) -> None:
         """UserError for the first combination of settings that cannot work."""
@@ -164,7 +152,7 @@ class HRMConfig(_Settings):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """As in transformers, but what is changed is checked like the rest, and follows it where it depends on it."""
         cls.refuse(name for name in kwargs if name in names.ELSEWHERE)
-        kwargs = cls.translated(kwargs)
+        kwargs = names.translated(kwargs)
         own = {field.name for field in fields(cls)} | {"rope_theta", "rope_scaling", "partial_rotary_factor"}
         changes = {name: kwargs.pop(name) for name in own & kwargs.keys() if name != "dtype"}
         if changes.keys() & {"rope_theta", "rope_scaling"} and "rope_parameters" not in changes:

@@ -34,11 +34,8 @@ class Trace:
     def columns(self, count: int) -> dict[str, Tensor]:
         """The records of the first `count` tokens, each [b, count]."""
         names = ("depth", "confidence", "entropy", "retried")
-        return {
-            name: torch.stack([step[i] for step in self.steps[:count]], dim=1)
-            for i, name in enumerate(names)
-            if self.steps
-        }
+        columns = zip(*self.steps[:count], strict=True)
+        return {name: torch.stack(column, dim=1) for name, column in zip(names, columns, strict=False)}
 
 
 class HRMGenerationMixin(GenerationMixin):
@@ -86,19 +83,13 @@ class HRMGenerationMixin(GenerationMixin):
     def _compiles(
         self, config: GenerationConfig | None, kwargs: dict[str, Any]
     ) -> tuple[bool, GenerationConfig | None]:
-        """Whether single tokens are compiled here, and the configuration without `compile_config` in that case.
-
-        With a cache of fixed size transformers compiles the whole forward pass instead, so the setting stays.
-        """
-        used = config or self.generation_config
-        cache = kwargs.get("past_key_values")
-        ours = (
-            isinstance(cache, HRMCache) if cache is not None else kwargs.get("use_cache", used.use_cache) is not False
-        )
-        ours = ours and (kwargs.get("cache_implementation") or used.cache_implementation) is None
+        """Whether single tokens are compiled here, and the configuration without `compile_config` in that case. With a
+        cache of fixed size transformers compiles the whole forward pass instead, so the setting stays."""
+        used, cache = config or self.generation_config, kwargs.get("past_key_values")
+        fixed = (kwargs.get("cache_implementation") or used.cache_implementation) is not None
+        ours = kwargs.get("use_cache", used.use_cache) is not False if cache is None else isinstance(cache, HRMCache)
         wish = kwargs.get("compile_config") or used.compile_config
-        off = kwargs.get("disable_compile", used.disable_compile)
-        if off or not ours or wish is None:
+        if wish is None or fixed or not ours or kwargs.get("disable_compile", used.disable_compile):
             return False, config
         kwargs.pop("compile_config", None)
         if used.compile_config is not None:
@@ -133,12 +124,9 @@ class HRMGenerationMixin(GenerationMixin):
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs: Any) -> Any:
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
-        for name in REQUEST:
-            # Settings of a budget in a GenerationConfig are passed on to the forward pass.
-            value = getattr(generation_config, name, None)
-            if value is not None:
-                model_kwargs.setdefault(name, value)
-        return generation_config, model_kwargs
+        # Settings of a budget in a GenerationConfig are passed on to the forward pass.
+        own = {name: value for name in REQUEST if (value := getattr(generation_config, name, None)) is not None}
+        return generation_config, own | model_kwargs
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
@@ -153,17 +141,11 @@ class HRMGenerationMixin(GenerationMixin):
         return model_kwargs
 
     def _prepare_cache_for_generation(
-        self,
-        generation_config: GenerationConfig,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        max_cache_length: int,
+        self, config: GenerationConfig, model_kwargs: dict[str, Any], *sizes: Any
     ) -> None:
+        """The last of `sizes` is the length of the whole text."""
         given = model_kwargs.get("past_key_values") is not None
-        if not given and generation_config.use_cache is not False and generation_config.cache_implementation is None:
-            model_kwargs["past_key_values"] = HRMCache(room=max_cache_length + 1)
-            return
-        super()._prepare_cache_for_generation(  # type: ignore[misc]
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-        )
+        if given or config.use_cache is False or config.cache_implementation is not None:
+            super()._prepare_cache_for_generation(config, model_kwargs, *sizes)  # type: ignore[misc]
+        else:
+            model_kwargs["past_key_values"] = HRMCache(room=sizes[-1] + 1)

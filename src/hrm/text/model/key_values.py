@@ -14,11 +14,8 @@ Pair = tuple[Tensor, Tensor]
 
 
 class KeyValueStore:
-    """Stores keys and values [b, heads, p, e] by slot: those of this pass and, with a cache, those before it.
-
-    `last_exited`: halted tokens keep their last keys and values. `fills`: their deeper ones are computed when first
-    needed (rule `backfill`).
-    """
+    """Keys and values [b, heads, p, e] by slot: those of this pass and, with a cache, those before it. `last_exited`:
+    halted tokens keep their last ones. `fills`: their deeper ones are computed when first needed (rule `backfill`)."""
 
     def __init__(self, slots: Slots, cache: Cache | None, past: int, last_exited: bool, fills: bool) -> None:
         self.slots, self.cache, self.last_exited, self.fills = slots, cache, last_exited, fills
@@ -83,10 +80,8 @@ class KeyValueStore:
         self._seen.clear()
 
     def places(self, slot: int, slots: int) -> list[tuple[Tensor, Tensor, bool]]:
-        """For each slot of a visit: the buffers of keys and values, and whether the new token is written there.
-
-        For compiled code, which writes into an HRMCache by itself; call `placed` afterwards.
-        """
+        """For each slot of a visit: the buffers of keys and values, and whether the new token is written there. It is
+        for compiled code, which writes into an HRMCache by itself; call `placed` afterwards."""
         assert isinstance(self.cache, HRMCache)
         found = []
         for at in range(slot, slot + slots):
@@ -111,10 +106,8 @@ class KeyValueStore:
                 self._own[home] = layer.keys[:, :, self.past :], layer.values[:, :, self.past :]  # type: ignore[index]
 
     def fill(self, done: int, segments: int) -> None:
-        """Copy the last keys and values into the slots of segments that no token of this pass has reached.
-
-        A cache of transformers needs all slots to be equally long. HRMCache lets deep ones lag and copies on demand.
-        """
+        """Copy the last keys and values into the slots of segments that no token of this pass has reached: a cache of
+        transformers needs all slots to be equally long. HRMCache lets deep ones lag and copies on demand."""
         if self.cache is None or isinstance(self.cache, HRMCache) or self.slots.share_segments:
             return
         for segment in range(done, segments):
@@ -135,10 +128,7 @@ class KeyValueStore:
         layer = cache.layer(slot)
         if layer.length < self.past:
             below = cache.layer(slot - self.slots.size)
-            layer.update(
-                below.keys[:, :, layer.length : self.past],  # type: ignore[index]
-                below.values[:, :, layer.length : self.past],  # type: ignore[index]
-            )
+            layer.update(*(t[:, :, layer.length : self.past] for t in (below.keys, below.values)))  # type: ignore[index]
 
 
 def _again(old: Pair, selection: AllTokens, keys: Tensor, values: Tensor) -> Pair:

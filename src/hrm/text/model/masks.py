@@ -11,10 +11,7 @@ from transformers.cache_utils import Cache
 
 
 def prefix_blocks(token_types: Int[Tensor, "b p"]) -> Int[Tensor, "b p"]:
-    """A number for each run of ones, -1 elsewhere.
-
-    Each run is a prefix of its own, so that no turn sees a later one.
-    """
+    """A number for each run of ones, -1 elsewhere: each is a prefix of its own, so that no turn sees a later one."""
     ones = token_types == 1
     starts = ones & ~torch.nn.functional.pad(ones, (1, 0))[:, :-1]
     return torch.where(ones, starts.long().cumsum(1), -1)
@@ -35,11 +32,9 @@ def visible(
     blocks: Int[Tensor, "b p"] | None = None,
     packed: Int[Tensor, "b p"] | None = None,
 ) -> Bool[Tensor, "#b 1 p kk"]:
-    """Which of `keys` positions each of `length` new ones after `past` old ones may look at.
-
-    `padding` is false for padding among the keys; `blocks` and `packed` number the new positions.
-    A padded position sees itself, so that attention has something to normalise.
-    """
+    """Which of `keys` positions each of `length` new ones after `past` old ones may look at. `padding` is false for
+    padding among the keys; `blocks` and `packed` number the new positions. A padded one sees itself, so that attention
+    has something to normalise."""
     new = torch.arange(past, past + length, device=device)[:, None]
     old = torch.arange(keys, device=device)[None]
     allowed = (old <= new)[None]

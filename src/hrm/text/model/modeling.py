@@ -144,10 +144,7 @@ class HRMModel(HRMPreTrainedModel):
         past_key_values: Cache | None = None,
         budget: Budget | None = None,
     ) -> Thought:
-        """Embed the tokens and build the mask; no segment is computed yet.
-
-        UserError where a cache was filled under another schedule or rule.
-        """
+        """Embed the tokens and build the mask; no segment is computed yet. UserError for another schedule's cache."""
         budget, cache = budget or self.budget(), past_key_values
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -161,8 +158,8 @@ class HRMModel(HRMPreTrainedModel):
             if cache.key not in (None, budget.key):
                 raise UserError(f"the cache was filled under {cache.key}, not {budget.key}: reset it, pass all tokens")
             cache.key = budget.key
-        past = 0 if cache is None or (whole(attention_mask) and position_ids is not None) else cache.get_seq_length()
-        past = int(past)
+        known = whole(attention_mask) and position_ids is not None
+        past = 0 if cache is None or known else int(cache.get_seq_length())
         blocks = self.blocks(token_type_ids, length)
         seen = visibility(attention_mask, blocks, position_ids, length, past, cache, x.device)
         if position_ids is None:
@@ -187,7 +184,7 @@ class HRMModel(HRMPreTrainedModel):
         if thought.keys_values is not None and thought.keys_values.lags:
             thought.rope = tuple(t.expand(rows, -1, -1) for t in thought.rope)  # type: ignore[assignment]
             thought.blocks = torch.full_like(thought.depth, -1) if seen.blocks is None else seen.blocks
-            if isinstance(old := cache.thought, Thought):  # type: ignore[union-attr]
+            if (old := cache.thought) is not None:  # type: ignore[union-attr]
                 # Shifted, to differ from the block numbers of old tokens.
                 thought.blocks = torch.where(thought.blocks < 0, -1, thought.blocks + past)
                 thought = thought.after(old)
@@ -214,8 +211,7 @@ class HRMModel(HRMPreTrainedModel):
         x = selection.of(thought.x)
         if self.decoder is not None and self.decoder.can(context, x):
             visit = self.decoder
-        if thought.watch is not None:
-            visit = thought.watch.visit(visit, thought, selection, schedule)
+        visit = thought.watch.visit(visit, thought, selection, schedule)
         thought.advance(selection, self.recurrence(carry, x, context, schedule, first_slot, visit))
 
     def think(self, thought: Thought, budget: Budget, head: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -249,9 +245,7 @@ class HRMModel(HRMPreTrainedModel):
         **request: Any,
     ) -> HRMModelOutput | tuple[Any, ...]:
         """Run each token until the halting criterion or its budget ends it; returns the states at which they halted.
-
-        `request` names what differs from the configuration (`Budget`), where no whole budget is given.
-        """
+        `request` names what differs from the configuration (`Budget`), where no whole budget is given."""
         refuse_arguments(HRMModel.forward, request)
         budget = budget or self.budget(**request)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -270,20 +264,17 @@ class HRMModel(HRMPreTrainedModel):
         result = HRMModelOutput(
             last_hidden_state=thought.exited.z_h[:, -thought.new :],  # type: ignore[arg-type]
             past_key_values=past_key_values,
-            hidden_states=None if watch is None else watch.hidden_states(thought),  # type: ignore[arg-type]
-            attentions=None if watch is None else watch.attention_maps(),  # type: ignore[arg-type]
             depth=thought.depth[:, -thought.new :],
             retried=thought.retried[:, -thought.new :] if budget.retry_confidence > 0 else None,
+            **watch.found(thought),  # type: ignore[arg-type]
         )
         return result if as_dict(self.config, return_dict) else result.to_tuple()
 
-    def watch(
-        self, output_hidden_states: bool | None = None, output_attentions: bool | None = None
-    ) -> VisitRecords | None:
-        """The records that a forward pass keeps of its visits; None if nothing was asked for."""
+    def watch(self, output_hidden_states: bool | None, output_attentions: bool | None) -> VisitRecords:
+        """The records that a forward pass keeps of its visits: those asked for here, or else by the settings."""
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         shares = self.config.output_attentions if output_attentions is None else output_attentions
-        return VisitRecords(bool(states), bool(shares)) if states or shares else None
+        return VisitRecords(bool(states), bool(shares))
 
     def blocks(self, token_types: Tensor | None, length: int) -> Int[Tensor, "b p"] | None:
         """The prefix block of each of the last tokens, -1 outside; None where there is no prefix."""
@@ -305,17 +296,14 @@ class HRMModel(HRMPreTrainedModel):
         # If all depths read the keys of depth 1, the two halting rules are the same.
         fills = budget.adaptive and budget.halting_rule == "backfill" and not slots.share_segments
         last_exited = budget.adaptive and not fills
-        return (
-            KeyValueStore(slots, cache, past, last_exited, fills)
-            if cache is not None or slots.shared or last_exited
-            else None
-        )
+        needed = cache is not None or slots.shared or last_exited
+        return KeyValueStore(slots, cache, past, last_exited, fills) if needed else None
 
     def _context(self, thought: Thought, selection: AllTokens, schedule: Schedule) -> Context:
         causal, mask = selection.visibility(thought.causal, thought.mask)
         cos, sin = thought.rope
         attend, watch, name = None, thought.watch, self.config._attn_implementation
-        if watch is not None and watch.attentions is not None:
+        if watch.attentions is not None:
             each = len(self.config.slots(schedule).homes)
             attend = RecordedAttention(causal, mask, watch.keeper(watch.attentions, each, thought.new, selection))
         elif name != "sdpa":
@@ -341,10 +329,7 @@ _NO_EFFECT = (
     "num_items_in_batch", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
     "output_router_logits",
 )  # fmt: skip
-"""Arguments that libraries pass to every model.
-
-They are not needed here: this model finds document starts by itself, for example.
-"""
+"""Arguments that libraries pass to every model and that this one does without: it finds document starts by itself."""
 
 
 def refuse_arguments(function: Callable[..., Any], given: dict[str, Any]) -> None:

@@ -11,10 +11,8 @@ from hrm.text.model.configuration import HRMConfig
 
 
 class Rotary:
-    """Cosines and signed sines of positions, scaled as `rope_parameters` say.
-
-    The constants are no buffers, so that a model cast to bfloat16 keeps exact angles.
-    """
+    """Cosines and signed sines of positions, scaled as `rope_parameters` say. The constants are no buffers, so that a
+    model cast to bfloat16 keeps exact angles."""
 
     def __init__(self, config: HRMConfig) -> None:
         self.config = config
@@ -22,9 +20,9 @@ class Rotary:
 
     def __call__(self, positions: Int[Tensor, "#b p"]) -> tuple[Tensor, Tensor]:
         """Angles [b, p, head_dim] of positions, in float32."""
-        if positions.device not in self._at:
-            self._at[positions.device] = self._constants(positions.device)
-        frequencies, scale, sign = self._at[positions.device]
+        if (device := positions.device) not in self._at:
+            self._at[device] = self._constants(device)
+        frequencies, scale, sign = self._at[device]
         angles = positions[..., None] * frequencies
         return angles.cos() * scale, angles.sin() * sign
 

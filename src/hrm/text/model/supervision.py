@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrm.core.kernels import at_least_float32
-from hrm.core.recurrence import Schedule
 from hrm.text.model.budget import Budget
+from hrm.text.model.causal import HRMForCausalLM
 from hrm.text.model.configuration import HRMConfig
 from hrm.text.model.loss import token_loss
 from hrm.text.model.thought import Thought
-
-
-@runtime_checkable
-class SupervisedModel(Protocol):
-    """What supervision needs from a model."""
-
-    @property
-    def config(self) -> HRMConfig:
-        """Its settings."""
-        ...
-
-    @property
-    def lm_head(self) -> nn.Module:
-        """The output layer."""
-        ...
-
-    @property
-    def q_head(self) -> nn.Module:
-        """The Q head."""
-        ...
-
-    def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
-        """One segment of the live tokens."""
-        ...
 
 
 class TokenObjective:
@@ -58,7 +34,7 @@ class TokenObjective:
 
 
 def supervision(
-    model: SupervisedModel,
+    model: HRMForCausalLM,
     thought: Thought,
     budget: Budget,
     targets: Int[Tensor, "b p"],
@@ -141,12 +117,9 @@ def chosen_of(t: Tensor, chosen: Tensor | None) -> Tensor:
 
 
 def supervised_loss(
-    model: SupervisedModel, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
+    model: HRMForCausalLM, thought: Thought, budget: Budget, targets: Int[Tensor, "b p"], items: Any = None
 ) -> Tensor:
-    """The losses of all segments as one graph: mean token loss plus the weighted loss of the Q head.
-
-    `items` counts labels.
-    """
+    """The losses of all segments as one graph: mean token loss plus the Q head's; `items` counts labels."""
     count = (targets != -100).sum() if items is None else items
     draws = torch.rand(2, *targets.shape, device=targets.device)
     return torch.stack([loss for loss, _ in supervision(model, thought, budget, targets, count, draws)]).sum()

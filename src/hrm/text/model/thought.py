@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ Visit = Callable[[Stack, Tensor, Context, int], Tensor]
 class VisitRecords:
     """Records of every visit, on request: states [b, new, d], attention weights [b, new, heads, keys]."""
 
-    def __init__(self, states: bool, attentions: bool) -> None:
+    def __init__(self, states: bool = False, attentions: bool = False) -> None:
         self.states: list[Tensor] | None = [] if states else None
         self.attentions: list[Tensor] | None = [] if attentions else None
 
@@ -46,13 +46,11 @@ class VisitRecords:
 
         return keep
 
-    def hidden_states(self, thought: Thought) -> tuple[Tensor, ...] | None:
-        """The input and the recorded states, [b, new, d] each; None if not asked for."""
-        return None if self.states is None else (thought.x[:, -thought.new :], *self.states)
-
-    def attention_maps(self) -> tuple[Tensor, ...] | None:
-        """The attention weights, [b, heads, new, keys] each; None if not asked for."""
-        return None if self.attentions is None else tuple(shares.transpose(1, 2) for shares in self.attentions)
+    def found(self, thought: Thought) -> dict[str, tuple[Tensor, ...]]:
+        """What was asked for: `hidden_states` [b, new, d], the input first, and `attentions` [b, heads, new, keys]."""
+        found = {} if self.states is None else {"hidden_states": (thought.x[:, -thought.new :], *self.states)}
+        shares = self.attentions
+        return found if shares is None else found | {"attentions": tuple(each.transpose(1, 2) for each in shares)}
 
 
 @dataclass
@@ -84,7 +82,7 @@ class Thought:
     drop: Dropout | None = None
     logits: Tensor | None = None
     """Logits of the last segment, if supervision computed those of all tokens."""
-    watch: VisitRecords | None = None
+    watch: VisitRecords = field(default_factory=VisitRecords)
 
     @property
     def length(self) -> int:
@@ -135,10 +133,7 @@ class Thought:
         self.blocks = None if self.blocks is None else function(self.blocks)
 
     def after(self, old: Thought) -> Thought:
-        """Prepend an old thought, whose tokens have halted, to this one of new tokens.
-
-        Masks and keys stay this one's.
-        """
+        """Prepend an old thought, whose tokens have halted, to this one of new tokens, whose masks and keys stay."""
 
         def join(a: Tensor, b: Tensor) -> Tensor:
             return torch.cat((a, b.expand(len(a), *b.shape[1:])), dim=1)
@@ -149,7 +144,7 @@ class Thought:
             x=join(old.x, self.x),
             carry=Carry(*map(join, old.carry, self.carry)),
             exited=Carry(*map(join, old.exited, self.exited)),
-            rope=(join(old.rope[0], self.rope[0]), join(old.rope[1], self.rope[1])),
+            rope=tuple(map(join, old.rope, self.rope)),  # type: ignore[arg-type]
             depth=join(old.depth, self.depth),
             live=join(torch.zeros_like(old.live), self.live),
             retried=join(old.retried, self.retried),

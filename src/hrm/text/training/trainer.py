@@ -114,7 +114,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         counted = labels != -100
         total, first, last = 0.0, None, None
         agree = partial(anyone, accelerator=self.accelerator) if self.sharded else bool
-        for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):  # type: ignore[arg-type]
+        for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):
             (loss * self.updates.loss_scale).backward()
             thought.forget()
             total = total + loss.detach().to(self.wide)
