@@ -300,6 +300,12 @@ def test_config_list_shows_the_presets_of_both_kinds(capsys: pytest.CaptureFixtu
     assert all(row["about"].endswith((".", "%")) for row in rows)
 
 
+@pytest.mark.parametrize("flags", [["--data", "book.txt"], ["--data=book.txt"], ["--arch.dim", "64", "--overwrite"]])
+def test_a_preset_behind_flags_still_decides_the_family(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *flags, "text-char", "--help"]) == 0
+    assert "--text.tokenizer" in capsys.readouterr().out
+
+
 def test_a_misspelt_preset_of_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "text-chra"]) == 2
     assert "did you mean 'text-char'?" in capsys.readouterr().err

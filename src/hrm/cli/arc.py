@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class TaskOptions:
+    """What to do with bad tasks."""
+
+    skip_bad: bool = False
+    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(TaskOptions):
     """Write the tasks of some sources to one file, all or the first ones that are small enough."""
 
     data: str
@@ -35,30 +43,26 @@ class BuildOptions:
     """Leave out tasks with a grid of more rows or columns."""
     count: int | None = None
     """Keep only this many, the first in the order of their ids."""
-    skip_bad: bool = False
-    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     overwrite: bool = False
     """Replace a file that exists."""
     json: bool = False
     """Print the result as JSON."""
 
 
-@dataclass(frozen=True)
-class CheckOptions:
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(TaskOptions):
     """Find what is wrong with task files, and tasks whose answers another file gives away."""
 
     data: Positional[str]
     """Task files or folders, joined by commas."""
     against: str | None = None
     """Training tasks: which of them are among these, or hold a test pair of these in a symmetric form?"""
-    skip_bad: bool = False
-    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     json: bool = False
     """Print the result as JSON."""
 
 
-@dataclass(frozen=True)
-class ShowOptions:
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(TaskOptions):
     """Draw a task in the terminal, or as an SVG picture."""
 
     data: Positional[str]
@@ -69,12 +73,10 @@ class ShowOptions:
     """File for the picture."""
     json: bool = False
     """Print the task as JSON."""
-    skip_bad: bool = False
-    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
 
 
-@dataclass(frozen=True)
-class EvalOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(TaskOptions):
     """Answer the test inputs of tasks that a run knows: a vote over the task's copies, two guesses each."""
 
     run: Positional[str]
@@ -97,8 +99,6 @@ class EvalOptions:
     """Print the result as JSON instead of the table."""
     json_file: Path | None = None
     """File to write the result to as JSON."""
-    skip_bad: bool = False
-    """Leave out tasks and files that are wrong, and name them, instead of stopping."""
     leaks: bool = False
     """Also measure tasks whose answers the run was trained on."""
     checkpoint: str = "best"
@@ -319,18 +319,8 @@ def _measure(
     start = time.perf_counter()
     readouts = copies * sum(len(task.test) for task in tasks)
     with share("answering", Console(stderr=True)) as report:
-        answers = list(
-            answer(
-                solver,
-                tasks,
-                record,
-                options.copies,
-                options.max_segments,
-                options.halt,
-                options.batch_size,
-                lambda done: report(done / readouts),
-            )
-        )
+        limits = options.copies, options.max_segments, options.halt, options.batch_size
+        answers = list(answer(solver, tasks, record, *limits, lambda done: report(done / readouts)))
     known = all(pair.output is not None for task in tasks for pair in task.test)
     result: Json = {"status": "answered", "tasks": len(tasks), "copies": copies}
     if options.fit:

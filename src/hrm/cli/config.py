@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hrm.cli.options import Positional, Settings, TextSettings, choose, entry, parse
+from hrm.cli.options import Positional, Settings, TextSettings, choose, entry, first_named, parse
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.puzzles.config import Config
@@ -28,24 +28,26 @@ class ListOptions:
 
 
 @dataclass(frozen=True)
-class ShowOptions:
-    """Print every setting of a preset, file or run, with the flags applied, as YAML."""
+class PresetOptions:
+    """What is looked at."""
 
     preset: Positional[str]
     """Preset, YAML file or run folder."""
     json: bool = False
     """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class ShowOptions(PresetOptions):
+    """Print every setting of a preset, file or run, with the flags applied, as YAML."""
+
     config: Settings = field(default_factory=Config)
 
 
 @dataclass(frozen=True)
-class TextOptions:
+class TextOptions(PresetOptions):
     """Print every setting of a text preset, file or run, with the flags applied, as YAML."""
 
-    preset: Positional[str]
-    """Text preset, YAML file or run folder."""
-    json: bool = False
-    """Print the result as JSON."""
     config: TextSettings = field(default_factory=TextConfig)
 
 
@@ -62,14 +64,8 @@ class DiffOptions:
 
 
 @dataclass(frozen=True)
-class CheckOptions:
+class CheckOptions(ShowOptions):
     """Say whether a preset, file or run can be trained with these flags."""
-
-    preset: Positional[str]
-    """Preset, YAML file or run folder."""
-    json: bool = False
-    """Print the result as JSON."""
-    config: Settings = field(default_factory=Config)
 
 
 def main(args: list[str]) -> int:
@@ -132,8 +128,7 @@ def check_(args: list[str]) -> int:
 
 def _read(verb: str, options: type, args: list[str], example: str) -> Any:
     """The options, with the flags that the named preset has."""
-    named = next((arg for arg in args if not arg.startswith("-")), "")
-    kind: Any = kind_of(named)
+    kind: Any = kind_of(first_named((options, TextOptions), args))
     if kind is TextConfig:
         options, example = TextOptions, f"hrm {verb} text-char --text.length 512"
     return parse(verb, options, args, example=example, main=_MAIN, base=lambda o: load_preset(o.preset, kind))

@@ -30,25 +30,34 @@ _SHOWN = 20  # problems printed one by one
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """Make puzzles, convert between CSV files and dataset folders, or join several into one."""
+class TaskOptions:
+    """What the puzzles of a file are."""
 
-    out: str
-    """A .csv or .csv.gz file (test puzzles go beside it as NAME_test.csv), or a dataset folder in HRM's form."""
     task: str | None = None
-    """sudoku, maze, grid, gym (Reasoning Gym) or FILE.py:CLASS; default: what --convert looks like, or sudoku."""
+    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym, or FILE.py:CLASS, a task of your own, whose
+    code is run; default: what the file looks like."""
     box: tuple[int, int] = (3, 3)
     """Rows and columns of a Sudoku box: 2 2 is 4x4, 2 3 is 6x6, 3 3 is 9x9, 4 4 is 16x16."""
     size: tuple[int, int] = (30, 30)
     """Rows and columns of a maze or grid."""
-    min_path: int = 110
-    """Least number of steps on the shortest path of a maze."""
     vocabulary: int = 12
     """Number of tokens of a grid task, padding included."""
     gym: str | None = None
     """Dataset of Reasoning Gym; means --task gym."""
     gym_options: tuple[str, ...] = ()
     """Its options, each as NAME=VALUE: n=6 max_remove=5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(TaskOptions):
+    """Make puzzles, convert between CSV files and dataset folders, or join several into one."""
+
+    out: str
+    """A .csv or .csv.gz file (test puzzles go beside it as NAME_test.csv), or a dataset folder in HRM's form."""
+    task: str | None = None
+    """sudoku, maze, grid, gym (Reasoning Gym) or FILE.py:CLASS; default: what --convert looks like, or sudoku."""
+    min_path: int = TaskConfig.min_path
+    """Least number of steps on the shortest path of a maze."""
     puzzles: int = 1000
     """Training puzzles to make."""
     test: int = 0
@@ -64,25 +73,6 @@ class BuildOptions:
     """Replace files that exist."""
     json: bool = False
     """Print the result as JSON."""
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """What the puzzles of a file are."""
-
-    task: str | None = None
-    """sudoku, maze, grid or gym, with --box, --size, --vocabulary or --gym, or FILE.py:CLASS, a task of your own, whose
-    code is run; default: what the file looks like."""
-    box: tuple[int, int] = (3, 3)
-    """Rows and columns of a Sudoku box."""
-    size: tuple[int, int] = (30, 30)
-    """Rows and columns of a maze or grid."""
-    vocabulary: int = 12
-    """Number of tokens of a grid task, padding included."""
-    gym: str | None = None
-    """Dataset of Reasoning Gym; means --task gym."""
-    gym_options: tuple[str, ...] = ()
-    """Its options, each as NAME=VALUE: n=6 max_remove=5."""
 
 
 OfTask = Annotated[TaskOptions, tyro.conf.arg(name="")]
@@ -121,8 +111,8 @@ class ShowOptions:
 
 
 def main(args: list[str]) -> int:
-    actions = {"build": build, "check": check, "show": show}
-    return choose("data", {**actions, "tokenizer": text_data.tokenizer, "pack": text_data.pack}, args)
+    text = {"tokenizer": text_data.tokenizer, "pack": text_data.pack}
+    return choose("data", {"build": build, "check": check, "show": show, **text}, args)
 
 
 def build(args: list[str]) -> int:
@@ -245,7 +235,7 @@ def show(args: list[str]) -> int:
     return 0
 
 
-def _task(options: BuildOptions | TaskOptions, path: str | None) -> tasks.Task:
+def _task(options: TaskOptions, path: str | None) -> tasks.Task:
     """The task that the flags name, or else the one a file looks like."""
     if options.gym is not None and options.task not in (None, "gym"):
         raise UserError(f"--task {options.task} is no dataset of Reasoning Gym: leave out --gym, or use --task gym")
@@ -256,14 +246,8 @@ def _task(options: BuildOptions | TaskOptions, path: str | None) -> tasks.Task:
         return tasks.build(data.infer(path))
     if kind == "arc":
         raise UserError("--task arc: tasks of ARC have verbs of their own, hrm arc build|check|show")
-    return tasks.build(
-        TaskConfig(
-            box=options.box,
-            size=options.size,
-            min_path=options.min_path if isinstance(options, BuildOptions) else TaskConfig.min_path,
-            vocabulary=options.vocabulary,
-            gym=options.gym or TaskConfig.gym,
-            gym_options=options.gym_options,
-        ),
-        named=kind or "sudoku",
-    )
+    config = TaskConfig(
+        box=options.box, size=options.size, min_path=getattr(options, "min_path", TaskConfig.min_path),
+        vocabulary=options.vocabulary, gym=options.gym or TaskConfig.gym, gym_options=options.gym_options,
+    )  # fmt: skip
+    return tasks.build(config, named=kind or "sudoku")

@@ -79,7 +79,7 @@ def main(args: list[str]) -> int:
             raise UserError(f"{options.run} was trained on ARC: name the task files to answer with --data")
         same = ("data", "json", "json_file", "checkpoint", "batch_size", "on")
         shared = {name: getattr(options, name) for name in same}
-        return arc.measure(arc.EvalOptions(options.run, max_segments=options.strategy.max_segments, **shared))
+        return arc.measure(arc.EvalOptions(run=options.run, max_segments=options.strategy.max_segments, **shared))
     read = (options.run, *options.also, options.data, (options.task or "").rpartition(":")[0])
     output.check("--json-file", options.json_file, read)
     if options.sweep is not None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
 import functools
 import inspect
 import io
@@ -39,6 +38,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -63,7 +63,7 @@ Draws = Annotated[Decoding, tyro.conf.arg(name="")]
 """How text is drawn, as flags without a prefix; --help shows all of them with DRAWS."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Device:
     """Where a model runs, and how precisely."""
 
@@ -73,34 +73,30 @@ class Device:
     """float32, bfloat16 or float16; default: as in training."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Machine:
+@dataclass(frozen=True)
+class Machine(Device):
     """The same, with the threads of a CPU."""
 
-    device: str | None = None
-    """cpu, cuda, mps ...; default: the accelerator, if there is one."""
     threads: int = 0
     """On a CPU; 0: one for a small model, else as many as cores are free. OMP_NUM_THREADS overrides it."""
-    precision: str | None = None
-    """float32, bfloat16 or float16; default: as in training."""
 
 
 OnDevice = Annotated[Device, tyro.conf.arg(name="")]
 """The flags of Device without a prefix; --help shows them with DEVICE."""
 OnMachine = Annotated[Machine, tyro.conf.arg(name="")]
 """The flags of Machine without a prefix; --help shows them with MACHINE."""
-DEVICE, MACHINE = (tuple(item.name for item in dataclasses.fields(kind)) for kind in (Device, Machine))
+DEVICE, MACHINE = (tuple(item.name for item in fields(kind)) for kind in (Device, Machine))
 _NO_SUCH = "; --help-all lists all flags"
 _WRITTEN = ("out", "html", "gif")
 """Flags for what is written, also where they are text."""
 _MAY_BE_EMPTY = ("prompt", "stop")
 """Text that is no name; what an empty one means is said where it is used."""
-DRAWS = tuple(item.name for item in dataclasses.fields(Decoding))
+DRAWS = tuple(item.name for item in fields(Decoding))
 TRIES = ("max_segments", "restarts", "views", "guesses", "budget", "stop")
 
 
 class Option(NamedTuple):
-    """One flag or positional argument; `default` is dataclasses.MISSING where a value must be given."""
+    """One flag or positional argument; `default` is MISSING where a value must be given."""
 
     name: str
     kind: Any
@@ -149,8 +145,8 @@ def parse(
     if base is not None:
         below: Any = base(values)
         below = below.under({"model": getattr(values.config, "model", None)})  # type: ignore[attr-defined]
-        values: Any = _read(verb, options, args, dataclasses.replace(values, config=without_lists(below)))  # type: ignore[type-var]
-        values = _places(dataclasses.replace(values, config=lay_over(below, values.config)), args)
+        values: Any = _read(verb, options, args, replace(values, config=without_lists(below)))  # type: ignore[type-var]
+        values = _places(replace(values, config=lay_over(below, values.config)), args)
         check(values.config)
     return values
 
@@ -159,10 +155,9 @@ def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: S
     """Run the action named first; help lists each with the first line of its docstring."""
     if not args or args[0] in ("-h", "--help", "--help-all"):
         print(f"usage: hrm {verb} ACTION ...\n")
+        width = shutil.get_terminal_size().columns
         for name, action in actions.items():
-            print(
-                *entry(name, (action.__doc__ or "").splitlines()[0], 13, shutil.get_terminal_size().columns), sep="\n"
-            )
+            print(*entry(name, (action.__doc__ or "").splitlines()[0], 13, width), sep="\n")
         print(f"\n`hrm {verb} ACTION --help` shows the flags of an action.")
         return 0 if args else 2
     if args[0] not in actions:
@@ -170,23 +165,34 @@ def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: S
     return actions[args[0]](list(args[1:]))
 
 
+def first_named(kinds: Sequence[type], args: Sequence[str]) -> str:
+    """The first argument that is neither a flag of one of these classes of options nor a flag's value; "" for none."""
+    flags = {option.flag: option for kind in kinds for option in options_of(kind) if not option.positional}
+    words = list(args)
+    while words:
+        word = words.pop(0)
+        if not re.match(r"-[^\d.]", word):
+            return word
+        option = flags.get(word.replace("_", "-"))
+        _values(words, 0 if option is None else _arity(option.kind)[1])
+    return ""
+
+
 def options_of(options: type, prefix: str = "", values: Any = None) -> Iterator[Option]:
     """Every option of a dataclass in order, nested dataclasses included; `values` has the defaults of a nested one."""
     kinds, docs = get_type_hints(options, include_extras=True), _docs(options)
-    for item in dataclasses.fields(options):
+    for item in fields(options):
         kind, marks = kinds[item.name], ()
         if get_origin(kind) is Annotated:
             kind, *marks = get_args(kind)
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        default = item.default if item.default_factory is MISSING else item.default_factory()
         default = default if values is None else getattr(values, item.name)
-        if dataclasses.is_dataclass(kind):
+        if is_dataclass(kind):
             # Settings carry no prefix of their own; their groups do.
             yield from options_of(kind, prefix if marks else f"{prefix}{item.name}.", default)  # type: ignore[arg-type]
         else:
-            allowed = next((mark for mark in marks if isinstance(mark, Range)), None)
-            yield Option(
-                prefix + item.name, kind, default, docs.get(item.name, ""), tyro.conf.Positional in marks, allowed
-            )
+            allowed, doc = next((mark for mark in marks if isinstance(mark, Range)), None), docs.get(item.name, "")
+            yield Option(prefix + item.name, kind, default, doc, tyro.conf.Positional in marks, allowed)
 
 
 def help_text(
@@ -200,43 +206,29 @@ def help_text(
 ) -> str:
     """Usage, what the verb does, an example, and the main flags or all of them; in brackets the values of a preset."""
     values = _at_preset(options, preset)
-    known = list(options_of(options, values=values))
-    own = {item.name for item in dataclasses.fields(options)} - set(rare)
+    # Positional and required ones first, which a class derived from another cannot say by its order.
+    known = sorted(options_of(options, values=values), key=lambda o: (not o.positional, o.default is not MISSING))
+    own = {item.name for item in fields(options)} - set(rare)
     shown = [option for option in known if everything or option.name in own or option.name in main]
-    usage = [
-        option.flag if option.default is dataclasses.MISSING else f"[{option.flag}]"
-        for option in known
-        if option.positional
-    ]
+    asked = [option for option in known if option.positional]
+    usage = [option.flag if option.default is MISSING else f"[{option.flag}]" for option in asked]
     width = shutil.get_terminal_size().columns
-    lines = [
-        *textwrap.wrap(
-            f"usage: hrm {' '.join([verb, *usage])} [flags]", width, subsequent_indent="    ", break_on_hyphens=False
-        ),
-        "",
-        *(line for text in (inspect.getdoc(options) or "").splitlines() for line in textwrap.wrap(text, width) or [""]),
-        "",
-        "example:",
-        f"  {example}",
-        "",
+    first = f"usage: hrm {' '.join([verb, *usage])} [flags]"
+    about = [
+        line for text in (inspect.getdoc(options) or "").splitlines() for line in textwrap.wrap(text, width) or [""]
     ]
+    lines = textwrap.wrap(first, width, subsequent_indent="    ", break_on_hyphens=False)
+    lines += ["", *about, "", "example:", f"  {example}", ""]
     heads = [
-        (option, option.flag if option.positional else f"{option.flag} {_metavar(option.kind)}".rstrip())
-        for option in shown
+        option.flag if option.positional else f"{option.flag} {_metavar(option.kind)}".rstrip() for option in shown
     ]
-    indent = min(34, width // 2, max((len(head) for _, head in heads), default=0) + 4)
-    for option, head in heads:
+    indent = min(34, width // 2, max(map(len, heads), default=0) + 4)
+    for option, head in zip(shown, heads, strict=True):
         lines += entry(head, f"{option.doc} {_default(option)}".strip(), indent, width)
     named = verb if values is None else f"{verb} {shlex.quote(preset)}"
-    count = sum(not option.positional for option in known)
-    more = f"`hrm {named} --help-all` lists all {count} flags. " if len(shown) < len(known) else ""
-    lines += [
-        "",
-        *textwrap.wrap(
-            more + "--quiet leaves only results and errors; --debug shows the traceback of an error.", width
-        ),
-    ]
-    return "\n".join(lines)
+    more = f"`hrm {named} --help-all` lists all {len(known) - len(asked)} flags. " if len(shown) < len(known) else ""
+    more += "--quiet leaves only results and errors; --debug shows the traceback of an error."
+    return "\n".join([*lines, "", *textwrap.wrap(more, width)])
 
 
 def _at_preset(options: type, preset: str) -> Any:
@@ -244,7 +236,7 @@ def _at_preset(options: type, preset: str) -> Any:
     with contextlib.suppress(UserError):
         if preset:
             values = options()
-            return dataclasses.replace(values, config=load_preset(preset, type(values.config)))
+            return replace(values, config=load_preset(preset, type(values.config)))
     return None
 
 
@@ -300,7 +292,7 @@ def _places(values: T, args: Sequence[str]) -> T:
         if (place or option.name in _WRITTEN) and str(value).startswith("~"):
             home = os.path.expanduser(str(value))
             changed[option.name] = Path(home) if isinstance(value, Path) else home
-    return dataclasses.replace(values, **changed)  # type: ignore[type-var]
+    return replace(values, **changed)  # type: ignore[type-var]
 
 
 def _json_file(known: Sequence[Option], args: Sequence[str]) -> list[str]:
@@ -352,7 +344,7 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
     positionals = [option for option in known if option.positional]
     flags = {option.flag: option for option in known if not option.positional}
     flags |= {option.off: option for option in flags.values() if option.kind is bool}
-    missing = [option for option in known if option.default is dataclasses.MISSING]
+    missing = [option for option in known if option.default is MISSING]
     words = list(args)
     while words:
         word = words.pop(0)
@@ -372,8 +364,7 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
         else:
             return f"unexpected argument '{word}'; a flag starts with --"
         least, most = _arity(option.kind)
-        while words and len(values) < most and not words[0].startswith("--"):
-            values.append(words.pop(0))
+        values += _values(words, most - len(values))
         if len(values) < least:
             return f"{name} needs {_describe(option.kind)}"
         try:
@@ -386,15 +377,21 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
     return f"{missing[0].flag} is missing: {_sentence(missing[0].doc)}" if missing else None
 
 
+def _values(words: list[str], most: int) -> list[str]:
+    """Takes up to `most` values of a flag from the front of the words."""
+    count = next((i for i, word in enumerate(words[:most]) if word.startswith("--")), len(words[:most]))
+    taken, words[:] = words[:count], words[count:]
+    return taken
+
+
 def _typed(kind: Any, words: Sequence[str]) -> tuple[Any, Any]:
     """A type and the words as the values they look like, ready for `fit`."""
     if get_origin(kind) in (Union, types.UnionType):
         inner = next(argument for argument in get_args(kind) if argument is not types.NoneType)
         return (kind, None) if list(words) == ["None"] else _typed(inner, words)
     if get_origin(kind) is tuple:
-        return kind, [
-            _typed(member, [word])[1] for member, word in zip(itertools.cycle(_members(kind)), words, strict=False)
-        ]
+        members = itertools.cycle(_members(kind))
+        return kind, [_typed(member, [word])[1] for member, word in zip(members, words, strict=False)]
     if get_origin(kind) is Literal:
         return kind, next((known for known in get_args(kind) if str(known) == words[0]), words[0])
     if kind in (int, float):
@@ -434,7 +431,7 @@ def _metavar(kind: Any) -> str:
 
 def _default(option: Option) -> str:
     default = option.default
-    if default is dataclasses.MISSING or default is None or default is False or default == ():
+    if default is MISSING or default is None or default is False or default == ():
         return ""
     if default is True:
         return f"(on; {option.off} turns it off)"
@@ -449,7 +446,7 @@ def _sentence(doc: str) -> str:
 @functools.cache
 def _docs(options: type) -> dict[str, str]:
     """The string below each field, those of the classes it is derived from included."""
-    bases = [base for base in options.__bases__ if dataclasses.is_dataclass(base)]
+    bases = [base for base in options.__bases__ if is_dataclass(base)]
     inherited = {name: doc for base in bases for name, doc in _docs(base).items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body  # type: ignore[attr-defined]
     return inherited | {
@@ -465,46 +462,18 @@ def range_of(option: Option, verb: str) -> Range | None:
 
 
 _RANGES: dict[str, Range] = {
-    "seed": Range(0, MANY),
-    "max_new_tokens": Range(1, 10**7),
-    "temperature": Range(ABOVE_ZERO, 1000),
-    "top_k": Range(0, 10**9),
-    "top_p": Range(ABOVE_ZERO, 1),
-    "repetition_penalty": Range(0.01, 100),
-    "max_segments": Range(1, 100_000),
-    "batch_size": Range(1, 1 << 16),
-    "best_of": Range(1, 10_000),
-    "block": Range(200, 10**6),
-    "box": Range(2, 8),
-    "characters": Range(1, 10**8),
-    "copies": Range(1, 100_000),
-    "count": Range(1, MANY),
-    "delay": Range(0, 60),
-    "exit_threshold": Range(-(10**6), 10**6),
-    "fresh": Range(1, 10**7),
-    "largest": Range(1, 30),
-    "length": Range(2, 1 << 20),
-    "limit": Range(1, MANY),
-    "memory": Range(2, MANY),
-    "min_characters": Range(0, 10**9),
-    "min_path": Range(1, 1 << 20),
-    "puzzles": Range(1, 10**9),
-    "row": Range(1, MANY),
-    "rows": Range(2, 1 << 20),
-    "schedule": Range(1, 1000),
-    "segments": Range(1, 1000),
-    "shape": Range(1, 1024),
-    "size": Range(1, 1024),
-    "skip": Range(0, MANY),
-    "steps": Range(1, 10**9),
-    "stride": Range(1, 1 << 20),
-    "test": Range(0, 10**9),
-    "threads": Range(0, 1024),
-    "top_k_table": Range(1, 10**6),
-    "vocabulary": Range(2, 1_000_000),
-    "data pack.holdout": Range(0, BELOW_ONE),
-    "data tokenizer.vocabulary": PAIRS,
-    "generate.max_segments": Range(1, 1000),
+    "seed": Range(0, MANY), "max_new_tokens": Range(1, 10**7), "temperature": Range(ABOVE_ZERO, 1000),
+    "top_k": Range(0, 10**9), "top_p": Range(ABOVE_ZERO, 1), "repetition_penalty": Range(0.01, 100),
+    "max_segments": Range(1, 100_000), "batch_size": Range(1, 1 << 16), "best_of": Range(1, 10_000),
+    "block": Range(200, 10**6), "box": Range(2, 8), "characters": Range(1, 10**8), "copies": Range(1, 100_000),
+    "count": Range(1, MANY), "delay": Range(0, 60), "exit_threshold": Range(-(10**6), 10**6),
+    "fresh": Range(1, 10**7), "largest": Range(1, 30), "length": Range(2, 1 << 20), "limit": Range(1, MANY),
+    "memory": Range(2, MANY), "min_characters": Range(0, 10**9), "min_path": Range(1, 1 << 20),
+    "puzzles": Range(1, 10**9), "row": Range(1, MANY), "rows": Range(2, 1 << 20), "schedule": Range(1, 1000),
+    "segments": Range(1, 1000), "shape": Range(1, 1024), "size": Range(1, 1024), "skip": Range(0, MANY),
+    "steps": Range(1, 10**9), "stride": Range(1, 1 << 20), "test": Range(0, 10**9), "threads": Range(0, 1024),
+    "top_k_table": Range(1, 10**6), "vocabulary": Range(2, 1_000_000), "data pack.holdout": Range(0, BELOW_ONE),
+    "data tokenizer.vocabulary": PAIRS, "generate.max_segments": Range(1, 1000),
     "analyze text.max_segments": Range(1, 1000),
-}
+}  # fmt: skip
 """Of flags that several verbs have; where one name means two things, the verb stands before it."""
