@@ -46,7 +46,7 @@ def _demo(options: Options, path: Path) -> int:
     from rich.text import Text
 
     from hrm.console import Console
-    from hrm.puzzles.pictures.watch import Watch
+    from hrm.puzzles.pictures.watch import watching
     from hrm.puzzles.solving import load
     from hrm.puzzles.training.session import puzzles_of, train
     from hrm.runs import Run
@@ -67,7 +67,7 @@ def _demo(options: Options, path: Path) -> int:
     first, last = (
         solver.task.format(held_out.inputs[i]) for i in np.argsort((held_out.inputs == held_out.labels).sum(1))[:2]
     )
-    with Watch(solver, console) as watch:
+    with watching(solver, console) as watch:
         solver.solve(first, observe=watch)
     console.print(
         Text("\n").append(f"{result['exact']:.1%}", "bold"),

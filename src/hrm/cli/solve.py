@@ -231,10 +231,10 @@ def _console() -> Console:
 
 def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Sequence[Segment]]:
     """Solve one puzzle, drawing it with --watch; its last segment or, for pictures, all; none of an invalid one."""
-    from hrm.puzzles.pictures.watch import Watch
+    from hrm.puzzles.pictures.watch import watching
 
     segments: deque[Segment] = deque(maxlen=None if options.html or options.gif else 1)
-    with Watch(solver, console, options.delay) if options.watch else nullcontext() as watch:
+    with watching(solver, console, options.delay) if options.watch else nullcontext() as watch:
 
         def observe(segment: Segment) -> None:
             segments.append(segment)

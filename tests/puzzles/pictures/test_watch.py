@@ -6,7 +6,7 @@ import io
 import re
 
 from hrm.console import Console
-from hrm.puzzles.pictures.watch import Watch
+from hrm.puzzles.pictures.watch import watching
 from tests.puzzles.solving.small import questions, solver
 
 
@@ -14,7 +14,7 @@ def watched(**terminal: object) -> tuple[str, int]:
     """What a puzzle that stays unsolved looks like, and its number of segments."""
     text = next(a.question for a in solver().solve_many(questions(60)) if a.status == "unsolved")
     console = Console(file=io.StringIO(), width=80, **terminal)  # type: ignore[arg-type]
-    with Watch(solver(), console, delay=0) as watch:
+    with watching(solver(), console, delay=0) as watch:
         answer = solver().solve(text, observe=watch)
     return console.file.getvalue(), answer.segments  # type: ignore[attr-defined]
 

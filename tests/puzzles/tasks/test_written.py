@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrm.puzzles.solving.answer import in_form_of
+from hrm.puzzles.solving.answer import in_form_of, text_of
 from hrm.puzzles.tasks import Puzzle, PuzzleError
 from hrm.puzzles.tasks.grid import Grid
 from hrm.puzzles.tasks.maze import Maze
 from hrm.puzzles.tasks.sudoku import Sudoku
-from hrm.puzzles.tasks.written import puzzles, spans, text_of
+from hrm.puzzles.tasks.written import puzzles, spans
 from tests.puzzles.tasks.forms import (
     FORMS,
     Form,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -45,9 +46,8 @@ def picture(task: ArcTask, guesses: Sequence[Sequence[Guess]] = ()) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {y}" width="{width:.0f}" height="{y}" '
         f'font-family="sans-serif" font-size="12">'
     )
-    name = (
-        f'<text x="{_GAP}" y="{_GAP + 4}" font-size="16" font-weight="bold" fill="{_TEXT}">{_escaped(task.id)}</text>'
-    )
+    place = f'x="{_GAP}" y="{_GAP + 4}"'
+    name = f'<text {place} font-size="16" font-weight="bold" fill="{_TEXT}">{escape(task.id)}</text>'
     return "\n".join([head, f'<rect width="{width:.0f}" height="{y}" fill="white"/>', name, *parts, "</svg>", ""])
 
 
@@ -63,7 +63,3 @@ def _grid(grid: np.ndarray, size: float, x: float, y: float, title: str, colour:
     path = "".join(f"M{x:.2f} {y + i * size:.2f}h{columns * size:.2f}" for i in range(rows + 1))
     path += "".join(f"M{x + i * size:.2f} {y:.2f}v{rows * size:.2f}" for i in range(columns + 1))
     return [*parts, f'<path d="{path}" stroke="#8c959f" stroke-width="0.6" fill="none"/>']
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

@@ -11,7 +11,7 @@ from hrm.core.arch import ArchConfig
 from hrm.files.reading import UserError, quoted
 from hrm.files.records import Json
 from hrm.puzzles.config import Config
-from hrm.settings import check, fit, settings
+from hrm.settings import changed, check, fit, settings
 
 Layout = Literal["sapient-hrm", "trm"]
 
@@ -57,9 +57,8 @@ def layout_of(tree: Tree, where: str) -> Layout:
     """Which published model the settings describe; UserError for one that this package cannot run."""
     name = _section(tree, "arch", where).get("name")
     if not isinstance(name, str) or name not in _NAMES:
-        raise UserError(
-            f"{where}: arch.name {quoted(name)} is none of the models that can be read, {', '.join(_NAMES)}"
-        )
+        known = ", ".join(_NAMES)
+        raise UserError(f"{where}: arch.name {quoted(name)} is none of the models that can be read, {known}")
     return _NAMES[name]
 
 
@@ -109,7 +108,7 @@ def config_of(tree: Tree, where: str) -> Config:
     config = Config()
     steps = get(tree, "epochs", int, 1) * config.task.puzzles // values["train.batch_size"]
     values["train.steps"] = max(1, steps, values["optim.warmup_steps"])
-    config = _with(config, values)
+    config = changed(config, values)
     try:
         check(config)
     except UserError as error:
@@ -135,14 +134,11 @@ def settings_of(config: Config, layout: Layout) -> Json:
             "no_ACT_continue": not config.halting.q_continue,
         }
     data = config.data or "data"
+    ema = {"ema": config.optim.ema > 0, "ema_rate": config.optim.ema or 0.999}
     tree: Json = {
         "arch": arch,
         **{key: flat[name] for key, name in _TRAINING.items()},
-        **(
-            {"data_paths": [data], "ema": config.optim.ema > 0, "ema_rate": config.optim.ema or 0.999}
-            if trm
-            else {"data_path": data}
-        ),
+        **({"data_paths": [data], **ema} if trm else {"data_path": data}),
         "lr_min_ratio": config.optim.min_ratio if config.optim.schedule == "cosine" else 1.0,
         "beta1": config.optim.betas[0],
         "beta2": config.optim.betas[1],
@@ -172,9 +168,8 @@ def _refuse_what_is_lost(config: Config, layout: Layout, tree: Tree) -> None:
     for name in mine:
         if name.startswith("arch.") and name not in _TRAINING_ONLY and mine[name] != back[name]:
             flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"the layout {layout} has no place for {flag} {mine[name]}: there it is always {back[name]}"
-            )
+            lost = f"the layout {layout} has no place for {flag} {mine[name]}"
+            raise UserError(f"{lost}: there it is always {back[name]}")
 
 
 def _task_positions(width: int, positions: int, dim: int, where: str) -> int:
@@ -195,21 +190,8 @@ def _section(tree: Tree, key: str, where: str) -> Tree:
 
 def _kinds() -> dict[str, Any]:
     """The type of every setting by its dotted name."""
-    kinds: dict[str, Any] = {}
+    kinds: dict[str, Any] = {"arch.positions": Literal["rope", "learned", "none"]}
     for name, kind in get_type_hints(Config).items():
-        kinds |= (
-            {f"{name}.{key}": item for key, item in get_type_hints(kind).items()}
-            if is_dataclass(kind)
-            else {name: kind}
-        )
-    return kinds | {"arch.positions": Literal["rope", "learned", "none"]}
-
-
-def _with(config: Config, values: Mapping[str, object]) -> Config:
-    """The configuration with some settings changed by their dotted names."""
-    for name, value in values.items():
-        section, _, key = name.rpartition(".")
-        config = replace(
-            config, **{section: replace(getattr(config, section), **{key: value})} if section else {key: value}
-        )
-    return config
+        inner = {f"{name}.{key}": item for key, item in get_type_hints(kind).items()} if is_dataclass(kind) else {}
+        kinds = {name: kind} | inner | kinds
+    return kinds

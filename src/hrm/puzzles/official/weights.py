@@ -42,12 +42,8 @@ def find(path: Path) -> Path | None:
     """The state dict that a path means: the file itself, or the newest of an official folder; None if there is none."""
     if path.is_file():
         return path
-    steps = {
-        int(match[1]): file
-        for file in path.glob("step_*")
-        if (match := re.fullmatch(r"step_(\d+)", file.name)) and file.is_file()
-    }
-    if steps:
+    named = ((re.fullmatch(r"step_(\d+)", file.name), file) for file in path.glob("step_*") if file.is_file())
+    if steps := {int(match[1]): file for match, file in named if match}:
         return steps[max(steps)]
     return path / "checkpoint" if (path / "checkpoint").is_file() else None
 
@@ -57,30 +53,28 @@ def read(path: Path, shape: tuple[int, int] | None = None) -> ImportedModel:
     are never unpickled, only tensors. UserError in one sentence names the file and the key that does not fit."""
     file = find(path)
     if file is None:
-        raise UserError(
-            f"{path} holds no checkpoint: a folder of the official programs has {SETTINGS} and a file step_N"
-        )
+        has = f"a folder of the official programs has {SETTINGS} and a file step_N"
+        raise UserError(f"{path} holds no checkpoint: {has}")
     where = file.parent / SETTINGS
     tree = _settings(where)
     config = config_of(tree, str(where))
     tensors = names.bare(_state_dict(file), str(file))
     cells, vocabulary, task_ids = _sizes(tensors, config.arch, shape, tree.get("seq_len"), str(file))
     config = replace(config, task=_task(cells, vocabulary, shape))
+    with torch.device("meta"):
+        model = PuzzleModel(config.arch, Board(cells, vocabulary, (0, vocabulary), np.zeros((0, cells)), task_ids))
     weights = {}
-    for name, wanted in _shapes(
-        config.arch, Board(cells, vocabulary, (0, vocabulary), np.zeros((0, cells)), task_ids)
-    ).items():
-        tensor = _take(tensors, names.official(name), str(file))
-        if tuple(tensor.shape) != wanted:
-            raise UserError(
-                f"{file}: '{names.official(name)}' is {list(tensor.shape)}, but {where.name} makes it {list(wanted)}"
-            )
+    for name, like in model.state_dict().items():
+        theirs = names.official(name)
+        tensor = _take(tensors, theirs, str(file))
+        if tensor.shape != like.shape:
+            found, wanted = list(tensor.shape), list(like.shape)
+            raise UserError(f"{file}: '{theirs}' is {found}, but {where.name} makes it {wanted}")
         weights[name] = tensor.to(torch.float32, copy=True)
-        del tensors[names.official(name)]
+        del tensors[theirs]
     if tensors:
-        raise UserError(
-            f"{file} holds '{next(iter(tensors))}', which the model that {where.name} describes does not have"
-        )
+        extra = next(iter(tensors))
+        raise UserError(f"{file} holds '{extra}', which the model that {where.name} describes does not have")
     step = re.fullmatch(r"step_(\d+)", file.name)
     return ImportedModel(config, int(step[1]) if step else 0, cells, vocabulary, task_ids, weights)
 
@@ -94,13 +88,10 @@ def write(path: Path, layout: Layout, config: Config, cells: int, weights: Mappi
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already: choose a new folder for the converted model")
     dtype = getattr(torch, config.train.precision)
-    state = {
-        names.PREFIX + names.official(name): tensor.detach()
-        .cpu()
-        .to(dtype if name in _INITIAL_STATES else torch.float32)
-        .contiguous()
-        for name, tensor in weights.items()
-    }
+    state = {}
+    for name, tensor in weights.items():
+        kind = dtype if name in _INITIAL_STATES else torch.float32
+        state[names.PREFIX + names.official(name)] = tensor.detach().cpu().to(kind).contiguous()
     path.mkdir(parents=True, exist_ok=True)
     (path / SETTINGS).write_text(yaml.safe_dump(tree), encoding="utf-8")
     file = path / f"step_{step}"
@@ -179,9 +170,3 @@ def _task(cells: int, vocabulary: int, shape: tuple[int, int] | None) -> TaskCon
     if vocabulary == 6:
         return TaskConfig(kind="maze", size=(rows, columns), min_path=min(TaskConfig.min_path, cells - 1))
     return TaskConfig(kind="grid", size=(rows, columns), vocabulary=vocabulary)
-
-
-def _shapes(arch: ArchConfig, board: Board) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        model = PuzzleModel(arch, board)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,7 +126,8 @@ class _Drawing:
         x, y = self._corner(cell)
         box = x, y, x + self.cell - 1, y + self.cell - 1
         self.pen.rectangle(box, fill)
-        if self._continues(step) and token != int(self.segments[step - 2].readout[cell]):
+        before = self.segments[step - 2] if step > 1 else None
+        if before and before.attempt == self.segments[step - 1].attempt and token != int(before.readout[cell]):
             self.pen.rectangle(box, outline=FRESH, width=max(1, self.cell // 20))
         end = self.look.fills[token] == "end"
         colour = WRONG if wrong else CARD if end else INK if token == asked else MODEL
@@ -136,10 +138,6 @@ class _Drawing:
             size = self.cell * 0.3
             self.pen.polygon([(box[2] - size, y), (box[2], y), (box[2], y + size)], WRONG)
 
-    def _continues(self, step: int) -> bool:
-        """Whether a segment of the same attempt went before."""
-        return step > 1 and self.segments[step - 1].attempt == self.segments[step - 2].attempt
-
     def _corner(self, cell: int) -> tuple[int, int]:
         row, column = divmod(cell, self.columns)
         return self.left + column * self.cell, MARGIN + row * self.cell
@@ -147,17 +145,15 @@ class _Drawing:
     def _lines(self) -> None:
         """Borders of cells, then, over them, those of boxes and of the grid."""
         blocks, size = self.look.blocks, self.cell
-        borders: dict[bool, list[tuple[int, int, int, int]]] = {False: [], True: []}
+        borders: list[tuple[bool, tuple[int, int, int, int]]] = []
         for cell in range(self.rows * self.columns):
             x, y = self._corner(cell)
             if cell % self.columns:
-                borders[bool(blocks) and blocks[cell] != blocks[cell - 1]].append((x, y, x, y + size))
+                borders.append((bool(blocks) and blocks[cell] != blocks[cell - 1], (x, y, x, y + size)))
             if cell >= self.columns:
-                borders[bool(blocks) and blocks[cell] != blocks[cell - self.columns]].append((x, y, x + size, y))
-        for line in borders[False]:
-            self.pen.line(line, LINE)
-        for line in borders[True]:
-            self.pen.line(line, STRONG, 2)
+                borders.append((bool(blocks) and blocks[cell] != blocks[cell - self.columns], (x, y, x + size, y)))
+        for thick, line in sorted(borders, key=itemgetter(0)):
+            self.pen.line(line, STRONG if thick else LINE, 2 if thick else 0)
         right, bottom = self.left + self.columns * size, MARGIN + self.rows * size
         self.pen.rectangle((self.left - 1, MARGIN - 1, right, bottom), outline=STRONG, width=2)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import RenderableType
 from rich.live import Live
@@ -16,36 +17,23 @@ from hrm.puzzles.solving.solver import Solver
 from hrm.puzzles.tasks import Task
 
 
-class Watch:
-    """Call it with each Segment of one puzzle: redraws in a terminal, prints frame after frame elsewhere."""
+@contextmanager
+def watching(solver: Solver, console: Console, delay: float = 0.3) -> Iterator[Callable[[Segment], None]]:
+    """Gives what to call with each Segment of one puzzle: it redraws the grid in a terminal, where a frame stays for
+    at least `delay` seconds, and prints frame after frame elsewhere."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda segment: console.print(frame(solver, segment))
+        return
+    with Live(console=console, auto_refresh=False) as live:
 
-    def __init__(self, solver: Solver, console: Console, delay: float = 0.3) -> None:
-        """`delay` is how many seconds a terminal shows a frame at least, so that eyes can follow."""
-        self.solver, self.console, self.delay = solver, console, delay
-        redraws = console.is_terminal and not console.is_dumb_terminal
-        self.live = Live(console=console, auto_refresh=False) if redraws else None
+        def show(segment: Segment) -> None:
+            first = (segment.attempt, segment.segment) == (1, 1)
+            question = [solver.task.draw(segment.question)] if first else []
+            for picture in (*question, frame(solver, segment)):
+                live.update(picture, refresh=True)
+                time.sleep(delay)
 
-    def __enter__(self) -> Watch:
-        if self.live is not None:
-            self.live.start()
-        return self
-
-    def __call__(self, segment: Segment) -> None:
-        if self.live is None:
-            self.console.print(frame(self.solver, segment))
-        else:
-            pictures = [frame(self.solver, segment)]
-            if (segment.attempt, segment.segment) == (1, 1):
-                pictures.insert(0, self.solver.task.draw(segment.question))
-            for picture in pictures:
-                self.live.update(picture, refresh=True)
-                time.sleep(self.delay)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live is not None:
-            self.live.stop()
+        yield show
 
 
 def grid(task: Task, segment: Segment) -> RenderableType:

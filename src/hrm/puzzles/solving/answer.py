@@ -1,4 +1,4 @@
-"""What solving returns, and the forms an answer takes: text like the question's, an array, a list of wrong cells."""
+"""What solving takes and returns: questions as text, lists or arrays; answers laid out like the question, or arrays."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hrm.files.reading import quoted
 from hrm.files.records import Json
-from hrm.puzzles.tasks import Task
+from hrm.puzzles.tasks import PuzzleError, Task
 from hrm.puzzles.tasks.written import spans
 
 
@@ -105,3 +106,40 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def text_of(question: object, task: Task) -> str:
+    """The text of a question: text, rows of it, or lists and arrays of numbers, signs and None, nested or flat.
+    PuzzleError for anything else."""
+    if isinstance(question, str):
+        return question
+    if isinstance(question, bytes):
+        return question.decode("utf-8", "replace")
+    rows = _listed(question)
+    if not isinstance(rows, (list, tuple)):
+        raise PuzzleError(f"a question is text, a list or an array, not {quoted(type(question).__name__)}")
+    if rows and all(isinstance(row, str) and len(row) > 1 for row in rows) and len(rows) <= task.shape[0]:
+        return "\n".join(rows)
+    nested = [list(row) if isinstance(row, (list, tuple)) else None for row in map(_listed, rows)]
+    parts = [rows] if None in nested else nested
+    drawn = " " in task.vocabulary  # a space is a cell, in mazes
+    cells = [[cell if drawn and isinstance(cell, str) else _cell(cell) for cell in part or ()] for part in parts]
+    between = "" if drawn or all(len(cell) == 1 for part in cells for cell in part) else " "
+    return "\n".join(between.join(part) for part in cells)
+
+
+def _listed(value: object) -> object:
+    """Arrays, tensors and series as lists, their numbers as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value  # type: ignore[attr-defined]
+
+
+def _cell(value: object) -> str:
+    """One cell as text: whole numbers and signs as they are, nothing (None, NaN, an empty text) as a blank."""
+    value = _listed(value)
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return "."
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, (int, str)) or isinstance(value, bool):
+        raise PuzzleError(f"a cell is a whole number, a sign or None, not {quoted(value)}")
+    return str(value).strip()

@@ -22,10 +22,9 @@ from hrm.puzzles import solvers, tasks
 from hrm.puzzles.config import Config, Strategy
 from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import engine
-from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of
+from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of, text_of
 from hrm.puzzles.solving.engine import Attempt, Job, Outcome, Rules, Segment
 from hrm.puzzles.tasks import PuzzleError, Symmetry, Task
-from hrm.puzzles.tasks.written import text_of
 from hrm.runs import checkpoint as checkpoints
 from hrm.runs.folder import Run
 from hrm.settings import check_ranges

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from hrm.files.reading import UserError, quoted, reason
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
 from hrm.puzzles.tasks.task import Task
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 PAD, END, BLACK = 0, 1, 2
 """Tokens: padding, the marker behind the last row and column, and the first of ten colours."""
@@ -53,9 +49,8 @@ class Arc(Task):
         side = self.shape[0]
         bottom, right = row + grid.shape[0], column + grid.shape[1]
         if max(bottom, right) > side:
-            raise UserError(
-                f"a grid of {grid.shape[0]}x{grid.shape[1]} is larger than the board (--task.size {side} {side})"
-            )
+            rows, columns = grid.shape
+            raise UserError(f"a grid of {rows}x{columns} is larger than the board (--task.size {side} {side})")
         board = np.zeros(self.shape, np.uint8)
         board[row:bottom, column:right] = grid + BLACK
         board[bottom : bottom + 1, column:right] = END
@@ -145,22 +140,11 @@ class Arc(Task):
         """The same bytes for a pair however it is turned, mirrored and recoloured, black apart."""
         return canonical(self.decode(puzzle.question), self.decode(puzzle.answer))
 
-    def draw(
-        self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
-    ) -> RenderableType:
-        """The grid in its colours, two characters a cell; `marked` cells of the board hold '!'."""
-        from rich.text import Text
-
-        board = (question if answer is None else answer).reshape(self.shape)
-        wrong, text = set(marked), Text(no_wrap=True)
-        for row, column in np.ndindex(self.shape):
-            token = int(board[row, column])
-            sign = "!" if row * self.shape[1] + column in wrong else " "
-            style = f"white on {PALETTE[token - BLACK]}" if token >= BLACK else ""
-            text.append((self.vocabulary[token] if token >= BLACK else " ") + sign, style)
-            if column == self.shape[1] - 1 and row < self.shape[0] - 1:
-                text.append("\n")
-        return text
+    def paint(self, token: int, given: bool, wrong: bool) -> tuple[str, str]:
+        """Two characters on the cell's colour; a wrong cell of the board holds '!'."""
+        colour = token >= BLACK
+        sign = (self.vocabulary[token] if colour else " ") + ("!" if wrong else " ")
+        return sign, f"white on {PALETTE[token - BLACK]}" if colour else ""
 
 
 def labels_of(tokens: np.ndarray) -> np.ndarray:

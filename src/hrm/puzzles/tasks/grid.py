@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -11,9 +10,6 @@ from hrm.files.reading import UserError, quoted
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks.puzzle import PuzzleError
 from hrm.puzzles.tasks.task import LETTERS, Task
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 class Grid(Task):
@@ -25,9 +21,8 @@ class Grid(Task):
         if min(rows, cols) < 1:
             raise UserError(f"a grid of {rows} x {cols} is not possible (--task.size): use at least 1 1")
         if not 2 <= vocabulary <= 1_000_000:
-            raise UserError(
-                f"a vocabulary of {vocabulary} is not possible (--task.vocabulary): use 2 to 1000000 tokens"
-            )
+            wrong = f"a vocabulary of {vocabulary} is not possible (--task.vocabulary)"
+            raise UserError(f"{wrong}: use 2 to 1000000 tokens")
         super().__init__(rows, cols, LETTERS[:vocabulary])
         if vocabulary > len(LETTERS):
             self.names, self.symbols = [str(token) for token in range(vocabulary)], range(1, vocabulary)
@@ -59,16 +54,6 @@ class Grid(Task):
         """Numbers separated by spaces, row after row."""
         return " ".join(map(str, tokens.tolist()))
 
-    def draw(
-        self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
-    ) -> RenderableType:
-        """The tokens row by row, padding as '.', `marked` cells red and followed by '!'."""
-        from rich.text import Text
-
-        shown, wrong, text = question if answer is None else answer, set(marked), Text(no_wrap=True)
-        for cell, token in enumerate(shown.tolist()):
-            character = self.vocabulary[token] if token else "."
-            text.append(character + ("!" if cell in wrong else " "), "bold red" if cell in wrong else "")
-            if (cell + 1) % self.shape[1] == 0 and cell + 1 < len(shown):
-                text.append("\n")
-        return text
+    def paint(self, token: int, given: bool, wrong: bool) -> tuple[str, str]:
+        """The token as one character, padding as '.'; red and followed by '!' where it is wrong."""
+        return (self.vocabulary[token] if token else ".") + ("!" if wrong else " "), "bold red" if wrong else ""

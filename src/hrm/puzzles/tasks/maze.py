@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -16,11 +15,9 @@ from hrm.puzzles.tasks.refinement import refined
 from hrm.puzzles.tasks.search import MazeSearch
 from hrm.puzzles.tasks.task import Look, Task
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
 """Tokens."""
+_STYLES = {WALL: "bright_black on bright_black", START: "bold cyan", GOAL: "bold cyan", PATH: "green"}
 WALLS = (0.30, 0.45)
 """Range of the share of walls; Maze-Hard lies between 0.28 and 0.45 and its walls are independent of one another."""
 TRIES = 100_000
@@ -103,7 +100,7 @@ class Maze(Task):
         """Whether the answer marks one chain of free cells from S to G, of any length. The chain neither branches nor
         touches itself (cells that are neighbours in the grid follow one another), so that the marks can be read in one
         way only; every shortest path is such a chain."""
-        if not self._marks_only(question, answer):
+        if answer.shape != question.shape or not np.all((answer == question) | ((question == FREE) & (answer == PATH))):
             return False
         marks = MazeSearch(np.isin(answer, (START, GOAL, PATH)).reshape(self.shape))
         ends = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
@@ -196,35 +193,18 @@ class Maze(Task):
         """The smallest of the question's 8 (square) or 4 images; the answer is one of several and does not count."""
         return min(image.tobytes() for image in puzzle.question.astype(np.uint8)[self._symmetries])
 
-    def draw(
-        self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
-    ) -> RenderableType:
-        """The maze, two characters a cell: walls '##', the path 'oo', `marked` cells red and followed by '!'."""
-        from rich.text import Text
-
-        styles = {WALL: "bright_black on bright_black", START: "bold cyan", GOAL: "bold cyan", PATH: "green"}
-        shown, wrong, text = question if answer is None else answer, set(marked), Text(no_wrap=True)
-        for cell, token in enumerate(shown.tolist()):
-            character = self.vocabulary[token]
-            if cell in wrong:
-                text.append((character if character != " " else ".") + "!", "bold red")
-            else:
-                text.append(character * 2, styles.get(token, ""))
-            if (cell + 1) % self.shape[1] == 0 and cell + 1 < len(shown):
-                text.append("\n")
-        return text
+    def paint(self, token: int, given: bool, wrong: bool) -> tuple[str, str]:
+        """Two characters: walls '##', the path 'oo'; a wrong cell red and followed by '!'."""
+        character = self.vocabulary[token]
+        if wrong:
+            return (character if character != " " else ".") + "!", "bold red"
+        return character * 2, _STYLES.get(token, "")
 
     def look(self) -> Look:
         """Walls, the path and its ends fill their cells; only the ends have letters."""
         labels = [sign if sign in "SG" else "" for sign in self.vocabulary]
         names = ["padding", "wall", "free", "start", "goal", "path"]
         return Look(labels, names, ["", "wall", "", "end", "end", "path"], [])
-
-    def _marks_only(self, question: np.ndarray, answer: np.ndarray) -> bool:
-        """Whether the answer is the question with some free cells marked."""
-        return answer.shape == question.shape and bool(
-            np.all((answer == question) | ((question == FREE) & (answer == PATH)))
-        )
 
     def _answer(self, question: bytes) -> np.ndarray:
         """The question's tokens with the path that `MazeSearch.path` chooses."""

@@ -230,19 +230,22 @@ class Task:
     def draw(
         self, question: np.ndarray, answer: np.ndarray | None = None, marked: Sequence[int] = ()
     ) -> RenderableType:
-        """A rich renderable of the grid: by default the names row by row, givens bold, cells outside the puzzle empty,
-        `marked` cells red and followed by '!'."""
+        """A rich renderable of the grid, row by row, painted cell by cell; `marked` cells are wrong."""
         from rich.text import Text
 
-        shown, wrong, text = question if answer is None else answer, set(marked), Text(no_wrap=True)
-        names = ["" if token in (0, self.outside) else self.names[token] for token in shown.tolist()]
-        width = max(map(len, names))
-        for cell, name in enumerate(names):
-            style = "bold red" if cell in wrong else "bold" if question[cell] not in (self.blank, 0) else ""
-            text.append(name.rjust(width) + ("!" if cell in wrong else " "), style)
-            if (cell + 1) % self.shape[1] == 0 and cell + 1 < len(names):
-                text.append("\n")
+        tokens, wrong = (question if answer is None else answer).tolist(), set(marked)
+        given = [token not in (self.blank, 0) for token in question.tolist()]
+        painted = [self.paint(token, given[cell], cell in wrong) for cell, token in enumerate(tokens)]
+        width, text = max(len(sign) for sign, _ in painted), Text(no_wrap=True)
+        for cell, (sign, style) in enumerate(painted):
+            text.append("\n" if cell and cell % self.shape[1] == 0 else "").append(sign.rjust(width), style)
         return text
+
+    def paint(self, token: int, given: bool, wrong: bool) -> tuple[str, str]:
+        """The text of a cell and its style in rich's words: by default the token's name, givens bold, cells outside the
+        puzzle empty, wrong ones red and followed by '!'."""
+        name = "" if token in (0, self.outside) else self.names[token]
+        return name + ("!" if wrong else " "), "bold red" if wrong else "bold" if given else ""
 
     def look(self) -> Look:
         """How pages and pictures draw its cells."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from hrm.files.reading import quoted
 from hrm.puzzles.tasks.puzzle import PuzzleError
 
 if TYPE_CHECKING:
@@ -59,41 +58,42 @@ class Row(NamedTuple):
         return [self.text[start:end].strip() or "." for start, end in self.spans]
 
 
-class Form(Protocol):
-    """What the lines of a task's puzzles look like."""
+class Form:
+    """What the lines of a task's puzzles look like; by default comments are all that stands between them."""
 
     rows: int
-    band: int
+    band: int = 0
     """Rows that may stand apart from the others (Sudoku's bands), or 0."""
-    gaps: bool
+    gaps: bool = False
     """Whether an empty line may be a row."""
     signs: set[str]
     """The characters that a cell may be."""
+    notes: tuple[str, ...] = ("#", ";", "//")
+    """How comments begin."""
 
     def whole(self, line: str) -> tuple[Sequence[Span], str] | None:
         """The cells of a puzzle on one line, and the answer that stands behind it, or ""."""
-        ...
+        raise NotImplementedError
 
     def row(self, line: str) -> Sequence[Span] | None:
         """The cells of a row."""
-        ...
+        raise NotImplementedError
 
     def note(self, line: str) -> bool:
         """Whether the line is a comment or a rule."""
-        ...
+        return line.lstrip().startswith(self.notes)
 
     def compact(self, rows: Sequence[Row]) -> str:
         """The cells of rows, one line for each."""
-        ...
+        return "\n".join(row.text for row in rows)
 
 
 def puzzles(lines: Iterable[str], task: Task) -> Iterator[WrittenPuzzle]:
     """The puzzles of a text, in their order, each as soon as it has been read."""
     form = task.form
     if form is None:  # a task with a text form of its own has one puzzle on each line
-        yield from (
-            WrittenPuzzle(number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip("\r\n \t")
-        )
+        numbered = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
+        yield from (WrittenPuzzle(number, line) for number, line in numbered if line.strip(" \t"))
         return
     for rows, answer in _Reader(form, task.longest).read(lines):
         yield WrittenPuzzle(rows[0].line, form.compact(rows), answer)
@@ -237,10 +237,10 @@ class _Reader:
             yield from (([title], "") for title in titles)
 
 
-class SudokuForm:
+class SudokuForm(Form):
     """Sudoku as people, programs and books write it."""
 
-    gaps = False
+    notes = ("#", ";", "//", "%")
 
     def __init__(self, task: Sudoku) -> None:
         self.n = self.rows = task.n
@@ -248,7 +248,7 @@ class SudokuForm:
         self.values = task.values
         signs = "".join(key for key in self.values if len(key) == 1)
         self.signs = set(signs)
-        self.alone = [(i, i + 1) for i in range(task.n**2)]  # the cells of a line that is nothing but a puzzle
+        self.alone = _each(range(task.n**2))  # the cells of a line that is nothing but a puzzle
         sign = re.escape(signs)
         self.run = re.compile(rf"(?<![\w{sign}])[{sign}]{{{task.n**2}}}(?![\w{sign}])")
 
@@ -261,7 +261,7 @@ class SudokuForm:
         if first := self.run.search(line):
             second = self.run.search(line, first.end())
             answer = second[0] if second and not set(second[0]) & set(BLANKS) else ""
-            return [(i, i + 1) for i in range(*first.span())], answer
+            return _each(range(*first.span())), answer
         cells = self._cells(line, self.n**2)
         return None if cells is None else (cells, "")
 
@@ -273,9 +273,8 @@ class SudokuForm:
 
     def note(self, line: str) -> bool:
         bare = line.strip()
-        if bare.startswith(("#", ";", "//", "%")) or not _uncommented(line).strip():
-            return True
-        return _RULE.fullmatch(bare) is not None and not set(bare) <= set(". ,")
+        rule = _RULE.fullmatch(bare) is not None and not set(bare) <= set(". ,")
+        return super().note(line) or not _uncommented(line).strip() or rule
 
     def compact(self, rows: Sequence[Row]) -> str:
         if rows[0].spans is self.alone:
@@ -298,7 +297,7 @@ class SudokuForm:
         if sum(word.end() - word.start() for word in words) == count:
             places = [i for word in words for i in range(*word.span())]
             if all(line[i] in self.signs for i in places):
-                return [(i, i + 1) for i in places]
+                return _each(places)
         return None
 
     def _fields(self, line: str) -> Sequence[Span] | None:
@@ -321,7 +320,7 @@ class SudokuForm:
                 places = [start + first + step * i for start, _ in boxes for i in range(width)]
                 others = {line[i] for start, end in boxes for i in range(start, end) if i not in places}
                 if others <= {" "} and all(line[i] == " " or line[i] in self.signs for i in places):
-                    return [(i, i + 1) for i in places]
+                    return _each(places)
         return None
 
     def _candidates(self, word: str) -> bool:
@@ -329,10 +328,11 @@ class SudokuForm:
         return self.n <= 9 and len(word) > 1 and word.isdecimal() and "".join(sorted(set(word))) == word
 
 
-class MazeForm:
+class MazeForm(Form):
     """A row is a line of signs, whose spaces count."""
 
-    band, gaps = 0, True
+    gaps = True
+    notes = (";", "//")
 
     def __init__(self, task: Maze) -> None:
         self.rows, self.cols = task.shape
@@ -340,24 +340,16 @@ class MazeForm:
 
     def whole(self, line: str) -> tuple[Sequence[Span], str] | None:
         fits = len(line) == self.rows * self.cols and set(line) <= self.signs
-        return ([(i, i + 1) for i in range(len(line))], "") if fits else None
+        return (_each(range(len(line))), "") if fits else None
 
     def row(self, line: str) -> Sequence[Span] | None:
         least = self.cols if line.isspace() else 1
         fits = least <= len(line) <= self.cols and set(line) <= self.signs
-        return [(i, i + 1) for i in range(len(line))] if fits else None
-
-    def note(self, line: str) -> bool:
-        return line.lstrip().startswith((";", "//"))
-
-    def compact(self, rows: Sequence[Row]) -> str:
-        return "\n".join(row.text for row in rows)
+        return _each(range(len(line))) if fits else None
 
 
-class GridForm:
+class GridForm(Form):
     """Numbers or characters: a row is what the task reads as one."""
-
-    band, gaps = 0, False
 
     def __init__(self, task: Task) -> None:
         self.task, self.signs = task, set()
@@ -371,18 +363,12 @@ class GridForm:
         cells = self._cells(line, self.cols)
         return cells if cells is not None and self._known("\n".join([line] * self.rows)) else None
 
-    def note(self, line: str) -> bool:
-        return line.lstrip().startswith(("#", ";", "//"))
-
-    def compact(self, rows: Sequence[Row]) -> str:
-        return "\n".join(row.text for row in rows)
-
     def _cells(self, line: str, count: int) -> Sequence[Span] | None:
         words = [match.span() for match in re.finditer(r"\S+", line)]
         if len(words) == count:
             return words
         places = [i for start, end in words for i in range(start, end)]
-        return [(i, i + 1) for i in places] if len(places) == count else None
+        return _each(places) if len(places) == count else None
 
     def _known(self, text: str) -> bool:
         try:
@@ -390,6 +376,11 @@ class GridForm:
         except PuzzleError:
             return False
         return True
+
+
+def _each(places: Iterable[int]) -> list[Span]:
+    """The cells that are one character each."""
+    return [(i, i + 1) for i in places]
 
 
 def _split(line: str, separators: str) -> list[Span]:
@@ -422,40 +413,3 @@ def _sign(line: str, cells: Sequence[Span], form: Form) -> str:
     """The sign of a row of only this sign, if rules are drawn with it too."""
     found = {line[start:end] for start, end in cells}
     return found.pop() if form.band and len(found) == 1 and found <= set(_LINES) else ""
-
-
-def text_of(question: object, task: Task) -> str:
-    """The text of a question: text, rows of it, or lists and arrays of numbers, signs and None, nested or flat.
-    PuzzleError for anything else."""
-    if isinstance(question, str):
-        return question
-    if isinstance(question, bytes):
-        return question.decode("utf-8", "replace")
-    rows = _plain(question)
-    if not isinstance(rows, (list, tuple)):
-        raise PuzzleError(f"a question is text, a list or an array, not {quoted(type(question).__name__)}")
-    if rows and all(isinstance(row, str) and len(row) > 1 for row in rows) and len(rows) <= task.shape[0]:
-        return "\n".join(rows)
-    nested = [list(row) if isinstance(row, (list, tuple)) else None for row in map(_plain, rows)]
-    parts = [rows] if None in nested else nested
-    drawn = " " in task.vocabulary  # a space is a cell, in mazes
-    cells = [[cell if drawn and isinstance(cell, str) else _cell(cell) for cell in part or ()] for part in parts]
-    between = "" if drawn or all(len(cell) == 1 for part in cells for cell in part) else " "
-    return "\n".join(between.join(part) for part in cells)
-
-
-def _plain(value: object) -> object:
-    """Arrays, tensors and series as lists, their numbers as Python's."""
-    return value.tolist() if hasattr(value, "tolist") else value  # type: ignore[attr-defined]
-
-
-def _cell(value: object) -> str:
-    """One cell as text: whole numbers and signs as they are, nothing (None, NaN, an empty text) as a blank."""
-    value = _plain(value)
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):
-        return "."
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, (int, str)) or isinstance(value, bool):
-        raise PuzzleError(f"a cell is a whole number, a sign or None, not {quoted(value)}")
-    return str(value).strip()
