@@ -121,9 +121,19 @@ def load_preset(name_or_path: str | Path, kind: type[C] | None = None) -> C:
     return _load(str(name_or_path), (), kind or kind_of(name_or_path))  # type: ignore[arg-type, return-value]
 
 
-def from_yaml(text: str, where: str, kind: type[C]) -> C:
-    """The configuration a YAML text describes on top of its `parent`; a UserError names `where` and the key."""
-    return _parse(text, where, (), kind)
+def from_yaml(text: str, where: str, kind: type[C], children: tuple[str, ...] = ()) -> C:
+    """The configuration a YAML text describes on top of its `parent`; a UserError names `where` and the key. `children`
+    are the files and presets whose parent it is."""
+    tree = yaml_of(text, where)
+    tree = {} if tree is None else tree
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where} must consist of `key: value` lines")
+    named = tree.get("parent")
+    if not isinstance(named, str | None):
+        raise UserError(f"{where}: 'parent' must be the name of a preset or file, not {quoted(named)}")
+    own = kind.today({key: value for key, value in tree.items() if key != "parent"}, where, named is not None)
+    parent: Any = (kind() if named is None else _load(named, children, kind)).under(own)
+    return lay_over(parent, overlay(without_lists(parent), own, where))
 
 
 def to_yaml(config: Recipe) -> str:
@@ -250,28 +260,14 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
         if name_or_path in presets():
             theirs = kind_of(name_or_path).told
             raise UserError(f"the preset '{name_or_path}' is for a run {theirs}, not {kind.told}: use another")
-        hint = (
-            nearest(name_or_path, presets()) or f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
-        )
+        listed = f"; `hrm config list` shows the presets, such as {', '.join(known[:4])}"
+        hint = nearest(name_or_path, presets()) or listed
         raise UserError(f"no preset, file or run folder is named {quoted(name_or_path)}{hint}")
     if where in children:
         raise UserError(f"{where} has itself as parent: change one of the parent: lines of {shown(children)}")
     if len(children) > 20:
         raise UserError(f"{children[0]} has more than 20 parents, one above the other: write some of them together")
-    return _parse(text, where, (*children, where), kind)
-
-
-def _parse(text: str, where: str, children: tuple[str, ...], kind: type[C]) -> C:
-    tree = yaml_of(text, where)
-    tree = {} if tree is None else tree
-    if not isinstance(tree, Mapping):
-        raise UserError(f"{where} must consist of `key: value` lines")
-    named = tree.get("parent")
-    if not isinstance(named, str | None):
-        raise UserError(f"{where}: 'parent' must be the name of a preset or file, not {quoted(named)}")
-    own = kind.today({key: value for key, value in tree.items() if key != "parent"}, where, named is not None)
-    parent: Any = (kind() if named is None else _load(named, children, kind)).under(own)
-    return lay_over(parent, overlay(without_lists(parent), own, where))
+    return from_yaml(text, where, kind, (*children, where))
 
 
 def overlay(base: C, tree: Mapping[str, Any], where: str) -> C:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import IO, Any, TextIO
 
@@ -37,12 +37,20 @@ def replaced(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-class CleanStream:
-    """A stream that cleans what is printed; `behind` is the stream itself."""
+class _Stream:
+    """Stands in for the stream `behind`."""
 
     def __init__(self, behind: IO[str]) -> None:
         self.behind = behind
-        self.say: Callable[[str], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.behind, name)
+
+
+class CleanStream(_Stream):
+    """A stream that cleans what is printed."""
+
+    say: Callable[[str], None] | None = None
 
     def write(self, text: str) -> int:
         # Bars of other libraries begin with a carriage return, which is harmless at the start of the output.
@@ -54,15 +62,9 @@ class CleanStream:
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.behind, name)
 
-
-class NamedStream:
+class NamedStream(_Stream):
     """Standard output where it is a file or pipe: an error says so."""
-
-    def __init__(self, behind: IO[str]) -> None:
-        self.behind = behind
 
     def write(self, text: str) -> int:
         try:
@@ -75,9 +77,6 @@ class NamedStream:
             self.behind.flush()
         except OSError as error:
             raise _named(error) from None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.behind, name)
 
 
 def _named(error: OSError) -> OSError:
@@ -101,7 +100,7 @@ def standard_streams(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     def say(text: str) -> None:
         print(text, file=door, flush=True)
 
-    with open(os.devnull, "w", encoding="utf-8") if quiet else _kept(err) as notes:
+    with open(os.devnull, "w", encoding="utf-8") if quiet else nullcontext(err) as notes:
         notes_door = CleanStream(notes)
         notes_door.say = say
         sys.stderr = notes_door  # type: ignore[assignment]
@@ -128,11 +127,6 @@ def understand_utf8() -> None:
     """In the C locale Python takes the command line for ASCII: begin again in its UTF-8 mode, before anything else."""
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-
-
-@contextmanager
-def _kept(stream: IO[str]) -> Iterator[IO[str]]:
-    yield stream
 
 
 def _open_closed() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hrm.cli.main import main as hrm
-from hrm.runs import checkpoint
+from hrm.runs import checkpoint, durable
 from hrm.text.learning.learner import Learner
 from tests.puzzles.solving import small
 from tests.text.learning.test_learner import config as tiny
@@ -120,7 +120,7 @@ def test_no_node_of_a_run_makes_a_verb_wait_or_write_elsewhere(
             shutil.copytree(kept / kind, tmp_path / "run")
             shutil.copy(kept / "first.txt", tmp_path / "first.txt")
             path = tmp_path / "run" / name
-            checkpoint.discard(path)
+            durable.discard(path)
             put(path, outside)
             ends(*command)
 

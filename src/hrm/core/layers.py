@@ -109,11 +109,6 @@ class Context:
     places: Int[Tensor, "b p"] | None = None
     """Where the positions stand among all keys, -1 for the last place; default: they are the last ones in order."""
 
-    @property
-    def full(self) -> bool:
-        """Every position may look at every other."""
-        return self.mask is None and not self.causal
-
 
 class Attention(nn.Module):
     """Multi-head attention through torch's scaled_dot_product_attention, optionally with a sigmoid output gate."""

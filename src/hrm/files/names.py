@@ -16,24 +16,11 @@ from pathlib import Path
 from hrm.files.reading import UserError, quoted
 
 _SEPARATORS = "/\\:"  # a colon begins a drive or a stream on Windows
-_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
-    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
-}
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}
 RUN_CONTENTS = (
-    "run.json",
-    "config.yaml",
-    "metrics.jsonl",
-    "best.json",
-    "result.json",
-    "checkpoints",
-    "data",
-    "tokenizer",
-    "model",
-    "books",
-    "modes.json",
-    "tensorboard",
-    "README.md",
-)
+    "run.json", "config.yaml", "metrics.jsonl", "best.json", "result.json", "checkpoints", "data", "tokenizer",
+    "model", "books", "modes.json", "tensorboard", "README.md",
+)  # fmt: skip
 """What belongs to a run and is deleted when it is overwritten; other files in the folder stay."""
 KEPT_BY_RUNS = (*RUN_CONTENTS, "bad_batch.safetensors")
 """What a run writes into its folder, apart from hidden files."""
@@ -156,9 +143,8 @@ def apart(out: Path | str, sources: Iterable[Path | str | None], flag: str = "--
         if target.is_relative_to(read):
             raise UserError(f"{flag} {out} lies inside {source}, which is read: choose a place outside it")
         if read.is_relative_to(target):
-            raise UserError(
-                f"{source}, which is read, lies inside {flag} {out}: choose another place for what is written"
-            )
+            inside = f"{source}, which is read, lies inside {flag} {out}"
+            raise UserError(f"{inside}: choose another place for what is written")
 
 
 def sources(joined: str) -> list[str]:

@@ -133,36 +133,33 @@ def check(flag: str, path: str | Path | None, read: Iterable[Source] = ()) -> No
     read or that a run keeps; asked before anything is computed. What is no path in `read` is passed over."""
     if path is None:
         return
-    target = Path(os.path.realpath(path))
+    named, target, elsewhere = (
+        f"{flag} {path}",
+        Path(os.path.realpath(path)),
+        "choose another place for what is written",
+    )
     if target.is_dir():
-        raise UserError(f"{flag} {path} is a folder: name a file in it")
+        raise UserError(f"{named} is a folder: name a file in it")
     if not target.parent.is_dir():
-        raise UserError(f"{flag} {path} is in a folder that does not exist: make it first")
-    if is_regular(path):
-        _check_kept(f"{flag} {path}", target)
-        _check_read(f"{flag} {path}", target, read)
-    elif not os.path.exists(path):
-        raise UserError(f"{flag} {path} is among devices and open streams: choose another place for what is written")
-
-
-def _check_kept(named: str, target: Path) -> None:
+        raise UserError(f"{named} is in a folder that does not exist: make it first")
+    if not is_regular(path):
+        if not os.path.exists(path):
+            raise UserError(f"{named} is among devices and open streams: {elsewhere}")
+        return
     for folder in target.parents:
         first = target.relative_to(folder).parts[0]
         kept = first in names.KEPT_BY_RUNS or first.startswith(".")
         if kept and (folder / "run.json").is_file() and (folder / "config.yaml").is_file():
-            raise UserError(f"{named} belongs to the run {folder}: choose another place for what is written")
-
-
-def _check_read(named: str, target: Path, read: Iterable[Source]) -> None:
+            raise UserError(f"{named} belongs to the run {folder}: {elsewhere}")
     for source in read:
         if source is None or not os.path.exists(found := os.path.expanduser(source)):
             continue
         if target == Path(os.path.realpath(found)):
-            raise UserError(f"{named} is what is read: choose another place for what is written")
+            raise UserError(f"{named} is what is read: {elsewhere}")
         # A run is read too, but what it keeps is known, and reports may lie beside that.
         inside = target.exists() and target.is_relative_to(os.path.realpath(found))
         if inside and not os.path.isfile(os.path.join(found, "run.json")):
-            raise UserError(f"{named} lies inside {source}, which is read: choose another place for what is written")
+            raise UserError(f"{named} lies inside {source}, which is read: {elsewhere}")
 
 
 def check_picture(flag: str, path: str | Path | None, read: Iterable[Source] = ()) -> None:
@@ -186,16 +183,13 @@ def check_utf8(path: str | Path) -> None:
 
 def is_regular(path: str | Path) -> bool:
     """Whether a path, links followed, is a regular file or free to become one; no pipe, device or open stream."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        regular = True
     # /dev/stdout may lead to a regular file, but replacing that would tear it from the stream. /dev/shm is a disk.
     place = os.path.abspath(path)
-    return _regular(path) and (place.startswith("/dev/shm/") or not place.startswith(("/dev/", "/proc/")))
-
-
-def _regular(path: str | Path) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return True
+    return regular and (place.startswith("/dev/shm/") or not place.startswith(("/dev/", "/proc/")))
 
 
 @contextmanager

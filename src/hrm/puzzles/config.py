@@ -16,6 +16,9 @@ from hrm.settings import Recipe
 from hrm.training import config as training
 from hrm.training.config import OptimConfig, TrainConfig
 
+_INTERCHANGEABLE = ("sudoku", "mini_sudoku")
+"""Tasks, and datasets of Reasoning Gym, whose symbols could change places."""
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -95,7 +98,37 @@ class Config(Recipe):
 
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work: the flag, why, and what to use."""
-        return _problems(self)
+        task, arch, train = self.task, self.arch, self.train
+        box, size = (" ".join(map(str, sides)) for sides in (task.box, task.size))
+
+        if sentence := kinds.problem(task.kind):
+            yield sentence
+        if task.kind == "sudoku" and math.prod(task.box) > 16:
+            yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
+        if task.kind == "maze" and task.min_path >= math.prod(task.size):
+            yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
+        if task.kind == "arc":
+            yield from _arc_problems(self)
+        for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
+            if task.kind in kinds.KINDS and task.kind != "sudoku" and share > 0:
+                yield f"{flag} {share} fills in blanks of a Sudoku, and a {task.kind} has none: set it to 0"
+
+        yield from architecture.problems(arch, self.halting)
+        if arch.tokens == "candidates":
+            alike = task.kind not in kinds.KINDS or (task.gym if task.kind == "gym" else task.kind) in _INTERCHANGEABLE
+            if not alike:
+                yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
+            if self.loss.label_smoothing:
+                what = "tokens that --arch.tokens candidates rules out"
+                yield f"--loss.label-smoothing spreads over {what}: use 0 or cells"
+        yield from training.problems(self.optim, train)
+        if train.target_accuracy > 0 and train.eval_puzzles == 0:
+            yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
+        if train.patience > 0 and train.eval_puzzles == 0:
+            yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
+        for flag, path in (("--data", self.data), ("--validation", self.validation)):
+            if path is not None and not path.strip():
+                yield f"{flag} is empty: name a file of puzzles or a dataset folder, or leave the flag out"
 
 
 @dataclass(frozen=True)
@@ -129,44 +162,6 @@ class Strategy:
             if name not in known:
                 raise TypeError(f"there is no option '{name}'{nearest(name, known) or ': use ' + ', '.join(known)}")
         return cls(**named)
-
-
-_INTERCHANGEABLE = ("sudoku", "mini_sudoku")
-"""Tasks, and datasets of Reasoning Gym, whose symbols could change places."""
-
-
-def _problems(config: Config) -> Iterator[str]:
-    """One sentence per combination that cannot work: the flag, why, and what to use."""
-    task, arch, train = config.task, config.arch, config.train
-    box, size = (" ".join(map(str, sides)) for sides in (task.box, task.size))
-
-    if sentence := kinds.problem(task.kind):
-        yield sentence
-    if task.kind == "sudoku" and math.prod(task.box) > 16:
-        yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
-    if task.kind == "maze" and task.min_path >= math.prod(task.size):
-        yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
-    if task.kind == "arc":
-        yield from _arc_problems(config)
-    for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):
-        if task.kind in kinds.KINDS and task.kind != "sudoku" and share > 0:
-            yield f"{flag} {share} fills in blanks of a Sudoku, and a {task.kind} has none: set it to 0"
-
-    yield from architecture.problems(arch, config.halting)
-    if arch.tokens == "candidates":
-        alike = task.kind not in kinds.KINDS or (task.gym if task.kind == "gym" else task.kind) in _INTERCHANGEABLE
-        if not alike:
-            yield f"--arch.tokens candidates needs interchangeable symbols, and a {task.kind} has none: use cells"
-        if config.loss.label_smoothing:
-            yield "--loss.label-smoothing spreads over tokens that --arch.tokens candidates rules out: use 0 or cells"
-    yield from training.problems(config.optim, train)
-    if train.target_accuracy > 0 and train.eval_puzzles == 0:
-        yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
-    if train.patience > 0 and train.eval_puzzles == 0:
-        yield "--train.patience counts measurements of held-out puzzles: use --train.eval-puzzles 500, not 0"
-    for flag, path in (("--data", config.data), ("--validation", config.validation)):
-        if path is not None and not path.strip():
-            yield f"{flag} is empty: name a file of puzzles or a dataset folder, or leave the flag out"
 
 
 def _arc_problems(config: Config) -> Iterator[str]:

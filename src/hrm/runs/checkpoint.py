@@ -70,47 +70,36 @@ def writing(
 ) -> Iterator[Path]:
     """A folder into which a block may write more groups of tensors; it is the checkpoint when the block is done."""
     said = f"the checkpoint of step {step} could not be saved in {directory}"
-    with refused(said, lambda: intact(directory)), _writing(directory, step, tensors, state) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _writing(
-    directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
-) -> Iterator[Path]:
-    if not names.place_in(directory.parent, directory.name).is_dir():
-        directory.mkdir()  # parents are not created: a run deleted during training must not come back in part
-        durable.flush(directory.parent)
-    _sweep(directory)
-    final = directory / f"step_{step:08d}"
-    temporary = directory / f"{_TEMPORARY}{final.name}-{os.getpid()}"
-    temporary.mkdir()
-    try:
-        for group, named in tensors.items():
-            # Copies, because safetensors refuses views and tensors that share storage.
-            copies = {
-                name: torch.clone(t.detach().cpu(), memory_format=torch.contiguous_format) for name, t in named.items()
-            }
-            save_file(copies, temporary / (group + _SUFFIX))
-        yield temporary
-        (temporary / _STATE).write_text(to_json(state), encoding="utf-8")
-        files = {file.name: facts_of(file) for file in sorted(temporary.iterdir())}
-        for name in files:
-            durable.flush(temporary / name)
-        (temporary / _MANIFEST).write_bytes(_manifest(step, files))
-        durable.flush(temporary / _MANIFEST)
-        durable.flush(temporary)
-        old = final.with_name(final.name + _OLD)
-        if os.path.lexists(final):
-            os.rename(final, old)
-        os.rename(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with refused(said, lambda: intact(directory)):
+        if not names.place_in(directory.parent, directory.name).is_dir():
+            directory.mkdir()  # parents are not created: a run deleted during training must not come back in part
+            durable.flush(directory.parent)
         _sweep(directory)
-        raise
-    durable.flush(directory)
-    if os.path.lexists(old):
-        _remove(old)
+        final = directory / f"step_{step:08d}"
+        old, temporary = final.with_name(final.name + _OLD), directory / f"{_TEMPORARY}{final.name}-{os.getpid()}"
+        temporary.mkdir()
+        try:
+            for group, named in tensors.items():
+                # Copies, because safetensors refuses views and tensors that share storage.
+                whole = {name: tensor.detach().cpu() for name, tensor in named.items()}
+                copies = {name: t.clone(memory_format=torch.contiguous_format) for name, t in whole.items()}
+                save_file(copies, temporary / (group + _SUFFIX))
+            yield temporary
+            (temporary / _STATE).write_text(to_json(state), encoding="utf-8")
+            files = {file.name: facts_of(file) for file in sorted(temporary.iterdir())}
+            (temporary / _MANIFEST).write_bytes(_manifest(step, files))
+            for path in (*(temporary / name for name in files), temporary / _MANIFEST, temporary):
+                durable.flush(path)
+            if os.path.lexists(final):
+                os.rename(final, old)
+            os.rename(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            _sweep(directory)
+            raise
+        durable.flush(directory)
+        if os.path.lexists(old):
+            _remove(old)
 
 
 def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], Json]:
@@ -237,22 +226,14 @@ def _remove(path: Path) -> None:
     # Renamed first, so that a kill halfway leaves a temporary folder for `_sweep`, not a checkpoint with missing files.
     rubbish = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
     os.rename(path, rubbish)
-    discard(rubbish)
-
-
-def discard(path: Path) -> None:
-    """Delete a file or folder; of a link, only the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    durable.discard(rubbish)
 
 
 def _sweep(directory: Path) -> None:
     """Complete or remove what killed processes left behind."""
     for path in list(directory.iterdir()):
         if path.name.startswith(_TEMPORARY + "step_"):
-            discard(path)
+            durable.discard(path)
         elif path.name.endswith(_OLD) and _NAME.fullmatch(path.name.removesuffix(_OLD)):
             final = path.with_name(path.name.removesuffix(_OLD))
             if os.path.lexists(final):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from hrm.files.output import flush as flush
@@ -17,3 +18,11 @@ def write(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """`write` a value as indented JSON."""
     write(path, to_json(value, indent=2) + "\n")
+
+
+def discard(path: Path) -> None:
+    """Delete a file or folder; of a link, only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

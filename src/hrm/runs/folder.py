@@ -59,22 +59,17 @@ class Run(Generic[C]):
         path = Path(path)
         refuse_in_use(path, overwrite)
         path.mkdir(parents=True, exist_ok=True)
-        checkpoint.discard(path / _NEW)
         # Created under a temporary name, so that an old run stays until the new one is complete.
-        new = path / _NEW
+        durable.discard(new := path / _NEW)
         (new / "checkpoints").mkdir(parents=True)
         durable.write(new / "config.yaml", to_yaml(config))
         durable.write(new / "metrics.jsonl", "")
         if fill is not None:
             fill(new)
         facts: Json = {
-            "format": FORMAT,
-            "kind": config.family,
-            "board": dict(board),
-            "version": _version(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "data": manifest.of(new / "data"),
-        }
+            "format": FORMAT, "kind": config.family, "board": dict(board), "version": _version(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"), "data": manifest.of(new / "data"),
+        }  # fmt: skip
         durable.write_json(new / "run.json", facts)
         _take_place(path)
         durable.flush(path.parent)
@@ -98,7 +93,8 @@ class Run(Generic[C]):
             if other is None:
                 raise UserError(f"{path} is a run of the unknown kind {quoted(found)}: use another version of hrm")
             raise UserError(f"{path} is a run {other.told}, not {kind.told}: {other.use}")
-        if not _has_sizes(facts):
+        sizes = [facts["board"].get(name) for name in ("cells", "vocabulary", "task_ids")]
+        if found == "puzzle" and not all(type(size) is int and 0 <= size < 2**31 for size in sizes):
             raise UserError(f"{path / 'run.json'} does not say how large its board is: {_RESTORE}")
         where = path / "config.yaml"
         with reading(where, _RESTORE):
@@ -113,7 +109,7 @@ class Run(Generic[C]):
     def remove(self) -> None:
         """Delete a run that came to nothing in the process that made it; other files in the folder stay."""
         for name in names.RUN_CONTENTS:  # run.json is the first, without which the folder is no run
-            checkpoint.discard(self.path / name)
+            durable.discard(self.path / name)
 
     def data_problems(self) -> Iterator[str]:
         """A sentence for each file of the run's data that has changed since it was written."""
@@ -173,7 +169,8 @@ class Run(Generic[C]):
             return None
         best = _read_json(path)
         curve = best.get("calibration", [1.0, 0.0]) if isinstance(best, dict) else None
-        if not isinstance(best, dict) or type(best.get("step")) is not int or not _are_numbers(curve, 2):
+        fine = isinstance(curve, list) and [type(n) in (int, float) and math.isfinite(n) for n in curve] == [True, True]
+        if not isinstance(best, dict) or type(best.get("step")) is not int or not fine:
             raise UserError(f"{path} does not say which checkpoint is the best: restore it, or remove it")
         return best
 
@@ -227,10 +224,8 @@ def refuse_in_use(path: Path, overwrite: bool = False) -> None:
         if not _are_facts(_read_json(path / "run.json")):
             raise UserError(f"{path} has a run.json that is none of hrm's: choose another folder")
         if not overwrite:
-            raise UserError(
-                f"{path} already holds a run: resume it (--resume), replace it (--overwrite), or choose another "
-                "folder (--out)"
-            )
+            ways = "resume it (--resume), replace it (--overwrite), or choose another folder (--out)"
+            raise UserError(f"{path} already holds a run: {ways}")
         return
     if (path / _OLD).is_dir():
         return  # a kill came while one run replaced another, so the files belong to either of the two
@@ -242,7 +237,7 @@ def refuse_in_use(path: Path, overwrite: bool = False) -> None:
 def _take_place(path: Path) -> None:
     """Replace the folder's run by the one created inside it; links are moved and deleted as links."""
     new, old = path / _NEW, path / _OLD
-    checkpoint.discard(old)
+    durable.discard(old)
     old.mkdir()
     # run.json is removed first and written last: without it the folder is no run if this is interrupted.
     for name in names.RUN_CONTENTS:
@@ -252,15 +247,8 @@ def _take_place(path: Path) -> None:
         if os.path.lexists(new / name):
             os.rename(new / name, path / name)
     durable.flush(path)
-    checkpoint.discard(new)
-    checkpoint.discard(old)
-
-
-def _are_numbers(value: object, count: int) -> bool:
-    """Whether a value from a file is a list of this many finite numbers."""
-    if not isinstance(value, list) or len(value) != count:
-        return False
-    return all(type(number) in (int, float) and math.isfinite(number) for number in value)
+    durable.discard(new)
+    durable.discard(old)
 
 
 def _are_facts(facts: object) -> bool:
@@ -268,13 +256,6 @@ def _are_facts(facts: object) -> bool:
     if not isinstance(facts, dict) or "format" not in facts or not isinstance(facts.get("board"), dict):
         return False
     return all(isinstance(facts.get(name), str) for name in ("version", "created"))
-
-
-def _has_sizes(facts: Json) -> bool:
-    """Whether the run.json of a puzzle run has the size of its board."""
-    sizes = [facts["board"].get(name) for name in ("cells", "vocabulary", "task_ids")]
-    right = all(type(size) is int and 0 <= size < 2**31 for size in sizes)
-    return right or facts.get("kind", "puzzle") != "puzzle"
 
 
 def _read_json(path: Path) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import stat
 import time
 import warnings
@@ -106,7 +105,9 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
     made: list[Path] = []
     for _ in range(_TRIES):
         try:
-            made += _make(folder) if new else []
+            if new:
+                made += [path for path in (folder, *folder.parents) if not path.exists()][::-1]  # the outermost first
+                folder.mkdir(parents=True, exist_ok=True)
             key = _identity(folder / _LOCK, make=True)
             lock = _held.get(key)
             if lock is None or lock.process != os.getpid():
@@ -148,13 +149,6 @@ def place(out: Path, verb: str) -> Iterator[Path]:
             temporary.rmdir()
 
 
-def _make(folder: Path) -> list[Path]:
-    """Create a folder and its parents; returns the ones that were missing, outermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()][::-1]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def _identity(file: Path, make: bool = False) -> tuple[int, int]:
     """Identifies a file independent of its name: device and inode."""
     if make:
@@ -177,10 +171,8 @@ def _locked(folder: Path, named: Path) -> BaseFileLock:
         lock.release()
         with suppress(OSError):
             (folder / _LOCK).unlink()
-        raise UserError(
-            f"{named} lies on a file system without locks, so that two processes could spoil each other's work there: "
-            "use a folder on another one"
-        )
+        spoil = "so that two processes could spoil each other's work there"
+        raise UserError(f"{named} lies on a file system without locks, {spoil}: use a folder on another one")
     if not free:
         raise InUse(f"{named} is in use: {_who(folder)}; wait until it has ended, or stop it")
     return lock
@@ -227,9 +219,5 @@ def _plain(word: object) -> str:
 def _sweep(folder: Path) -> None:
     """Delete everything in a folder but its lock."""
     for path in list(folder.iterdir()):
-        if path.name in FILES:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if path.name not in FILES:
+            durable.discard(path)

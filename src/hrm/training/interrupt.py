@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
 """A request to end, a closed terminal, and Ctrl-Break or a closed window of Windows: no system has all of them."""
@@ -40,7 +40,8 @@ def ending() -> Iterator[None]:
 
     global _came
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, *_asking())} if _in_main_thread() else {}
-    taken = {number: handler for number, handler in before.items() if handler == _usual(number)}
+    usual: dict[int, object] = {signal.SIGINT: signal.default_int_handler}
+    taken = {number: handler for number, handler in before.items() if handler == usual.get(number, signal.SIG_DFL)}
     _came = 0
     for number in taken:
         signal.signal(number, end)
@@ -84,9 +85,7 @@ class Interrupt:
                 self._handle(_came, None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous if previous is not None else signal.SIG_DFL)  # type: ignore[arg-type]
 
@@ -118,11 +117,6 @@ class Interrupt:
 def _asking() -> list[int]:
     """The signals with which this system asks a program to end."""
     return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-
-
-def _usual(number: int) -> object:
-    """Python's default handler of a signal."""
-    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
 def _in_main_thread() -> bool:

@@ -27,7 +27,7 @@ class Board(Task):
         super().__init__(rows, cols, ["?", *names])
         self.token = {name: token for token, name in enumerate(self.names)}
         self.outside, self.blank = self.token[OUTSIDE], self.token[BLANK]
-        self.list_symmetries([np.arange(self.cells)], [np.arange(len(self.names))])
+        self.list_symmetries([np.arange(self.cells)])
 
     def check(self, question: np.ndarray) -> None:
         """PuzzleError where a cell holds what cannot stand there, or no answer exists as far as the rules tell."""
@@ -47,10 +47,15 @@ class Board(Task):
         images = np.take_along_axis(self._renamings, puzzle.question[self._sources].astype(np.int64), axis=1)
         return min(image.tobytes() for image in images.astype(np.uint16))
 
-    def list_symmetries(self, sources: Sequence[np.ndarray], renamings: Sequence[np.ndarray]) -> None:
-        """Make these all its symmetries: where each cell comes from, and the new name of each token."""
-        self._sources, self._renamings = np.stack(sources), np.stack(renamings)
+    def list_symmetries(self, sources: Sequence[np.ndarray], renamings: Sequence[np.ndarray] = ()) -> None:
+        """Make these all its symmetries: where each cell comes from, and the new name of each token if any changes."""
+        same = [np.arange(len(self.names))] * len(sources)
+        self._sources, self._renamings = np.stack(sources), np.stack(renamings or same)
         self.uniforms = int(len(sources) > 1)
+
+    def turn(self) -> None:
+        """Make all turns and reflections of the board its symmetries."""
+        self.list_symmetries([source for source, *_ in turned(np.arange(self.cells).reshape(self.shape))])
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One of those that are listed for each row."""

@@ -72,10 +72,6 @@ class Maze(Task):
             raise PuzzleError(f"'{characters[at]}' at row {at // cols + 1}, column {at % cols + 1} is none of '# SGo'")
         return tokens.astype(np.uint8)
 
-    def format(self, tokens: np.ndarray) -> str:
-        """One character per cell, row after row, without line breaks."""
-        return "".join(self.vocabulary[token] for token in tokens.tolist())
-
     @cached_property
     def form(self) -> written.Form:
         """Rows of signs, in which spaces are cells."""

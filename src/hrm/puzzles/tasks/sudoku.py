@@ -104,10 +104,6 @@ class Sudoku(Task):
         """Lines, rows with rules and borders between them, candidates in the cells."""
         return written.SudokuForm(self)
 
-    def format(self, tokens: np.ndarray) -> str:
-        """One character per cell, row after row; '.' is blank."""
-        return "".join(self.vocabulary[token] for token in tokens.tolist())
-
     def check(self, question: np.ndarray) -> None:
         """PuzzleError for contradicting clues, no solution or several; uses the search solver."""
         self.solution(question)

@@ -11,7 +11,7 @@ import numpy as np
 
 from hrm.puzzles.data import PuzzleSet
 from hrm.puzzles.tasks import Task
-from hrm.training.randomness import uniforms
+from hrm.training.randomness import generator, uniforms
 
 _SAMPLING, _EXPLORATION, _ORDER = 1, 2, 3
 
@@ -36,7 +36,7 @@ class Sampler:
         order = np.argsort(puzzles.groups, kind="stable")
         _, starts, counts = np.unique(puzzles.groups[order], return_index=True, return_counts=True)
         self._rows, self._starts, self._counts = order, starts, counts
-        self._order = lru_cache(maxsize=4)(self._epoch_order)
+        self._order = lru_cache(maxsize=4)(lambda epoch: generator(seed, _ORDER, epoch).permutation(len(starts)))
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The rows of global batch `step`, counted from 0."""
@@ -68,9 +68,3 @@ class Sampler:
                 step += 1
                 current, coming = coming.result(), pool.submit(self.batch, step, rows)
                 yield current
-
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        bits = np.random.Philox(
-            key=np.array([self.seed, _ORDER], np.uint64), counter=np.array([0, 0, epoch, 0], np.uint64)
-        )
-        return np.random.Generator(bits).permutation(len(self._starts))

@@ -27,8 +27,7 @@ class NQueens(Dataset):
     def __init__(self, options: Mapping[str, Number]):
         super().__init__(options, options["n"], options["n"], [OUTSIDE, BLANK, "Q"])
         self.n, self.queen = self.shape[0], self.token["Q"]
-        sources = [source for source, *_ in turned(np.arange(self.n**2).reshape(self.shape))]
-        self.list_symmetries(sources, [np.arange(len(self.names))] * len(sources))
+        self.turn()
         row, column = np.divmod(np.arange(self.n**2), self.n)
         self._lines = np.stack([row, column, row + column, row - column + self.n - 1])
 
@@ -97,7 +96,7 @@ class Kakurasu(Dataset):
         self.zero, self.one = self.numbers([0, 1]).tolist()
         if rows == cols and options["min_rows"] == options["min_cols"]:
             cells = np.arange((rows + 1) ** 2).reshape(self.shape)
-            self.list_symmetries([cells.ravel(), cells.T.ravel()], [np.arange(len(self.names))] * 2)
+            self.list_symmetries([cells.ravel(), cells.T.ravel()])
 
     def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         facts = entry["metadata"]

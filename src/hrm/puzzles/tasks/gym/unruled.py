@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hrm.puzzles.tasks.board import BLANK, OUTSIDE, turned
+from hrm.puzzles.tasks.board import BLANK, OUTSIDE
 from hrm.puzzles.tasks.gym.dataset import Dataset
 from hrm.puzzles.tasks.gym.source import Entry, Number
 
@@ -66,12 +66,6 @@ class ComputedAnswer(Dataset):
     def allowed(self) -> np.ndarray:
         return super().allowed() & (np.arange(len(self.names)) != self.blank)
 
-    def _turns(self, fixed: bool) -> None:
-        """All turns and reflections, where every puzzle fills the whole board."""
-        if fixed:
-            sources = [source for source, *_ in turned(np.arange(self.groups.shape[1]).reshape(self.shape))]
-            self.list_symmetries(sources, [np.arange(len(self.names))] * len(sources))
-
     def corner(self, values: ArrayLike) -> np.ndarray:
         """A board with these numbers in the top left corner."""
         board, grid = self.empty(), self.numbers(values)
@@ -89,7 +83,7 @@ class GameOfLife(ComputedAnswer):
 
     def __init__(self, options: Mapping[str, Number]):
         super().__init__(options, options["grid_size_x"], options["grid_size_y"], [OUTSIDE, BLANK, "0", "1"])
-        self._turns(True)
+        self.turn()
 
     def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         board = entry["question"].rsplit("\n\n", 1)[1].rstrip(".")
@@ -105,7 +99,8 @@ class BinaryMatrix(ComputedAnswer):
     def __init__(self, options: Mapping[str, Number]):
         n = int(options["max_n"])
         super().__init__(options, n, n, [OUTSIDE, BLANK, *map(str, range(max(2, 2 * n - 1)))])
-        self._turns(options["min_n"] == n)
+        if options["min_n"] == n:  # every puzzle fills the board
+            self.turn()
 
     def lay(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         return self.corner(entry["metadata"]["matrix"]), self.corner(entry["metadata"]["solution"])
