@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -18,14 +21,17 @@ from hrm.text.config import TextConfig
 from tests.training import small
 from tests.training.small import config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="the trainings are forked")]
 TWO = ("--standalone", "--nproc-per-node", "2")
 
 
-def torchrun(*args: str) -> str:
-    """Run `hrm` in two processes on the CPU; returns what they wrote on stderr."""
-    process = small.start(*TWO, "-m", "hrm", *args, module="torch.distributed.run")
-    _, shown = process.communicate(timeout=240)
+def torchrun(*commands: list[str]) -> str:
+    """Run `hrm` with these arguments, one command after the other, in two processes; what they wrote on stderr."""
+    with ExitStack() as kept:
+        ports = [kept.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in commands]
+    several = "tests.training.several", json.dumps(list(zip(ports, commands, strict=True)))
+    process = small.start(*TWO, "-m", *several, module="torch.distributed.run")
+    _, shown = process.communicate(timeout=500)
     assert process.returncode == 0, shown
     return shown
 
@@ -47,46 +53,98 @@ def assert_close(left: Run[Any], right: Run[Any]) -> None:
         assert two[step] == pytest.approx(values, abs=1e-6, rel=0), step
 
 
-@pytest.mark.parametrize("tasks", [False, True], ids=["one task", "task embeddings"])
-def test_two_processes_give_the_losses_of_one_and_their_checkpoints_are_exchangeable(
-    tmp_path: Path, tasks: bool
-) -> None:
-    # Without an accelerator auto is the CPU, for processes that belong together as well.
-    device = "cpu" if tasks else "auto"
+ENDLESS = {"steps": 10**6, "eval_every": 5, "checkpoint_every": 5, "log_every": 1}
+
+
+class Trained(NamedTuple):
+    """What was trained in one process, what in two, and what the two wrote on stderr."""
+
+    folder: Path
+    shown: str
+
+    def puzzles(self, name: str) -> Run[Config]:
+        return Run.open(self.folder / name, Config)
+
+    def text(self, name: str) -> Run[TextConfig]:
+        return Run.open(self.folder / name, TextConfig)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """All trainings of two processes in one start, which takes longer than any of them."""
+    folder = tmp_path_factory.mktemp("processes")
+    data.write_folder(folder / "puzzles", small.SUDOKU, small.puzzles(task_ids=4))
     changes: dict[str, Any] = {
         "optim": {"name": "adamw", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3},
-        "train": {"steps": 12, "log_every": 1, "checkpoint_every": 6, "device": device},
+        # Without an accelerator auto is the CPU, for processes that belong together as well.
+        "train": {"steps": 12, "log_every": 1, "checkpoint_every": 6, "device": "auto"},
         "task": {"holdout": 10},
     }
-    if tasks:
-        data.write_folder(tmp_path / "puzzles", small.SUDOKU, small.puzzles(task_ids=4))
-        changes |= {"data": str(tmp_path / "puzzles")}
-    settings = config(**changes)
-    one = small.train(tmp_path / "one", settings)
-    shown = torchrun(*small.command(tmp_path / "two", settings))
-    two = Run.open(tmp_path / "two", Config)
+    tasks = {**changes, "train": changes["train"] | {"device": "cpu"}, "data": str(folder / "puzzles")}
+    settings = {"puzzles": config(**changes), "tasks": config(**tasks)}
+    commands = []
+    for name, its in settings.items():
+        one = small.train(folder / f"{name}-one", its)
+        commands.append(small.command(folder / f"{name}-two", its))
+        half = small.cut(one, folder / f"{name}-one-two", 6)
+        commands.append(["train", "--resume", str(half), "--optim.ema", "0.8"])
+    (folder / "poem.txt").write_text("the fox sees the hen\nthe hen sees the fox\n" * 40)
+    text = ["train", *small.TEXT, "--data", str(folder / "poem.txt"), "--train.batch-size", "4"]
+    assert hrm([*text, "--out", str(folder / "text-one")]) == 0
+    commands.append([*text, "--out", str(folder / "text-two")])
+    half = small.cut(Run.open(folder / "text-one", TextConfig), folder / "text-one-two", 2)
+    commands.append(["train", "--resume", str(half), "--train.device", "cpu"])
+    timed = config(train=ENDLESS | {"minutes": 0.02}, optim={"schedule": "cosine"})
+    commands.append(small.command(folder / "timed", timed))
+    # The measurements are 0 until something is learned; the other process must not go on when the main one stops.
+    learning = config(**small.LEARNS, train=ENDLESS | {"batch_size": 32, "target_accuracy": 0.3})
+    commands.append(small.command(folder / "learning", learning))
+    return Trained(folder, torchrun(*commands))
+
+
+@pytest.mark.parametrize("name", ["puzzles", "tasks"])
+def test_two_processes_give_the_losses_of_one_and_their_checkpoints_are_exchangeable(
+    trained: Trained, tmp_path: Path, name: str
+) -> None:
+    one, two = trained.puzzles(f"{name}-one"), trained.puzzles(f"{name}-two")
     assert_close(one, two)
-    assert shown.count("training puzzles,") == 1, "only the main process speaks"
     # Half by one, half by two, whichever comes first.
-    torchrun("train", "--resume", str(small.cut(one, tmp_path / "one-two", 6)), "--optim.ema", "0.8")
-    mixed = Run.open(tmp_path / "one-two", Config)
+    mixed = trained.puzzles(f"{name}-one-two")
     assert_close(one, mixed)
     assert [record["event"] for record in mixed.records() if record.get("event") == "resumed"] == ["resumed"]
     assert_close(one, small.resume(small.cut(two, tmp_path / "two-one", 6)))
 
 
-def test_two_processes_train_text_as_one_does_and_go_on_with_what_one_began(tmp_path: Path) -> None:
-    (tmp_path / "poem.txt").write_text("the fox sees the hen\nthe hen sees the fox\n" * 40)
-    text = ["train", *small.TEXT, "--data", str(tmp_path / "poem.txt"), "--train.batch-size", "4"]
-    assert hrm([*text, "--out", str(tmp_path / "one")]) == 0
-    shown = torchrun(*text, "--out", str(tmp_path / "two"))
-    assert shown.count("held out; step 0 of 4") == 1, "only the main process speaks"
-    one, two = (Run.open(tmp_path / name, TextConfig) for name in ("one", "two"))
+def test_two_processes_train_text_as_one_does_and_go_on_with_what_one_began(trained: Trained, tmp_path: Path) -> None:
+    one, two = trained.text("text-one"), trained.text("text-two")
     assert_close(one, two)
-    torchrun("train", "--resume", str(small.cut(one, tmp_path / "one-two", 2)), "--train.device", "cpu")
-    assert_close(one, Run.open(tmp_path / "one-two", TextConfig))
+    assert_close(one, trained.text("text-one-two"))
     assert hrm(["train", "--resume", str(small.cut(two, tmp_path / "two-one", 2))]) == 0
     assert_close(one, Run.open(tmp_path / "two-one", TextConfig))
+
+
+def test_only_the_main_process_speaks(trained: Trained) -> None:
+    assert trained.shown.count("held out; step 0 of ") == 5
+
+
+def test_two_processes_stop_together_at_a_time_limit_and_a_target(trained: Trained) -> None:
+    """Each process has its own clock, and only the main one measures."""
+    assert json.loads((trained.folder / "timed" / "result.json").read_text())["state"] == "finished"
+    assert "reached 30.0%" in trained.shown
+
+
+def test_two_processes_stop_together_at_a_signal_that_reaches_one_of_them(tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", config(task={"holdout": 10}, train=ENDLESS)
+    process = small.start(*TWO, "-m", "hrm", *small.command(run, settings), "--json", module="torch.distributed.run")
+    while process.poll() is None and not list((run / "checkpoints").glob("step_*")):
+        time.sleep(0.05)
+    [second] = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
+    second.terminate()
+    output, shown = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
+    assert {json.loads(line)["state"] for line in output.splitlines()} == {"paused"}
+    last = checkpoint.complete(run / "checkpoints")[-1]
+    assert checkpoint.step_of(last) == json.loads(output.splitlines()[0])["step"]
 
 
 FAILS = """
@@ -111,27 +169,3 @@ def test_an_error_in_one_process_ends_the_other(tmp_path: Path) -> None:
     _, shown = process.communicate(timeout=120)
     assert process.returncode and "hrm train: the second process fails" in shown
     assert [checkpoint.step_of(path) for path in checkpoint.complete(tmp_path / "run" / "checkpoints")] == [2]
-
-
-def test_two_processes_stop_together_at_a_target_a_signal_and_a_time_limit(tmp_path: Path) -> None:
-    """Each process has its own clock, only the main one measures, and a signal may reach only one of them."""
-    endless = {"steps": 10**6, "eval_every": 5, "checkpoint_every": 5, "log_every": 1}
-    timed = config(train=endless | {"minutes": 0.02}, optim={"schedule": "cosine"})
-    torchrun(*small.command(tmp_path / "timed", timed))
-    assert json.loads((tmp_path / "timed" / "result.json").read_text())["state"] == "finished"
-
-    run, settings = tmp_path / "signalled", config(task={"holdout": 10}, train=endless)
-    process = small.start(*TWO, "-m", "hrm", *small.command(run, settings), "--json", module="torch.distributed.run")
-    while process.poll() is None and not list((run / "checkpoints").glob("step_*")):
-        time.sleep(0.05)
-    [second] = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
-    second.terminate()
-    output, shown = process.communicate(timeout=120)
-    assert process.returncode == 0, shown
-    assert {json.loads(line)["state"] for line in output.splitlines()} == {"paused"}
-    last = checkpoint.complete(run / "checkpoints")[-1]
-    assert checkpoint.step_of(last) == json.loads(output.splitlines()[0])["step"]
-
-    # The measurements are 0 until something is learned; the other process must not go on when the main one stops.
-    learning = config(**small.LEARNS, train=endless | {"batch_size": 32, "target_accuracy": 0.3})
-    assert "reached 30.0%" in torchrun(*small.command(tmp_path / "learning", learning))
