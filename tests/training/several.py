@@ -9,7 +9,7 @@ import sys
 
 # An import takes longer than any of the trainings; these bring the others along.
 import torch._dynamo
-import torch.distributed.fsdp
+import torch.distributed.fsdp  # noqa: F401
 
 import hrm.puzzles.training.session
 import hrm.text.training.session  # noqa: F401
