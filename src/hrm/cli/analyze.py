@@ -113,7 +113,10 @@ def text(args: list[str]) -> int:
     """Judge texts, or what text models write, against a reference."""
     example = "hrm analyze text runs/alice sample.txt --reference alice.txt --max-segments 1 2 4 --plot quality.png"
     options = parse("analyze text", TextOptions, args, example=example, main=DEVICE)
-    _check(options)
+    if not options.sources:
+        raise UserError("nothing to judge: name text files or text runs")
+    output.check("--json-file", options.json_file, _sources(options))
+    output.check_picture("--plot", options.plot, _sources(options))
 
     from hrm.text.data import ReadOptions
     from hrm.text.quality.copying import TrainingText
@@ -144,13 +147,6 @@ def text(args: list[str]) -> int:
     for warning in (sentence for one in judged for sentence in warnings_of(one)):
         console.print(f"\n{warning}", style="red", markup=False)
     return 0
-
-
-def _check(options: TextOptions) -> None:
-    if not options.sources:
-        raise UserError("nothing to judge: name text files or text runs")
-    output.check("--json-file", options.json_file, _sources(options))
-    output.check_picture("--plot", options.plot, _sources(options))
 
 
 def _sources(options: TextOptions) -> tuple[output.Source, ...]:

@@ -8,11 +8,11 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -24,7 +24,6 @@ from hrm.files.reading import UserError, opened
 from hrm.puzzles.config import Strategy
 
 if TYPE_CHECKING:
-    from hrm.puzzles.data.puzzle_file import Row
     from hrm.puzzles.solving import Answer, Solver
     from hrm.puzzles.solving.engine import Segment
 
@@ -82,23 +81,30 @@ def main(args: list[str]) -> int:
         threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
         bar.update(shown, description="solving")
         advance = partial(bar.update, shown)
-        if options.puzzle == "-":
-            stream = getattr(sys.stdin, "buffer", None)
-            lines = (sys.stdin or ()) if stream is None else puzzle_file.decoded(stream, "standard input")
-            questions = _questions(puzzle_file.rows(lines, "standard input", solver.task))
-            return _solve_lines(solver, options, questions, bar.stop, advance)
         if several:
-            path = Path(options.puzzle)
-            with opened(path) as stream:
-                lines = puzzle_file.decoded(stream, path)
-                questions = _questions(puzzle_file.rows(lines, path, solver.task))
-                return _solve_lines(solver, options, questions, bar.stop, advance, _share_read(path, stream))
+            with _opened(options.puzzle) as (name, lines, read):
+                rows = puzzle_file.rows(lines, name, solver.task)
+                questions = ((row.line, row.question) for row in rows)
+                return _solve_lines(solver, options, questions, bar.stop, advance, read)
     return _solve_one(solver, options, options.puzzle)
 
 
-def _questions(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
-    """Line and question of each puzzle."""
-    return ((row.line, row.question) for row in rows)
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[object, Iterable[str], Callable[[], float] | None]]:
+    """What to call a file, or standard input, in messages; its lines; and what tells how much has been read, in [0, 1],
+    where that can be known."""
+    from hrm.puzzles.data import puzzle_file
+
+    if name == "-":
+        stream, name = getattr(sys.stdin, "buffer", None), "standard input"
+        yield name, (sys.stdin or ()) if stream is None else puzzle_file.decoded(stream, name), None
+        return
+    path = Path(name)
+    with opened(path) as stream:
+        packed = getattr(stream, "fileobj", None)  # what gzip reads from
+        known = path.is_file() and (packed is not None or path.suffix.lower() != ".xz")
+        size, inner = max(1, path.stat().st_size), packed or stream
+        yield path, puzzle_file.decoded(stream, path), (lambda: inner.tell() / size) if known else None
 
 
 def _check_pictures(options: Options) -> Options:
@@ -141,15 +147,6 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     else:
         print(answer.answer or answer.status)
     return 2 if last is None else 0
-
-
-def _share_read(path: Path, stream: IO[bytes]) -> Callable[[], float] | None:
-    """How much of a file has been read, in [0, 1]; None where that cannot be known."""
-    packed = getattr(stream, "fileobj", None)  # what gzip reads from
-    if not path.is_file() or (packed is None and path.suffix.lower() == ".xz"):
-        return None
-    size, inner = max(1, path.stat().st_size), packed or stream
-    return lambda: inner.tell() / size
 
 
 def _solve_lines(
@@ -208,10 +205,8 @@ def _solve_lines(
     found = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
     if counts.total() == counts["invalid"]:
-        raise UserError(
-            f"nothing in {name} was a valid puzzle"
-            + (f"; the first, {wrong}" if wrong else ": it has no line that could be one")
-        )
+        why = f"; the first, {wrong}" if wrong else ": it has no line that could be one"
+        raise UserError(f"nothing in {name} was a valid puzzle{why}")
     return 0
 
 

@@ -133,7 +133,7 @@ def _repair(path: Path, state: State) -> None:
 
 def _list(options: Options) -> int:
     names = sorted(p.parent for p in options.folder.glob("*/run.json"))
-    rows = [{"run": str(path), "kind": _KINDS[kind_of(path).family]} for path in names]
+    rows = [{"run": str(path), "kind": kind_of(path).family.replace("puzzle", "puzzles")} for path in names]
     if options.json:
         print(to_json(rows))
         return 0
@@ -142,6 +142,3 @@ def _list(options: Options) -> int:
     if not rows:
         print(f"no runs in {options.folder}", file=sys.stderr)
     return 0
-
-
-_KINDS = {"puzzle": "puzzles", "text": "text", "learner": "learner"}

@@ -17,15 +17,9 @@ from hrm.training.config import TrainConfig
 
 _BAR = 8
 CLOCKED = (
-    "seconds",
-    "training_seconds",
-    "measuring_seconds",
-    "measuring_share",
-    "steps_per_second",
-    "puzzles_per_second",
-    "tokens_per_second",
-    "memory_gib",
-)
+    "seconds", "training_seconds", "measuring_seconds", "measuring_share", "steps_per_second", "puzzles_per_second",
+    "tokens_per_second", "memory_gib",
+)  # fmt: skip
 """Metrics that depend on clock and machine; a resumed run repeats all others exactly."""
 
 

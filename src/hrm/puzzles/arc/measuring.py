@@ -155,12 +155,11 @@ def read_submission(path: Path, tasks: Sequence[ArcTask], missing: Callable[[str
     is missing or wrong, or `missing` does, and the task counts as not answered."""
     tree = _submitted(path)
     known = {task.id: len(task.test) for task in tasks}
-    if unknown := tree.keys() - known.keys():
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise UserError(f"{path} has an unknown task {min(unknown)}{more}")
-    if (lacking := known.keys() - tree.keys()) and missing is None:
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise UserError(f"{path} lacks task {min(lacking)}{more}")
+    lacking = known.keys() - tree.keys() if missing is None else ()
+    for what, ids in (("has an unknown", tree.keys() - known.keys()), ("lacks", lacking)):
+        if ids:
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            raise UserError(f"{path} {what} task {min(ids)}{more}")
     submission: Submission = {}
     for task_id, count in known.items():
         try:
@@ -224,23 +223,22 @@ def _readouts(
     most = solver.max_segments if max_segments is None else max_segments
     if most < 1 or batch_size < 1:
         raise UserError("--max-segments and --batch-size must be at least 1")
-    stop = partial(wants_to_halt, q_continue=solver.q_continue) if halt else _never
+    stop = (
+        partial(wants_to_halt, q_continue=solver.q_continue)
+        if halt
+        else lambda q: torch.zeros(len(q), dtype=torch.bool)
+    )
     for _, outcome in engine.solve(solver.model, jobs, Rules(most, halt=stop), batch_size):
         assert outcome is not None
         yield outcome.readout, float(1 / (1 + np.exp(-np.clip(outcome.q[0], -50, 50)))), outcome.segments
-
-
-def _never(q: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(q), dtype=torch.bool)
 
 
 def _question(board: Arc, task: ArcTask, which: int, task_id: int) -> np.ndarray:
     try:
         return board.encode(board.seen(task.test[which].input, task_id))
     except UserError as error:
-        raise UserError(
-            f"task {task.id}, test input {which + 1}: {error}: only a model with a larger one can"
-        ) from None
+        where = f"task {task.id}, test input {which + 1}"
+        raise UserError(f"{where}: {error}: only a model with a larger one can") from None
 
 
 def _attempts(guesses: Sequence[Guess]) -> list[np.ndarray]:

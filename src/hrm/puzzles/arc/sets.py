@@ -46,10 +46,8 @@ class TaskRecord(NamedTuple):
         known = {name: number for number, name in enumerate(self.names)}
         unknown = [task.id for task in tasks if task.id not in known]
         if unknown:
-            raise UserError(
-                f"{len(unknown)} of {len(tasks)} tasks have no embedding in this run, the first is {unknown[0]}: learn "
-                "them with `hrm train --init RUN --new-tasks FILE`"
-            )
+            found = f"{len(unknown)} of {len(tasks)} tasks have no embedding in this run, the first is {unknown[0]}"
+            raise UserError(f"{found}: learn them with `hrm train --init RUN --new-tasks FILE`")
         return [known[task.id] for task in tasks]
 
     def check_unseen(self, tasks: Sequence[ArcTask], flag: str) -> None:

@@ -21,6 +21,7 @@ ANSWERS = ("answer", "answers", "solution", "solutions", "solved", "label", "out
 RATINGS = ("rating", "difficulty", "level")
 """Names of the columns of a CSV file."""
 _SEPARATORS = ",;\t|"
+_TABLES = (".csv", ".csv.gz", ".csv.xz", ".tsv", ".tsv.gz")
 
 
 class Row(NamedTuple):
@@ -64,9 +65,8 @@ def decoded(stream: IO[bytes], where: object) -> Iterator[str]:
         while line := text.readline(LINE + 1):
             number += 1
             if len(line) > LINE:
-                raise TooLarge(
-                    f"{where}, line {number:,} is longer than {LINE >> 20} MB, the most that is read: cut it"
-                )
+                most = f"{LINE >> 20} MB, the most that is read"
+                raise TooLarge(f"{where}, line {number:,} is longer than {most}: cut it")
             yield line
     except UserError:
         raise
@@ -93,12 +93,10 @@ def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
     elif columns := header(first):
         check_columns(columns, where)
         yield from csv_rows(source, where, columns, skipped + 1)
-    elif _separated(where) and not (first and _puzzle_like(first, task)):
+    elif str(where).lower().endswith(_TABLES) and not _is_puzzle(first.rstrip("\r\n"), task):
         named = shown(f"'{name.strip()}'" for name in re.split(r"[,;\t]", first.strip("\r\n"))) if first else "none"
-        raise UserError(
-            f"{where} line {skipped + 1}: there is no column 'question' (nor {', '.join(QUESTIONS[1:5])}) among its "
-            f"columns, {named}: name it so"
-        )
+        lacks = f"there is no column 'question' (nor {', '.join(QUESTIONS[1:5])}) among its columns"
+        raise UserError(f"{where} line {skipped + 1}: {lacks}, {named}: name it so")
     else:
         for found in written.puzzles(chain([first], source), task):
             yield Row(found.line + skipped, found.question, found.answer or None)
@@ -112,11 +110,10 @@ def header(line: str) -> Columns | None:
         except csv.Error:
             return None
         known = [_column(name) for name in names]
-        first = [
-            next((known.index(name) for name in all_ if name in known), None) for all_ in (QUESTIONS, ANSWERS, RATINGS)
-        ]
-        if first[0] is not None:
-            return Columns(separator, names, first[0], first[1], first[2])
+        kinds = (QUESTIONS, ANSWERS, RATINGS)
+        question, *others = (next((known.index(name) for name in kind if name in known), None) for kind in kinds)
+        if question is not None:
+            return Columns(separator, names, question, *others)
     return None
 
 
@@ -178,9 +175,8 @@ def _opensudoku(lines: Iterable[str], where: object, before: int) -> Iterator[Ro
     except expat.ExpatError as error:
         raise UserError(f"{where} is no sound XML ({quoted(str(error))[1:-1]}): restore it") from error
     if not count:
-        raise UserError(
-            f"{where} holds no <game data=...> of OpenSudoku, but {shown(sorted(names))}: convert it to text"
-        )
+        others = shown(sorted(names))
+        raise UserError(f"{where} holds no <game data=...> of OpenSudoku, but {others}: convert it to text")
 
 
 def _given(data: str) -> str:
@@ -194,16 +190,10 @@ def _given(data: str) -> str:
     return "".join(cell[0] if cell[-1] == "0" else "." for cell in cells)
 
 
-def _separated(where: object) -> bool:
-    """Whether a name promises columns."""
-    return str(where).lower().endswith((".csv", ".csv.gz", ".csv.xz", ".tsv", ".tsv.gz"))
-
-
-def _puzzle_like(line: str, task: Task) -> bool:
-    """Whether a line is, or begins, a puzzle or a comment: a file without a header."""
+def _is_puzzle(line: str, task: Task) -> bool:
+    """Whether a line is a puzzle, begins one, or is a comment: a file without a header."""
     form = task.form
-    line = line.rstrip("\r\n")
-    if form is None or len(line) > task.longest:
+    if not line or form is None or len(line) > task.longest:
         return False
     return bool(form.whole(line) or form.row(line) or form.note(line))
 

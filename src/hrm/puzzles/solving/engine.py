@@ -245,15 +245,9 @@ def _outcome(row: _Row, accepted: bool, rules: Rules) -> Outcome:
         order = by_speed if rules.vote == "first" else by_worth
         chosen = max(range(len(ballots)), key=lambda i: order[i])
     best = ballots[chosen]
-    return Outcome(
-        best.readout,
-        accepted or rules.verify is None,
-        row.spent,
-        len(ballots),
-        best.q,
-        best.attempt,
-        kinds.count(kinds[chosen]) / len(kinds),
-    )
+    votes = kinds.count(kinds[chosen]) / len(kinds)
+    accepted = accepted or rules.verify is None
+    return Outcome(best.readout, accepted, row.spent, len(ballots), best.q, best.attempt, votes)
 
 
 class _Batch:
@@ -308,7 +302,8 @@ class _Batch:
             row.readout, row.segments = tokens[i], row.segments + 1
             # A puzzle that is seen early is verified at every change, and an unchanged readout has been refused before.
             leaves = halts[i] or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
-            verified = rules.verify is not None and (changed if rules.early else leaves) and self._verified(row)
+            due = rules.verify is not None and (changed if rules.early else leaves)
+            verified = due and rules.verify(row.job.question, row.turned_back(tokens[i]))  # type: ignore[misc]
             if leaves or verified:
                 row.ballots.append(_Ballot(row.turned_back(tokens[i]), tuple(q[i]), row.segments, row.attempt))
                 row.segments = 0
@@ -329,14 +324,9 @@ class _Batch:
         state = self.carry.z_h
         size = max(1, CACHE // (state[0].numel() * state.element_size())) if state.device.type == "cpu" else len(state)
         inputs = zip(*(t.split(size) for t in (*self.carry, self.questions, self.task_ids)), strict=True)
-        carries, readouts = zip(
-            *(self.model.segment(Carry(slow, fast), *rest) for slow, fast, *rest in inputs), strict=True
-        )
+        parts = (self.model.segment(Carry(slow, fast), *rest) for slow, fast, *rest in inputs)
+        carries, readouts = zip(*parts, strict=True)
         return Carry(*map(torch.cat, zip(*carries, strict=True))), Readout(*map(torch.cat, zip(*readouts, strict=True)))
-
-    def _verified(self, row: _Row) -> bool:
-        assert row.readout is not None and self.rules.verify is not None
-        return self.rules.verify(row.job.question, row.turned_back(row.readout))
 
 
 def _shaken(carry: Carry, rows: list[_Row], seed: int) -> Carry:

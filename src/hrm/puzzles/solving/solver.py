@@ -81,41 +81,30 @@ class Solver:
         most, restarts, views, guesses = strategy.max_segments, strategy.restarts, strategy.views, strategy.guesses
         assert most is not None and restarts is not None and views is not None and guesses is not None
         check_ranges(strategy)
-        if (attempts := (restarts + 1) * views * len(self.models)) > MOST_ATTEMPTS:
-            raise UserError(
-                f"--restarts {restarts} with --views {views} make {attempts:,} attempts: use at most {MOST_ATTEMPTS:,}"
-            )
+        if (many := (restarts + 1) * views * len(self.models)) > MOST_ATTEMPTS:
+            made = f"--restarts {restarts} with --views {views} make {many:,} attempts"
+            raise UserError(f"{made}: use at most {MOST_ATTEMPTS:,}")
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
             raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
         if guesses and self.task.blank is None:
-            raise UserError(
-                f"--guesses {guesses} needs cells that are blank, and a {self.task.name} has none: leave it out"
-            )
+            lacks = f"needs cells that are blank, and a {self.task.name} has none"
+            raise UserError(f"--guesses {guesses} {lacks}: leave it out")
         if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
             raise UserError(f"--stop verifier is not possible, a {self.task.name} has none: use --stop q")
         by_q = "q" in strategy.stop or not verifies
+        # Every model sees every view before anything begins from another state, and then with a guess.
+        count = len(self.models)
+        attempts = [Attempt(m, v, n) for n, v, m in product(range(restarts + 1), range(views), range(count))]
+        attempts += [Attempt(guess % count, guess // count % views, guess=guess) for guess in range(1, guesses + 1)]
         return Rules(
-            most,
-            # Every model sees every view before anything begins from another state, and then with a guess.
-            [
-                Attempt(model, view, noise)
-                for noise, view, model in product(range(restarts + 1), range(views), range(len(self.models)))
-            ]
-            + [
-                Attempt(guess % len(self.models), guess // len(self.models) % views, guess=guess)
-                for guess in range(1, guesses + 1)
-            ],
-            self.seed,
+            most, attempts, self.seed,
             verify=self.task.verify if verifies else None,
             early="verifier" in strategy.stop,
             halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
             still=strategy.residual if "residual" in strategy.stop else 0.0,
-            budget=strategy.budget,
-            view=self._view,
-            guess=self._guess if guesses else None,
-            vote=strategy.vote,
-        )
+            budget=strategy.budget, view=self._view, guess=self._guess if guesses else None, vote=strategy.vote,
+        )  # fmt: skip
 
     def solve(
         self,
@@ -209,31 +198,21 @@ class Solver:
         return text, Job(question), ""
 
     def _answer(self, text: str, outcome: Outcome, trace: list[Segment] | None) -> Answer:
-        task = self.task
+        task, readout, attempt = self.task, outcome.readout, outcome.attempt
         return Answer(
             status=("solved" if task.verifies else "answered") if outcome.accepted else "unsolved",
-            question=text,
-            answer=in_form_of(text, task, outcome.readout) if outcome.accepted else None,
-            segments=outcome.segments,
-            attempts=outcome.attempts,
-            view=outcome.attempt.view,
-            model=outcome.attempt.model,
-            guess=outcome.attempt.guess,
-            confidence=self.confidence(outcome.q),
-            grid=as_grid(task, outcome.readout),
+            question=text, answer=in_form_of(text, task, readout) if outcome.accepted else None,
+            segments=outcome.segments, attempts=outcome.attempts, view=attempt.view, model=attempt.model,
+            guess=attempt.guess, confidence=self.confidence(outcome.q), grid=as_grid(task, readout),
             trace=None if trace is None else [self._describe(segment) for segment in trace],
-        )
+        )  # fmt: skip
 
     def _describe(self, segment: Segment) -> Json:
         return {
-            "segment": segment.segment,
-            "attempt": segment.attempt,
-            "grid": as_grid(self.task, segment.readout),
-            "confidence": self.confidence(segment.q),
-            "q": segment.q,
-            "residual": segment.residual,
+            "segment": segment.segment, "attempt": segment.attempt, "grid": as_grid(self.task, segment.readout),
+            "confidence": self.confidence(segment.q), "q": segment.q, "residual": segment.residual,
             "wrong": self.task.wrong(segment.question, segment.readout),
-        }
+        }  # fmt: skip
 
 
 def load(
@@ -262,24 +241,17 @@ def load(
     models, names = [], []
     for other in (run, *(Run.open(solvers.find(other), Config) for other in also)):
         if any(other.board[key] != run.board[key] for key in ("cells", "vocabulary", "task_ids")):
-            raise UserError(
-                f"{other.path} was trained on another task than {run.path}: --also takes runs on the same one"
-            )
+            differ = f"{other.path} was trained on another task than {run.path}"
+            raise UserError(f"{differ}: --also takes runs on the same one")
         where = other.checkpoint(checkpoint, partial(print, file=sys.stderr))
         models.append(_model(other, where, task, precision))
         names.append(str(where))
-    halting = run.config.halting
+    halting, calibration = run.config.halting, (run.best or {}).get("calibration", (1.0, 0.0))
     return Solver(
-        models,
-        task,
-        device_of(device),
-        max_segments=halting.max_segments,
-        q_continue=halting.q_continue,
-        strategy=solvers.STRATEGIES.get(folder, Strategy()),
-        calibration=tuple((run.best or {}).get("calibration", (1.0, 0.0))),  # type: ignore[arg-type]
-        checkpoint=", ".join(names),
-        seed=run.config.seed,
-    )
+        models, task, device_of(device), max_segments=halting.max_segments, q_continue=halting.q_continue,
+        strategy=solvers.STRATEGIES.get(folder, Strategy()), calibration=tuple(calibration),  # type: ignore[arg-type]
+        checkpoint=", ".join(names), seed=run.config.seed,
+    )  # fmt: skip
 
 
 def _model(run: Run, where: Path, task: Task, precision: str | None) -> PuzzleModel:

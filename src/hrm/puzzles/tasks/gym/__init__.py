@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from hrm.files.reading import UserError, nearest
 from hrm.puzzles.config import TaskConfig
-from hrm.puzzles.tasks.gym.dataset import Dataset
+from hrm.puzzles.tasks.gym.dataset import Dataset, read_options
 from hrm.puzzles.tasks.gym.known import GymMiniSudoku, GymShortestPath, GymSudoku
 from hrm.puzzles.tasks.gym.ruled import Futoshiki, Kakurasu, NQueens
-from hrm.puzzles.tasks.gym.source import read_options
 from hrm.puzzles.tasks.gym.unruled import Arc1D, BinaryMatrix, GameOfLife, ModuloGrid, RotateMatrix, SpiralMatrix, Survo
 from hrm.puzzles.tasks.task import Task
 

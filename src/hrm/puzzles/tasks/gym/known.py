@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from hrm.files.reading import UserError
-from hrm.puzzles.tasks.gym.dataset import TRIES
-from hrm.puzzles.tasks.gym.source import Number, Source
+from hrm.puzzles.tasks.gym.dataset import TRIES, Number, Source
 from hrm.puzzles.tasks.maze import FREE, GOAL, START, WALL, Maze
 from hrm.puzzles.tasks.puzzle import Puzzle
 from hrm.puzzles.tasks.sudoku import BLANK, Sudoku

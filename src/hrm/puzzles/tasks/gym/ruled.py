@@ -9,8 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from hrm.puzzles.tasks.board import BLANK, OUTSIDE, turned
-from hrm.puzzles.tasks.gym.dataset import Dataset
-from hrm.puzzles.tasks.gym.source import Entry, Number
+from hrm.puzzles.tasks.gym.dataset import Dataset, Entry, Number
 from hrm.puzzles.tasks.puzzle import PuzzleError
 
 GUESSES = 50_000

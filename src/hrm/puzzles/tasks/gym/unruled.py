@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hrm.puzzles.tasks.board import BLANK, OUTSIDE
-from hrm.puzzles.tasks.gym.dataset import Dataset
-from hrm.puzzles.tasks.gym.source import Entry, Number
+from hrm.puzzles.tasks.gym.dataset import Dataset, Entry, Number
 
 
 class Survo(Dataset):
