@@ -328,14 +328,10 @@ def _measure(
     if known:
         result |= score(submission_of(answers), tasks)
     return answers, {
-        **result,
-        "mean_segments": sum(answered.segments for answered in answers) / readouts,
-        "seconds": time.perf_counter() - start,
-        "device": str(solver.device),
-        "dtype": devices.named(solver.model.dtype),
-        "checkpoint": solver.checkpoint,
-        "data": options.data,
-    }
+        **result, "mean_segments": sum(answered.segments for answered in answers) / readouts,
+        "seconds": time.perf_counter() - start, "device": str(solver.device),
+        "dtype": devices.named(solver.model.dtype), "checkpoint": solver.checkpoint, "data": options.data,
+    }  # fmt: skip
 
 
 def _counts(tasks: list[ArcTask]) -> str:

@@ -61,16 +61,13 @@ def describe(state: State) -> dict[str, object]:
     """The public contract's facts, from a learner's checkpoint."""
     names = ("name", "characters", "learned_at", "state", "epochs", "step", "steps")
     names += tuple(f"bits_per_character_{when}" for when in _WHEN)
+    books = [{name: book.get(name) for name in names} for book in state.books]
+    layers = {"fast": state.model["fast_layers"], "slow": state.model["slow_layers"]}
     return {
-        "books": [{name: book.get(name) for name in names} for book in state.books],
-        "vocabulary": len(state.tokens),
-        "parameters": state.parameters,
-        "layers": {"fast": state.model["fast_layers"], "slow": state.model["slow_layers"]},
-        "growth": state.growth,
-        "characters": sum(book.characters for book in state.books),
-        "updates": state.step_number,
-        "seconds": state.seconds,
-    }
+        "books": books, "vocabulary": len(state.tokens), "parameters": state.parameters, "layers": layers,
+        "growth": state.growth, "characters": sum(book.characters for book in state.books),
+        "updates": state.step_number, "seconds": state.seconds,
+    }  # fmt: skip
 
 
 def _state(book: Book) -> str:

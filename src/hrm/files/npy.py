@@ -35,16 +35,10 @@ def metadata(folder: Path) -> Json:
 
 
 def read_array(folder: Path, name: str, field: str, mapped: bool = False) -> np.ndarray:
-    """One array of a set in a split's folder; mapped from the disk, or in memory."""
+    """The whole numbers of a set in a split's folder; mapped from the disk, or in memory."""
     path = names.file_in(folder, f"{name}__{field}.npy")
-    array = array_of(path, RESTORE)
-    return array if mapped else np.array(array)
-
-
-def array_of(path: Path, hint: str) -> np.ndarray:
-    """The whole numbers of an .npy file, mapped from the disk, so that its header promises no more than it has."""
-    with reading(path, hint):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with reading(path, RESTORE):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # so that its header promises no more than it has
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
-        raise UserError(f"{path} does not hold whole numbers: {hint}")
-    return array
+        raise UserError(f"{path} does not hold whole numbers: {RESTORE}")
+    return array if mapped else np.array(array)

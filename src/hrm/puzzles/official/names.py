@@ -14,19 +14,12 @@ PREFIX = "_orig_mod.model.inner."
 """What the official training programs, which compile the model inside its loss, put before every name."""
 
 _PARTS = (
-    ("embed_tokens.weight", "embed_tokens.embedding_weight"),
-    ("embed_positions.weight", "embed_pos.embedding_weight"),
-    ("task_embedding.weight", "puzzle_emb.weights"),
-    ("z_h_init", "H_init"),
-    ("z_l_init", "L_init"),
-    ("recurrence.fast.", "L_level."),
-    ("recurrence.slow.", "H_level."),
-    (".mixer.qkv.", ".self_attn.qkv_proj."),
-    (".mixer.out.", ".self_attn.o_proj."),
-    (".mixer.", ".mlp_t."),
-    (".gate_up.", ".gate_up_proj."),
+    ("embed_tokens.weight", "embed_tokens.embedding_weight"), ("embed_positions.weight", "embed_pos.embedding_weight"),
+    ("task_embedding.weight", "puzzle_emb.weights"), ("z_h_init", "H_init"), ("z_l_init", "L_init"),
+    ("recurrence.fast.", "L_level."), ("recurrence.slow.", "H_level."), (".mixer.qkv.", ".self_attn.qkv_proj."),
+    (".mixer.out.", ".self_attn.o_proj."), (".mixer.", ".mlp_t."), (".gate_up.", ".gate_up_proj."),
     (".down.", ".down_proj."),
-)
+)  # fmt: skip
 
 
 def official(name: str) -> str:

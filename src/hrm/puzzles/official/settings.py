@@ -22,29 +22,17 @@ _NAMES: dict[str, Layout] = {
 }
 # Settings that exist on both sides under the two names.
 _ARCH = {
-    "hidden_size": "arch.dim",
-    "num_heads": "arch.heads",
-    "L_layers": "arch.fast_layers",
-    "H_layers": "arch.slow_layers",
-    "H_cycles": "arch.h_cycles",
-    "L_cycles": "arch.l_cycles",
-    "expansion": "arch.expansion",
-    "rms_norm_eps": "arch.norm_eps",
-    "rope_theta": "arch.rope_base",
-    "pos_encodings": "arch.positions",
-    "halt_max_steps": "halting.max_segments",
-    "halt_exploration_prob": "halting.exploration",
-    "forward_dtype": "train.precision",
-}
+    "hidden_size": "arch.dim", "num_heads": "arch.heads", "L_layers": "arch.fast_layers",
+    "H_layers": "arch.slow_layers", "H_cycles": "arch.h_cycles", "L_cycles": "arch.l_cycles",
+    "expansion": "arch.expansion", "rms_norm_eps": "arch.norm_eps", "rope_theta": "arch.rope_base",
+    "pos_encodings": "arch.positions", "halt_max_steps": "halting.max_segments",
+    "halt_exploration_prob": "halting.exploration", "forward_dtype": "train.precision",
+}  # fmt: skip
 _TRAINING = {
-    "global_batch_size": "train.batch_size",
-    "lr": "optim.lr",
-    "lr_warmup_steps": "optim.warmup_steps",
-    "weight_decay": "optim.weight_decay",
-    "puzzle_emb_lr": "optim.task_lr",
-    "puzzle_emb_weight_decay": "optim.task_weight_decay",
-    "seed": "seed",
-}
+    "global_batch_size": "train.batch_size", "lr": "optim.lr", "lr_warmup_steps": "optim.warmup_steps",
+    "weight_decay": "optim.weight_decay", "puzzle_emb_lr": "optim.task_lr",
+    "puzzle_emb_weight_decay": "optim.task_weight_decay", "seed": "seed",
+}  # fmt: skip
 Tree = Mapping[str, object]
 _OPTIONAL = {"rms_norm_eps", "rope_theta", "forward_dtype"}
 _REQUIRED = object()
@@ -88,12 +76,8 @@ def config_of(tree: Tree, where: str) -> Config:
     values["arch.shared"] = trm
     values["arch.horizon"] = "last_cycle" if trm else "last_step"
     values["arch.mixer"] = "mlp" if get(arch, "mlp_t", bool, False) else "attention"
-    values["arch.task_positions"] = _task_positions(
-        get(arch, "puzzle_emb_ndim", int, 0),
-        get(arch, "puzzle_emb_len", int, 16) if trm else 0,
-        values["arch.dim"],
-        where,
-    )
+    width, length = get(arch, "puzzle_emb_ndim", int, 0), get(arch, "puzzle_emb_len", int, 16) if trm else 0
+    values["arch.task_positions"] = _task_positions(width, length, values["arch.dim"], where)
     alone = trm and get(arch, "no_ACT_continue", bool, True)
     values["halting.q_continue"] = not alone and values["halting.max_segments"] > 1
     loss = get(_section(arch, "loss", where), "loss_type", str)

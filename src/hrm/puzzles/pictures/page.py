@@ -79,28 +79,20 @@ def _about(solver: Solver, answer: Answer) -> str:
 
 def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> Json:
     task, style = solver.task, solver.task.look()
+    steps = [
+        {
+            "segment": each.segment, "attempt": each.attempt, "confidence": _number(solver.confidence(each.q)),
+            "q": [_number(value) for value in each.q], "residual": _number(each.residual),
+            "wrong": task.wrong(each.question, each.readout), "shares": _shares(each),
+        }
+        for each in segments
+    ]  # fmt: skip
     return {
-        "rows": task.shape[0],
-        "columns": task.shape[1],
-        **style._asdict(),
-        "bars": list(task.symbols) if len(task.symbols) <= BARS else [],
-        "rules": task.marks,
-        "both": solver.q_continue,
-        "question": segments[0].question.tolist(),
-        "chosen": chosen(solver, answer, segments),
-        "steps": [
-            {
-                "segment": segment.segment,
-                "attempt": segment.attempt,
-                "confidence": _number(solver.confidence(segment.q)),
-                "q": [_number(value) for value in segment.q],
-                "residual": _number(segment.residual),
-                "wrong": task.wrong(segment.question, segment.readout),
-                "shares": _shares(segment),
-            }
-            for segment in segments
-        ],
-    }
+        "rows": task.shape[0], "columns": task.shape[1], **style._asdict(),
+        "bars": list(task.symbols) if len(task.symbols) <= BARS else [], "rules": task.marks,
+        "both": solver.q_continue, "question": segments[0].question.tolist(),
+        "chosen": chosen(solver, answer, segments), "steps": steps,
+    }  # fmt: skip
 
 
 def _shares(segment: Segment) -> list[int | list[int]]:
@@ -113,11 +105,8 @@ def _shares(segment: Segment) -> list[int | list[int]]:
     shares = np.rint(1000 * np.take_along_axis(segment.probabilities, tokens, axis=1)).astype(int)
     found: list[int | list[int]] = []
     for names, parts in zip(tokens.tolist(), shares.tolist(), strict=True):
-        if parts[0] == 1000:
-            found.append(names[0])
-        else:
-            pairs = [pair for i, pair in enumerate(zip(names, parts, strict=True)) if i == 0 or pair[1]]
-            found.append([number for pair in pairs for number in pair])
+        kept = [number for i, pair in enumerate(zip(names, parts, strict=True)) if i == 0 or pair[1] for number in pair]
+        found.append(names[0] if parts[0] == 1000 else kept)
     return found
 
 
