@@ -150,12 +150,12 @@ def text(args: list[str]) -> int:
 
 
 def _sources(options: TextOptions) -> tuple[output.Source, ...]:
-    """All that is read."""
+    """Everything that is read."""
     return *options.sources, options.reference, options.training, options.words
 
 
 def _read(source: str, way: ReadOptions) -> str:
-    """A whole text; documents with an empty line between."""
+    """The whole text of a source, with an empty line between documents."""
     from hrm.text.data import DocumentPart, documents
 
     pieces = []
@@ -165,7 +165,7 @@ def _read(source: str, way: ReadOptions) -> str:
 
 
 def _texts(options: TextOptions, reference: str, way: ReadOptions) -> Iterator[tuple[str, str]]:
-    """Name and text of each row of the table."""
+    """Name and text for each row of the table."""
     names = [Path(source).name for source in options.sources]
     for source, name in zip(options.sources, names, strict=True):
         name = source if names.count(name) > 1 else name
@@ -176,7 +176,7 @@ def _texts(options: TextOptions, reference: str, way: ReadOptions) -> Iterator[t
 
 
 def _written(source: str, title: str, options: TextOptions, reference: str) -> Iterator[tuple[str, str]]:
-    """What a model writes at each checkpoint and depth asked for."""
+    """What a model writes at each requested checkpoint and depth."""
     from hrm.runs import checkpoint
     from hrm.text.load import load_text
     from hrm.text.quality.scale import LEAST_BLOCKS

@@ -229,7 +229,7 @@ def is_run(path: str) -> bool:
 
 
 def measure(options: EvalOptions) -> int:
-    """Answer, score, and write what is asked for."""
+    """Answer the tasks, score the answers, and write the requested files."""
     read = (options.run, *names.sources(options.data))
     output.check("--submission", options.submission, read)
     output.check("--json-file", options.json_file, read)
@@ -291,7 +291,7 @@ def score_(args: list[str]) -> int:
 
 
 def _tasks(data: str, skip_bad: bool) -> list[ArcTask]:
-    """The tasks of some sources; bad ones are named on standard error where they may be left out."""
+    """Read tasks; with `skip_bad`, bad ones are reported on standard error."""
     from hrm.puzzles.arc import files as arc
 
     found = arc.find(data, skip_bad=skip_bad)
@@ -307,7 +307,7 @@ def _name(bad: list[str]) -> None:
 def _measure(
     options: EvalOptions, step: str, tasks: list[ArcTask], record: TaskRecord
 ) -> tuple[list[AnsweredTask], Json]:
-    """The answers of one checkpoint, and what they are worth."""
+    """The answers of one checkpoint and their scores."""
     import time
 
     from hrm.core import devices

@@ -127,7 +127,7 @@ def check_(args: list[str]) -> int:
 
 
 def _read(verb: str, options: type, args: list[str], example: str) -> Any:
-    """The options, with the flags that the named preset has."""
+    """Parse the options, with the flags of the family that the preset belongs to."""
     kind: Any = kind_of(first_named((options, TextOptions), args))
     if kind is TextConfig:
         options, example = TextOptions, f"hrm {verb} text-char --text.length 512"

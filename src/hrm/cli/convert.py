@@ -65,7 +65,7 @@ def main(args: list[str]) -> int:
 
 
 def _say(options: Options, form: str, counts: dict[str, int], more: str = "") -> None:
-    """What was written."""
+    """Print what was written."""
     if options.json:
         print(to_json({"written": str(options.out), "form": form, **counts}))
     else:
@@ -73,7 +73,7 @@ def _say(options: Options, form: str, counts: dict[str, int], more: str = "") ->
 
 
 def _read(options: Options) -> ImportedModel:
-    """The model of a run (averaged weights where there are any) or of an official folder."""
+    """Read the model from a run (averaged weights if there are any) or an official folder."""
     from hrm.puzzles.official import ImportedModel, find, read
     from hrm.runs import Run, checkpoint
 
@@ -91,7 +91,7 @@ def _read(options: Options) -> ImportedModel:
 
 
 def _write_run(path: Path, model: ImportedModel, options: Options) -> None:
-    """A run folder with one checkpoint of weights alone: to solve and measure with, not to resume."""
+    """Write a run folder with one checkpoint that holds only weights: enough to solve and measure, not to resume."""
     from hrm.runs import Run, checkpoint, lock
 
     # It may be given away: where the puzzles lay is nobody's business, and nothing here is trained on.
@@ -106,7 +106,7 @@ def _write_run(path: Path, model: ImportedModel, options: Options) -> None:
 
 
 def _export(options: Options) -> int:
-    """A run of text, adapters merged, as `save_pretrained` writes it with its tokenizer, or as hrm_text."""
+    """Export a text run, adapters merged, with its tokenizer: for transformers (hrm_lm) or as hrm_text."""
     from hrm.text import hrm_text
     from hrm.text.config import is_text
     from hrm.text.load import load_text
@@ -129,7 +129,7 @@ def _export(options: Options) -> int:
 
 
 def _copy_card(options: Options, folder: Path) -> None:
-    """The model card and the licence of the source, with a line that says what has become of it."""
+    """Copy the source's model card and licence, and note the conversion in the card."""
     for name in ("README.md", "LICENSE", "LICENSE.txt"):
         if (options.source / name).is_file():
             shutil.copyfile(names.regular(options.source / name), folder / name)
@@ -141,7 +141,7 @@ def _copy_card(options: Options, folder: Path) -> None:
 
 @contextmanager
 def _complete(out: Path) -> Iterator[Path]:
-    """A folder to fill, which is put in place when it is complete; UserError where something is there."""
+    """A folder to fill; it is moved into place once it is complete. UserError if the target exists."""
     from hrm.runs import lock
 
     if os.path.lexists(out):
@@ -152,7 +152,7 @@ def _complete(out: Path) -> Iterator[Path]:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a folder of transformers holds a model of text."""
+    """Whether this is a transformers folder with a text model."""
     return (path / "config.json").is_file()
 
 

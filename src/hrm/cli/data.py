@@ -160,7 +160,7 @@ def _build(options: BuildOptions, place: Path) -> int:
 
 
 def _replace(out: Path, place: Path) -> None:
-    """Put a dataset folder that is complete in the place of the one that is there; what else lies in it stays."""
+    """Replace a dataset folder with the finished new one; other files in it stay."""
     out.mkdir(parents=True, exist_ok=True)
     (place / "old").mkdir()
     for name in ("train", "test", "identifiers.json"):
@@ -197,7 +197,7 @@ def check(args: list[str]) -> int:
 
 
 def _problems_of_run(path: Path, against: str | None, task: str | None) -> Iterator[str]:
-    """What has changed in a run, and what is wrong with the puzzles that it keeps."""
+    """Changed files of a run, and problems with the puzzles stored in it."""
     from hrm import inspection
     from hrm.puzzles.config import Config
     from hrm.runs import Run
@@ -236,7 +236,7 @@ def show(args: list[str]) -> int:
 
 
 def _task(options: TaskOptions, path: str | None) -> tasks.Task:
-    """The task that the flags name, or else the one a file looks like."""
+    """The task named by the flags, or the one recognised from the file."""
     if options.gym is not None and options.task not in (None, "gym"):
         raise UserError(f"--task {options.task} is no dataset of Reasoning Gym: leave out --gym, or use --task gym")
     if options.task == "gym" and options.gym is None:

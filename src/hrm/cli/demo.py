@@ -80,7 +80,7 @@ def _demo(options: Options, path: Path) -> int:
 
 
 def _config(options: Options) -> Config:
-    """The preset of a size, and a warm-up that a short training has room for."""
+    """The preset for a size; a short training gets a shorter warm-up."""
     config = replace(load_preset(f"sudoku-{options.size}x{options.size}"), seed=options.seed)
     if options.steps is None:
         return config

@@ -135,7 +135,7 @@ def main(args: list[str]) -> int:
 
 
 def _held_out(run: str, task: tasks.Task) -> PuzzleSet:
-    """The puzzles that a run set aside; UserError where there are none."""
+    """The puzzles that a run held out; UserError if there are none."""
     from hrm.puzzles import solvers
     from hrm.puzzles.training.session import puzzles_of
     from hrm.runs import Run
@@ -149,7 +149,7 @@ def _held_out(run: str, task: tasks.Task) -> PuzzleSet:
 
 
 def _refuse_trained(run: str, measured: LocatedPuzzles, task: tasks.Task) -> None:
-    """UserError where a run was trained on what is measured; a note where its puzzles can no longer be read."""
+    """UserError if a run was trained on the measured puzzles; a note if its training puzzles can no longer be read."""
     from hrm.puzzles import data
     from hrm.puzzles.training.session import puzzles_of
     from hrm.runs import Run
@@ -182,12 +182,12 @@ def _sweep(solver: Solver, puzzles: PuzzleSet, options: Options) -> int:
 
 
 def _picture(path: Path) -> Path:
-    """The picture of a sweep; its numbers go into a file of the same name that ends in .json."""
+    """The picture of a sweep; its numbers go into a .json file of the same name."""
     return path.with_suffix(".png") if path.suffix in (".json", ".png") else path.with_name(path.name + ".png")
 
 
 def _table(result: Json, asked: Strategy) -> str:
-    """A measurement for people: what counts first, and nothing that was not used."""
+    """A measurement for people: the main numbers first, and nothing that was not used."""
     first = ("exact_accuracy", "exact_interval", "solved", "wrong", "unsolved")
     tried = ("skipped", "restarts", "guesses")
     unused = {"calibration", *(name for name in tried if not result[name] and getattr(asked, name, None) is None)}

@@ -9,7 +9,7 @@ from hrm.files.records import Json
 
 
 def lines(result: Json, is_share: Callable[[str], bool], width: int = 20) -> str:
-    """One line a value: shares and their intervals in percent, other numbers to two places."""
+    """One line per value: shares and their intervals in percent, other numbers with two decimals."""
     return "\n".join(
         f"{name.replace('_', ' '):<{width}}{_shown(name, value, is_share)}" for name, value in result.items()
     )

@@ -35,8 +35,8 @@ VERBS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code. Anywhere, `--debug` shows the traceback of an error, and `--quiet` only
-    results and errors."""
+    """Run one verb and return the exit code. `--debug` (anywhere) shows the traceback of an error, `--quiet` prints
+    only results and errors."""
     if args is None:
         terminal.understand_utf8()
     # Transformers imports torchao where it is installed, which then lists what this machine cannot use.
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _explained(error: Exception, debug: bool) -> tuple[int, str]:
-    """Exit code and sentence for an error."""
+    """The exit code and the sentence for an error."""
     from hrm.files.output import is_mistake, refusal
     from hrm.files.reading import UserError
 

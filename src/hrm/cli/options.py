@@ -152,7 +152,7 @@ def parse(
 
 
 def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: Sequence[str]) -> int:
-    """Run the action named first; help lists each with the first line of its docstring."""
+    """Run the named action; help lists each action with the first line of its docstring."""
     if not args or args[0] in ("-h", "--help", "--help-all"):
         print(f"usage: hrm {verb} ACTION ...\n")
         width = shutil.get_terminal_size().columns
@@ -166,7 +166,7 @@ def choose(verb: str, actions: Mapping[str, Callable[[list[str]], int]], args: S
 
 
 def first_named(kinds: Sequence[type], args: Sequence[str]) -> str:
-    """The first argument that is neither a flag of one of these classes of options nor a flag's value; "" for none."""
+    """The first argument that is neither a flag of these classes nor a flag's value; "" if there is none."""
     flags = {option.flag: option for kind in kinds for option in options_of(kind) if not option.positional}
     words = list(args)
     while words:
@@ -179,7 +179,7 @@ def first_named(kinds: Sequence[type], args: Sequence[str]) -> str:
 
 
 def options_of(options: type, prefix: str = "", values: Any = None) -> Iterator[Option]:
-    """Every option of a dataclass in order, nested dataclasses included; `values` has the defaults of a nested one."""
+    """All options of a dataclass in order, nested ones included; `values` overrides the defaults."""
     kinds, docs = get_type_hints(options, include_extras=True), _docs(options)
     for item in fields(options):
         kind, marks = kinds[item.name], ()
@@ -204,7 +204,8 @@ def help_text(
     everything: bool = False,
     preset: str = "",
 ) -> str:
-    """Usage, what the verb does, an example, and the main flags or all of them; in brackets the values of a preset."""
+    """The help of a verb: usage, description, an example, and the main flags or all of them. Defaults are those of
+    `preset`."""
     values = _at_preset(options, preset)
     # Positional and required ones first, which a class derived from another cannot say by its order.
     known = sorted(options_of(options, values=values), key=lambda o: (not o.positional, o.default is not MISSING))
@@ -232,7 +233,7 @@ def help_text(
 
 
 def _at_preset(options: type, preset: str) -> Any:
-    """The options with the settings of a preset, file or run; None where there are none."""
+    """The options with the settings of a preset, file or run; None if there is no such thing."""
     with contextlib.suppress(UserError):
         if preset:
             values = options()
@@ -241,7 +242,7 @@ def _at_preset(options: type, preset: str) -> Any:
 
 
 def entry(head: str, text: str, indent: int, width: int) -> list[str]:
-    """A name and what it is, beside each other in lines of at most `width` characters, or below where it is long."""
+    """A name and its description side by side in lines of at most `width` characters, or one below the other."""
     body = textwrap.wrap(text, max(20, width - indent), break_on_hyphens=False) or [""]
     lines = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
     if len(lines) == 1 and len(lines[0]) < indent:
@@ -264,7 +265,7 @@ def _read(verb: str, options: type[T], args: Sequence[str], default: T | None) -
 
 
 def _with_owner(complaint: str, verb: str) -> str:
-    """The complaint about an unknown flag, with the verbs that have it where there are some."""
+    """A complaint about an unknown flag, with the verbs that do have the flag."""
     found = re.fullmatch(rf"unknown flag '(.+)'{_NO_SUCH}", complaint)
     if not found:
         return complaint
@@ -280,7 +281,7 @@ def _with_owner(complaint: str, verb: str) -> str:
 
 
 def _places(values: T, args: Sequence[str]) -> T:
-    """The options with a leading ~ of files and folders to write expanded; UserError for an empty name."""
+    """Expand a leading ~ in output paths; UserError for an empty name."""
     changed: dict[str, Any] = {}
     for option in options_of(type(values)):  # type: ignore[arg-type]
         value, place = getattr(values, option.name, None), option.kind in (Path, Path | None)
@@ -296,7 +297,7 @@ def _places(values: T, args: Sequence[str]) -> T:
 
 
 def _json_file(known: Sequence[Option], args: Sequence[str]) -> list[str]:
-    """`--json FILE`, as it was written once where there is a --json-file now, in today's words."""
+    """Translate the older form `--json FILE` for verbs that have --json-file now."""
     args = list(args)
     if "--json-file" not in {option.flag for option in known}:
         return args
@@ -319,7 +320,7 @@ def _json_file(known: Sequence[Option], args: Sequence[str]) -> list[str]:
 
 
 def _typed_settings(known: Sequence[Option], args: Sequence[str]) -> list[str]:
-    """`--settings NAME=VALUE ...`, as settings of text models were once given, in today's flags."""
+    """Translate the older form `--settings NAME=VALUE ...` of text models into flags."""
     args, flags = list(args), {option.flag for option in known}
     if "--settings" in flags or "--arch.prefix-lm" not in flags:
         return args
@@ -340,7 +341,7 @@ def _typed_settings(known: Sequence[Option], args: Sequence[str]) -> list[str]:
 
 
 def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
-    """What is wrong with the arguments, in words."""
+    """What is wrong with the arguments; None if nothing is."""
     positionals = [option for option in known if option.positional]
     flags = {option.flag: option for option in known if not option.positional}
     flags |= {option.off: option for option in flags.values() if option.kind is bool}
@@ -378,14 +379,14 @@ def _complaint(known: Sequence[Option], args: Sequence[str]) -> str | None:
 
 
 def _values(words: list[str], most: int) -> list[str]:
-    """Takes up to `most` values of a flag from the front of the words."""
+    """Take up to `most` values of a flag from the front of `words`."""
     count = next((i for i, word in enumerate(words[:most]) if word.startswith("--")), len(words[:most]))
     taken, words[:] = words[:count], words[count:]
     return taken
 
 
 def _typed(kind: Any, words: Sequence[str]) -> tuple[Any, Any]:
-    """A type and the words as the values they look like, ready for `fit`."""
+    """A type, and the words converted to the values they look like, for `fit`."""
     if get_origin(kind) in (Union, types.UnionType):
         inner = next(argument for argument in get_args(kind) if argument is not types.NoneType)
         return (kind, None) if list(words) == ["None"] else _typed(inner, words)
@@ -405,7 +406,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 
 def _arity(kind: Any) -> tuple[int, int]:
-    """Least and largest number of words a value takes."""
+    """How many words a value takes: at least and at most."""
     if kind is bool:
         return 0, 0
     if get_origin(kind) is tuple:
@@ -445,7 +446,7 @@ def _sentence(doc: str) -> str:
 
 @functools.cache
 def _docs(options: type) -> dict[str, str]:
-    """The string below each field, those of the classes it is derived from included."""
+    """The string below each field, including fields of base classes."""
     bases = [base for base in options.__bases__ if is_dataclass(base)]
     inherited = {name: doc for base in bases for name, doc in _docs(base).items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body  # type: ignore[attr-defined]
@@ -457,7 +458,7 @@ def _docs(options: type) -> dict[str, str]:
 
 
 def range_of(option: Option, verb: str) -> Range | None:
-    """The range of a setting or of a verb's flag; None for one that has none."""
+    """The range of a setting or flag; None if it has none."""
     return option.range or _RANGES.get(f"{verb}.{option.name}", _RANGES.get(option.name))
 
 

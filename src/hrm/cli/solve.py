@@ -91,8 +91,8 @@ def main(args: list[str]) -> int:
 
 @contextmanager
 def _opened(name: str) -> Iterator[tuple[object, Iterable[str], Callable[[], float] | None]]:
-    """What to call a file, or standard input, in messages; its lines; and what tells how much has been read, in [0, 1],
-    where that can be known."""
+    """Open a file, or standard input: its name for messages, its lines, and a function that gives the share read so far
+    if that is known."""
     from hrm.puzzles.data import puzzle_file
 
     if name == "-":
@@ -108,7 +108,7 @@ def _opened(name: str) -> Iterator[tuple[object, Iterable[str], Callable[[], flo
 
 
 def _check_pictures(options: Options) -> Options:
-    """Before anything is computed: whether what --html and --gif ask for can be made. A page needs no Pillow."""
+    """Check up front whether --html and --gif can be written. Without Pillow only the page is."""
     read = (options.run, *options.also, options.puzzle, (options.task or "").rpartition(":")[0])
     for flag, name in (("--html", options.html), ("--gif", options.gif)):
         output.check(flag, name, read)
@@ -157,7 +157,8 @@ def _solve_lines(
     advance: Callable[..., None],
     read: Callable[[], float] | None = None,
 ) -> int:
-    """Solve one after the other. `advance` changes the bar, `hide` ends it, `read` tells how far the file is."""
+    """Solve all questions. `advance` updates the progress bar, `hide` removes it, `read` gives the share of the file
+    read so far."""
     name = "standard input" if options.puzzle == "-" else options.puzzle
     if options.html or options.gif:
         first = [text for _, text in itertools.islice(questions, 2)]
@@ -211,7 +212,7 @@ def _solve_lines(
 
 
 def _progress(piped: bool, several: bool) -> Progress:
-    """A bar on a terminal's stderr; not where puzzles are typed in."""
+    """A progress bar on the terminal's stderr; none where puzzles are typed in."""
     columns = BarColumn(20), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), TimeRemainingColumn()
     typed = piped and getattr(sys.stdin, "isatty", lambda: False)()
     quiet = typed or not several or not sys.stderr.isatty()
@@ -220,12 +221,14 @@ def _progress(piped: bool, several: bool) -> Progress:
 
 
 def _console() -> Console:
-    """Decided by the stream alone: a pipe gets plain text whatever the environment says about colour."""
+    """A console for the answers. The stream alone decides: a pipe gets plain text, whatever the environment says about
+    colour."""
     return Console(highlight=False, force_terminal=sys.stdout.isatty())
 
 
 def _observed(solver: Solver, options: Options, text: str, console: Console) -> tuple[Answer, Sequence[Segment]]:
-    """Solve one puzzle, drawing it with --watch; its last segment or, for pictures, all; none of an invalid one."""
+    """Solve one puzzle, drawing it with --watch. Returns the answer and the last segment, or all segments for pictures;
+    none if the question is invalid."""
     from hrm.puzzles.pictures.watch import watching
 
     segments: deque[Segment] = deque(maxlen=None if options.html or options.gif else 1)

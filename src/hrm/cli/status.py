@@ -58,7 +58,7 @@ def main(args: list[str]) -> int:
 
 
 def describe(state: State) -> dict[str, object]:
-    """The public contract's facts, from a learner's checkpoint."""
+    """What `hrm status --json` promises, from a learner's checkpoint."""
     names = ("name", "characters", "learned_at", "state", "epochs", "step", "steps")
     names += tuple(f"bits_per_character_{when}" for when in _WHEN)
     books = [{name: book.get(name) for name in names} for book in state.books]
@@ -71,7 +71,7 @@ def describe(state: State) -> dict[str, object]:
 
 
 def _state(book: Book) -> str:
-    """Whether a book was read to its end; where not, how far, unless an older version did not note that."""
+    """Whether a book was read to the end, or how far."""
     part = book.state != "finished" and book.steps
     return f"{book.state} ({book.step:,} of {book.steps:,} updates)" if part else book.state
 

@@ -37,7 +37,7 @@ TEXT_MAIN = (
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What trainings on puzzles and on text have in common."""
+    """Flags of every training."""
 
     preset: Positional[str | None] = None
     """Preset, or a YAML file of settings; not together with --resume."""
@@ -111,7 +111,7 @@ def _puzzles(args: list[str], named: str, held: ExitStack) -> int:
 
 
 def _trained(train: Callable[..., Json], config: Any, path: Path, options: RunOptions, **more: Any) -> Json:
-    """The result of a training."""
+    """Train, and return the result."""
     from hrm.training.trainer import BadBatch
 
     try:
@@ -121,7 +121,7 @@ def _trained(train: Callable[..., Json], config: Any, path: Path, options: RunOp
 
 
 def _typed(kind: str, args: list[str]) -> str | None:
-    """A kind, if it stands behind --task.kind on this very command line."""
+    """The kind, if --task.kind names it on this command line."""
     words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--task.kind=") else [arg])]
     return kind if ("--task.kind", kind) in pairwise(words) else None
 
@@ -140,7 +140,7 @@ def _end(result: Json, path: Path, as_json: bool, next_step: str) -> int:
 
 
 def _named(args: list[str]) -> tuple[str, bool]:
-    """The preset or run whose family decides which flags there are, empty where none is; and whether it is resumed."""
+    """The preset or run that decides the family of flags ("" if there is none), and whether it is resumed."""
     resumed = [arg.partition("=")[2] for arg in args if arg.startswith("--resume=")]
     if not resumed and "--resume" in args[:-1]:
         resumed = [args[args.index("--resume") + 1]]
@@ -171,7 +171,7 @@ def _text(args: list[str], named: str, held: ExitStack) -> int:
 
 
 def _resumed(held: ExitStack, options: RunOptions, kind: type[C]) -> C | None:
-    """The settings of the run to resume, from which other processes are kept as long as `held` is open."""
+    """The settings of the run to resume; None for a new run. The run stays locked as long as `held` is open."""
     if options.resume is None:
         return None
     if options.preset is not None:
@@ -209,7 +209,7 @@ def _base(held: ExitStack, options: Options) -> Config:
 
 
 def _refuse_data(path: Path) -> None:
-    """UserError for a file that is no recipe, and rather what to train on."""
+    """UserError for a file that is data rather than a recipe."""
     if not path.is_file() or path.suffix.lower() in (".yaml", ".yml"):
         return
     try:

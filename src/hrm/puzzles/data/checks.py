@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 
 def check(path: Path | str, task: Task, against: Path | str | None = None) -> list[str]:
-    """All problems of a data set, one sentence each, naming file and row and what to do."""
+    """All problems of a data set as sentences, each with the file, the row and what to do."""
     return list(problems(path, task, against))
 
 
 def problems(
     path: Path | str, task: Task, against: Path | str | None = None, console: Console | None = None
 ) -> Iterator[str]:
-    """The problems one by one: rows that do not parse, wrong questions and answers, duplicates, overlap up to symmetry.
-    Overlap is sought between the splits of a folder, and with `against`, another data set, which is checked as well."""
+    """Yield the problems of a data set: rows that do not parse, wrong questions or answers, duplicates, overlap.
+    Overlap (symmetric variants count) is looked for between the splits of a folder and with `against`, which is checked
+    too."""
     unreadable: list[str] = []
     parts = _load(path, task, unreadable)
     others = _load(against, task, unreadable) if against is not None else []
@@ -48,12 +49,12 @@ def problems(
 
 
 def _place(problem: str) -> list[tuple[int, str]]:
-    """For sorting: the words of a problem, which begin with file and row, numbers by their value."""
+    """Sort key of a problem: its file and row come first, and numbers sort by value."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", problem)]
 
 
 def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[LocatedPuzzles]:
-    """Each split that can be read; what cannot goes into `unreadable`."""
+    """The splits that can be read; problems with the others go into `unreadable`."""
     try:
         path = existing(path)
         if not path.is_dir():
@@ -66,7 +67,7 @@ def _load(path: Path | str, task: Task, unreadable: list[str]) -> list[LocatedPu
 
 
 def _wrong(part: LocatedPuzzles, task: Task, console: Console | None) -> Iterator[tuple[int, str]]:
-    """Rows whose question or answer is not what the task's rules ask for."""
+    """Rows whose question or answer breaks the task's rules, with the reason."""
     if not task.verifies:
         return
     # The answer fills in a blank, or where a task has none a space (mazes) or a dot; everything else it must repeat.
@@ -93,7 +94,7 @@ def _wrong(part: LocatedPuzzles, task: Task, console: Console | None) -> Iterato
 
 
 def _duplicates(part: LocatedPuzzles) -> Iterator[str]:
-    """Questions that stand in the data set more than once, other than as augmentations of one original."""
+    """Questions that appear more than once, other than as augmentations of the same original."""
     seen: dict[bytes, int] = {}
     groups = part.puzzles.groups
     for row, question in enumerate(part.puzzles.inputs):
@@ -105,7 +106,7 @@ def _duplicates(part: LocatedPuzzles) -> Iterator[str]:
 def _overlap(
     pairs: list[tuple[LocatedPuzzles, LocatedPuzzles]], sound: dict[int, list[int]], task: Task, console: Console | None
 ) -> Iterator[str]:
-    """Puzzles of the first of a pair that are symmetric variants of one in the second."""
+    """Puzzles in the first of each pair that are symmetric variants of a puzzle in the second."""
     for part, other in pairs:
         mine, theirs = (np.array(sound[id(each)], int) for each in (part, other))
         for row, first in shared(part.puzzles.take(mine), other.puzzles.take(theirs), task, console):

@@ -27,8 +27,8 @@ _CHUNK = 1 << 16
 
 
 def load(path: Path, task: Task, report: Callable[[str], None], console: Console | None = None) -> LocatedPuzzles:
-    """All puzzles that parse; `report` gets a sentence for each of the others. UserError if none is left. Where the
-    file has no answers they are found, if the task can find them."""
+    """Read every puzzle that parses; `report` gets a sentence for each other row. If the file has no answers, the task
+    finds them where it can. UserError if no puzzle is left."""
     tokens_of = _parser(task)
     parts: list[tuple[np.ndarray, ...]] = []
     graded = False
@@ -64,7 +64,7 @@ def _answers(
     path: Path,
     console: Console | None,
 ) -> np.ndarray:
-    """The answers that are given, and where there are none the ones that the task finds."""
+    """The answers in the file, and for rows without one the answer that the task finds."""
     missing = [i for i, row in enumerate(chunk) if row.answer is None and i not in bad]
     if not missing:
         return tokens_of([row.answer or "" for row in chunk], "answer", bad)
@@ -90,7 +90,7 @@ def _answers(
 
 
 def _ratings(texts: Sequence[str], bad: dict[int, str]) -> np.ndarray:
-    """Difficulties, 0 for none; the reasons of failures go into a dictionary by index."""
+    """Ratings as numbers, 0 where there is none; `bad` collects the reasons for invalid ones by index."""
     values = []
     for i, text in enumerate(texts):
         try:
@@ -125,7 +125,7 @@ def save(path: Path | str, task: Task, puzzles: PuzzleSet) -> None:
 
 
 def _parser(task: Task) -> Callable[[list[str], str, dict[int, str]], np.ndarray]:
-    """`task.parse` for many texts at once: [n, cells]; the reasons of failures go into a dictionary by index."""
+    """A fast `task.parse` for many texts, [n, cells]; `bad` collects the reasons for failures by index."""
     cells = task.cells
     token = np.zeros(256, task.dtype)  # of each character; 0 sends the text to task.parse
     for code in range(128):

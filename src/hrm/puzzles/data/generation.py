@@ -23,8 +23,8 @@ LEAST_SHARE = 0.2
 
 
 def generate(task: Task, counts: Sequence[int], seed: int = 0, console: Console | None = None) -> list[PuzzleSet]:
-    """Sets of that many different puzzles; no symmetry class is in two of them. A class is given to a set when it first
-    turns up, in proportion to the sets' sizes. UserError where the task has not that many puzzles."""
+    """Make sets of different puzzles, `counts[i]` in set i; no symmetry class is in two sets. A new class goes to a set
+    in proportion to the sets' sizes. UserError if the task has too few puzzles."""
     rng = np.random.default_rng(seed)
     share = np.maximum(np.array(counts) / max(sum(counts), 1), LEAST_SHARE)
     made: list[dict[bytes, Puzzle]] = [{} for _ in counts]
@@ -54,7 +54,7 @@ def generate(task: Task, counts: Sequence[int], seed: int = 0, console: Console 
 
 
 def _sound(puzzle: object, task: Task) -> Puzzle:
-    """A puzzle as a task made it; UserError unless it has the task's cells and tokens."""
+    """Check what a task generated; UserError unless it is a Puzzle with the task's cells and tokens."""
     where = f"{task.origin or type(task).__name__}.generate"
     if not isinstance(puzzle, Puzzle):
         raise UserError(f"{where} gives {quoted(puzzle)}, no hrm.Puzzle: correct it")
@@ -71,8 +71,8 @@ def _sound(puzzle: object, task: Task) -> Puzzle:
 def split(
     puzzles: PuzzleSet, task: Task, holdout: int, seed: int = 0, console: Console | None = None
 ) -> tuple[PuzzleSet, PuzzleSet]:
-    """The training puzzles and at least `holdout` others, cut along symmetry classes and groups. UserError if nothing
-    is left to train on."""
+    """Split into training puzzles and at least `holdout` held-out ones, without cutting a symmetry class or a group.
+    UserError if nothing is left to train on."""
     if not holdout:
         return puzzles, puzzles.take(np.arange(0))
     by_class = classes(puzzles, task, console)

@@ -22,13 +22,13 @@ _SPLITS = ("train", "test")
 
 
 def splits(path: Path) -> list[str]:
-    """The splits that a dataset folder has."""
+    """The splits in a dataset folder."""
     return [name for name in _SPLITS if (path / name / "dataset.json").is_file()]
 
 
 def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> LocatedPuzzles:
-    """A split of a dataset folder (or the folder of one split), arrays mapped from the disk where possible. Rows with
-    tokens out of range are reported and left out."""
+    """Read one split of a dataset folder (or a folder that is one split), memory-mapped where possible. Rows with
+    tokens out of range are reported and dropped."""
     folder = path if (path / "dataset.json").is_file() else path / split
     if not (folder / "dataset.json").is_file():
         known = ", ".join(splits(path))
@@ -58,8 +58,8 @@ def load(path: Path, task: Task, split: str, report: Callable[[str], None]) -> L
 
 
 def save(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> None:
-    """Write a dataset folder as HRM's loader expects it; rows are ordered by group. A row with the blank task id is a
-    puzzle of its own; rows of a group that share another id are one puzzle."""
+    """Write a dataset folder for HRM's loader, rows ordered by group. A row with the blank task id is a puzzle of its
+    own; rows of a group with the same other id are one puzzle."""
     for split, puzzles in (("train", train), ("test", test)):
         if puzzles is not None:
             _save_split(Path(path) / split, task, puzzles)
@@ -95,7 +95,7 @@ def _save_split(folder: Path, task: Task, puzzles: PuzzleSet) -> None:
 
 
 def _load_set(folder: Path, name: str, facts: Json, report: Callable[[str], None]) -> tuple[PuzzleSet, np.ndarray]:
-    """One set and the row number in its files of each puzzle."""
+    """One set, and for each puzzle its row number in the files."""
     cells, tokens, ignored = facts["seq_len"], facts["vocab_size"], facts.get("ignore_label_id")
     inputs, labels = read_array(folder, name, "inputs", mapped=True), read_array(folder, name, "labels", mapped=True)
     ids, of_puzzle, of_group = (
@@ -135,7 +135,7 @@ def _load_set(folder: Path, name: str, facts: Json, report: Callable[[str], None
 
 
 def _sizes(what: str, indices: np.ndarray, total: int) -> np.ndarray:
-    """How many members each puzzle or group has; UserError unless the indices cut 0..total into pieces."""
+    """The size of each puzzle or group; UserError unless the indices cut 0..total into pieces."""
     if indices.ndim != 1 or len(indices) == 0 or indices[0] != 0:
         raise UserError(f"{what} does not start with 0: build the data set again")
     sizes = np.diff(indices.astype(np.int64))

@@ -21,7 +21,7 @@ COUNTED = 1000
 
 
 def classes(puzzles: PuzzleSet, task: Task, console: Console | None = None) -> np.ndarray:
-    """A number [n] from 0 per row, the same for symmetric variants and different for different classes."""
+    """The number [n] of each row's symmetry class, counted from 0."""
     hashes = invariants(puzzles, task)
     _, number, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     keys: dict[bytes, int] = {}
@@ -33,7 +33,7 @@ def classes(puzzles: PuzzleSet, task: Task, console: Console | None = None) -> n
 def shared(
     puzzles: PuzzleSet, others: PuzzleSet, task: Task, console: Console | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Each row that is a symmetric variant of another set's puzzle, with the first such row there."""
+    """Each row that is a symmetric variant of a puzzle in another set, with the first such row there."""
     hashes, their_hashes = invariants(puzzles, task), invariants(others, task)
     suspects = np.flatnonzero(np.isin(their_hashes, hashes))
     bucket: dict[int, list[int]] = {}
@@ -58,7 +58,7 @@ def shared(
 
 
 def refuse(measured: LocatedPuzzles, training: PuzzleSet, task: Task, console: Console | None = None) -> None:
-    """UserError where puzzles to measure on are symmetric variants of training puzzles."""
+    """UserError if test puzzles are symmetric variants of training puzzles."""
     found = list(islice(shared(measured.puzzles, training, task, console), COUNTED))
     if found:
         first, _ = found[0]
@@ -70,7 +70,7 @@ def refuse(measured: LocatedPuzzles, training: PuzzleSet, task: Task, console: C
 
 
 def invariants(puzzles: PuzzleSet, task: Task) -> np.ndarray:
-    """A number [n] uint64 per puzzle that symmetric variants share and different puzzles seldom do."""
+    """A number [n] uint64 per puzzle: equal for symmetric variants, seldom equal for other puzzles."""
     return task.invariants(puzzles.inputs, puzzles.labels)
 
 

@@ -25,7 +25,7 @@ _TABLES = (".csv", ".csv.gz", ".csv.xz", ".tsv", ".tsv.gz")
 
 
 class Row(NamedTuple):
-    """A puzzle of a file as it is written there."""
+    """One puzzle as the file has it."""
 
     line: int
     """Where it begins, counted from 1."""
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What the header of a CSV file says."""
+    """The columns named by the header of a CSV file."""
 
     separator: str
     names: list[str]
@@ -49,13 +49,13 @@ class Columns(NamedTuple):
 
 @contextmanager
 def text_of(path: Path) -> Iterator[Iterator[str]]:
-    """The lines of a file, unpacked where its name ends in .gz or .xz."""
+    """The lines of a file, decompressed if its name ends in .gz or .xz."""
     with opened(path) as stream:
         yield decoded(stream, path)
 
 
 def decoded(stream: IO[bytes], where: object) -> Iterator[str]:
-    """Lines of UTF-8, UTF-16 or UTF-32; bytes that do not fit are replaced, since a puzzle has none."""
+    """Decode UTF-8, UTF-16 or UTF-32 line by line. Invalid bytes are replaced: no puzzle contains any."""
     number, text = 0, None
     try:
         head = stream.peek(4)[:4]  # type: ignore[attr-defined]
@@ -79,8 +79,8 @@ def decoded(stream: IO[bytes], where: object) -> Iterator[str]:
 
 
 def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
-    """The puzzles of a file, broken ones as well, each as soon as it has been read. UserError where it is damaged, or a
-    CSV file without a column of questions."""
+    """Yield the puzzles of a file as they are read, broken ones included. UserError for a damaged file, or a CSV file
+    without a column of questions."""
     source = iter(lines)
     skipped, first = 0, ""
     for first in source:
@@ -103,7 +103,7 @@ def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
 
 
 def header(line: str) -> Columns | None:
-    """The columns that a first line names, if a question is among them."""
+    """The columns named in a first line; None if none of them holds questions."""
     for separator in _SEPARATORS:
         try:
             names = next(csv.reader([line.strip("\r\n")], delimiter=separator), [])
@@ -118,7 +118,7 @@ def header(line: str) -> Columns | None:
 
 
 def check_columns(columns: Columns, where: object) -> None:
-    """UserError where a column that is read is there twice."""
+    """UserError if a column that is read appears twice."""
     known = [_column(name) for name in columns.names]
     for at in (columns.question, columns.answer, columns.rating):
         if at is not None and known.count(known[at]) > 1:
@@ -130,7 +130,7 @@ def _column(name: str) -> str:
 
 
 def csv_rows(lines: Iterable[str], where: object, columns: Columns, before: int) -> Iterator[Row]:
-    """The lines below a header that stands on line `before`."""
+    """The rows below the header, which is on line `before`."""
     separator, names, question, answer, rating = columns
     # Words may stand in the other columns that say how hard a puzzle is; they are no ratings.
     strict = rating is None or names[rating].strip().lower() == RATINGS[0]
@@ -151,7 +151,7 @@ def csv_rows(lines: Iterable[str], where: object, columns: Columns, before: int)
 
 
 def _opensudoku(lines: Iterable[str], where: object, before: int) -> Iterator[Row]:
-    """The games of an OpenSudoku file; a document type, whose entities could grow without end, is refused."""
+    """The puzzles of an OpenSudoku file. Document types are refused: their entities could expand without end."""
     found: list[Row] = []
     names: set[str] = set()
 
@@ -180,7 +180,7 @@ def _opensudoku(lines: Iterable[str], where: object, before: int) -> Iterator[Ro
 
 
 def _given(data: str) -> str:
-    """The cells of a game: 81 signs, or for each cell value, notes and whether it may be changed, with bars between."""
+    """The cells of a game: 81 characters, or value, notes and an 'editable' flag per cell, separated by bars."""
     versioned = re.match(r"\s*version:\s*\d+\s+", data)
     if versioned is None:
         return data
@@ -191,7 +191,7 @@ def _given(data: str) -> str:
 
 
 def _is_puzzle(line: str, task: Task) -> bool:
-    """Whether a line is a puzzle, begins one, or is a comment: a file without a header."""
+    """Whether a line is a puzzle, the start of one, or a comment, so that the file has no header."""
     form = task.form
     if not line or form is None or len(line) > task.longest:
         return False

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class PuzzleSet(NamedTuple):
-    """Questions with their answers, one puzzle per row."""
+    """Questions and answers, one puzzle per row."""
 
     inputs: np.ndarray
     """[n, cells] question tokens, uint8 or wider; may be mapped from the disk."""
@@ -27,20 +27,20 @@ class PuzzleSet(NamedTuple):
     num_task_ids: int = 1
 
     def take(self, rows: np.ndarray) -> PuzzleSet:
-        """The puzzles at these row numbers (or where this mask holds)."""
+        """The puzzles at these row numbers, or where this mask is true."""
         arrays = [None if a is None else a[rows] for a in self[:5]]
         return PuzzleSet(*arrays, source=self.source, num_task_ids=self.num_task_ids)  # type: ignore[arg-type]
 
     @property
     def sha256(self) -> str:
-        """Of the arrays of questions and answers."""
+        """The SHA-256 of the questions and answers."""
         digest = hashlib.sha256(self.inputs.tobytes())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
     @staticmethod
     def joined(sets: Sequence[PuzzleSet], source: str) -> PuzzleSet:
-        """Several sets as one. Groups stay apart; where only some have ratings, the others get 0."""
+        """Concatenate sets; groups stay distinct. If only some sets have ratings, the others get 0."""
         inputs, labels, ids = (np.concatenate(arrays) for arrays in zip(*(each[:3] for each in sets), strict=True))
         firsts = np.cumsum([0, *(int(each.groups.max(initial=-1)) + 1 for each in sets)])
         groups = np.concatenate([each.groups + first for each, first in zip(sets, firsts, strict=False)])
@@ -52,7 +52,7 @@ class PuzzleSet(NamedTuple):
 
 
 class LocatedPuzzles(NamedTuple):
-    """Puzzles and the place (file and row) that each was read from, for messages."""
+    """Puzzles, and for messages the file and row that each was read from."""
 
     puzzles: PuzzleSet
     where: Callable[[int], str]

@@ -28,7 +28,7 @@ _SAMPLE = 500
 
 
 def infer(path: Path | str) -> TaskConfig:
-    """The kind and size of the puzzles in a file or dataset folder; UserError where they could be anything."""
+    """Recognise the task and size of the puzzles in a file or dataset folder; UserError if that is ambiguous."""
     path = existing(path)
     if not path.is_dir():
         with puzzle_file.text_of(path) as lines:
@@ -49,7 +49,7 @@ def infer(path: Path | str) -> TaskConfig:
 
 
 def are_puzzles(path: Path | str) -> bool:
-    """Whether a dataset folder, or a file with a column of questions, holds puzzles of a known kind and no text."""
+    """Whether a dataset folder, or a file with a column of questions, holds Sudoku or mazes rather than text."""
     path = Path(path)
     try:
         if path.is_file():
@@ -64,7 +64,7 @@ def are_puzzles(path: Path | str) -> bool:
 
 
 def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
-    """What most of a file's first puzzles are, so that a broken one does not hide it."""
+    """What most of the first puzzles in a file are, so that a broken one does no harm."""
     if (size := _maze(lines, path)) is not None:
         return TaskConfig(kind="maze", size=size)
     configs = [TaskConfig(kind="sudoku", box=box) for box in _BOXES.values()]
@@ -83,7 +83,7 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
 
 
 def _read(lines: Sequence[str], path: Path, task: Task) -> tuple[int, int]:
-    """How many puzzles of a task there are that can have one solution, and how many more that can be parsed."""
+    """How many puzzles of a task could have exactly one solution, and how many parse at all."""
     sound = count = 0
     for row in _rows(lines, path, task):
         try:
@@ -97,13 +97,13 @@ def _read(lines: Sequence[str], path: Path, task: Task) -> tuple[int, int]:
 
 
 def _rows(lines: Sequence[str], path: Path, task: Task) -> Iterator[puzzle_file.Row]:
-    """The puzzles of a sample, which may be cut in the middle of one."""
+    """The puzzles of a sample; the last one may be cut off."""
     with suppress(UserError):
         yield from puzzle_file.rows(lines, path, task)
 
 
 def _maze(lines: Sequence[str], path: Path) -> tuple[int, int] | None:
-    """The size of mazes: in a column or on lines of their own, or drawn with empty lines between."""
+    """The size of the mazes: in a CSV column, one per line, or drawn with empty lines between them."""
     if any(puzzle_file.header(line) for line in lines[:10]):
         texts = [row.question for row in _rows(lines, path, Maze(2, 2, 1))]
     else:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def is_csv(path: Path | str) -> bool:
-    """Whether a path to be written names a CSV file rather than a dataset folder."""
+    """Whether an output path names a CSV file; otherwise it is a dataset folder."""
     return str(path).endswith((".csv", ".csv.gz"))
 
 
 def locate(path: Path | str, task: Task, split: str = "train", console: Console | None = None) -> LocatedPuzzles:
-    """The puzzles in a file, or in a split of a dataset folder, and the place of each; a UserError names it."""
+    """Read the puzzles in a file or a split of a dataset folder, with the file and row of each."""
     path = existing(path)
 
     def refuse(problem: str) -> None:
@@ -35,20 +35,20 @@ def locate(path: Path | str, task: Task, split: str = "train", console: Console 
 
 
 def read(path: Path | str, task: Task, split: str = "train") -> PuzzleSet:
-    """The puzzles that `locate` finds, without their places."""
+    """Like `locate`, without the places."""
     return locate(path, task, split).puzzles
 
 
 def read_both(path: Path | str, task: Task) -> tuple[PuzzleSet, PuzzleSet | None]:
-    """Everything in a file, or both splits of a dataset folder (the second may be missing)."""
+    """All puzzles of a file, or both splits of a dataset folder; the second is None if it is missing."""
     if not Path(path).is_dir() or "test" not in npy_folder.splits(Path(path)):
         return read(path, task), None
     return read(path, task, "train"), read(path, task, "test")
 
 
 def join(paths: Sequence[Path | str], task: Task, limit: int | None = None) -> tuple[PuzzleSet, PuzzleSet | None, int]:
-    """The first `limit` training puzzles of each data set, the test puzzles where there is only one, and how many were
-    dropped because an earlier set asks the same. UserError for one of several with a test split or task ids."""
+    """Join the first `limit` training puzzles of each data set. A single set keeps its test puzzles. Also returns how
+    many duplicates were dropped. UserError if one of several sets has a test split or task ids."""
     sets: list[PuzzleSet] = []
     for path in paths:
         puzzles, test = read_both(path, task)
@@ -67,7 +67,7 @@ def join(paths: Sequence[Path | str], task: Task, limit: int | None = None) -> t
 
 
 def write(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None = None) -> list[Path]:
-    """Write to the `targets` of a path; return those that were written."""
+    """Write to the `targets` of a path; returns the files written."""
     if not is_csv(path):
         npy_folder.save(path, task, train, test)
         return targets(path)
@@ -80,7 +80,7 @@ def write(path: Path | str, task: Task, train: PuzzleSet, test: PuzzleSet | None
 
 
 def targets(path: Path | str) -> list[Path]:
-    """Where puzzles go: a dataset folder, or a CSV file and one for the test puzzles: x.csv.gz and x_test.csv.gz."""
+    """The output files: a dataset folder, or a CSV file and one for test puzzles (x.csv.gz and x_test.csv.gz)."""
     path = Path(path)
     if not is_csv(path):
         return [path]
@@ -89,7 +89,7 @@ def targets(path: Path | str) -> list[Path]:
 
 
 def existing(path: Path | str) -> Path:
-    """The path, if there is something; otherwise a UserError."""
+    """The path; UserError if it does not exist."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")

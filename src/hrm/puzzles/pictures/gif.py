@@ -38,7 +38,7 @@ DOUBT = "#f7c667"
 
 
 def pillow() -> None:
-    """UserError where Pillow is not installed."""
+    """UserError if Pillow is not installed."""
     try:
         import PIL  # noqa: F401
     except ImportError as error:
@@ -46,8 +46,8 @@ def pillow() -> None:
 
 
 def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
-    """An animated GIF of one answer and the segments observed on the way (at least one); it repeats for ever. Of
-    hundreds of segments so few are shown that it stays below 1 MB."""
+    """An endless animated GIF of one answer and its observed segments (at least one). Segments are skipped to keep it
+    under 1 MB."""
     pillow()
     drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
     frames = len(segments)
@@ -60,8 +60,8 @@ def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
 
 
 def _steps(segments: Sequence[Segment], end: int, frames: int) -> list[int]:
-    """Which segments, counted from 1, are shown after the question: all, or about `frames`, evenly, and the first and
-    the last of the attempt that ends it."""
+    """The segments, counted from 1, shown after the question: all, or about `frames` at even steps, always with the
+    first and the last one of the successful attempt."""
     last = len(segments)
     begins = 1 + next(i for i, segment in enumerate(segments) if segment.attempt == segments[end - 1].attempt)
     kept = range(1, last + 1) if frames >= last else {round(1 + i * (last - 1) / (frames - 1)) for i in range(frames)}
@@ -69,7 +69,7 @@ def _steps(segments: Sequence[Segment], end: int, frames: int) -> list[int]:
 
 
 def _content(drawing: _Drawing, steps: Sequence[int]) -> bytes:
-    """The bytes of the picture that shows these steps."""
+    """The GIF with these steps, as bytes."""
     from PIL import Image
 
     pages = [(step, number == len(steps) - 1) for number, step in enumerate(steps)]
@@ -84,7 +84,7 @@ def _content(drawing: _Drawing, steps: Sequence[int]) -> bytes:
 
 
 class _Drawing:
-    """What all frames have in common."""
+    """What all frames share."""
 
     def __init__(self, solver: Solver, answer: Answer, segments: Sequence[Segment]) -> None:
         from PIL import ImageFont
@@ -100,7 +100,7 @@ class _Drawing:
         self.words, self.details = ImageFont.load_default(17), ImageFont.load_default(14)
 
     def frame(self, step: int, last: bool = False) -> Image:
-        """The question (step 0) or the grid after a segment, counted from 1; the last one has the verdict."""
+        """Draw the question (step 0) or the grid after a segment, counted from 1; the last frame shows the verdict."""
         from PIL import Image, ImageDraw
 
         image = Image.new("RGB", (self.width, self.height), CARD)
@@ -143,7 +143,7 @@ class _Drawing:
         return self.left + column * self.cell, MARGIN + row * self.cell
 
     def _lines(self) -> None:
-        """Borders of cells, then, over them, those of boxes and of the grid."""
+        """Draw the cell borders, then the box and grid borders over them."""
         blocks, size = self.look.blocks, self.cell
         borders: list[tuple[bool, tuple[int, int, int, int]]] = []
         for cell in range(self.rows * self.columns):
@@ -158,7 +158,7 @@ class _Drawing:
         self.pen.rectangle((self.left - 1, MARGIN - 1, right, bottom), outline=STRONG, width=2)
 
     def _caption(self, step: int, wrong: int, last: bool) -> None:
-        """Where we are and what the model thinks; at the end the verdict; and the progress as a bar."""
+        """Write the step and the model's confidence, or at the end the verdict, above a progress bar."""
         first, second, colour = "Question", "", INK
         if step:
             segment = self.segments[step - 1]
@@ -179,7 +179,7 @@ class _Drawing:
 
 
 def _palette(frames: Sequence[Image]) -> list[int]:
-    """Red, green and blue of the most frequent colours that differ visibly: one palette for all frames, small files."""
+    """The most frequent visibly different colours, as RGB values: one palette for all frames keeps the file small."""
     pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames]).astype(int)
     packed, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
     kept = np.empty((0, 3), int)
@@ -191,6 +191,6 @@ def _palette(frames: Sequence[Image]) -> list[int]:
 
 
 def _mixed(one: str, other: str, share: float) -> tuple[int, ...]:
-    """A colour with `share` of another."""
+    """The first colour mixed with `share` of the other."""
     pairs = [(int(one[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5)]
     return tuple(round(a + (b - a) * share) for a, b in pairs)

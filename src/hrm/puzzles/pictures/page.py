@@ -22,8 +22,8 @@ BARS = 16
 
 
 def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
-    """The text of a page about one answer and the segments observed on the way (at least one). It needs no other file
-    and no network. Probabilities are rounded to a tenth of a percent."""
+    """The HTML of a page about one answer and its observed segments (at least one). It needs no other file and no
+    network. Probabilities are rounded to 0.1 percent."""
     fields = {
         "title": html.escape(f"{_name(solver)}: {verdict(answer)}"),
         "status": answer.status,
@@ -47,7 +47,7 @@ def verdict(answer: Answer) -> str:
 
 
 def chosen(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> int:
-    """The last segment, counted from 1, whose readout became the answer: after a vote not always the last one."""
+    """The last segment, counted from 1, whose readout is the answer. After a vote that may not be the last one."""
     if answer.answer is not None and answer.grid is not None:
         for number in range(len(segments), 0, -1):
             if np.array_equal(as_grid(solver.task, segments[number - 1].readout), answer.grid):
@@ -56,7 +56,7 @@ def chosen(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> int:
 
 
 def _rows(text: str, task: Task) -> str:
-    """A long line with a character per cell, broken as the grid is."""
+    """Break a long line with one character per cell into the rows of the grid."""
     rows, columns = task.shape
     one_line = len(text) == rows * columns > 81 and "\n" not in text
     return "\n".join(text[i : i + columns] for i in range(0, len(text), columns)) if one_line else text
@@ -96,8 +96,8 @@ def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> Json:
 
 
 def _shares(segment: Segment) -> list[int | list[int]]:
-    """Per cell the readout's token alone where that is certain, else token, share in 1/1000, token, share, ... The
-    readout comes first, then the others from the most probable on; shares of less than 1/1000 are left out."""
+    """For each cell the readout's token if it is certain, else token, share in 1/1000, token, share, ... The readout
+    comes first, the others by falling probability; shares below 1/1000 are left out."""
     cells = np.arange(len(segment.readout))
     rank = -segment.probabilities.astype(np.float64)
     rank[cells, segment.readout] = -2
@@ -111,5 +111,5 @@ def _shares(segment: Segment) -> list[int | list[int]]:
 
 
 def _number(value: float) -> float | None:
-    """Four significant digits; None for what JSON cannot say."""
+    """Round to four significant digits; None for what JSON cannot express."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -19,8 +19,8 @@ from hrm.puzzles.tasks import Task
 
 @contextmanager
 def watching(solver: Solver, console: Console, delay: float = 0.3) -> Iterator[Callable[[Segment], None]]:
-    """Gives what to call with each Segment of one puzzle: it redraws the grid in a terminal, where a frame stays for
-    at least `delay` seconds, and prints frame after frame elsewhere."""
+    """Yield a function to call with each Segment of a puzzle. In a terminal it redraws the grid and keeps each frame
+    for at least `delay` seconds; elsewhere it prints one frame after the other."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield lambda segment: console.print(frame(solver, segment))
         return
@@ -37,12 +37,12 @@ def watching(solver: Solver, console: Console, delay: float = 0.3) -> Iterator[C
 
 
 def grid(task: Task, segment: Segment) -> RenderableType:
-    """The readout after a segment, its wrong cells marked."""
+    """The readout after a segment, with wrong cells marked."""
     return task.draw(segment.question, segment.readout, task.wrong(segment.question, segment.readout))
 
 
 def frame(solver: Solver, segment: Segment) -> RenderableType:
-    """The grid after a segment with the segment's numbers beside it."""
+    """The grid after a segment, with the segment's numbers beside it."""
     task, believed = solver.task, solver.confidence(segment.q)
     facts = Table.grid(padding=(0, 1))
     facts.add_row("segment", str(segment.segment))

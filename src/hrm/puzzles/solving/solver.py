@@ -107,11 +107,7 @@ class Solver:
         )  # fmt: skip
 
     def solve(
-        self,
-        question: Question,
-        trace: bool = False,
-        observe: Callable[[Segment], None] | None = None,
-        **strategy: Any,
+        self, question: Question, trace: bool = False, observe: Callable[[Segment], None] | None = None, **strategy: Any
     ) -> Answer:
         """Answer one question: text in any form, or lists and arrays of its cells. `strategy` are fields of
         hrm.puzzles.config.Strategy, such as restarts=8. `observe` is called after every segment. A wrong question costs
