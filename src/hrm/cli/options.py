@@ -1,25 +1,15 @@
-"""Flags of a verb: one dataclass of options, read by tyro, with one-sentence errors and help in plain text.
+"""Flags of a verb: a frozen dataclass of options, read by tyro, with one-sentence errors and help in plain text.
 
-    @dataclass(frozen=True)
-    class Options:
-        '''Solve puzzles and verify the answers.'''
+    options = parse("solve", Options, args, example="hrm solve runs/sudoku puzzles.csv")
 
-        run: Positional[str]
-        '''Run folder, or the name of a solver shipped with the package.'''
-        restarts: int = 0
-        '''New attempts from random states for unsolved puzzles.'''
+The string below a field is its help. A verb that takes every setting of a run has the field `config: Settings =
+field(default_factory=Config)` and passes `base`, which says where the settings start:
 
-    def main(args: list[str]) -> int:
-        options = parse("solve", Options, args, example="hrm solve runs/sudoku puzzles.csv")
+    options = parse("train", Options, args, example="hrm train sudoku-4x4 --optim.lr 1e-3",
+                    main=("optim.lr", "train.steps"), base=lambda options: load_preset(options.preset))
 
-A verb that takes every setting of a run has the fields `preset: Positional[str | None] = None` (or another way to say
-where the settings start) and `config: Settings = field(default_factory=Config)`, and passes `base`:
-
-        options = parse("train", Options, args, example="hrm train sudoku-4x4 --optim.lr 1e-3",
-                        main=("optim.lr", "train.steps"), base=lambda options: load_preset(options.preset))
-
-The flags on the command line then override `base(options)`, and `options.config` has passed `hrm.settings.check`.
-A verb with actions (`hrm data build ...`) ends in `return choose("data", {"build": build, "check": check}, args)`.
+Flags override `base(options)`, and `options.config` has passed `hrm.settings.check`. A verb with actions
+(`hrm data build ...`) ends in `return choose("data", {"build": build, "check": check}, args)`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,6 @@ class PuzzleModel(nn.Module):
         self.embed_tokens = Embedding(3 if self.candidates else board.vocabulary, dim, std)
         self.task_embedding = TaskEmbedding(board.task_ids, dim) if arch.task_positions else None
         self.embed_positions: Embedding | None = None
-        self.rope: tuple[Tensor, Tensor] | None = None
         if arch.positions == "learned":
             self.embed_positions = Embedding(positions, dim, std)
         elif arch.positions == "groups":

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from hrm.files.npy import IGNORE
 from hrm.files.reading import UserError, quoted, reason
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
@@ -19,7 +20,6 @@ LARGEST = 30
 """Rows and columns of the largest grid of a task."""
 PALETTE = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
 """The usual colours of ARC's pictures."""
-_IGNORE = -100
 
 
 class Arc(Task):
@@ -149,7 +149,7 @@ class Arc(Task):
 
 def labels_of(tokens: np.ndarray) -> np.ndarray:
     """An answer's tokens as labels int8: padding does not count."""
-    return np.where(tokens == PAD, np.int8(_IGNORE), tokens.astype(np.int8))
+    return np.where(tokens == PAD, np.int8(IGNORE), tokens.astype(np.int8))
 
 
 def grid_of(value: object) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -88,12 +89,9 @@ class Board(Task):
 def turned(board: np.ndarray) -> list[tuple[np.ndarray, bool, bool, bool]]:
     """The 8 symmetries of a square, 4 of a rectangle: where each cell comes from, and whether the board was transposed,
     then turned upside down, then mirrored."""
-    found = []
-    for transposed in (False, True) if board.shape[0] == board.shape[1] else (False,):
-        for upside_down in (False, True):
-            for mirrored in (False, True):
-                seen = board.T if transposed else board
-                seen = seen[::-1] if upside_down else seen
-                seen = seen[:, ::-1] if mirrored else seen
-                found.append((seen.ravel(), transposed, upside_down, mirrored))
+    found, square = [], board.shape[0] == board.shape[1]
+    for transposed, upside_down, mirrored in product((False, True)[: 1 + square], (False, True), (False, True)):
+        seen = board.T if transposed else board
+        seen = seen[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        found.append((seen.ravel(), transposed, upside_down, mirrored))
     return found

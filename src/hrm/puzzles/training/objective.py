@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hrm.core.arch import HaltingConfig
+from hrm.files.npy import IGNORE
 from hrm.puzzles.config import LossConfig
 from hrm.puzzles.model import Readout
-
-IGNORE = -100
 
 
 class Losses(NamedTuple):
@@ -37,13 +36,8 @@ def stablemax_logits(logits: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
 def token_losses(logits: Float[Tensor, "b c v"], labels: Int[Tensor, "b c"], config: LossConfig) -> Float[Tensor, " b"]:
     """Mean cross-entropy over each puzzle's labelled tokens, plus the optional z-loss; 0 for one without labels."""
     scores = stablemax_logits(logits) if config.kind == "stablemax" else logits.float()
-    losses = F.cross_entropy(
-        scores.flatten(0, 1),
-        labels.flatten(),
-        ignore_index=IGNORE,
-        reduction="none",
-        label_smoothing=config.label_smoothing,
-    ).view_as(labels)
+    flat, smoothing = (scores.flatten(0, 1), labels.flatten()), config.label_smoothing
+    losses = F.cross_entropy(*flat, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing).view_as(labels)
     if config.z_loss:
         losses = losses + config.z_loss * scores.logsumexp(-1).square() * (labels != IGNORE)
     return losses.sum(1) / (labels != IGNORE).sum(1).clamp(min=1)
