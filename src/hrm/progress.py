@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from hrm.console import Console
+from hrm.console import Console
 
 T = TypeVar("T")
 
@@ -20,13 +19,9 @@ def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[...
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    named, rate = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[rate]}")
+    columns = named, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total, rate="")
 
         def advance(count: int = 1) -> None:

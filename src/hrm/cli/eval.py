@@ -194,8 +194,4 @@ def _table(result: Json, asked: Strategy) -> str:
     called = {"exact_interval": "95%_interval", "ece": "confidence error (ECE)"}
     names = dict.fromkeys([*first, *result])
     told = {called.get(name, name): result[name] for name in names if name not in unused}
-    return facts.lines(told, _is_share, 24)
-
-
-def _is_share(name: str) -> bool:
-    return name.endswith("accuracy") or name in ("valid", "optimal")
+    return facts.lines(told, lambda name: name.endswith("accuracy") or name in ("valid", "optimal"), 24)

@@ -196,7 +196,10 @@ def help_text(
 ) -> str:
     """The help of a verb: usage, description, an example, and the main flags or all of them. Defaults are those of
     `preset`."""
-    values = _at_preset(options, preset)
+    values: Any = None
+    with contextlib.suppress(UserError):
+        if preset:
+            values = replace(at := options(), config=load_preset(preset, type(at.config)))
     # Positional and required ones first, which a class derived from another cannot say by its order.
     known = sorted(options_of(options, values=values), key=lambda o: (not o.positional, o.default is not MISSING))
     own = {item.name for item in fields(options)} - set(rare)
@@ -220,15 +223,6 @@ def help_text(
     more = f"`hrm {named} --help-all` lists all {len(known) - len(asked)} flags. " if len(shown) < len(known) else ""
     more += "--quiet leaves only results and errors; --debug shows the traceback of an error."
     return "\n".join([*lines, "", *textwrap.wrap(more, width)])
-
-
-def _at_preset(options: type, preset: str) -> Any:
-    """The options with the settings of a preset, file or run; None if there is no such thing."""
-    with contextlib.suppress(UserError):
-        if preset:
-            values = options()
-            return replace(values, config=load_preset(preset, type(values.config)))
-    return None
 
 
 def entry(head: str, text: str, indent: int, width: int) -> list[str]:

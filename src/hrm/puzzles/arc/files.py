@@ -116,9 +116,9 @@ def _entries(path: Path) -> Iterator[Entry]:
     check_copied(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith((".json", ".json.gz")))
-        names = {file.name for file in files}
         # Neither what a system hides in folders, nor solutions, which are read with their challenges.
-        files = [file for file in files if not file.name.startswith(".") and not _is_solutions(file.name, names)]
+        beside = {_beside(file) for file in files if "challenges" in file.name}
+        files = [file for file in files if not file.name.startswith(".") and file not in beside]
         if not files:
             inside = [child for child in sorted(path.iterdir()) if child.is_dir() and any(child.glob("*.json*"))]
             instead = f", such as {inside[0]}" if inside else ""
@@ -163,10 +163,6 @@ def _of_line(where: str, line: bytes) -> Placed:
 
 def _refused(error: UserError) -> Placed:
     raise error
-
-
-def _is_solutions(name: str, names: set[str]) -> bool:
-    return "solutions" in name and name.replace("solutions", "challenges") in names
 
 
 def _beside(path: Path) -> Path:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hrm.console import Console
 from hrm.files.reading import UserError
 from hrm.progress import track
 from hrm.puzzles.data import csv_file, npy_folder
@@ -17,9 +17,6 @@ from hrm.puzzles.data.overlap import shared
 from hrm.puzzles.data.puzzle_set import LocatedPuzzles
 from hrm.puzzles.data.storage import existing
 from hrm.puzzles.tasks import PuzzleError, Task
-
-if TYPE_CHECKING:
-    from hrm.console import Console
 
 
 def check(path: Path | str, task: Task, against: Path | str | None = None) -> list[str]:

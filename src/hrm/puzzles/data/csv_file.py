@@ -8,10 +8,10 @@ import io
 from collections.abc import Callable, Sequence
 from itertools import compress, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hrm.console import Console
 from hrm.files import output
 from hrm.files.reading import UserError, quoted
 from hrm.progress import track
@@ -19,9 +19,6 @@ from hrm.puzzles.data import puzzle_file
 from hrm.puzzles.data.puzzle_file import Row
 from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import PuzzleError, Task
-
-if TYPE_CHECKING:
-    from hrm.console import Console
 
 _CHUNK = 1 << 16
 

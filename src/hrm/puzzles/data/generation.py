@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hrm.console import Console
 from hrm.files.reading import UserError, quoted
 from hrm.progress import bar
 from hrm.puzzles.data.overlap import classes
 from hrm.puzzles.data.puzzle_set import PuzzleSet
 from hrm.puzzles.tasks import Puzzle, Task
-
-if TYPE_CHECKING:
-    from hrm.console import Console
 
 PATIENCE = 20_000
 """Draws without a new puzzle after which there are taken to be no more."""

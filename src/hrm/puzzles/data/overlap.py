@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hrm.console import Console
 from hrm.files.reading import UserError
 from hrm.progress import track
 from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import Puzzle, Task
-
-if TYPE_CHECKING:
-    from hrm.console import Console
 
 COUNTED = 1000
 """An overlap is counted up to this many puzzles: an exact form takes one to two milliseconds."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hrm.console import Console
 from hrm.files.reading import UserError
 from hrm.puzzles.data import csv_file, npy_folder
 from hrm.puzzles.data.puzzle_set import LocatedPuzzles, PuzzleSet
 from hrm.puzzles.tasks import Task
-
-if TYPE_CHECKING:
-    from hrm.console import Console
 
 
 def is_csv(path: Path | str) -> bool:

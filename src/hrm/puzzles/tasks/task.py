@@ -105,7 +105,9 @@ class Task:
             raise PuzzleError(f"expected {self.cells} cells, {rows} rows of {cols}, got {found}")
         for at, field in enumerate(fields):
             if self._known.get(field, 0) == 0:
-                raise PuzzleError(f"{quoted(field)} at {self.place(at)} is none of {self._some_names()}")
+                names = self.names[1:]
+                listed = " ".join(names if len(names) < 20 else [*names[:10], "...", names[-1]])
+                raise PuzzleError(f"{quoted(field)} at {self.place(at)} is none of {listed}")
         return np.array([self._known[field] for field in fields], self.dtype)
 
     def parse_bounded(self, text: str) -> np.ndarray:
@@ -260,10 +262,6 @@ class Task:
         token = {name: token for token, name in enumerate(self.names)}
         characters = {character: token for token, character in enumerate(self.vocabulary)}
         return characters | token | {alias: token[name] for alias, name in self.aliases.items()}
-
-    def _some_names(self) -> str:
-        names = list(self.names[1:])
-        return " ".join(names if len(names) < 20 else [*names[:10], "...", names[-1]])
 
 
 def _characters(names: Sequence[str]) -> str:
