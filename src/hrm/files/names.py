@@ -56,10 +56,10 @@ def fault(name: object, known: Collection[str] | None = None) -> str | None:
     return None
 
 
-def file_in(folder: Path, name: object, known: Collection[str] | None = None) -> Path:
+def file_in(folder: Path, name: object) -> Path:
     """The path of a name found in a file of `folder`; BadName unless it is bare and leads to nothing but a regular
     file inside. A file that is missing is for its reader to report."""
-    if (why := fault(name, known)) is not None:
+    if (why := fault(name)) is not None:
         raise BadName(folder, why)
     return regular(folder / str(name))
 

@@ -35,9 +35,9 @@ def installed(kind: str) -> EntryPoint | None:
     return next(iter(entry_points(group=GROUP, name=kind)), None)
 
 
-def problem(kind: str, flag: str = "--task.kind") -> str | None:
+def problem(kind: str) -> str | None:
     """A sentence about a kind that is none."""
     if kind in KINDS or is_file(kind) or installed(kind) is not None:
         return None
     hint = nearest(kind, KINDS) or f": use {', '.join(KINDS)}, FILE.py:CLASS for your own, or install what provides it"
-    return f"there is no task named {quoted(kind)} ({flag}){hint}"
+    return f"there is no task named {quoted(kind)} (--task.kind){hint}"

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import groupby, islice
 from math import isqrt
 from pathlib import Path
 
@@ -119,14 +119,8 @@ def _maze(lines: Sequence[str], path: Path) -> tuple[int, int] | None:
         cells = Counter(map(len, whole)).most_common(1)[0][0]
         side = isqrt(cells)
         return (side, side) if side * side == cells else None
-    blocks, block = [], []
-    for text in [*texts, ""]:
-        if text and set(text) <= set(_MAZE):
-            block.append(text)
-        elif block:
-            blocks.append((len(block), max(map(len, block))))
-            block = []
-    return _most(blocks)
+    blocks = [list(block) for drawn, block in groupby(texts, lambda t: bool(t) and set(t) <= set(_MAZE)) if drawn]
+    return _most([(len(block), max(map(len, block))) for block in blocks])
 
 
 def _most(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -108,24 +108,22 @@ def depth_curves(readings: SegmentReadouts, verifies: bool) -> list[Curve]:
     """Running all puzzles to a depth, halting by the Q head, halting at random at the same depths, and verifying."""
     n, segments = readings.right.shape
     efforts = [d for d in sorted({*(2**i for i in range(20)), *range(16, segments, 16), segments}) if d <= segments]
-    rows = np.arange(n)
-    at_depth = readings.right.mean(0)
-    fixed = Curve(
-        "every puzzle to the end", efforts, [float(d) for d in efforts], [float(at_depth[d - 1]) for d in efforts]
-    )
-    curves: dict[str, Curve] = {}
-    names = ["the Q head halts", "halting at random, same depths", *(["the verifier stops"] if verifies else [])]
-    for name in names:
-        curves[name] = Curve(name, efforts, [], [])
-    for d in efforts:
-        by_q = _first(readings.halts, d)
-        values = {names[0]: (by_q, readings.right[rows, by_q].mean()), names[1]: (by_q, at_depth[by_q].mean())}
-        if verifies:
-            values[names[2]] = _first(readings.verified, d), readings.verified[:, :d].any(1).mean()
-        for name, (depth, accuracy) in values.items():
-            curves[name].mean_segments.append(float(depth.mean()) + 1)
-            curves[name].accuracy.append(float(accuracy))
-    return [fixed, *curves.values()]
+    rows, at_depth = np.arange(n), readings.right.mean(0)
+
+    def curve(name: str, points: list[tuple[np.ndarray, np.ndarray]]) -> Curve:
+        depths, accuracies = zip(*points, strict=True)
+        return Curve(name, efforts, [float(d.mean()) + 1 for d in depths], [float(a) for a in accuracies])
+
+    halts = [_first(readings.halts, d) for d in efforts]
+    curves = [
+        curve("every puzzle to the end", [(np.array([d - 1]), at_depth[d - 1]) for d in efforts]),
+        curve("the Q head halts", [(depth, readings.right[rows, depth].mean()) for depth in halts]),
+        curve("halting at random, same depths", [(depth, at_depth[depth].mean()) for depth in halts]),
+    ]
+    if verifies:
+        solved = [(_first(readings.verified, d), readings.verified[:, :d].any(1).mean()) for d in efforts]
+        curves.append(curve("the verifier stops", solved))
+    return curves
 
 
 def _first(marks: np.ndarray, cap: int) -> np.ndarray:
