@@ -118,11 +118,9 @@ def parse(
     base: Callable[[T], Config | TextConfig | LearnConfig] | None = None,
     preset: str = "",
 ) -> T:
-    """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked.
-
-    `main` names the settings shown by --help; the verb's own flags always are, but for the `rare` ones. `base` gives
-    where the settings start; `preset` names that where the command line does, for --help.
-    """
+    """The options that `args` set; UserError for whatever is wrong. Prints help and raises SystemExit(0) when asked: it
+    shows the settings in `main` and the verb's own flags except the `rare` ones. `base` gives the settings to start
+    from, `preset` their name for --help."""
     if {"-h", "--help", "--help-all"} & set(args):
         print(help_text(verb, options, example, main, rare, "--help-all" in args, preset))
         raise SystemExit(0)

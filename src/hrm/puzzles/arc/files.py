@@ -60,12 +60,9 @@ def read(paths: str | Path) -> list[ArcTask]:
 
 
 def find(paths: str | Path, largest: int | None = None, skip_bad: bool = False) -> FoundTasks:
-    """The tasks of one or several sources, joined by commas; of tasks with the same id the first counts.
-
-    A source is a folder of official files (one task each), a file of challenges (its solutions are taken from the file
-    beside it named so), a file of one task, or one with a task per line; any of the files may end in .gz. Tasks with
-    more than `largest` rows or columns are left out before they are judged; bad ones are, where `skip_bad` says so.
-    """
+    """Read tasks from sources joined by commas: folders of official files, files of challenges (with the solutions
+    beside them), of one task, or with a task per line; also .gz. The first task with an id counts. Tasks larger than
+    `largest` are left out unjudged, and with `skip_bad` bad ones too."""
     found = FoundTasks([], 0, [])
     known: set[str] = set()
     too_large = 0

@@ -62,12 +62,9 @@ def answer(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[AnsweredTask]:
-    """Answer every test input of every task through its first `copies` (default: all that were trained).
-
-    Each copy's readout, at the segment where the Q head halts or at the last, is mapped back and has one vote; guesses
-    are ordered by votes, then by mean confidence. `progress` gets the number of readouts so far. UserError for tasks
-    that the run does not know.
-    """
+    """Answer every test input through the first `copies` of its task (default: all that were trained). Each copy's
+    readout, mapped back, has one vote; guesses are sorted by votes, then by mean confidence. `progress` gets the number
+    of readouts so far. UserError for tasks that the run does not know."""
     board = solver.task
     assert isinstance(board, Arc)
     copies = board.copies if copies is None else copies

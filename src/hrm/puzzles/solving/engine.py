@@ -89,17 +89,16 @@ Vote = Literal["majority", "q", "first"]
 
 @dataclass(frozen=True)
 class Rules:
-    """When a puzzle leaves, what is tried with one that was not accepted, and which of its readouts counts.
+    """When a puzzle leaves, what is tried if it was not accepted, and which of its readouts counts.
 
     A puzzle leaves once its readout is verified (`early`), once `halt` (of q [rows, 2], a mask [rows]) says so, once
-    its slow state moves by less than `still`, and after `max_segments` in any case. It is accepted if `verify`, where
-    there is one, agrees; if not, the next of `attempts` begins, unless `budget` segments are spent. Without `verify`
-    all attempts are made. At the end `vote` chooses: the readout of most attempts, of the largest sum of
-    sigmoid(q_halt), or of the attempt that halted first.
+    its slow state moves by less than `still`, and after `max_segments` in any case. Without `verify` all `attempts` are
+    made, with it until one is accepted or `budget` segments are spent. At the end `vote` chooses: the readout of most
+    attempts, of the largest sum of sigmoid(q_halt), or of the attempt that halted first.
 
-    `guess` fills a blank of a question, given the probabilities [cells, vocabulary] at the end of the attempt that it
-    follows, and the guess's number: it follows the last attempt without a guess or, CHAIN long, the guess before. The
-    readout is verified against the question as it was asked, so that a wrong guess costs time and nothing else.
+    `guess` fills a blank, given the question, the probabilities [cells, vocabulary] at the end of the attempt it
+    follows, and its number: it follows the last attempt without a guess or, CHAIN long, the guess before. Readouts are
+    verified against the question as it was asked, so that a wrong guess costs time and nothing else.
     """
 
     max_segments: int

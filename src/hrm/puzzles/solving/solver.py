@@ -219,12 +219,9 @@ def load(
     task: Task | str | None = None,
     also: Sequence[str | Path] = (),
 ) -> Solver:
-    """The solver of a run folder, or the one of that name that comes with the package ("sudoku").
-
-    Averaged weights where there are any; the device at hand and the run's own precision. `checkpoint` is "best",
-    "latest" or a step; `task` is the one it was trained on, where that was your own: the task, or FILE.py:CLASS, whose
-    code is run; `also` names runs on the same task whose models try in turn. UserError names what is missing.
-    """
+    """The solver of a run folder, or the shipped one of that name ("sudoku"); averaged weights if there are any.
+    `checkpoint` is "best", "latest" or a step; `task` your own task or FILE.py:CLASS, whose code is run; `also` names
+    runs on the same task whose models try in turn. UserError names what is missing."""
     folder = solvers.find(path)
     run = Run.open(folder, Config)
     own = task is not None
