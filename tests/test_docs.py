@@ -166,6 +166,7 @@ def test_the_marked_blocks_run_in_order(page: Path, place: Path, monkeypatch: py
     if page.name == "reasoning-gym.md":
         pytest.importorskip("reasoning_gym", reason="needs the extra [gym]")
     monkeypatch.chdir(place)
+    monkeypatch.setattr("hrm.text.learning.memory.DREAMS", 40)
     names: dict[str, Any] = {}
     for info, text in blocks(page):
         language, *rest = info.split() or [""]

@@ -26,7 +26,7 @@ sys.exit(gpu_check.main())
 def test_every_check_says_how_it_ended(tmp_path: Path) -> None:
     script = tmp_path / "check.py"
     script.write_text(CRASH.format(benchmarks=str(ROOT / "benchmarks")))
-    names = ("machine", "attention", "puzzle float16", "solve", "generate", "two processes")
+    names = ("puzzle float16", "generate", "two processes", "solve", "attention", "machine")
     done = subprocess.run(
         [sys.executable, str(script), "--out", str(tmp_path / "out"), "--device", "cpu", "--tiny", "--only", *names],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
@@ -38,6 +38,6 @@ def test_every_check_says_how_it_ended(tmp_path: Path) -> None:
         "attention": "FAILED", "solve": "FAILED", "two processes": "left out"
     }, found  # fmt: skip
     assert found["attention"]["says"] == "the process ended with code 9: see worker.log"
-    assert done.returncode == 1 and "bad: attention, solve" in done.stdout
+    assert done.returncode == 1 and "bad: solve, attention" in done.stdout
     assert "of the CPU's in three steps" in found["puzzle float16"]["says"]
     assert (tmp_path / "out/generate.log").read_text().startswith("$ hrm train")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hrm.cli.main import main
+from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run, checkpoint
 from hrm.training import interrupt as interrupts
 from hrm.training.interrupt import Interrupt, Terminated, ending
@@ -43,14 +44,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_had_been(
-    straight: Run, tmp_path: Path, name: str
+def test_ctrl_c_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_had_been(
+    straight: Run, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     process = small.start(*small.command(run, SETTINGS), "--json")
     until(process, 20, run / "metrics.jsonl")
-    process.send_signal(getattr(signal, name))
+    process.send_signal(signal.SIGINT)
     output, shown = process.communicate(timeout=60)
     assert process.returncode == 0, shown
     assert "saving; press Ctrl-C again to stop at once" in shown
@@ -60,6 +60,26 @@ def test_a_signal_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_h
     assert [checkpoint.step_of(path) for path in checkpoint.complete(run / "checkpoints")] == [result["step"]]
     assert not (run / "result.json").exists(), "a paused run has no result yet"
     small.assert_same(straight, small.resume(run), 150, {"weights", "ema", "optimizer", "slots"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_another_signal_saves_as_well(
+    straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    step = Trainer.step
+
+    def signalled(trainer: Trainer) -> None:
+        if trainer.step_number == 20:
+            signal.raise_signal(getattr(signal, name))
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+    run = small.train(tmp_path / "run", SETTINGS)
+    assert len(checkpoint.complete(run.path / "checkpoints")) == 1 and not (run.path / "result.json").exists()
+    monkeypatch.undo()
+    small.assert_same(straight, small.resume(run.path), 150, {"weights", "ema", "optimizer", "slots"})
 
 
 SLOW_SAVE = """

@@ -39,7 +39,7 @@ def person(folder: Path, home: Path) -> Iterator[Person]:
 
 
 @pytest.mark.slow
-def test_a_talk_with_modes_commands_an_interrupt_saving_and_loading(person: Person, home: Path):
+def test_a_talk_with_modes_commands_an_interrupt_saving_loading_and_completion(person: Person, home: Path):
     assert "remembers 64 tokens" in person.welcome and "/help" in person.welcome
     assert len(person.say("the cat")) > 20
     assert "did you mean '/mode'?" in person.say("/mdoe deep")
@@ -73,20 +73,14 @@ def test_a_talk_with_modes_commands_an_interrupt_saving_and_loading(person: Pers
     person.key("half a line")
     person.key("\x03")
     assert "Ctrl-D or /quit ends" in person.read(READY)
-    person.key("\x04")
-    assert person.leaves() == 0
-    history = (home / "hrm/chat_history").read_text("utf-8")
-    assert "+the cat" in history and os.stat(home / "hrm/chat_history").st_mode & 0o077 == 0
-
-
-@pytest.mark.slow
-def test_tab_completes_a_command_and_quit_ends(person: Person):
     person.key("/qui")
     person.read("/quit")  # in the menu
     person.key("\t")
     time.sleep(1.0)
     person.key("\r")
     assert person.leaves() == 0
+    history = (home / "hrm/chat_history").read_text("utf-8")
+    assert "+the cat" in history and os.stat(home / "hrm/chat_history").st_mode & 0o077 == 0
 
 
 @pytest.mark.slow

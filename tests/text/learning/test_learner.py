@@ -35,13 +35,13 @@ SHAPE: dict[str, Any] = {
     "halting.max_segments": 2,
 }  # fmt: skip
 FLAGS = [*shown(SHAPE), "--epochs", "1", "--length", "24", "--stride", "12", "--batch-size", "4"]
-FLAGS += ["--checkpoint-every", "3", "--log-every", "5", "--eval-characters", "200", "--device", "cpu"]
+FLAGS += ["--checkpoint-every", "20", "--log-every", "5", "--eval-characters", "200", "--device", "cpu"]
 
 
 def config(**changes: Any) -> LearnConfig:
     """Settings of a learner that needs milliseconds for an update."""
     tiny: dict[str, Any] = dict(epochs=1, length=24, stride=12, batch_size=4, device="cpu")
-    tiny |= dict(checkpoint_every=3, log_every=5, eval_characters=200)
+    tiny |= dict(checkpoint_every=20, log_every=5, eval_characters=200)
     return changed(LearnConfig(), SHAPE | tiny | changes)
 
 
@@ -220,7 +220,9 @@ def test_pauses_change_nothing(tmp_path: Path) -> None:
 def test_a_memory_keeps_the_first_book_alive(tmp_path: Path) -> None:
     rises = {}
     for name, memory in (("naive", NoMemory()), ("default", None)):
-        learner = Learner.create(tmp_path / name, config(epochs=6, lr=5e-3, embedding_lr=5e-3, memory=0.3), memory)
+        learner = Learner.create(
+            tmp_path / name, config(epochs=6, lr=5e-3, embedding_lr=5e-3, memory=0.3, checkpoint_every=1000), memory
+        )
         for file in (first(tmp_path), second(tmp_path)):
             learner.learn(file)
         old = learner.books[0]
@@ -379,8 +381,7 @@ class Later:
 
 
 @pytest.mark.slow
-def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hrm.text.learning.memory.DREAMS", 80)
+def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path) -> None:
     files = first(tmp_path, 60), second(tmp_path, 60)
     straight = Learner.create(tmp_path / "straight", config(epochs=2))
     for file in files:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from hrm.cli.learn import _ask
 from hrm.text.learning.learner import Learner
 from tests.person import Person
 from tests.text.learning.test_learner import FLAGS, config, first, same, second, weights
@@ -38,6 +42,16 @@ def test_ctrl_c_asks_and_a_pause_goes_on_to_the_weights_of_an_uninterrupted_run(
     for file in files:
         paused.learn(file)
     assert same(weights(paused), weights(straight)) and [b["state"] for b in paused.books] == ["finished"] * 2
+
+
+@pytest.mark.parametrize("error", [EOFError, OSError])
+def test_ctrl_d_and_a_terminal_that_is_gone_pause(monkeypatch: pytest.MonkeyPatch, error: type[Exception]):
+    def nobody(prompt: str) -> str:
+        raise error
+
+    monkeypatch.setattr("builtins.input", nobody)
+    bar = SimpleNamespace(stop=lambda: None, console=Console(file=io.StringIO()))
+    assert _ask(bar) == "pause"  # type: ignore[arg-type]
 
 
 def test_ctrl_c_and_stop_end_the_book_and_leave_the_next_ones(tmp_path: Path):

