@@ -216,16 +216,12 @@ class BaseTrainer(ABC, Generic[M, D]):
         rate = steps / max(1e-9, self.window_seconds)  # the time between steps, such as measuring, does not count
         self.window.zero_()
         self.window_steps, self.window_seconds = 0, 0.0
+        updates = self.updates
         return {
-            "step": self.step_number,
-            **self.means(sums, steps),
-            "grad_norm": self.updates.grad_norm,
-            "lr": self.updates.lr,
-            "skipped_updates": self.updates.bad_steps,
-            "steps_per_second": rate,
-            **({self.rate[1]: sums[self.rate[0]] / steps * rate} if self.rate else {}),
-            "seconds": self.seconds,
-        }
+            "step": self.step_number, **self.means(sums, steps), "grad_norm": updates.grad_norm, "lr": updates.lr,
+            "skipped_updates": updates.bad_steps, "steps_per_second": rate,
+            **({self.rate[1]: sums[self.rate[0]] / steps * rate} if self.rate else {}), "seconds": self.seconds,
+        }  # fmt: skip
 
     @contextmanager
     def as_measured(self) -> Iterator[M]:

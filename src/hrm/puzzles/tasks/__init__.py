@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from hrm.files.reading import UserError, nearest, quoted, reason
 from hrm.puzzles import kinds
 from hrm.puzzles.config import TaskConfig
-from hrm.puzzles.tasks import own
 from hrm.puzzles.tasks.board import Board as Board
 from hrm.puzzles.tasks.puzzle import Puzzle as Puzzle
 from hrm.puzzles.tasks.puzzle import PuzzleError as PuzzleError
@@ -32,7 +35,7 @@ def build(config: TaskConfig, named: str | None = None) -> Task:
                 f"the code of {quoted(kind)} is not part of this package and is not loaded by its name alone: if you "
                 f"trust the file, add --task PATH/{kinds.bare(kind)} (for hrm train --task.kind)"
             )
-        return own.made(_from_file(kind), config, kind.rpartition(":")[0])
+        return _made(_from_file(kind), config, kind.rpartition(":")[0])
     if kind in kinds.KINDS:
         return resolve_name(kinds.KINDS[kind]).of(config)
     found = kinds.installed(kind)
@@ -66,3 +69,38 @@ def _checked(found: object, where: str) -> type[Task]:
     if not inspect.isclass(found) or not issubclass(found, Task):
         raise UserError(f"{where} is no task: make it a class that extends hrm.Task")
     return found
+
+
+def _made(found: type[Task], config: TaskConfig, file: str) -> Task:
+    """The task of a class in a file for the settings of a run; UserError for what fails there, now or later."""
+    with _failing(f"{file}: {found.__name__} cannot be made"):
+        task = found.of(config)
+    if not isinstance(task, Task) or not hasattr(task, "groups"):
+        raise UserError(f"{file}: {found.__name__} does not call super().__init__(rows, cols, names): correct it")
+    task.origin = f"{file}: {found.__name__}"
+    for name, method in vars(Task).items():
+        if inspect.isfunction(method) and not name.startswith("_") and getattr(found, name) is not method:
+            setattr(task, name, _watched(getattr(task, name), f"{task.origin}.{name} failed"))
+    return task
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Errors of a person's code become a UserError, but for those that tasks may raise."""
+    try:
+        yield
+    except (UserError, PuzzleError):
+        raise
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        said = text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".rstrip(": ")
+        raise UserError(f"{what} ({said}): correct it") from error
+
+
+def _watched(method: Callable[..., Any], what: str) -> Callable[..., Any]:
+    @wraps(method)
+    def call(*args: Any, **named: Any) -> Any:
+        with _failing(what):
+            return method(*args, **named)
+
+    return call
