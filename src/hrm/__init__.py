@@ -60,40 +60,24 @@ __version__ = "0.1.0"
 
 # torch takes a second to import, so every name is fetched when it is first asked for.
 _PLACES = {
-    "hrm.either": ("evaluate", "load", "solve", "train"),
-    "hrm.files.reading": ("UserError",),
-    "hrm.settings": ("load_preset",),
-    "hrm.puzzles.config": ("Config", "Strategy"),
-    "hrm.puzzles.arc.measuring": ("answer_tasks",),
-    "hrm.puzzles.data": ("read_puzzles",),
-    "hrm.puzzles.solving": ("Answer", "Solver"),
-    "hrm.puzzles.tasks": ("Puzzle", "PuzzleError", "Task"),
-    "hrm.puzzles.pictures.gif": ("gif",),
-    "hrm.puzzles.pictures.page": ("page",),
+    "hrm.either": ("evaluate", "load", "solve", "train"), "hrm.files.reading": ("UserError",),
+    "hrm.settings": ("load_preset",), "hrm.puzzles.config": ("Config", "Strategy"),
+    "hrm.puzzles.arc.measuring": ("answer_tasks",), "hrm.puzzles.data": ("read_puzzles",),
+    "hrm.puzzles.solving": ("Answer", "Solver"), "hrm.puzzles.tasks": ("Puzzle", "PuzzleError", "Task"),
+    "hrm.puzzles.pictures.gif": ("gif",), "hrm.puzzles.pictures.page": ("page",),
     "hrm.text.config": ("LearnConfig", "TextConfig"),
     "hrm.text.model": ("HRMConfig", "HRMForCausalLM", "HRMForSequenceClassification", "HRMModel"),
-    "hrm.text.model.loss": ("token_loss",),
-    "hrm.text.load": ("TextModel",),
-    "hrm.text.data": ("Packed", "make_tokenizer", "open_text"),
-    "hrm.text.data.chat": ("chat_prompt",),
+    "hrm.text.model.loss": ("token_loss",), "hrm.text.load": ("TextModel",),
+    "hrm.text.data": ("Packed", "make_tokenizer", "open_text"), "hrm.text.data.chat": ("chat_prompt",),
     "hrm.text.data.gym": ("gym_sets",),
     "hrm.text.data.growing": ("grow_tokenizer", "new_characters", "rebuild_tokenizer"),
-    "hrm.text.learning.growth": (
-        "admit",
-        "carry_over",
-        "carry_over_average",
-        "grow_depth",
-        "grow_vocabulary",
-        "layers_for",
-    ),
-    "hrm.text.learning.learner": ("Learner",),
-    "hrm.text.learning.memory": ("Memory",),
-    "hrm.text.measuring.lm_eval": ("lm_eval_adapter",),
-    "hrm.text.chat.session": ("Session",),
-    "hrm.text.writing.generation": ("Sampling", "generate"),
-    "hrm.text.quality.copying": ("TrainingText",),
+    "hrm.text.learning.growth":
+        ("admit", "carry_over", "carry_over_average", "grow_depth", "grow_vocabulary", "layers_for"),
+    "hrm.text.learning.learner": ("Learner",), "hrm.text.learning.memory": ("Memory",),
+    "hrm.text.measuring.lm_eval": ("lm_eval_adapter",), "hrm.text.chat.session": ("Session",),
+    "hrm.text.writing.generation": ("Sampling", "generate"), "hrm.text.quality.copying": ("TrainingText",),
     "hrm.text.quality.scale": ("Scale",),
-}
+}  # fmt: skip
 _HOME = {name: module for module, names in _PLACES.items() for name in names}
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 _auto.register()

@@ -32,20 +32,13 @@ class Refused(Exception):
 
 
 _REASONS = {
-    "ENOSPC": "no space is left on the device",
-    "EDQUOT": "the quota is used up",
-    "EFBIG": "the file would be larger than is allowed here",
-    "EROFS": "nothing can be written to this file system",
-    "EIO": "the device failed",
-    "ENOTDIR": "a part of the path is a file and not a folder",
-    "EISDIR": "it is a folder",
-    "ENOENT": "there is no such file or folder",
-    "EACCES": "permission is denied",
-    "EPERM": "it is not permitted",
-    "ENAMETOOLONG": "the name is too long",
-    "ELOOP": "its links go round in a circle",
+    "ENOSPC": "no space is left on the device", "EDQUOT": "the quota is used up",
+    "EFBIG": "the file would be larger than is allowed here", "EROFS": "nothing can be written to this file system",
+    "EIO": "the device failed", "ENOTDIR": "a part of the path is a file and not a folder", "EISDIR": "it is a folder",
+    "ENOENT": "there is no such file or folder", "EACCES": "permission is denied", "EPERM": "it is not permitted",
+    "ENAMETOOLONG": "the name is too long", "ELOOP": "its links go round in a circle",
     "EMFILE": "too many files are open",
-}
+}  # fmt: skip
 _WRONG = ("ENOTDIR", "EISDIR", "ENOENT", "EACCES", "EPERM", "EEXIST", "ENAMETOOLONG", "ELOOP")
 """Where another name would have worked: a mistake of the person."""
 

@@ -165,11 +165,9 @@ class TrainingLoop(Loop):
                 finished = self._train()
             self.interrupt.says = ""  # from here on all is saved
             result: Json = {
-                "state": "finished" if finished else "paused",
-                "step": trainer.step_number,
-                "training_seconds": trainer.seconds,
-                "measuring_share": _measuring(self.measurements, trainer),
-            }
+                "state": "finished" if finished else "paused", "step": trainer.step_number,
+                "training_seconds": trainer.seconds, "measuring_share": _measuring(self.measurements, trainer),
+            }  # fmt: skip
             if finished or trainer.step_number:
                 spent = duration(trainer.seconds)
                 reporter.say(f"{result['state']} at step {trainer.step_number} after {spent} of training")

@@ -112,12 +112,10 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         finished = max(1.0, sums["halted"])
         return {
             **{name: sums[name] / steps / self.train.batch_size for name in self.names[:4]},
-            "exact_accuracy": sums["exact"] / finished,
-            "token_accuracy": sums["tokens"] / finished,
-            "mean_segments": sums["segments"] / finished,
-            "q_halt_accuracy": sums["q_right"] / finished,
+            "exact_accuracy": sums["exact"] / finished, "token_accuracy": sums["tokens"] / finished,
+            "mean_segments": sums["segments"] / finished, "q_halt_accuracy": sums["q_right"] / finished,
             "halted": int(sums["halted"]),
-        }
+        }  # fmt: skip
 
     def describe(self, metrics: Json) -> str:
         if not metrics["halted"]:  # nothing is known of them yet
