@@ -221,7 +221,7 @@ def test_a_memory_keeps_the_first_book_alive(tmp_path: Path) -> None:
     rises = {}
     for name, memory in (("naive", NoMemory()), ("default", None)):
         learner = Learner.create(
-            tmp_path / name, config(epochs=6, lr=5e-3, embedding_lr=5e-3, memory=0.3, checkpoint_every=1000), memory
+            tmp_path / name, config(epochs=3, lr=5e-3, embedding_lr=5e-3, memory=0.3, checkpoint_every=1000), memory
         )
         for file in (first(tmp_path), second(tmp_path)):
             learner.learn(file)
