@@ -73,8 +73,9 @@ def main(args: list[str]) -> int:
     request |= {} if options.state is None else {"state": options.state}
 
     from hrm.runs import threads
+    from hrm.text.data.growing import new_characters
     from hrm.text.load import load_text
-    from hrm.text.writing.generation import Sampling, candidates, encode, generate, shown, unknown_characters
+    from hrm.text.writing.generation import Sampling, candidates, encode, generate, shown
 
     sampling = Sampling(**vars(options.decoding), stop=tuple(map(replaced, options.stop)))
     sampling.check()
@@ -84,7 +85,7 @@ def main(args: list[str]) -> int:
     positions = model.config.max_position_embeddings
     memory = min(loaded.length or positions, positions)
     length = len(encode(tokenizer, prompt, positions - 1))
-    if unknown := unknown_characters(tokenizer, prompt):
+    if unknown := new_characters(tokenizer, [prompt]):
         print(f"read as {tokenizer.unk_token}, because the vocabulary lacks them: {shown(unknown)}", file=sys.stderr)
     if options.top_k_table is not None:
         found = candidates(model, tokenizer, prompt, options.top_k_table, **request)

@@ -119,7 +119,30 @@ class TextConfig(Recipe):
 
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work."""
-        return _text_problems(self)
+        train, corpus = self.train, self.text
+        yield from training.problems(self.optim, train)
+        yield from _model_problems(self)
+        if self.lora and train.parallel == "fsdp":
+            yield "--lora trains few weights, and --train.parallel fsdp splits all: use ddp"
+        if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
+            yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
+        if corpus.frame and (corpus.kind not in ("chat", "gym") or corpus.tokenizer != "char"):
+            yield "--text.frame is for questions (--text.kind chat or gym) with --text.tokenizer char: leave it out"
+        if train.learn != "all":
+            yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
+        for name in ("question", "answer") if corpus.template is not None else ():
+            if f"{{{name}}}" not in str(corpus.template):
+                yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
+        if corpus.tokenizer.startswith("bpe:"):
+            make = "hrm data tokenizer FILES --vocabulary N --out FOLDER"
+            yield f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first ({make}), and name that folder"
+        if corpus.kind == "gym" and self.validation is not None:
+            yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
+        if corpus.kind == "rows" and corpus.tokenizer == "char":
+            yield "--text.kind rows holds tokens, not text: name their tokenizer with --text.tokenizer"
+        for flag, path in (("--data", self.data), ("--validation", self.validation)):
+            if path is not None and not path.strip():
+                yield f"{flag} is empty: name a file, or leave the flag out"
 
 
 @dataclass(frozen=True)
@@ -197,7 +220,12 @@ class LearnConfig(Recipe):
 
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work."""
-        return _learn_problems(self)
+        if self.stride > self.length:
+            yield f"--stride {self.stride} leaves out text between rows of --length {self.length}: use at most that"
+        kind, colon, pairs = self.tokenizer.partition(":")
+        if kind == "bpe" and colon and not (pairs.isdecimal() and PAIRS.least <= float(pairs) <= PAIRS.most):
+            yield f"--tokenizer {quoted(self.tokenizer)} must be bpe:N with N {PAIRS}: 256 bytes and the end of text"
+        yield from _model_problems(self)
 
 
 @dataclass(frozen=True)
@@ -254,48 +282,8 @@ def _model_problems(config: TextConfig | LearnConfig) -> Iterator[str]:
     arch, halting = config.arch, config.halting
     yield from common_problems(arch, halting.max_segments)
     if halting.min_segments > halting.max_segments:
-        yield (
-            f"--halting.min-segments {halting.min_segments} is more than --halting.max-segments "
-            f"{halting.max_segments}: use at most that"
-        )
+        least, most = halting.min_segments, halting.max_segments
+        yield f"--halting.min-segments {least} is more than --halting.max-segments {most}: use at most that"
     for part in arch.rope:
         if "=" not in part:
             yield f"--arch.rope {part} must look like NAME=VALUE, such as factor=4"
-
-
-def _learn_problems(config: LearnConfig) -> Iterator[str]:
-    if config.stride > config.length:
-        yield f"--stride {config.stride} leaves out text between rows of --length {config.length}: use at most that"
-    kind, colon, pairs = config.tokenizer.partition(":")
-    if kind == "bpe" and colon and not (pairs.isdecimal() and PAIRS.least <= float(pairs) <= PAIRS.most):
-        yield f"--tokenizer {quoted(config.tokenizer)} must be bpe:N with N {PAIRS}: 256 bytes and the end of text"
-    yield from _model_problems(config)
-
-
-def _text_problems(config: TextConfig) -> Iterator[str]:
-    train, corpus = config.train, config.text
-    yield from training.problems(config.optim, train)
-    yield from _model_problems(config)
-    if config.lora and train.parallel == "fsdp":
-        yield "--lora trains few weights, and --train.parallel fsdp splits all: use ddp"
-    if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
-        yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
-    if corpus.frame and (corpus.kind not in ("chat", "gym") or corpus.tokenizer != "char"):
-        yield "--text.frame is for questions (--text.kind chat or gym) with --text.tokenizer char: leave it out"
-    if train.learn != "all":
-        yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
-    for name in ("question", "answer") if corpus.template is not None else ():
-        if f"{{{name}}}" not in str(corpus.template):
-            yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
-    if corpus.tokenizer.startswith("bpe:"):
-        yield (
-            f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first (hrm data tokenizer FILES "
-            "--vocabulary N --out FOLDER), and name that folder"
-        )
-    if corpus.kind == "gym" and config.validation is not None:
-        yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
-    if corpus.kind == "rows" and corpus.tokenizer == "char":
-        yield "--text.kind rows holds tokens, not text: name their tokenizer with --text.tokenizer"
-    for flag, path in (("--data", config.data), ("--validation", config.validation)):
-        if path is not None and not path.strip():
-            yield f"{flag} is empty: name a file, or leave the flag out"

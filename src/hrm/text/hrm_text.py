@@ -21,28 +21,12 @@ from hrm.files.records import Json
 from hrm.text.model import HRMConfig, HRMForCausalLM
 
 _SAME = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "embedding_scale",
-    "prefix_lm",
-    "tie_word_embeddings",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-)
-_STACKS = (("L_module", "fast"), ("H_module", "slow"))
+    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings", "rms_norm_eps",
+    "embedding_scale", "prefix_lm", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
 _TOKENIZER = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-)
+    "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "generation_config.json",
+)  # fmt: skip
 
 
 def model_type(path: Path) -> str | None:
@@ -54,10 +38,8 @@ def model_type(path: Path) -> str | None:
 
 
 def read(path: Path) -> HRMForCausalLM:
-    """The model of an `hrm_text` folder: one H cycle is one segment, so that it runs at every depth.
-
-    UserError names the file and the setting or tensor that does not fit.
-    """
+    """The model of an `hrm_text` folder: one H cycle is one segment, so it runs at every depth. UserError names the
+    file and the setting or tensor that does not fit."""
     where = path / "config.json"
     tree = json_of(where, SMALL)
     with reading(where):
@@ -65,23 +47,17 @@ def read(path: Path) -> HRMForCausalLM:
     tensors = _tensors(path)
     dtype = tensors["model.embed_tokens.weight"].dtype if "model.embed_tokens.weight" in tensors else torch.float32
     model = HRMForCausalLM(config).to(dtype=dtype)
-    mine = model.state_dict()
-    for name in list(mine):
-        if "q_head" in name or name.endswith("z_h_init") or (name == "lm_head.weight" and config.tie_word_embeddings):
-            continue
-        mine[name] = _take(tensors, name, mine[name].shape, str(path))
-    left = {name for name in tensors if name not in _used(config)}
-    if left:
+    mine, wanted = model.state_dict(), _names(config)
+    mine |= {name: _take(tensors, theirs, mine[name].shape, str(path)) for name, theirs in wanted.items()}
+    if left := tensors.keys() - {*wanted.values(), "lm_head.weight"}:
         raise UserError(f"{path} holds '{min(left)}', which the model that {where.name} describes does not have")
     model.load_state_dict(mine)
     return model
 
 
 def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokenizer: Path | None = None) -> list[str]:
-    """Write the model at a fixed depth as an `hrm_text` folder; return warnings for the person.
-
-    `tokenizer`: a folder whose tokenizer is copied. UserError for settings outside the family, or a folder in use.
-    """
+    """Write the model at a fixed depth as an `hrm_text` folder; return warnings for the person. `tokenizer`: a folder
+    whose tokenizer is copied. UserError for settings outside the family, or a folder in use."""
     config = model.config
     for problem in _outside(model):
         raise UserError(f"this model is none of the hrm_text family: {problem}")
@@ -90,30 +66,15 @@ def write(path: Path, model: HRMForCausalLM, segments: int | None = None, tokeni
         raise UserError(f"--segments {segments} must be at least 1")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already: choose a new folder for the converted model")
-    state = model.state_dict()
-    tensors = {
-        "model.embed_tokens.weight": state["model.embed_tokens.weight"],
-        "model.z_L_init": state["model.z_l_init"],
-    }
-    if not config.tie_word_embeddings:
-        tensors["lm_head.weight"] = state["lm_head.weight"]
-    for layer, theirs, mine in _layers(config):
-        block = f"model.recurrence.{mine}.layers.{layer}"
-        target = f"model.{theirs}.layers.{layer}"
+    state, tensors = model.state_dict(), {}
+    for name, theirs in _names(config).items():
         # Ours ends with the gate, theirs begins with it.
-        tensors[f"{target}.attn.gqkv_proj.weight"] = state[f"{block}.mixer.qkv.weight"].roll(config.hidden_size, 0)
-        tensors[f"{target}.attn.o_proj.weight"] = state[f"{block}.mixer.out.weight"]
-        tensors[f"{target}.mlp.gate_up_proj.weight"] = state[f"{block}.mlp.gate_up.weight"]
-        tensors[f"{target}.mlp.down_proj.weight"] = state[f"{block}.mlp.down.weight"]
+        tensor = state[name].roll(config.hidden_size, 0) if "gqkv_proj" in theirs else state[name]
+        tensors[theirs] = tensor.detach().cpu().contiguous().clone()  # safetensors refuses tensors that share memory
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=path.name, dir=path.parent))
     try:
-        # Clones, because safetensors refuses tensors that share memory.
-        save_file(
-            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
-            scratch / "model.safetensors",
-            {"format": "pt"},
-        )
+        save_file(tensors, scratch / "model.safetensors", {"format": "pt"})
         (scratch / "config.json").write_text(json.dumps(_tree(model, segments), indent=2) + "\n", "utf-8")
         copy_tokenizer(tokenizer, scratch)
         if path.exists():
@@ -134,21 +95,21 @@ def copy_tokenizer(source: Path | None, target: Path) -> None:
 
 def warnings(config: HRMConfig, segments: int) -> list[str]:
     """What other engines do with the folder, one sentence each."""
-    found = [f"The export thinks {segments} segments about every token: hrm_text has no halting, and no Q head."]
+    said = f"The export thinks {segments} segments about every token: hrm_text has no halting, and no Q head."
     if config.prefix_lm:
-        found += [
+        return [
+            said,
             "This model reads its prompt in both directions. transformers does so where token_type_ids are 1 and the "
             "cache is on; its pipeline drops them, and with use_cache=False it generates wrong text.",
             "vLLM reads the prompt of every hrm_text model in both directions; llama.cpp and its relatives read all "
             "text causally and will answer differently.",
         ]
-    else:
-        found += [
-            "This model is causal. transformers and llama.cpp run it so.",
-            "vLLM has been seen to read the prompt in both directions even where prefix_lm is false: compare a few "
-            "answers before you rely on it.",
-        ]
-    return found
+    return [
+        said,
+        "This model is causal. transformers and llama.cpp run it so.",
+        "vLLM has been seen to read the prompt in both directions even where prefix_lm is false: compare a few "
+        "answers before you rely on it.",
+    ]
 
 
 def _config(tree: Json, where: str) -> HRMConfig:
@@ -157,31 +118,19 @@ def _config(tree: Json, where: str) -> HRMConfig:
     from transformers import HrmTextConfig
 
     theirs = HrmTextConfig(**{key: value for key, value in tree.items() if key not in ("model_type", "architectures")})
-    heads, width = theirs.num_attention_heads, theirs.hidden_size
-    for name, value, wanted in (
-        ("hidden_act", theirs.hidden_act, "silu"),
-        ("attention_bias", theirs.attention_bias, False),
-        ("mlp_bias", theirs.mlp_bias, False),
-        ("head_dim", theirs.head_dim, width // heads),
-    ):
-        if value != wanted:
+    width = theirs.hidden_size // theirs.num_attention_heads
+    known = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "head_dim": width}
+    for name, wanted in known.items():
+        if (value := getattr(theirs, name)) != wanted:
             raise UserError(f"{where}: '{name}' is {value}, and this package has only {wanted}")
     layers, steps = theirs.num_layers_per_stack, list(theirs.L_bp_cycles or [2])
     values: Json = {name: getattr(theirs, name) for name in _SAME}
     values["L_bp_cycles"] = steps  # kept for the way back
     return HRMConfig(
-        **values,
-        rope_parameters=dict(theirs.rope_parameters or {}),
-        fast_layers=layers or 0,
-        slow_layers=layers or 0,
-        h_cycles=1,
-        l_cycles=theirs.L_cycles,
-        max_segments=theirs.H_cycles,
+        **values, rope_parameters=dict(theirs.rope_parameters or {}), fast_layers=layers or 0, slow_layers=layers or 0,
+        h_cycles=1, l_cycles=theirs.L_cycles, max_segments=theirs.H_cycles, norm="pre", gate=True, join="first_state",
         horizon=f"per_cycle([{min(steps[-1], theirs.L_cycles)}])",
-        norm="pre",
-        gate=True,
-        join="first_state",
-    )
+    )  # fmt: skip
 
 
 def _tree(model: HRMForCausalLM, segments: int) -> Json:
@@ -210,16 +159,8 @@ def _tree(model: HRMForCausalLM, segments: int) -> Json:
 def _outside(model: HRMForCausalLM) -> Iterator[str]:
     """One sentence for each setting that hrm_text has no place for."""
     config = model.config
-    for name, wanted in (
-        ("norm", "pre"),
-        ("gate", True),
-        ("unit", "swiglu"),
-        ("join", "first_state"),
-        ("hierarchy", True),
-        ("shared", False),
-        ("share_cycles", False),
-        ("share_segments", False),
-    ):
+    known = {"norm": "pre", "gate": True, "unit": "swiglu", "join": "first_state", "hierarchy": True}
+    for name, wanted in (known | dict.fromkeys(("shared", "share_cycles", "share_segments"), False)).items():
         if getattr(config, name) != wanted:
             yield f"{name} is {getattr(config, name)!r} and would have to be {wanted!r}"
     if config.num_key_value_heads != config.num_attention_heads:
@@ -232,26 +173,24 @@ def _outside(model: HRMForCausalLM) -> Iterator[str]:
         yield "its output layer has a bias (head_bias)"
 
 
-def _layers(config: HRMConfig) -> Iterator[tuple[int, str, str]]:
-    return ((layer, theirs, mine) for theirs, mine in _STACKS for layer in range(config.fast_layers))
+_PARTS = {
+    "mixer.qkv": "attn.gqkv_proj", "mixer.out": "attn.o_proj", "mlp.gate_up": "mlp.gate_up_proj",
+    "mlp.down": "mlp.down_proj",
+}  # fmt: skip
 
 
-def _used(config: HRMConfig) -> set[str]:
-    names = {"model.embed_tokens.weight", "model.z_L_init", "lm_head.weight"}
-    for layer, theirs, _ in _layers(config):
-        for part in ("attn.gqkv_proj", "attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"):
-            names.add(f"model.{theirs}.layers.{layer}.{part}.weight")
-    return names
+def _names(config: HRMConfig) -> dict[str, str]:
+    """What each of our tensors that it has too is called there."""
+    found = {"model.z_l_init": "model.z_L_init", "model.embed_tokens.weight": "model.embed_tokens.weight"}
+    for mine, theirs in (("recurrence.fast", "L_module"), ("recurrence.slow", "H_module")):
+        for layer in range(config.fast_layers):
+            for ours, part in _PARTS.items():
+                found[f"model.{mine}.layers.{layer}.{ours}.weight"] = f"model.{theirs}.layers.{layer}.{part}.weight"
+    return found if config.tie_word_embeddings else found | {"lm_head.weight": "lm_head.weight"}
 
 
-def _take(tensors: Mapping[str, Tensor], name: str, shape: torch.Size, where: str) -> Tensor:
-    """One of our tensors out of theirs."""
-    source = name.replace("z_l_init", "z_L_init")
-    for theirs, mine in _STACKS:
-        source = source.replace(f"recurrence.{mine}.", f"{theirs}.")
-    source = source.replace(".gate_up.", ".gate_up_proj.").replace(".down.", ".down_proj.")
-    source = source.replace(".mixer.out.", ".attn.o_proj.")
-    source = source.replace(".mixer.qkv.", ".attn.gqkv_proj.")
+def _take(tensors: Mapping[str, Tensor], source: str, shape: torch.Size, where: str) -> Tensor:
+    """A tensor in our form."""
     if source not in tensors:
         raise UserError(f"{where} lacks '{source}'")
     tensor = tensors[source]

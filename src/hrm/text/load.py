@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hrm.core.devices import device_of, dtype_of
 from hrm.files import names
@@ -22,13 +24,10 @@ from hrm.settings import kind_of, presets
 from hrm.text import learned
 from hrm.text.config import LearnConfig, TextConfig, groups_of
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
-from hrm.text.data.tokenizers import code_refused, tried
+from hrm.text.data.tokenizers import code_refused, saved_tokenizer
 from hrm.text.learned import State
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.names import TOKENIZERS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 ADAPTED = ["qkv", "out", "gate_up", "down"]
 """The layers that get adapters."""
@@ -51,11 +50,9 @@ class TextModel(NamedTuple):
 def load_text(
     path: str | Path, checkpoint: str | int = "best", device: str | None = None, precision: str | None = None
 ) -> TextModel:
-    """The model and tokenizer of a run (averaged weights, where there are any) or of a saved folder.
-
-    `checkpoint` is "best", "latest" or a step; device and precision are those at hand and the run's own unless given.
-    UserError names what is missing.
-    """
+    """The model and tokenizer of a run (averaged weights, where there are any) or of a saved folder. `checkpoint` is
+    "best", "latest" or a step; device and precision are those at hand and the run's own unless given. UserError names
+    what is missing."""
     path = Path(path)
     where = device_of(device)
     if not (path / "run.json").is_file() and (path / "config.json").is_file():
@@ -87,9 +84,7 @@ def _load_learner(path: Path, which: str | int, device: torch.device, precision:
     return TextModel(model, tokenizer, str(file), None, held, run.config.length)
 
 
-def rebuild(
-    state: State, weights: dict[str, torch.Tensor], where: Path
-) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
+def rebuild(state: State, weights: dict[str, Tensor], where: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer as a learner's checkpoint holds them: both grow, so each checkpoint has its own form."""
     with reading(where):
         config = _form(partial(HRMConfig.from_dict, state.model), where)
@@ -131,29 +126,24 @@ def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that lies beside a run's weights."""
-    from transformers import AutoTokenizer
-
-    names.folder_of_files(path / "tokenizer")
-    with reading(path / "tokenizer"), code_refused(path / "tokenizer"):
-        return tried(AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True, trust_remote_code=False))
+    with reading(path / "tokenizer"):
+        return saved_tokenizer(path / "tokenizer")
 
 
 def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """Model and tokenizer of a folder that `save_pretrained` wrote; UserError for one of another kind."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     names.folder_of_files(path)
     json_of(path / "config.json", SMALL)  # says best what is wrong with it
     with reading(path, "save a model and its tokenizer there"), code_refused(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        kind = config.model_type
-        if kind != HRMConfig.model_type:
-            raise UserError(
-                f"{path} holds a model of type {quoted(kind)}: convert it with hrm convert, if it is hrm_text"
-            )
+        if config.model_type != HRMConfig.model_type:
+            kind = quoted(config.model_type)
+            raise UserError(f"{path} holds a model of type {kind}: convert it with hrm convert, if it is hrm_text")
         if getattr(config, "quantization_config", None) and find_spec("torchao") is None:
             raise UserError(needs(f"{path}, which is quantised,", "torchao", "quantize"))
-        tokenizer = tried(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
+        tokenizer = saved_tokenizer(path)
     return load_model(path), tokenizer
 
 
@@ -175,10 +165,8 @@ def configure(
     """The form of a recipe's model for a tokenizer; `existing`: of the model that it continues. UserError names what
     does not fit."""
     if existing is not None:
-        if tokenizer is not None and len(tokenizer) > existing.vocab_size:
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens and the model {existing.vocab_size}: use its own"
-            )
+        if tokenizer is not None and (size := len(tokenizer)) > existing.vocab_size:
+            raise UserError(f"the tokenizer has {size} tokens and the model {existing.vocab_size}: use its own")
         return HRMConfig.from_dict(existing.to_dict() | config.changes)
     if config.model is not None and config.model not in (known := presets(TextConfig)):
         shapes = ", ".join(known)
@@ -213,7 +201,7 @@ def merge(model: HRMForCausalLM) -> None:
             setattr(model.get_submodule(parent), last, module.get_base_layer())
 
 
-def fill(model: HRMForCausalLM, weights: dict[str, torch.Tensor], where: Path) -> None:
+def fill(model: HRMForCausalLM, weights: dict[str, Tensor], where: Path) -> None:
     """Put a checkpoint's weights into a model of the same form; UserError where they do not fit."""
     try:
         model.load_state_dict(weights)

@@ -24,36 +24,28 @@ TRANSLATED = {
 }
 """Settings of the official HRM and its kin that have another name here, but for use_act with the same values."""
 ELSEWHERE = {
-    "num_layers_per_stack": "fast_layers and slow_layers",
-    "num_hidden_layers": "fast_layers and slow_layers",
-    "num_layers": "fast_layers and slow_layers",
-    "n_layer": "fast_layers and slow_layers",
-    "L_bp_cycles": "horizon, such as 'per_cycle([1, 2])'",
-    "H_bp_cycles": "horizon",
-    "max_steps": "max_segments",
-    "no_ACT_continue": "q_continue",
-    "use_hierarchy": "hierarchy",
-    "n_head": "num_attention_heads",
-    "heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "hidden_size and num_attention_heads, from which it follows",
-    "dim": "hidden_size",
-    "d_model": "hidden_size",
-    "n_embd": "hidden_size",
-    "expansion": "intermediate_size",
-    "d_ff": "intermediate_size",
-    "positions": "rope_parameters, for positions are always rotary",
-    "pos_encodings": "rope_parameters, for positions are always rotary",
-    "rope_base": "rope_theta",
-    "seq_len": "max_position_embeddings",
-    "block_size": "max_position_embeddings",
-    "n_positions": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "tied": "tie_word_embeddings",
-    "forward_dtype": "dtype",
-    "attention_dropout": "dropout",
-    "hidden_dropout": "dropout",
+    other: ours
+    for ours, others in {
+        "fast_layers and slow_layers": ("num_layers_per_stack", "num_hidden_layers", "num_layers", "n_layer"),
+        "horizon, such as 'per_cycle([1, 2])'": ("L_bp_cycles",),
+        "horizon": ("H_bp_cycles",),
+        "max_segments": ("max_steps",),
+        "q_continue": ("no_ACT_continue",),
+        "hierarchy": ("use_hierarchy",),
+        "num_attention_heads": ("n_head", "heads"),
+        "num_key_value_heads": ("num_kv_heads", "kv_heads"),
+        "hidden_size and num_attention_heads, from which it follows": ("head_dim",),
+        "hidden_size": ("dim", "d_model", "n_embd"),
+        "intermediate_size": ("expansion", "d_ff"),
+        "rope_parameters, for positions are always rotary": ("positions", "pos_encodings"),
+        "rope_theta": ("rope_base",),
+        "max_position_embeddings": ("seq_len", "block_size", "n_positions"),
+        "rms_norm_eps": ("norm_eps",),
+        "tie_word_embeddings": ("tied",),
+        "dtype": ("forward_dtype",),
+        "dropout": ("attention_dropout", "hidden_dropout"),
+    }.items()
+    for other in others
 }
 """How other code calls a setting that has no exact counterpart, and what comes nearest here."""
 _OTHERWISE = {
@@ -109,7 +101,8 @@ def translated(given: Mapping[str, Any]) -> Json:
 
 def to_model(groups: Mapping[str, Any]) -> Json:
     """The groups of a recipe, by their names in it, as settings of `HRMConfig`."""
-    found = {NAMES[place]: value for place, value in _flat(groups).items() if place in NAMES}
+    flat = {f"{group}.{name}": value for group, part in groups.items() for name, value in vars(part).items()}
+    found = {NAMES[place]: value for place, value in flat.items() if place in NAMES}
     arch: TextArch = groups["arch"]
     if arch.intermediate_size is None and arch.inner(arch.dim) != TextArch().inner(arch.dim):
         found["intermediate_size"] = arch.inner(arch.dim)
@@ -136,10 +129,8 @@ def _rope(parameters: Mapping[str, Any]) -> Json:
 
 
 def typed(changes: Iterable[str], where: str = "--settings", lenient: bool = False) -> Json:
-    """What a list of NAME=VALUE in transformers' names, as older recipes have it, says by today's places.
-
-    UserError, which begins with `where`, for what is no setting; `lenient`: what is none any more is passed over.
-    """
+    """What a list of NAME=VALUE in transformers' names, as older recipes have it, says by today's places. UserError,
+    which begins with `where`, for what is no setting; `lenient`: what is none any more is passed over."""
     given: Json = {}
     for change in changes:
         if not re.fullmatch(r"\w+=.*", change, re.DOTALL):
@@ -190,7 +181,3 @@ def nested(places: Mapping[str, Any]) -> dict[str, Json]:
         group, _, name = place.partition(".")
         tree.setdefault(group, {})[name] = value
     return tree
-
-
-def _flat(groups: Mapping[str, Any]) -> Json:
-    return {f"{group}.{name}": value for group, part in groups.items() for name, value in vars(part).items()}

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError
 from hrm.text.data import encode, train_bpe
+from hrm.text.data.growing import new_characters
 from hrm.text.measuring.best_of import RANKS, best_of, compare_ranks
 from hrm.text.measuring.pairs import Pair, evaluate_pairs, is_exact, overlap, packed_pairs, pairs_of
-from hrm.text.writing.generation import Sampling, candidates, complete, generate, unknown_characters
+from hrm.text.writing.generation import Sampling, candidates, complete, generate
 from tests.text.measuring.small import TEXT, pair
 
 SHORT = Sampling(max_new_tokens=12)
@@ -144,8 +145,8 @@ def test_at_fixed_depth_a_column_is_a_forward_pass_with_so_many_segments():
 
 def test_unknown_characters_are_named():
     _, tokenizer = pair()
-    assert unknown_characters(tokenizer, "the \u4e2d cat\u2603") == ["\u4e2d", "\u2603"]
-    assert unknown_characters(train_bpe([TEXT], 270), "\u4e2d\u2603\n ") == []
+    assert new_characters(tokenizer, ["the \u4e2d cat\u2603"]) == ["\u4e2d", "\u2603"]
+    assert new_characters(train_bpe([TEXT], 270), ["\u4e2d\u2603\n "]) == []
 
 
 @pytest.mark.parametrize(

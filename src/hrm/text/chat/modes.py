@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from hrm.runs import durable, lock
 from hrm.settings import kind_of
 from hrm.text.config import LearnConfig
 from hrm.text.data import Packed
+from hrm.text.load import TextModel
 from hrm.text.measuring.losses import read
-
-if TYPE_CHECKING:
-    from hrm.text.load import TextModel
-    from hrm.text.model.budget import Request
+from hrm.text.model.budget import Request
 
 SCHEDULES = {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "extreme": (6, 4)}
 """Cycles and steps of the modes of fixed depth, shallow to deep; each is one segment."""

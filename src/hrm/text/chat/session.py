@@ -6,23 +6,20 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
 from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError, nearest, quoted
 from hrm.files.records import Json
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation
+from hrm.text.data.growing import new_characters
+from hrm.text.load import TextModel
 from hrm.text.model import HRMCache
-from hrm.text.writing.generation import Completion, Sampling, Token, complete, shown, unknown_characters
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.load import TextModel
+from hrm.text.writing.generation import Completion, Sampling, Token, complete, shown
 
 Stop = Literal["natural", "length", "unlimited"]
 STOPS: tuple[Stop, ...] = ("natural", "length", "unlimited")
@@ -149,7 +146,7 @@ class Session:
         self._interrupted = False
         answer, start = Answer(), time.perf_counter()
         conversation, sampling = self.conversation, self.settings.sampling
-        if text and (unknown := unknown_characters(self.tokenizer, text)):
+        if text and (unknown := new_characters(self.tokenizer, [text])):
             if self.tokenizer.unk_token_id is None:
                 raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out")
             answer.notices.append(f"the vocabulary lacks {shown(unknown)}, read as {self.tokenizer.unk_token}")

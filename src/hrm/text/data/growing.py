@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 def new_characters(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> list[str]:
     """The characters that the tokenizer cannot write, in the order in which they appear."""
-    seen: dict[str, None] = {}
-    for text in documents:
-        seen |= dict.fromkeys(text)
+    seen = dict.fromkeys(chain.from_iterable(documents))
     coded = ((c, tokenizer(c, add_special_tokens=False)["input_ids"]) for c in seen)
     # Some tokenizers drop spaces on purpose.
     return [c for c, ids in coded if tokenizer.unk_token_id in ids or not (ids or c.isspace())]
@@ -27,9 +26,7 @@ def new_characters(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str])
 
 def grow_tokenizer(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str]) -> list[str]:
     """Append what is not there yet, in place: characters to a tokenizer of characters, added tokens to any other.
-
-    Returns what was added, in the order of the ids. UserError for several characters in a row in a tokenizer of them.
-    """
+    Returns what was added, in the order of the ids. UserError for several characters at once in a tokenizer of them."""
     from tokenizers import AddedToken, models
 
     backend, known = tokenizer.backend_tokenizer, tokenizer.get_vocab()

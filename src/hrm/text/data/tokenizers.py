@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +35,11 @@ def make_tokenizer(kind: str | Path, documents: Iterable[str] = ()) -> PreTraine
 
 
 def train_characters(documents: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token per character, in the order in which they appear, after <|end|> (0) and <|unknown|> (1).
-
-    decode(encode(text)) is the text, if it holds only characters that were seen.
-    """
+    """One token per character, in the order in which they appear, after <|end|> (0) and <|unknown|> (1). What
+    decode(encode(text)) gives is the text, if it holds only characters that were seen."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    seen: dict[str, None] = {}
-    for text in documents:
-        seen |= dict.fromkeys(text)
+    seen = dict.fromkeys(chain.from_iterable(documents))
     vocabulary = {token: i for i, token in enumerate([END, UNKNOWN, *seen])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -51,10 +48,8 @@ def train_characters(documents: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def add_frame(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[str]:
-    """Make what all texts begin and end with one token each, which keeps rows short; returns the new tokens.
-
-    Text that has it elsewhere gets the token there too; decode(encode(text)) is the text as before.
-    """
+    """Make what all texts begin and end with one token each, which keeps rows short; returns the new tokens. Text that
+    has it elsewhere gets the token there too; decode(encode(text)) is the text as before."""
     from transformers import AddedToken
 
     texts = list(texts)
@@ -111,24 +106,27 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         with code_refused(source):
             return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        said = reason(error)
-        raise UserError(f"{source} is no folder here and could not be loaded from the Hub: {said}") from error
+        what = f"{source} is no folder here and could not be loaded from the Hub"
+        raise UserError(f"{what}: {reason(error)}") from error
 
 
-def tried(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The tokenizer, once it has read and written a text, so that settings of a wrong kind show where it is loaded."""
-    tokenizer.decode(tokenizer("a b")["input_ids"], skip_special_tokens=True)
-    if not isinstance(tokenizer.chat_template, str | dict | None):
-        raise ValueError("its chat template is no text")
-    return tokenizer
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder that transformers wrote; it has read and written a text, so that faults show here."""
+    from transformers import AutoTokenizer
+
+    names.folder_of_files(folder)
+    with code_refused(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer.decode(tokenizer("a b")["input_ids"], skip_special_tokens=True)
+        if not isinstance(tokenizer.chat_template, str | dict | None):
+            raise ValueError("its chat template is no text")
+        return tokenizer
 
 
 @contextmanager
 def code_refused(source: str | Path) -> Iterator[None]:
-    """UserError for what transformers could only read by running Python code that lies beside it.
-
-    Every call of `from_pretrained` says `trust_remote_code=False`: transformers would ask on standard input otherwise.
-    """
+    """UserError for what transformers could only read by running Python code that lies beside it. Every call of
+    `from_pretrained` says `trust_remote_code=False`: transformers would ask on standard input otherwise."""
     try:
         yield
     except ValueError as error:
@@ -163,12 +161,11 @@ def characters_of(tokenizer: PreTrainedTokenizerFast) -> np.ndarray | None:
 
 
 def _folder(path: Path) -> PreTrainedTokenizerFast:
-    from transformers import AddedToken, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
+    from transformers import AddedToken, GPT2Tokenizer, RobertaTokenizer
 
-    names.folder_of_files(path)
     if (path / "tokenizer.json").is_file() or (path / "tokenizer_config.json").is_file():
-        with code_refused(path):
-            return tried(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
+        return saved_tokenizer(path)
+    names.folder_of_files(path)
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
     if vocabulary.is_file() and merges.is_file():
         if "<mask>" not in json.loads(vocabulary.read_text("utf-8")):

@@ -6,15 +6,14 @@ import bz2
 import copy
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import StoppingCriteriaList
 
-if TYPE_CHECKING:
-    from hrm.text.model import HRMForCausalLM
+from hrm.text.model import HRMForCausalLM
 
 PIECE = 4
 """Rows of text in a kept piece."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
+
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.text.measuring.pairs import Pair, is_exact
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.writing.generation import Completion, Sampling, complete
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
 
 
 def _of_what_was_drawn(completion: Completion) -> float:
@@ -62,13 +60,9 @@ def compare_ranks(
     batch_size: int = 8,
     **request: Unpack[Request],
 ) -> Json:
-    """Shares of questions answered exactly by the best of the same `n` texts under each rank.
-
-    Beside them: by one text taken at random (`one`, the mean over the n) and by any of them (`any`, the upper bound).
-    `against_likelihood` counts for each other rank the questions in which it alone picks a right text, and likelihood
-    alone.
-    The texts of `batch_size` questions are drawn together.
-    """
+    """Shares of questions answered exactly by the best of the same `n` texts under each rank, by one text taken at
+    random (`one`, the mean over the n) and by any of them (`any`, the upper bound). `against_likelihood` counts for
+    each other rank the questions in which it alone picks a right text, and likelihood alone."""
     sampling = sampling or Sampling()
     totals = dict.fromkeys((*RANKS, "one", "any"), 0.0)
     against = {name: [0, 0] for name in RANKS if name != "likelihood"}

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from hrm.files.reading import SMALL, json_of
 from hrm.files.records import Json
+from hrm.runs import Run
+from hrm.text.config import TextConfig
 from hrm.text.data import Packed, is_packed, open_text
 from hrm.text.load import form_of, load_tokenizer
 from hrm.text.measuring.fresh import prompts_of
 from hrm.text.model import HRMConfig, HRMForCausalLM
-
-if TYPE_CHECKING:
-    from hrm.runs import Run
-    from hrm.text.config import TextConfig
 
 MEASURES = (
     ("exact_match", "answers exact", ".1%"),
@@ -41,23 +39,20 @@ def model_card(run: Run[TextConfig]) -> str:
     depth = "one segment" if model.max_segments == 1 else f"up to {model.max_segments} segments"
     kind = f"of {depth} a token" if model.hierarchy else "without hierarchy, a plain Transformer"
     version = "" if run.version == "unknown" else f"with hrm {run.version} "
-    parts = [
+    head = [
         "---\nlibrary_name: hrm\npipeline_tag: text-generation\ntags: [hrm, adaptive-computation]\n---",
         f"# {name}",
         f"A causal language model with {parameters:,} parameters: a hierarchical reasoning model {kind}, "
         f"trained {version}on {run.created[:10]}.",
-        "## Data",
-        _data(run),
-        "## Settings",
-        _table(("setting", "value"), _settings(run.config, model)),
-        "## Results",
-        _results(run, result),
-        "## Use",
-        _use(run, name),
-        "## Limits",
-        "\n".join(f"- {limit}" for limit in _limits(run, model, result)),
     ]
-    return "\n\n".join(parts) + "\n"
+    parts = {
+        "Data": _data(run),
+        "Settings": _table(("setting", "value"), _settings(run.config, model)),
+        "Results": _results(run, result),
+        "Use": _use(run, name),
+        "Limits": "\n".join(f"- {limit}" for limit in _limits(run, model, result)),
+    }
+    return "\n\n".join((*head, *(f"## {title}\n\n{part}" for title, part in parts.items()))) + "\n"
 
 
 def _data(run: Run[TextConfig]) -> str:
@@ -71,9 +66,8 @@ def _data(run: Run[TextConfig]) -> str:
     source = ", ".join(f"`{Path(part.strip()).name}`" for part in (config.data or "").split(",") if part.strip())
     held = f" Held out: `{Path(config.validation).name}`." if config.validation else ""
     answers = " Only answers count in the loss." if config.text.kind in ("chat", "gym") else ""
-    return f"From {source or 'unknown sources'}.{held}{answers}\n\n" + _table(
-        ("part", "tokens", "characters", "bytes"), rows
-    )
+    table = _table(("part", "tokens", "characters", "bytes"), rows)
+    return f"From {source or 'unknown sources'}.{held}{answers}\n\n{table}"
 
 
 def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
@@ -140,15 +134,12 @@ def _limits(run: Run[TextConfig], model: HRMConfig, result: Json) -> list[str]:
     found = ["It knows what its data says and nothing else; what it writes is neither checked nor filtered."]
     if run.config.text.tokenizer == "char":
         found.append("It reads only the characters of its data; others become one unknown token.")
-    found.append(
-        f"It was trained on rows of {run.config.text.length:,} tokens: what lies further back was never learned from."
-    )
+    length = f"{run.config.text.length:,}"
+    found.append(f"It was trained on rows of {length} tokens: what lies further back was never learned from.")
     losses = result.get("loss_by_depth") or []
     if losses and min(losses) < losses[-1]:
-        best = losses.index(min(losses)) + 1
-        found.append(
-            f"More depth is not better throughout: held-out loss is lowest after {best} of {len(losses)} segments."
-        )
+        best = f"{losses.index(min(losses)) + 1} of {len(losses)} segments"
+        found.append(f"More depth is not better throughout: held-out loss is lowest after {best}.")
     if model.max_segments > 1 and model.halting == "q" and not run.config.validation and not losses:
         found.append("Whether the Q head halts where it should was not measured.")
     if run.config.seed is not None and result:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,7 @@ from hrm.files.reading import UserError
 from hrm.text.data import Packed, is_packed
 from hrm.text.data.chat import chat_prompt
 from hrm.text.data.gym import MadeQuestions, gym_text
-
-if TYPE_CHECKING:
-    from hrm.text.load import TextModel
+from hrm.text.load import TextModel
 
 
 class SeenQuestions:
@@ -26,8 +23,8 @@ class SeenQuestions:
         self.prompts = {
             tuple(tokens)
             for folder in folders
-            if is_packed(folder) and isinstance(packed := Packed.open(folder, self.tokenizer), Packed)
-            for tokens in prompts_of(packed)
+            if is_packed(folder)
+            for tokens in prompts_of(Packed.open(folder, self.tokenizer))
         }
 
     def __contains__(self, question: object) -> bool:
@@ -36,10 +33,8 @@ class SeenQuestions:
 
 
 def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> MadeQuestions:
-    """`count` questions of the Reasoning Gym data set of a run, none of them trained on or held out by it.
-
-    UserError for a run that learned something else.
-    """
+    """`count` questions of the Reasoning Gym data set of a run, none of them trained on or held out by it; UserError
+    for a run that learned something else."""
     run = loaded.run
     if run is None or run.config.text.kind != "gym" or run.config.data is None:
         raise UserError("--fresh makes questions of the Reasoning Gym data set that a run was trained on: name --data")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
+
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError
 from hrm.text.measuring.scoring import Scorer
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.writing.generation import Sampling, complete
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
 
 
 def lm_eval_adapter(
@@ -48,12 +46,8 @@ def _write(scorer: Scorer, context: str, how: dict[str, Any]) -> str:
     stop = how.get("until") or ()
     room = min(int(how.get("max_gen_toks", 256)), scorer.length // 2)
     greedy = not how.get("do_sample", False)
-    sampling = Sampling(
-        max_new_tokens=room,
-        greedy=greedy,
-        temperature=1.0 if greedy else float(how.get("temperature", 1.0)),
-        top_p=1.0 if greedy else float(how.get("top_p", 1.0)),
-        stop=tuple(word for word in ([stop] if isinstance(stop, str) else stop) if word),
-    )
+    temperature, top_p = (1.0 if greedy else float(how.get(name, 1.0)) for name in ("temperature", "top_p"))
+    stop = tuple(word for word in ([stop] if isinstance(stop, str) else stop) if word)
+    sampling = Sampling(max_new_tokens=room, greedy=greedy, temperature=temperature, top_p=top_p, stop=stop)
     ids = scorer.ids(context)[-(scorer.length - room) :] or [scorer.first]
     return complete(scorer.model, scorer.tokenizer, [ids], sampling, **scorer.request)[0].text

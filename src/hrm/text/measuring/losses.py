@@ -8,24 +8,21 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from itertools import count
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hrm.core import devices
 from hrm.core.calibration import BINS, interval
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Record
-from hrm.text.model import Budget
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.data import Packed, Rows
-    from hrm.text.model import HRMForCausalLM, Thought
-    from hrm.text.model.budget import Request
+from hrm.text.data import Packed, Rows
+from hrm.text.model import Budget, HRMForCausalLM, Thought
+from hrm.text.model.budget import Request
 
 LOGITS = 1 << 22
 """Most logits in memory at once: they are read twice and should stay in a CPU's cache."""
@@ -222,12 +219,10 @@ def evaluate(
     control: bool = True,
     **request: Unpack[Request],
 ) -> Measured:
-    """Read a text in windows of `length` tokens and measure every token at every depth, and where tokens stop.
-
-    `request` changes the model's budget (`max_segments`, `halting`, ...); adaptive depth is measured at `thresholds`,
-    else at the budget's own, each beside a `control`: the same depths dealt out at random. `limit` stops after about
-    this many tokens. Where some tokens are given and others count, a document is an answer.
-    """
+    """Measure every token of a text at every depth, and where tokens stop, in windows of `length` tokens. Adaptive
+    depth is measured at `thresholds`, else at the budget's own, each beside a `control`: the same depths dealt out at
+    random. `limit`: about so many tokens are enough. Where some tokens are given and others count, a document is an
+    answer."""
     budget = model.budget(**request)
     adaptive = budget.adaptive
     budgets = [budget._replace(exit_threshold=t) for t in thresholds or (budget.exit_threshold,)] if adaptive else []
@@ -322,10 +317,8 @@ def _numbered(positions: Tensor, counted: Tensor) -> np.ndarray:
 
 
 def byte_lengths(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """[vocabulary, 2]: UTF-8 bytes and characters of every token; 0 for special ones, 1 for the unknown token.
-
-    A character counts where its first byte is.
-    """
+    """[vocabulary, 2]: UTF-8 bytes and characters (which count where their first byte is) of every token; 0 for special
+    ones, 1 for the unknown token."""
     backend = tokenizer.backend_tokenizer
     decoder = json.dumps(json.loads(backend.to_str())["decoder"])
     of_byte = {letter: byte for byte, letter in enumerate(_byte_letters())} if '"ByteLevel"' in decoder else None
@@ -350,9 +343,5 @@ def _bytes_of(token: str, of_byte: dict[str, int] | None, decoder: str) -> bytes
 
 def _byte_letters() -> str:
     """The letter that stands for each byte in byte-level vocabularies (GPT-2)."""
-    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    shown, more = [], 256
-    for byte in range(256):
-        shown.append(chr(byte if byte in plain else more))
-        more += byte not in plain
-    return "".join(shown)
+    plain, more = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}, count(256)
+    return "".join(chr(byte if byte in plain else next(more)) for byte in range(256))

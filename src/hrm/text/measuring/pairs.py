@@ -9,23 +9,21 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from hrm.core import devices
 from hrm.core.calibration import expected_calibration_error, interval
 from hrm.files.reading import UserError, needs
 from hrm.files.records import Json
+from hrm.text.data import Packed, ReadOptions
+from hrm.text.data.chat import chat_prompt, conversations
 from hrm.text.measuring.fresh import prompts_of
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.writing.generation import Completion, Sampling, complete
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.data import Packed, ReadOptions
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
 
 
 class Pair(NamedTuple):
@@ -44,11 +42,8 @@ def pairs_of(
     way: ReadOptions | None = None,
 ) -> list[Pair]:
     """The last answer of each conversation, or question with its answer, in a file; UserError names file and line.
-
     `template` is that of the training; default: the tokenizer's chat template, or else the question and an empty line.
     """
-    from hrm.text.data.chat import chat_prompt, conversations
-
     found = []
     for messages in islice(conversations(source, way), limit):
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
@@ -76,25 +71,22 @@ def evaluate_pairs(
     progress: Callable[[float], None] | None = None,
     **request: Unpack[Request],
 ) -> Json:
-    """Exact match, and BLEU, chrF and ROUGE-L (0 to 100) where the extra [eval] is installed, of greedy answers.
-
-    Also the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said.
-    """
+    """Exact match, and BLEU, chrF and ROUGE-L (0 to 100) where the extra [eval] is installed, of greedy answers. Also
+    the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said."""
     if not pairs:
         raise UserError("there are no questions to answer")
     sampling = sampling or Sampling(greedy=True)
     # Prompts of like length share a batch, which then has little padding.
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
-    answers: list[Completion] = [Completion()] * len(pairs)
+    found: dict[int, Completion] = {}
     start = time.perf_counter()
     for at in range(0, len(order), batch_size):
         rows = order[at : at + batch_size]
         said = complete(model, tokenizer, [pairs[i].prompt for i in rows], sampling, **request)
-        for i, completion in zip(rows, said, strict=True):
-            answers[i] = completion
+        found |= zip(rows, said, strict=True)
         if progress is not None:
-            progress((at + len(rows)) / len(order))
-    seconds = time.perf_counter() - start
+            progress(len(found) / len(order))
+    seconds, answers = time.perf_counter() - start, [found[i] for i in range(len(pairs))]
     right = [is_exact(a.text, pair.answer) for a, pair in zip(answers, pairs, strict=True)]
     texts, wanted = [a.text.strip() for a in answers], [pair.answer.strip() for pair in pairs]
     tokens = [token for a in answers for token in a.tokens]
@@ -128,14 +120,10 @@ def is_exact(said: str, answer: str) -> bool:
 
 
 def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU and chrF of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing without [eval].
-
-    BLEU counts runs of up to four words; where no answer has four words, over shorter n-grams.
-    """
-    missing = next((name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None), None)
-    if not said or missing:
-        if said:
-            print(needs("measuring BLEU, chrF and ROUGE", str(missing), "eval"), file=sys.stderr)
+    """Corpus BLEU and chrF of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing without [eval]. BLEU
+    counts runs of up to four words; where no answer has four words, over shorter n-grams."""
+    if missing := next((name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None), None):
+        print(needs("measuring BLEU, chrF and ROUGE", missing, "eval"), file=sys.stderr)
         return {}
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics.bleu import BLEU

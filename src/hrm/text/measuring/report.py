@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hrm.files import output
@@ -39,10 +40,7 @@ def table(result: Measured) -> str:
     """The measurement of a text in lines of 80 to 110 characters."""
     answering = "exact_match" in result
     columns = [column for column in COLUMNS if (column[0] in ANSWERS if answering else column[0] in result)]
-    width = 14 if answering else 11
-    lines = [f"{'depth':<28}" + "".join(f"{head:>{width}}" for _, head, _ in columns)]
-    for name, row in rows_of(result):
-        lines.append(f"{name:<28}" + "".join(f"{form.format(row[key]):>{width}}" for key, _, form in columns))
+    lines = _lines("depth", columns, rows_of(result), 14 if answering else 11)
     if answering:
         lines.append(f"{result.answers:,} answers; exact: each token of the answer, and its end, is the likeliest")
     lines.append(
@@ -58,10 +56,17 @@ def table(result: Measured) -> str:
 def states_table(result: Json) -> str:
     """The measurement of a text read with fresh and with carried states."""
     kept = [column for column in COLUMNS if column[0] in result and not column[0].startswith("ece")]
-    lines = [f"{'state':<28}" + "".join(f"{head:>14}" for _, head, _ in kept)]
-    for name, row in result["states"].items():
-        lines.append(f"{name:<28}" + "".join(f"{form.format(row[key]):>14}" for key, _, form in kept))
+    lines = _lines("state", kept, result["states"].items(), 14)
     return "\n".join([*lines, f"{result['n']:,} tokens, one text a row of {result['length']}"])
+
+
+def _lines(
+    first: str, columns: Iterable[tuple[str, str, str]], rows: Iterable[tuple[str, Means]], width: int
+) -> list[str]:
+    lines = [f"{first:<28}" + "".join(f"{head:>{width}}" for _, head, _ in columns)]
+    return lines + [
+        f"{name:<28}" + "".join(f"{form.format(row[key]):>{width}}" for key, _, form in columns) for name, row in rows
+    ]
 
 
 def draw(result: Measured, path: Path) -> None:
@@ -69,11 +74,9 @@ def draw(result: Measured, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    fixed = result.fixed
+    axes, fixed = figure.add_subplot(), result.fixed
     axes.plot([row.segments for row in fixed], [row.loss for row in fixed], "o-", ms=4, label="fixed depth")
-    adaptive = sorted(result.adaptive, key=lambda row: row.mean_segments)
-    if adaptive:
+    if adaptive := sorted(result.adaptive, key=lambda row: row.mean_segments):
         depths = [row.mean_segments for row in adaptive]
         name = {"q": "Q head halts", "kl": "the prediction settles", "change": "the state settles"}[result.halting]
         axes.plot(depths, [row.loss for row in adaptive], "s-", ms=4, label=name)

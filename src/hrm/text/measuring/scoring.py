@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError
 from hrm.text.measuring.losses import LOGITS
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.model.loss import token_loss
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
 
 
 class Score(NamedTuple):
@@ -29,11 +26,9 @@ class Score(NamedTuple):
 
 
 class Scorer:
-    """A model that is asked how likely texts are. `request` changes its budget.
-
-    A text without a context begins after the tokenizer's bos or else eos token. A context that is too long loses its
-    beginning. Models of prefixes read the context as one.
-    """
+    """A model that is asked how likely texts are. `request` changes its budget. A text without a context begins after
+    the tokenizer's bos or else eos token, a context that is too long loses its beginning, and models of prefixes read
+    the context as one."""
 
     def __init__(
         self, model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Unpack[Request]
@@ -78,10 +73,7 @@ class Scorer:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[call-overload]
 
     def _scores(
-        self,
-        rows: Sequence[tuple[list[int], list[int]]],
-        progress: Callable[[float], None] | None,
-        prefix: bool = True,
+        self, rows: Sequence[tuple[list[int], list[int]]], progress: Callable[[float], None] | None, prefix: bool = True
     ) -> list[Score]:
         found = [Score(0.0, True, 0, 0.0)] * len(rows)
         order = sorted((i for i, (_, text) in enumerate(rows) if text), key=lambda i: -sum(map(len, rows[i])))

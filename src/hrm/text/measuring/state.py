@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hrm.core import devices
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Json
+from hrm.text.data import Packed, Rows
 from hrm.text.measuring.losses import LossTotals, TextSize, TokenScores, byte_lengths
-from hrm.text.model import HRMCache
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.data import Batch, Packed, Rows
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
+from hrm.text.model import HRMCache, HRMForCausalLM
+from hrm.text.model.budget import Request
 
 STATES = ("reset", "carry")
 
@@ -36,20 +32,25 @@ def evaluate_states(
     limit: int | None = None,
     **request: Unpack[Request],
 ) -> Json:
-    """Read rows of one text each token by token, as they are generated, with fresh states and with carried ones.
-
-    The first numbers are those of carried states; `states` has both. `limit` stops after about this many tokens.
-    """
+    """Read rows of one text each token by token, as they are generated, with fresh states and with carried ones. The
+    first numbers are those of carried states; `states` has both. `limit` stops after about this many tokens."""
     tallies = {state: LossTotals() for state in STATES}
     table, sizes, seen = byte_lengths(tokenizer), np.zeros(2, np.int64), 0
-    budget = model.budget(**request | {"state": "carry"})
+    budget, answering = model.budget(**request | {"state": "carry"}), getattr(packed, "mask", None) is not None
     was_training, start = model.training, time.perf_counter()
     model.eval()
     with torch.inference_mode():
-        for batch in _rows(packed, length, batch_size):
+        # A cache knows no borders of documents: a row has to have one alone.
+        apart = isinstance(packed, Packed)
+        rows = (
+            packed.samples(length, packed.facts["eos"], batch_size)
+            if apart
+            else packed.windows(length, None, batch_size)
+        )
+        for batch in rows:
             ids, labels = (torch.from_numpy(array).to(model.device) for array in (batch.input_ids, batch.labels))
             counted = (labels != -100).cpu().numpy()
-            answers = np.unique(np.nonzero(counted)[0], return_inverse=True)[1] if _answers(packed) else None
+            answers = np.unique(np.nonzero(counted)[0], return_inverse=True)[1] if answering else None
             for state in STATES:
                 reading, depth = _read(model, ids, labels, **request | {"state": state})
                 tallies[state].add(reading, depth, answers)
@@ -63,7 +64,7 @@ def evaluate_states(
     found = {state: tally.result(TextSize(int(sizes[0]), int(sizes[1]), 0)) for state, tally in tallies.items()}
     return {
         "n": seen,
-        **({"answers": tallies["carry"].answers} if _answers(packed) else {}),
+        **({"answers": tallies["carry"].answers} if answering else {}),
         "state": "carry",
         **found["carry"],
         "bytes": int(sizes[0]),
@@ -76,18 +77,6 @@ def evaluate_states(
         "device": str(model.device),
         "dtype": devices.named(model.compute_dtype),
     }
-
-
-def _answers(packed: Packed | Rows) -> bool:
-    return getattr(packed, "mask", None) is not None
-
-
-def _rows(packed: Packed | Rows, length: int, size: int) -> Iterator[Batch]:
-    from hrm.text.data import Packed
-
-    if isinstance(packed, Packed):  # a cache knows no borders of documents: a row has to have one alone
-        return packed.samples(length, packed.facts["eos"], size)
-    return packed.windows(length, None, size)
 
 
 def _read(

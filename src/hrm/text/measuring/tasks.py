@@ -8,18 +8,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
+
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError, lines_of, nearest, parsed, reading, shown
 from hrm.files.records import Json
 from hrm.text.measuring.scoring import Scorer
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.writing.generation import Sampling, complete
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 ANSWER = ("piqa", "arc_easy", "arc_challenge", "boolq")
@@ -92,12 +90,9 @@ def _item(name: str, line: bytes, where: str) -> Item:
         raise UserError(f"{where}: a row with {shown(row)} is of no known form: see docs/text-measuring.md")
     if isinstance(item, Choice) and not 0 <= item.gold < len(item.options):
         raise UserError(f"{where}: choice {item.gold} is none of {len(item.options)}: fetch the file again")
-    asked = (
-        item.options
-        if isinstance(item, Choice)
-        else ((item.question,) if isinstance(item, NumberAnswer) else tuple(item),)
-    )
-    finite = not isinstance(item, NumberAnswer) or math.isfinite(item.answer)
+    number = isinstance(item, NumberAnswer)
+    asked = item.options if isinstance(item, Choice) else (item[:1] if number else item,)
+    finite = not number or math.isfinite(item.answer)
     if not finite or not all(isinstance(text, str) for texts in asked for text in texts):
         raise UserError(f"{where}: what is asked and answered must be text: fetch the file again")
     return item
@@ -131,11 +126,9 @@ def evaluate_task(
     progress: Callable[[float], None] | None = None,
     **request: Unpack[Request],
 ) -> Json:
-    """Accuracy with its standard error, that of guessing, and the mean depth; without examples in the prompt.
-
-    Choices: `accuracy` by log-probability, `accuracy_per_byte` by log-probability a byte of the continuation. Known
-    continuations: every token the likeliest, and `perplexity`. Numbers: the first number that is written.
-    """
+    """Accuracy with its standard error, that of guessing, and the mean depth; without examples in the prompt. Choices:
+    by log-probability, and a byte of the continuation (`accuracy_per_byte`). Known continuations: every token the
+    likeliest, and `perplexity`. Numbers: the first number that is written."""
     start = time.perf_counter()
     kinds = {type(item) for item in items}
     if len(kinds) != 1:

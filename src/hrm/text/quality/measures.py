@@ -73,7 +73,8 @@ def sentence_lengths(block: str, reference: Reference) -> float:
 
 def sentence_form(block: str, reference: Reference) -> float:
     """Share of the sentences that begin with a capital letter and end with a mark such as . ! or ?"""
-    formed = [bool(body) and body[0].isupper() and body.rstrip(_CLOSERS).endswith(_MARKS) for body in _bodies(block)]
+    bodies = [re.sub(r"^[\W_]+", "", sentence) for sentence in _sentences(block)]  # from the first letter or digit
+    formed = [body[:1].isupper() and body.rstrip(_CLOSERS).endswith(_MARKS) for body in bodies]
     return sum(formed) / max(len(formed), 1)
 
 
@@ -168,19 +169,9 @@ def _grams(text: str, n: int) -> Iterable[str]:
 
 def _sentences(block: str) -> list[str]:
     """Its sentences, without the first and last, which the edges of the block have cut, if others are left."""
-    found = [piece for part in _split(block) if (piece := part.strip())]
-    return found[1:-1] or found
-
-
-def _split(block: str) -> Iterable[str]:
-    """Cut behind marks with their closing quotes, and at blank lines."""
     edges = [0, *(match.end() for match in _SENTENCE_END.finditer(block)), len(block)]
-    return (block[start:end] for start, end in pairwise(edges))
-
-
-def _bodies(block: str) -> list[str]:
-    """The sentences without what stands before their first letter or digit."""
-    return [re.sub(r"^[\W_]+", "", sentence) for sentence in _sentences(block)]
+    found = [piece for start, end in pairwise(edges) if (piece := block[start:end].strip())]
+    return found[1:-1] or found
 
 
 def _lengths(block: str) -> np.ndarray:

@@ -11,12 +11,7 @@ from rich.text import Text
 from hrm.files import output
 from hrm.text.quality.scale import COUNTED, GROUPS, Judged, Scale
 
-_HEADS = {
-    "trigrams": "tri-\ngrams",
-    "sentences": "sen-\ntences",
-    "repetition": "repe-\ntition",
-    "diversity": "diver-\nsity",
-}
+_HEADS = {head.replace("-\n", ""): head for head in ("tri-\ngrams", "sen-\ntences", "repe-\ntition", "diver-\nsity")}
 """Broken, so that names have room beside them in a terminal of 80 columns."""
 _ORDER = (*COUNTED, *(group for group in GROUPS if group not in COUNTED))
 

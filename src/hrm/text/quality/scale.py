@@ -67,19 +67,15 @@ class Judged(Record):
 
 
 class Scale:
-    """What the measures say of natural and of shuffled text in blocks of `size` characters.
-
-    Half of the text, ten of twenty stretches, is the reference; the other half gives both ends. `words` are taken as
-    real too. UserError for a text too short.
-    """
+    """What the measures say of natural and of shuffled text in blocks of `size` characters. Half of the text, ten of
+    twenty stretches, is the reference; the other half gives both ends. `words` are taken as real too. UserError for a
+    text too short."""
 
     def __init__(self, name: str, text: str, size: int = 1000, words: Collection[str] = (), seed: int = 0) -> None:
         blocks = blocks_of(text, size)
         if len(blocks) < _STRETCHES:
-            raise UserError(
-                f"{name} has {len(text):,} characters, too few for a reference: give at least {_STRETCHES * size:,}, "
-                f"{_STRETCHES} times --block"
-            )
+            least = f"give at least {_STRETCHES * size:,}, {_STRETCHES} times --block"
+            raise UserError(f"{name} has {len(text):,} characters, too few for a reference: {least}")
         self.size, self.name, self._seed = size, name, seed
         odd = np.arange(len(blocks)) * _STRETCHES // len(blocks) % 2 == 1
         held_out = [block for block, out in zip(blocks, odd, strict=True) if out]
@@ -99,10 +95,8 @@ class Scale:
         """Which measures tell natural from shuffled text in this reference; the others have no score."""
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        """Values of measures as 0 to 100, [..., measures]; nan for a measure that tells nothing here.
-
-        Less than natural text is measured toward shuffled text, more toward the worst, or not held against a text.
-        """
+        """Values of measures as 0 to 100, [..., measures]; nan for a measure that tells nothing here. Less than natural
+        text is measured toward shuffled text, more toward the worst, or not held against a text."""
         with np.errstate(divide="ignore", invalid="ignore"):
             near = (values - self.shuffled) / (self.natural - self.shuffled)
             far = 1 - (values - self.natural) / (self.worst - self.natural)
@@ -110,16 +104,12 @@ class Scale:
         return np.where(self.tells, scores, np.nan)
 
     def judge(self, name: str, text: str, training: TrainingText | None = None) -> Judged:
-        """The scores of a text with 95 % intervals (its blocks resampled; the ends stand), and what it has copied.
-
-        UserError for a text too short.
-        """
+        """The scores of a text with 95 % intervals (its blocks resampled; the ends stand), and what it has copied;
+        UserError for a text too short."""
         blocks = blocks_of(text, self.size)
         if len(blocks) < LEAST_BLOCKS:
-            raise UserError(
-                f"{name} has {len(text):,} characters, too few to judge: give at least {LEAST_BLOCKS * self.size:,}, "
-                f"or a smaller --block than {self.size}"
-            )
+            least = f"give at least {LEAST_BLOCKS * self.size:,}, or a smaller --block than {self.size}"
+            raise UserError(f"{name} has {len(text):,} characters, too few to judge: {least}")
         values = measure(blocks, self.reference)
         rng = np.random.default_rng(self._seed)
         drawn = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), _RESAMPLES) / len(blocks)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 from hrm.text.writing.generation import Sampling, complete
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
 
 _ROW = 1000
 """Least characters of a row."""
@@ -35,12 +32,9 @@ def write(
     progress: Callable[[int], None] | None = None,
     **request: Unpack[Request],
 ) -> str:
-    """Write `characters` characters after beginnings of sentences of `text`, which are left out.
-
-    The model reads at most `length` tokens at once (default: what it can), then reads half of them again; a row that
-    ends its text continues with another beginning. `request` changes the model's budget; `progress` gets the characters
-    so far. Equal settings write equal text.
-    """
+    """Write `characters` characters after beginnings of sentences of `text`, which are left out. The model reads at
+    most `length` tokens at once (default: what it can), then half of them again; a row that ends its text continues
+    with another beginning. `progress` gets the characters so far. Equal settings write equal text."""
     sampling = sampling or Sampling()
     half = max(1, min(length or model.config.max_position_embeddings, model.config.max_position_embeddings) // 2)
     rng = np.random.default_rng(sampling.seed)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files.output import check_utf8
 from hrm.files.reading import UserError
@@ -25,9 +25,6 @@ from hrm.training.interrupt import Abandoning
 from hrm.training.loop import Evaluator
 from hrm.training.progress import Reporter
 from hrm.training.session import Changes, Subject, run_training
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: bool = False) -> Json:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files.names import sources
 from hrm.text import data as corpus
@@ -13,9 +15,6 @@ from hrm.text.config import TextConfig
 from hrm.text.data import Packed, chat, gym
 from hrm.text.data.tokenizers import add_frame
 from hrm.training.progress import Reporter
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 class Source:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
 
 from hrm.core.kernels import at_least_float32
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.settings import check_ranges
 from hrm.text.config import Decoding
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from hrm.text.model import HRMForCausalLM
-    from hrm.text.model.budget import Request
+from hrm.text.data.growing import new_characters
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Request
 
 
 @dataclass(frozen=True)
@@ -111,13 +108,9 @@ def complete(
     memory: int | None = None,
     **request: Any,
 ) -> list[Completion]:
-    """Continue prompts in one batch; `on_token` follows the first. `request` changes the model's budget (`Request`).
-
-    Where a text outgrows `memory`, its last half is read again. The default is all positions of the model; one trained
-    on shorter rows writes worse beyond their length. UserError for a prompt that is empty or too long, or has
-    characters that the tokenizer can neither read nor replace. Prompts may be tokens, of which only the beginning is
-    lost where they are too many.
-    """
+    """Continue prompts, texts or tokens, in one batch; `on_token` follows the first. `request` changes the model's
+    budget (`Request`). Where a text outgrows `memory` (default: all positions), its last half is read again. UserError
+    for a text that is empty or too long, or has characters that the tokenizer can neither read nor replace."""
     sampling = sampling or Sampling()
     sampling.check()
     model.budget(**request)
@@ -141,16 +134,10 @@ def complete(
             left = sampling.max_new_tokens - len(active[0].done_tokens)
             recorder = _Recorder(active)
             model.generate(
-                ids,
-                attention_mask=mask.to(model.device),
-                stopping_criteria=StoppingCriteriaList([recorder]),
-                trace=recorder,
-                max_new_tokens=min(left, most - width),
-                eos_token_id=None,
-                pad_token_id=pad,
-                **_how(sampling),
-                **request,
-            )
+                ids, attention_mask=mask.to(model.device), stopping_criteria=StoppingCriteriaList([recorder]),
+                trace=recorder, max_new_tokens=min(left, most - width), eos_token_id=None, pad_token_id=pad,
+                **_how(sampling), **request,
+            )  # fmt: skip
     for row in rows:
         row.finish(time.perf_counter() - start)
     return [row.completion for row in rows]
@@ -160,7 +147,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, most: int) -> list[i
     """The tokens of a prompt; UserError if there are none, more than `most`, or characters that cannot be read."""
     if not prompt:
         raise UserError("the prompt is empty: give at least one character to continue")
-    unknown = unknown_characters(tokenizer, prompt)
+    unknown = new_characters(tokenizer, [prompt])
     if unknown and tokenizer.unk_token_id is None:
         raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out of the prompt")
     ids = list(tokenizer(prompt, verbose=False)["input_ids"])  # type: ignore[call-overload]
@@ -173,16 +160,6 @@ def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, most: int) -> list[i
     return ids
 
 
-def unknown_characters(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
-    """Characters that the vocabulary has no tokens for, in order."""
-    found = []
-    for character in dict.fromkeys(text):
-        ids = tokenizer(character, add_special_tokens=False)["input_ids"]
-        if tokenizer.unk_token_id in ids or (not ids and not character.isspace()):  # type: ignore[operator]
-            found.append(character)
-    return found
-
-
 def shown(characters: Iterable[str]) -> str:
     """Characters in quotes, for a sentence."""
     return ", ".join(map(repr, characters))
@@ -192,9 +169,7 @@ def candidates(
     model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, count: int, **request: Unpack[Request]
 ) -> Json:
     """The likeliest next tokens with their probabilities after every segment, best first where the model stops.
-
-    `depths` has the entropy in nats and P(halt) of each segment; `depth` is where the budget's criterion stops.
-    """
+    `depths` has the entropy in nats and P(halt) of each segment; `depth` is where the budget's criterion stops."""
     budget = model.budget(**request)
     budget.check(None, 0, model.lm_head)
     ids = torch.tensor([encode(tokenizer, prompt, model.config.max_position_embeddings)], device=model.device)
@@ -214,24 +189,16 @@ def candidates(
             stop[0, -1] = False  # the last token thinks on, the others as the model has them
             thought.halt(stop)
     logs = torch.stack(columns)
-    best = logs[depth - 1].topk(min(count, logs.shape[1])).indices.tolist()
-    return {
-        "prompt": prompt,
-        "depth": depth,
-        "candidates": [
-            {
-                "id": i,
-                "token": tokenizer.decode([i]),
-                "probability": float(logs[depth - 1, i].exp()),
-                "per_segment": logs[:, i].exp().tolist(),
-            }
-            for i in best
-        ],
-        "depths": [
-            {"segments": i, "entropy": float(-(log.exp() * log).sum()), "confidence": confidence}
-            for i, (log, confidence) in enumerate(zip(logs, confidences, strict=True), 1)
-        ],
-    }
+    found = [
+        {"id": i, "token": tokenizer.decode([i]), "probability": float(p[depth - 1]), "per_segment": p.tolist()}
+        for i in logs[depth - 1].topk(min(count, logs.shape[1])).indices.tolist()
+        for p in [logs[:, i].exp()]
+    ]
+    depths = [
+        {"segments": i, "entropy": float(-(log.exp() * log).sum()), "confidence": confidence}
+        for i, (log, confidence) in enumerate(zip(logs, confidences, strict=True), 1)
+    ]
+    return {"prompt": prompt, "depth": depth, "candidates": found, "depths": depths}
 
 
 def _how(sampling: Sampling) -> Json:
@@ -282,13 +249,9 @@ class _Row:
     """One text being written. Tokens are released once no stop word can begin in them."""
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        ids: list[int],
-        ends: set[int],
-        stop: tuple[str, ...],
+        self, tokenizer: PreTrainedTokenizerFast, ids: list[int], ends: set[int], stop: tuple[str, ...],
         on_token: Callable[[Token], None] | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.ids, self.ends, self.stop, self.on_token = ids, ends, stop, on_token
         self.completion = Completion()
         self.done = False
