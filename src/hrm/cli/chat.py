@@ -51,17 +51,15 @@ class Options:
 
 
 def main(args: list[str]) -> int:
-    options = parse(
-        "chat", Options, args, example="hrm chat runs/alice --mode deep --temperature 0.7", main=(*DRAWS, *DEVICE)
-    )
+    example = "hrm chat runs/alice --mode deep --temperature 0.7"
+    options = parse("chat", Options, args, example=example, main=(*DRAWS, *DEVICE))
     if (Path(options.run) / "run.json").is_file() and not is_text(options.run):
         raise UserError(f"{options.run} is a run on puzzles, which solves and does not talk: see hrm solve")
     if options.batch is None and options.json:
         raise UserError("--json prints the answers of a batch: give --batch FILE as well")
     if options.batch is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UserError(
-            "a talk needs a terminal: answer the lines of a file with --batch FILE, or of a pipe with --batch -"
-        )
+        instead = "answer the lines of a file with --batch FILE, or of a pipe with --batch -"
+        raise UserError(f"a talk needs a terminal: {instead}")
     if options.batch is not None and options.stop == "unlimited":
         raise UserError("--stop unlimited writes until Ctrl-C, and a batch must end: use natural or length")
     lines = None if options.batch is None else _lines(options.batch, options.encoding)

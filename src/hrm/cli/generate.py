@@ -151,9 +151,8 @@ class _Writer:
 def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: Json, memory: int) -> int:
     from hrm.text.measuring.best_of import RANKS, best_of
 
-    found = best_of(
-        loaded.model, loaded.tokenizer, prompt, options.best_of, options.rank, sampling, memory=memory, **request
-    )
+    how = (options.best_of, options.rank, sampling, memory)
+    found = best_of(loaded.model, loaded.tokenizer, prompt, *how, **request)
     if options.json:
         scored = [{"confidence": c.confidence, "log_likelihood": c.log_likelihood, "text": c.text} for c in found]
         best = found[0].to_dict()

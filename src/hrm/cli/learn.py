@@ -160,10 +160,8 @@ def _base(held: ExitStack, options: Options) -> LearnConfig:
 
 
 def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: str | None) -> tuple[Book, str | None]:
-    """Learn a book, or resume the paused one, with a progress bar, and ask at Ctrl-C in a terminal.
-
-    Returns its entry, and how it was ended early.
-    """
+    """Learn a book, or resume the paused one, with a progress bar, and ask at Ctrl-C in a terminal. Returns its entry,
+    and how it was ended early."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from hrm.console import Console
@@ -174,7 +172,6 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
     console = Console(stderr=True)
     say = partial(console.print, highlight=False, soft_wrap=True)
     live = console.is_terminal
-    unit = "characters" if learner.config.tokenizer == "char" else "tokens"
     columns = BarColumn(bar_width=10), TextColumn("{task.fields[line]}", markup=False)
     bar = Progress(*columns, console=console, disable=not live)
     job = bar.add_task("learn", total=1.0, line="" if book is None else book.name)
@@ -188,48 +185,23 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
 
     def show(event: Event) -> None:
         nonlocal said
-        kind = event["event"]
-        if kind == "update" and live:
-            redraw(event)
-        elif kind == "step":
+        if event["event"] == "step":
             replayed = event["replayed_bits"]
             old = "" if replayed is None else f"  old books {replayed:.2f}"
-            place = f"epoch {event['epoch']}/{event['epochs']}  update {event['book_step']}/{event['steps']}"
-            line = f"{event['book']}  {place}  {event['bits']:.2f} bits a character{old}"
             rate = f"{event['steps_per_second']:.1f} updates/s"
             said = f"{event['bits']:.2f} bits{old}  {rate}"
+            place = f"epoch {event['epoch']}/{event['epochs']}  update {event['book_step']}/{event['steps']}"
+            line = f"{event['book']}  {place}  {event['bits']:.2f} bits a character{old}  {rate}"
+            if not live:
+                say(f"{line}  left {duration(event['left'])}")
+        if event["event"] in ("step", "update"):
             if live:
                 redraw(event)
-            else:
-                say(f"{line}  {rate}  left {duration(event['left'])}")
-        elif kind == "note":
-            say(event["sentence"])
-        elif kind == "begin":
-            say(
-                f"{event['book']}: "
-                + (f"resumed at update {event['done']:,} of {event['steps']:,}" if event["done"]
-                   else f"{event['steps']:,} updates")
-                + f"; {event['parameters']:,} parameters, "
-                f"{event['vocabulary']} {unit}" + (f"; {event['threads']}" if event["threads"] else ""),
-            )  # fmt: skip
-        elif kind == "estimate":
-            say(_estimate(learner, event))
-        elif kind == "before":
-            say(_before(event, unit))
-        elif kind == "measured":
-            scores = "  ".join(f"{name} {bits:.3f}" for name, bits in event["scores"].items())
-            say(f"held-out bits a character: {scores}")
-            lines = event["sample"].strip().splitlines()
-            say(f"it writes, {event['rate']:.0f} characters a second:" if lines else "it writes nothing yet")
-            for line in lines:
-                say(f"  | {line}")
-        elif kind == "grown":
+        elif event["event"] == "grown":
             _say_grown(event["layers"])
-        elif kind == "known":
-            say(_known(event))
-        elif kind == "end" and event["state"] == "stopped":
-            part = f"{event['step']:,} of {event['steps']:,} updates"
-            say(f"{event['book']}: stopped after {part}; it counts as learned")
+        else:
+            for line in _lines(learner, event):
+                say(line)
 
     asks, answer = live and sys.stdin.isatty(), None
 
@@ -250,6 +222,31 @@ def _learn(learner: Learner, book: Path | None, epochs: int | None, encoding: st
     says = "" if asks else "pausing; press Ctrl-C again to stop at once"
     with Interrupt(says, intact) as interrupt, bar:
         return learner.resume(epochs, show) if book is None else learner.learn(book, epochs, show, encoding), answer
+
+
+def _lines(learner: Learner, event: Event) -> list[str]:
+    """What is said of an event."""
+    kind, steps = event["event"], f"{event.get('steps') or 0:,} updates"
+    unit = "characters" if learner.config.tokenizer == "char" else "tokens"
+    if kind == "note":
+        return [event["sentence"]]
+    if kind == "begin":
+        place = f"resumed at update {event['done']:,} of {event['steps']:,}" if event["done"] else steps
+        threads = f"; {event['threads']}" if event["threads"] else ""
+        return [f"{event['book']}: {place}; {event['parameters']:,} parameters, {event['vocabulary']} {unit}{threads}"]
+    if kind == "estimate":
+        return [_estimate(learner, event)]
+    if kind == "before":
+        return [_before(event, unit)]
+    if kind == "measured":
+        scores = "  ".join(f"{name} {bits:.3f}" for name, bits in event["scores"].items())
+        written = event["sample"].strip().splitlines()
+        head = f"it writes, {event['rate']:.0f} characters a second:" if written else "it writes nothing yet"
+        return [f"held-out bits a character: {scores}", head, *(f"  | {line}" for line in written)]
+    if kind == "known":
+        return [_known(event)]
+    stopped = kind == "end" and event["state"] == "stopped"
+    return [f"{event['book']}: stopped after {event['step']:,} of {steps}; it counts as learned"] if stopped else []
 
 
 def _estimate(learner: Learner, event: Event) -> str:
@@ -299,7 +296,5 @@ def _ask(bar: Progress) -> str:
 
 def _say_grown(entry: NewLayers) -> None:
     before, after = entry.parameters or (0, 0)
-    print(
-        f"grown by {entry.fast_layers} fast and {entry.slow_layers} slow layers: "
-        f"{before:,} -> {after:,} parameters", file=sys.stderr,
-    )  # fmt: skip
+    added = f"{entry.fast_layers} fast and {entry.slow_layers} slow layers"
+    print(f"grown by {added}: {before:,} -> {after:,} parameters", file=sys.stderr)

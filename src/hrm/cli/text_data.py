@@ -81,31 +81,26 @@ def tokenizer(args: list[str]) -> int:
     """Train a tokenizer on texts."""
     example = "hrm data tokenizer stories.txt --vocabulary 4096 --out tokenizer"
     options = parse("data tokenizer", TokenizerOptions, args, example=example)
-    with lock.place(options.out, "data tokenizer") as folder:
-        return _tokenizer(options, folder)
-
-
-def _tokenizer(options: TokenizerOptions, folder: Path) -> int:
-    _free(options.out)
-    names.apart(options.out, options.files)
-    console = Console(stderr=True)
-    texts = corpus.texts(options.files, options.field, corpus.ReadOptions(_saying(console), options.encoding))
-    if options.kind == "char":
-        made = corpus.make_tokenizer("char", texts)
-    else:
-        made = corpus.train_bpe(texts, options.vocabulary, progress=console.is_terminal)
-    characters = tokens = 0
-    for example in corpus.encode(made, islice(texts, 1000)):
-        characters, tokens = characters + example.characters, tokens + len(example.tokens)
-        if characters >= _SAMPLE:
-            break
-    facts = {"written": str(options.out), "vocabulary": len(made), "characters_per_token": characters / max(1, tokens)}
-    _complete(folder, options.out, made.save_pretrained)
-    print(
-        to_json(facts)
-        if options.json
-        else f"{options.out}: {len(made):,} tokens; {facts['characters_per_token']:.2f} characters per token"
-    )
+    with lock.place(options.out, "data tokenizer") as place:
+        _free(options.out)
+        names.apart(options.out, options.files)
+        console = Console(stderr=True)
+        texts = corpus.texts(options.files, options.field, corpus.ReadOptions(_saying(console), options.encoding))
+        if options.kind == "char":
+            made = corpus.make_tokenizer("char", texts)
+        else:
+            made = corpus.train_bpe(texts, options.vocabulary, progress=console.is_terminal)
+        characters = tokens = 0
+        for example in corpus.encode(made, islice(texts, 1000)):
+            characters, tokens = characters + example.characters, tokens + len(example.tokens)
+            if characters >= _SAMPLE:
+                break
+        each = characters / max(1, tokens)
+        made.save_pretrained(place / options.out.name)
+        (place / options.out.name).replace(options.out)  # complete
+    facts = {"written": str(options.out), "vocabulary": len(made), "characters_per_token": each}
+    said = f"{options.out}: {len(made):,} tokens; {each:.2f} characters per token"
+    print(to_json(facts) if options.json else said)
     return 0
 
 
@@ -133,21 +128,18 @@ def _pack(options: PackOptions, place: Path) -> int:
     for doubt in corpus.doubts(*parts) if len(parts) == 2 else ():
         way.say(doubt)
 
-    def fill(folder: Path) -> None:
-        packed: list[corpus.Packed] = []  # mapped files, which must be let go before their folder is moved
+    def fill(folder: Path) -> None:  # the files that it maps are let go before their folder is moved
+        packed: list[corpus.Packed] = []
         for name, part in zip(_PARTS, parts, strict=False):
             with bar(f"packing {name}", _size(part) if console.is_terminal else 0, console) as advance:
                 examples = chat.examples(made, part, options.template) if talk else corpus.encode(made, part)
                 if options.rows is not None and made.bos_token_id != made.eos_token_id:
                     examples = corpus.begun(examples, made.bos_token_id)  # type: ignore[arg-type]
-                packed.append(
-                    corpus.Packed.write(
-                        folder / name,
-                        made,
-                        examples,
-                        lambda example, advance=advance: advance(1 if talk else example.characters),
-                    )
-                )
+
+                def count(example: corpus.Example, advance: Callable[[int], object] = advance) -> None:
+                    advance(1 if talk else example.characters)
+
+                packed.append(corpus.Packed.write(folder / name, made, examples, count))
         made.save_pretrained(folder / "tokenizer")
         if options.rows is not None:
             splits: dict[str, corpus.Packed] = dict(zip(("train", "test"), packed, strict=False))
@@ -161,7 +153,8 @@ def _pack(options: PackOptions, place: Path) -> int:
 
         facts.update((name, part.facts) for name, part in zip(_PARTS, packed, strict=False))
 
-    _complete(place, options.out, fill)
+    fill(place / options.out.name)
+    (place / options.out.name).replace(options.out)
     if options.json:
         kept = ("count", "documents", "characters", "bytes", "unknown", "vocabulary")
         print(to_json({"written": str(options.out)} | {n: {k: f[k] for k in kept} for n, f in facts.items()}))
@@ -261,9 +254,3 @@ def _free(out: Path) -> None:
     output.check_utf8(out)
     if os.path.lexists(out):
         raise UserError(f"{out} exists: choose another --out or remove it")
-
-
-def _complete(place: Path, out: Path, fill: Callable[[Path], object]) -> None:
-    """Have a folder filled elsewhere and put in place when it is complete."""
-    fill(place / out.name)
-    (place / out.name).replace(out)

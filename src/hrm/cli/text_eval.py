@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,10 +22,10 @@ from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.progress import share
 from hrm.puzzles.data.recognition import are_puzzles
+from hrm.text import data as corpus
+from hrm.text.data import Packed, ReadOptions, Rows, chat
 
 if TYPE_CHECKING:
-    from hrm.text.data import Packed, ReadOptions, Rows
-    from hrm.text.data.chat import Messages
     from hrm.text.load import TextModel
 
 _HERE = Machine()
@@ -138,28 +138,17 @@ def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json,
     model, trained = loaded.model, loaded.length
     budget = model.budget(**request)
     curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
-    with _packed(loaded, options) as (packed, source), _progress() as report:
+    with _packed(loaded, options) as (packed, source), share("", Console(stderr=True)) as report:
         longest = model.config.max_position_embeddings
         rows = getattr(packed, "length", None)  # rows of a fixed length
         length = options.length or rows or min(trained or longest, max(1, packed.count - 1))
         if length > longest:
             raise UserError(f"--length {length} is more than the {longest} tokens the model reads: use fewer")
+        given, how = (model, loaded.tokenizer, packed, length), {"progress": report, "limit": options.limit, **request}
         if options.state == "carry":
-            rows_at_once, limit = options.batch_size, options.limit
-            result = evaluate_states(model, loaded.tokenizer, packed, length, rows_at_once, report, limit, **request)
+            result = evaluate_states(*given, options.batch_size, **how)
             return result | _origin(loaded, source), states_table(result)
-        measured = evaluate(
-            model,
-            loaded.tokenizer,
-            packed,
-            length,
-            options.stride,
-            options.batch_size,
-            options.exit_threshold or curve,
-            report,
-            options.limit,
-            **request,
-        )
+        measured = evaluate(*given, options.stride, options.batch_size, options.exit_threshold or curve, **how)
         result = measured.plain() | _origin(loaded, source)
     if options.plot is not None:
         draw(measured, options.plot)
@@ -167,85 +156,64 @@ def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json,
 
 
 def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
-    from hrm.text.data import Packed
     from hrm.text.measuring.best_of import compare_ranks
     from hrm.text.measuring.fresh import trained_on
     from hrm.text.measuring.pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
     from hrm.text.writing.generation import Sampling
 
+    model, tokenizer, template = loaded.model, loaded.tokenizer, _template(loaded)
     if options.fresh is not None:
-        from hrm.text.data.chat import chat_prompt
-
-        source, template, tokenizer = None, _template(loaded), loaded.tokenizer
-        made = _fresh(loaded, options)
-        pairs = [Pair(chat_prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made][: options.limit]
-    elif options.data is None or _is_packed(options.data):
+        source, made = None, _fresh(loaded, options)[: options.limit]
+        pairs = [Pair(chat.chat_prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made]
+    elif options.data is None or corpus.is_packed(options.data):
         packed, source = _folder(loaded, options)
         if not isinstance(packed, Packed):
             raise UserError(f"{source} does not say what is a question and what an answer: give JSON lines")
-        pairs = packed_pairs(packed, loaded.tokenizer, options.limit)
+        pairs = packed_pairs(packed, tokenizer, options.limit)
     else:
         source = Path(options.data)
-        pairs = pairs_of(source, loaded.tokenizer, _template(loaded), options.limit, _way(options))
-    known = trained_on(loaded, [pair.prompt for pair in pairs])
-    if known:
-        print(
-            f"{known:,} of the {len(pairs):,} questions were trained on: exact match says more of memory than of skill",
-            file=sys.stderr,
-        )
-    with _progress() as report:
+        pairs = pairs_of(source, tokenizer, template, options.limit, _way(options))
+    if known := trained_on(loaded, [pair.prompt for pair in pairs]):
+        said = f"{known:,} of the {len(pairs):,} questions were trained on"
+        print(f"{said}: exact match says more of memory than of skill", file=sys.stderr)
+    with share("", Console(stderr=True)) as report:
+        how = {"progress": report, "batch_size": options.batch_size, **request}
         if options.best_of > 1:
             sampling = Sampling(options.max_new_tokens, options.temperature, seed=options.seed)
-            result = compare_ranks(
-                loaded.model,
-                loaded.tokenizer,
-                pairs,
-                options.best_of,
-                sampling,
-                report,
-                options.batch_size,
-                **request,
-            )
+            result = compare_ranks(model, tokenizer, pairs, options.best_of, sampling, **how)
         else:
             sampling = Sampling(options.max_new_tokens, greedy=True)
-            result = evaluate_pairs(
-                loaded.model, loaded.tokenizer, pairs, options.batch_size, sampling, report, **request
-            )
+            result = evaluate_pairs(model, tokenizer, pairs, sampling=sampling, **how)
     result |= ({} if known is None else {"trained_on": known}) | _origin(loaded, source)
     told = {name: value for name, value in result.items() if name != "answers"}
     return result, facts.lines(told, lambda name: name in _SHARES)
 
 
-def _fresh(loaded: TextModel, options: TextOptions) -> list[Messages]:
+def _fresh(loaded: TextModel, options: TextOptions) -> list[chat.Messages]:
     """Questions that the run has not seen; says how many were left out because it has."""
     from hrm.text.measuring.fresh import fresh_questions
 
-    made = fresh_questions(loaded, options.fresh or 0, options.seed)
-    print(
-        f"{len(made.items):,} fresh questions; {made.left_out:,} more were made that the run was trained on or held "
-        "out, and left out",
-        file=sys.stderr,
-    )
-    return made.items
+    items, out = fresh_questions(loaded, options.fresh or 0, options.seed)
+    more = f"{out:,} more were made that the run was trained on or held out, and left out"
+    print(f"{len(items):,} fresh questions; {more}", file=sys.stderr)
+    return items
 
 
 def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
+    from hrm.core import devices
     from hrm.text.measuring.tasks import evaluate_task, load, names
 
-    folder = options.data_folder
-    if folder is None:
-        if not os.environ.get("HRM_DATA"):
-            raise UserError(
-                "--tasks reads local files: name their folder with --data-folder, or its parent in HRM_DATA"
-            )
-        folder = Path(os.environ["HRM_DATA"]) / "eval_tasks"
+    if (folder := options.data_folder) is None:
+        if not (data := os.environ.get("HRM_DATA")):
+            where = "name their folder with --data-folder, or its parent in HRM_DATA"
+            raise UserError(f"--tasks reads local files: {where}")
+        folder = Path(data) / "eval_tasks"
     found: Json = {}
     wanted = sorted(names(folder)) if options.tasks == ("all",) else options.tasks
     read = {name: load(name, folder, options.limit) for name in wanted}  # a misspelt name is found before the work
-    head = f"{'task':<30}{'accuracy':>10}{'+-':>8}{'per byte':>10}{'guessing':>10}{'segments':>10}{'n':>8}"
-    lines = [head]
+    lines = [f"{'task':<30}{'accuracy':>10}{'+-':>8}{'per byte':>10}{'guessing':>10}{'segments':>10}{'n':>8}"]
     for name, items in read.items():
-        with _progress(name) as report:
+        with share(name, Console(stderr=True)) as report:
             row = evaluate_task(loaded.model, loaded.tokenizer, items, options.batch_size, report, **request)
         found[name] = row | {"data_sha256": data_sha256(names(folder)[name])}
         shares = "".join(f"{row[key]:>10.1%}" if key in row else " " * 10 for key in ("accuracy_per_byte", "guessing"))
@@ -255,55 +223,40 @@ def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
         )
     result = {"n": sum(row["n"] for row in found.values()), "tasks": found, "examples_in_prompt": 0}
     result["seconds"] = sum(row["seconds"] for row in found.values())
-    result |= _device(loaded) | {"checkpoint": loaded.name, "data": str(folder)}
-    return result, "\n".join(lines)
+    result |= {"device": str(loaded.model.device), "dtype": devices.named(loaded.model.dtype)}
+    return result | {"checkpoint": loaded.name, "data": str(folder)}, "\n".join(lines)
 
 
 @contextmanager
 def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | Rows, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
-    from hrm.text.data import Packed, documents, encode
-    from hrm.text.data.chat import are_conversations, conversations, examples
-
     tokenizer, source = loaded.tokenizer, options.data
-    if options.fresh is None and (source is None or _is_packed(source)):
+    if options.fresh is None and (source is None or corpus.is_packed(source)):
         yield _folder(loaded, options)
         return
     if source is None:
-        items = examples(tokenizer, _fresh(loaded, options), _template(loaded))
-    elif are_conversations(source, options.encoding):
-        items = examples(tokenizer, conversations(source, _way(options)), _template(loaded))
+        items = chat.examples(tokenizer, _fresh(loaded, options), _template(loaded))
+    elif chat.are_conversations(source, options.encoding):
+        items = chat.examples(tokenizer, chat.conversations(source, _way(options)), _template(loaded))
     else:
-        items = encode(tokenizer, documents(source, options.field, way=_way(options)))
+        items = corpus.encode(tokenizer, corpus.documents(source, options.field, way=_way(options)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source) if source else None
 
 
 def _way(options: TextOptions) -> ReadOptions:
-    from hrm.text.data import ReadOptions
-
     return ReadOptions(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
-
-
-def _is_packed(source: str) -> bool:
-    from hrm.text.data import is_packed
-
-    return is_packed(source)
 
 
 def _folder(loaded: TextModel, options: TextOptions) -> tuple[Packed | Rows, Path]:
     """A packed folder, or what the run held out."""
-    from hrm.text.data import open_text
-
     held = loaded.held_out
-    if options.data is None and len(held) > 1:
-        raise UserError(
-            f"{options.run} held out a part of each of its {len(held)} books: name one, as --data {held[0]}"
-        )
+    if options.data is None and (many := len(held)) > 1:
+        raise UserError(f"{options.run} held out a part of each of its {many} books: name one, as --data {held[0]}")
     source = Path(options.data) if options.data else held[0] if held else None
     if source is None or not source.is_dir():
         raise UserError(f"{options.run} holds no text to measure on: name some with --data")
-    packed = open_text(source, loaded.tokenizer, options.split)
+    packed = corpus.open_text(source, loaded.tokenizer, options.split)
     return packed, packed.folder
 
 
@@ -317,13 +270,3 @@ def _origin(loaded: TextModel, source: Path | None) -> dict[str, str | None]:
     if source is None:
         return {"checkpoint": loaded.name, "data": "fresh"}
     return {"checkpoint": loaded.name, "data": str(source), "data_sha256": data_sha256(source)}
-
-
-def _device(loaded: TextModel) -> dict[str, str]:
-    from hrm.core import devices
-
-    return {"device": str(loaded.model.device), "dtype": devices.named(loaded.model.dtype)}
-
-
-def _progress(name: str = "") -> AbstractContextManager[Callable[[float], None]]:
-    return share(name, Console(stderr=True))
