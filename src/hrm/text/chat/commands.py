@@ -154,10 +154,10 @@ def _help(talk: CommandContext, argument: str) -> str:
     lines = [f"{head:<{width}}{does}" for head, does in heads.items()]
     empty = "" if talk.session.conversation.talks else "Enter alone lets the model continue; "
     also = ", ".join(f"/{name} for /{f'{command} {meant}'.strip()}" for name, (command, meant) in ALIASES.items())
-    keys = (
-        f"Also {also}; mode deep without the slash. {empty}Alt-Enter begins a new line; // begins a text with a slash."
+    keys = f"{empty}Alt-Enter begins a new line; // begins a text with a slash."
+    return "\n".join(
+        [*lines, f"Also {also}; mode deep without the slash. {keys}", "Ctrl-C stops an answer; Ctrl-D ends."]
     )
-    return "\n".join([*lines, keys, "Ctrl-C stops an answer; Ctrl-D ends."])
 
 
 def _mode(talk: CommandContext, argument: str) -> str:
@@ -203,9 +203,8 @@ def _number(name: str, of_sampling: bool = True) -> Callable[[CommandContext, st
         kind = type(getattr(holder, name))
         if argument:
             try:
-                value = fit(
-                    kind, {"on": True, "off": False}[argument] if kind is bool else yaml_of(argument, "/" + word)
-                )
+                given = {"on": True, "off": False}[argument] if kind is bool else yaml_of(argument, "/" + word)
+                value = fit(kind, given)
             except (ValueError, KeyError, UserError):
                 wanted = {int: "a whole number", float: "a number", bool: "on or off"}[kind]
                 raise UserError(f"/{word} must be {wanted}, not {quoted(argument)}") from None

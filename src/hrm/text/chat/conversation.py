@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hrm.files import output
 from hrm.files.reading import UserError, json_of
+from hrm.files.records import Json
 from hrm.text.data.chat import chat_prompt
 from hrm.text.writing.generation import encode
 
@@ -36,10 +37,8 @@ class ModelInput(NamedTuple):
 
 @dataclass
 class Conversation:
-    """Messages in order, all of them; what the model no longer reads is counted in `forgotten`.
-
-    Running text (`talks` false) forgets its oldest tokens; questions and answers forget the oldest messages.
-    """
+    """Messages in order, all of them; what the model no longer reads is counted in `forgotten`. Running text (`talks`
+    false) forgets its oldest tokens; questions and answers forget the oldest messages."""
 
     tokenizer: PreTrainedTokenizerFast
     most: int
@@ -80,9 +79,7 @@ class Conversation:
 
     def reading(self) -> ModelInput:
         """The tokens the model reads next, fewer than `most`, without the oldest where not all fit; changes nothing.
-
-        UserError for a single question that is too long.
-        """
+        UserError for a single question that is too long."""
         if not self.messages:
             return ModelInput([])
         return self._exchanges() if self.talks else self._running()
@@ -157,8 +154,6 @@ class Conversation:
             if first:
                 message.tokens = encode(self.tokenizer, message.content, most=1 << 62)
             else:  # no special tokens in the middle of a text
-                pieces = self.tokenizer(
-                    message.content, add_special_tokens=False, split_special_tokens=True, verbose=False
-                )
-                message.tokens = list(pieces["input_ids"])
+                plain: Json = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+                message.tokens = list(self.tokenizer(message.content, **plain)["input_ids"])
         return message.tokens

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 
 from hrm.files import names
 from hrm.files.reading import UserError
-from hrm.files.records import Json
 from hrm.runs import durable, lock
 from hrm.settings import kind_of
 from hrm.text.config import LearnConfig
@@ -35,12 +34,9 @@ Modes = dict[str, dict[str, Any]]
 
 
 def requests(loaded: TextModel) -> dict[str, Request]:
-    """The budget that each mode asks of a model.
-
-    `auto` is the model's own halting, until `settle` knows better. A model that always runs its whole budget stops
-    where its prediction settles (KL) or, in a learner's run, where its Q head says so; one with a single segment takes
-    that cycle by cycle, as many cycles in one segment being the same computation.
-    """
+    """The budget that each mode asks of a model. `auto` is the model's own halting, until `settle` knows better; one
+    that always runs its whole budget stops where its prediction settles (KL) or, in a learner's run, its Q head says
+    so, and one with a single segment takes that cycle by cycle, which is the same computation."""
     config = loaded.model.config
     if not config.hierarchy:
         return {"auto": {}}  # a plain Transformer has nothing to choose
@@ -65,25 +61,20 @@ def settle(modes: dict[str, Request], known: Modes | None) -> dict[str, Request]
 
 
 def known_modes(loaded: TextModel) -> Modes | None:
-    """What was measured before: kept in `modes.json`, or `modes` of the run's best or result file."""
-    folder = _folder(loaded)
-    if folder is None:
+    """What was measured of this checkpoint before, as the run's `modes.json` has it."""
+    if (folder := _folder(loaded)) is None:
         return None
-    kept = _read(folder / "modes.json")
-    if kept.get("checkpoint") == _checkpoint(loaded) and isinstance(kept.get("modes"), dict):
-        return kept["modes"]
-    for name in ("best.json", "result.json"):
-        if modes := _modes_of(_read(folder / name).get("modes")):
-            return modes
-    return None
+    try:
+        kept = json.loads(names.read_text(folder / "modes.json"))
+    except (OSError, ValueError, RecursionError, UserError):
+        return None
+    known = isinstance(kept, dict) and kept.get("checkpoint") == _checkpoint(loaded)
+    return kept["modes"] if known and isinstance(kept.get("modes"), dict) else None
 
 
 def measure_modes(loaded: TextModel, progress: Callable[[float], None] | None = None) -> Modes:
-    """Read some held-out text of a run in every mode, and keep the result in the run.
-
-    A deeper mode is worse where its loss, token by token, is larger by more than two standard errors.
-    UserError where a run has no held-out text.
-    """
+    """Read some held-out text of a run in every mode, and keep the result in the run; UserError where there is none. A
+    deeper mode is worse where its loss, token by token, is larger by more than two standard errors."""
     folder, held = _folder(loaded), [Packed.open(path).verify() for path in loaded.held_out]
     if folder is None or not held:
         raise UserError(f"{loaded.name} has no held-out text, on which the modes could be compared")
@@ -118,17 +109,17 @@ def warning(mode: str, modes: Modes) -> str | None:
 def _losses(
     loaded: TextModel, held: Sequence[Packed], progress: Callable[[float], None] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Nats of the same tokens in every mode [n], and what a token costs there in visits of a stack.
-
-    From each text as many rows, drawn from all of it.
-    """
+    """Nats of the same tokens in every mode [n], and what a token costs there in visits of a stack; from each text as
+    many rows, drawn from all of it."""
     model, modes, length = loaded.model, requests(loaded), loaded.length or loaded.model.config.max_position_embeddings
     found: dict[str, list[np.ndarray]] = {name: [] for name in modes}
     depths: dict[str, list[float]] = {name: [] for name in modes}
     rows = -(-TOKENS // length // len(held))
     parts = [(packed, range(i, min(i + ROWS, rows))) for packed in held for i in range(0, rows, ROWS)]
     start = time.perf_counter()
-    with torch.inference_mode(), _ended(progress):
+    with torch.inference_mode(), ExitStack() as end:
+        if progress is not None:
+            end.callback(progress, 1.0)
         for done, (packed, some) in enumerate(parts):
             batch = packed.batch(0, 0, some, rows, length)
             ids, labels, positions = (torch.from_numpy(column).to(model.device) for column in batch)
@@ -143,11 +134,8 @@ def _losses(
             if time.perf_counter() - start > SECONDS:
                 break
     schedules = {name: model.budget(**request).schedule for name, request in modes.items()}
-    visits = {name: schedule.h_cycles * (schedule.l_cycles + 1) for name, schedule in schedules.items()}
-    return (
-        {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()},
-        {name: float(np.mean(depths[name])) * visits[name] for name in modes},
-    )
+    costs = {name: float(np.mean(depths[name])) * (h * (1 + l)) for name, (h, l) in schedules.items()}  # noqa: E741
+    return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}, costs
 
 
 def _best_for_its_time(losses: dict[str, np.ndarray], costs: dict[str, float]) -> str:
@@ -157,16 +145,6 @@ def _best_for_its_time(losses: dict[str, np.ndarray], costs: dict[str, float]) -
         if _worse(losses[best] - losses[name]):
             best = name
     return best
-
-
-@contextmanager
-def _ended(progress: Callable[[float], None] | None) -> Iterator[None]:
-    """Says that it is done however it ends."""
-    try:
-        yield
-    finally:
-        if progress is not None:
-            progress(1.0)
 
 
 def _worse(more: np.ndarray) -> bool:
@@ -183,27 +161,3 @@ def _folder(loaded: TextModel) -> Path | None:
 def _checkpoint(loaded: TextModel) -> str:
     """What was measured: the checksum of a checkpoint's list of checksums."""
     return hashlib.sha256((Path(loaded.name) / "manifest.json").read_bytes()).hexdigest()
-
-
-def _read(path: Path) -> Json:
-    try:
-        found = json.loads(names.read_text(path))
-    except (OSError, ValueError, RecursionError, UserError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _modes_of(found: object) -> Modes:
-    """Bits per character by mode, as a training may have left them: a number each, or with more beside it."""
-    modes: Modes = {}
-    for name, value in found.items() if isinstance(found, dict) else ():
-        bits = value.get("bits_per_character") if isinstance(value, dict) else value
-        if not isinstance(bits, int | float) or (name not in SCHEDULES and name != "auto"):
-            return {}
-        modes[name] = {"bits_per_character": float(bits), "worse_than": None}
-    order = [name for name in SCHEDULES if name in modes]
-    for i, name in enumerate(order):
-        best = min(order[:i], key=lambda other: modes[other]["bits_per_character"], default=name)
-        if modes[name]["bits_per_character"] > 1.005 * modes[best]["bits_per_character"]:
-            modes[name]["worse_than"] = best
-    return modes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hrm.files.reading import UserError, nearest, quoted
 from hrm.files.records import Json
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation
+from hrm.text.config import CorpusConfig
 from hrm.text.data.growing import new_characters
 from hrm.text.load import TextModel
 from hrm.text.model import HRMCache
@@ -61,11 +63,9 @@ class Answer(Completion):
 
 
 class Session:
-    """A model that remembers what was said. What it has read stays in its cache: only new text is read.
-
-    `memory`: tokens it reads, by default those of the rows it was trained on. `plain`: continue the text, even where
-    the model knows questions and answers.
-    """
+    """A model that remembers what was said. What it has read stays in its cache: only new text is read. `memory`:
+    tokens it reads, by default those of the rows it was trained on. `plain`: continue the text, even where the model
+    knows questions and answers."""
 
     def __init__(
         self, loaded: TextModel, settings: Settings | None = None, memory: int | None = None, plain: bool = False
@@ -74,9 +74,9 @@ class Session:
         most = int(self.model.config.max_position_embeddings)
         if memory is not None and not 2 <= memory <= most:
             raise UserError(f"--memory {memory} must be between 2 and {most:,}, the positions of the model")
-        corpus = loaded.run.config.text if loaded.run is not None else None
-        template = corpus.template if corpus is not None else None
-        asked = corpus is not None and (corpus.kind in ("chat", "gym") or template is not None)
+        corpus = CorpusConfig() if loaded.run is None else loaded.run.config.text
+        template = corpus.template
+        asked = corpus.kind in ("chat", "gym") or template is not None
         talks = not plain and (asked or bool(self.tokenizer.chat_template))
         memory = memory or min(loaded.length or most, most)
         self.conversation = Conversation(self.tokenizer, memory, talks, template)
@@ -138,11 +138,8 @@ class Session:
         self._forget()
 
     def answer(self, text: str, on_token: Callable[[AnswerToken], None] | None = None) -> Answer:
-        """Answer, or continue if `text` is empty; `on_token` gets each token as soon as it is written.
-
-        A conversation, its seed and its settings mean one answer. UserError for what cannot be read; nothing is said
-        then.
-        """
+        """Answer, or continue if `text` is empty; `on_token` gets each token as soon as it is written. A conversation,
+        its seed and its settings mean one answer. UserError for what cannot be read; nothing is said then."""
         self._interrupted = False
         answer, start = Answer(), time.perf_counter()
         conversation, sampling = self.conversation, self.settings.sampling
@@ -152,26 +149,23 @@ class Session:
             answer.notices.append(f"the vocabulary lacks {shown(unknown)}, read as {self.tokenizer.unk_token}")
         conversation.ask(text)
         known, outgrown = conversation.forgotten, False
+        most = math.inf if self.settings.stop == "unlimited" else sampling.max_new_tokens
         try:
             ids = self._reading()
         except UserError:
             conversation.messages.pop()
             raise
         while True:
-            left = conversation.most - len(ids)
-            if self.settings.stop != "unlimited":
-                left = min(left, sampling.max_new_tokens - len(answer.tokens))
+            before = len(answer.tokens)
+            left = int(min(conversation.most - len(ids), most - before))
             drawn = replace(sampling, max_new_tokens=left, seed=self._seed())
             conversation.answers += 1
-            before = len(answer.tokens)
-            end = self._part(ids, drawn, answer, on_token)
+            answer.end = self._part(ids, drawn, answer, on_token)
             new = answer.tokens[before:]
             ids = ids + [token.id for token in new]
-            kept = new[:-1] if end == "end" and not conversation.talks else new
+            kept = new[:-1] if answer.end == "end" and not conversation.talks else new
             conversation.add("".join(token.text for token in new), [token.id for token in kept])
-            answer.end = end
-            spent = self.settings.stop != "unlimited" and len(answer.tokens) >= sampling.max_new_tokens
-            if end != "length" or spent:
+            if answer.end != "length" or len(answer.tokens) >= most:
                 break
             if conversation.talks:  # an answer longer than the memory continues from its own last half
                 ids, outgrown = ids[-max(1, conversation.most // 2) :], True
@@ -219,10 +213,8 @@ class Session:
             request["token_type_ids"] = torch.tensor([self._types], device=self.model.device)
         before = len(answer.tokens)
         try:
-            (whole,) = complete(
-                self.model, self.tokenizer, [ids], sampling, take, past_key_values=self._cache, **request
-            )
-            end = whole.end
+            request["past_key_values"] = self._cache
+            end = complete(self.model, self.tokenizer, [ids], sampling, take, **request)[0].end
         except _StopAnswer as stopped:
             end = stopped.args[0]
         except BaseException as error:
@@ -269,7 +261,5 @@ class _LikeliestRecorder(LogitsProcessor):
 
     def named(self, tokenizer: PreTrainedTokenizerFast) -> list[tuple[str, float]]:
         """The likeliest tokens as text."""
-        return [
-            (str(tokenizer.decode([i])), p)
-            for p, i in zip(self.best.values.tolist(), self.best.indices.tolist(), strict=True)
-        ]
+        best = zip(self.best.values.tolist(), self.best.indices.tolist(), strict=True)
+        return [(str(tokenizer.decode([i])), p) for p, i in best]

@@ -16,7 +16,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding import KeyBindings
 from rich.style import Style
 from rich.text import Text
 
@@ -54,13 +54,12 @@ class Terminal:
             self.console.print(self.drawing.legend(session.deepest))
         if notice := commands.mode_notice(self.talk):
             self._say(notice)
+        keys = KeyBindings()
+        keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
         lines: PromptSession[str] = PromptSession(
-            history=_history(),
-            completer=_Completer(),
-            auto_suggest=AutoSuggestFromHistory(),
-            key_bindings=_keys(),
+            history=_history(), completer=_Completer(), auto_suggest=AutoSuggestFromHistory(), key_bindings=keys,
             bottom_toolbar=self._toolbar,
-        )
+        )  # fmt: skip
         while True:
             try:
                 line = replaced(lines.prompt(PROMPT))
@@ -96,10 +95,8 @@ class Terminal:
         if self.session.settings.trace or self.session.settings.debug:
             count, seconds = len(answer.tokens), max(1e-9, answer.seconds)
             depth = sum(token.depth for token in answer.tokens) / max(1, count)
-            self._say(
-                f"{count} tokens, {count / seconds:.0f} a second; mean depth {depth:.2f} segments, "
-                f"confidence {answer.confidence:.0%}"
-            )
+            sure = f"mean depth {depth:.2f} segments, confidence {answer.confidence:.0%}"
+            self._say(f"{count} tokens, {count / seconds:.0f} a second; {sure}")
         return answer
 
     def _command(self, line: str) -> None:
@@ -168,17 +165,6 @@ def _history() -> History:
     except OSError:
         return InMemoryHistory()
     return FileHistory(str(file))
-
-
-def _keys() -> KeyBindings:
-    """Alt-Enter begins a new line."""
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    return keys
 
 
 class _Completer(Completer):

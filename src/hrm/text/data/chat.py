@@ -23,10 +23,8 @@ TEMPLATE = "{question}\n\n{answer}"
 def examples(
     tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Messages], template: str | None = None
 ) -> Iterator[Example]:
-    """Each conversation as a document in which only the assistant's words, and the end after them, count.
-
-    `template` holds {question} and {answer}; default: the tokenizer's chat template, or else TEMPLATE.
-    """
+    """Each conversation as a document in which only the assistant's words, and the end after them, count. `template`
+    holds {question} and {answer}; default: the tokenizer's chat template, or else TEMPLATE."""
     for messages in dialogues:
         last = max(n for n, message in enumerate(messages) if message["role"] == "assistant")
         ids, mask, said = _encoded(tokenizer, messages[: last + 1], template)
@@ -41,11 +39,8 @@ def chat_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages, template
 
 
 def written(messages: Messages, template: str | None = None) -> list[tuple[str, bool]]:
-    """A conversation as pieces of text, and whether each counts, by a plain template; the end follows what counts.
-
-    What the system says stands before the first question. Where a question comes last, the text ends where the answer
-    begins.
-    """
+    """A conversation as pieces of text, and whether each counts, by a plain template; the end follows what counts. What
+    the system says stands before the first question. After a last question, the text ends where the answer begins."""
     before, after = _halves(template or TEMPLATE)
     pieces: list[tuple[str, bool]] = []
     asked: list[str] = []

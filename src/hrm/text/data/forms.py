@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hrm.files.reading import UserError, quoted, shown
-from hrm.text.data.sources import ReadOptions, Row, rows
+from hrm.text.data.sources import Again, ReadOptions, Row, rows
 
 Messages = list[dict[str, str]]
 """A conversation as chat templates take it: dictionaries of role (system, user, assistant) and content."""
@@ -42,51 +42,43 @@ class RowLeftOut(Exception):
     """Why a row is no conversation, though nothing is wrong with the file."""
 
 
-class Conversations(Iterable[Messages]):
-    """The conversations of a source, any number of times; what form they have and what is left out is said once."""
-
-    def __init__(self, source: str | Path, way: ReadOptions) -> None:
-        self._source, self._way = source, way
-
-    def __iter__(self) -> Iterator[Messages]:
-        forms: Counter[str] = Counter()
-        out: Counter[str] = Counter()
-        names: dict[str, None] = {}
-        used: set[str] = set()
-        tree: list[_Fields] = []
-        for row in rows(self._source, self._way):
-            names |= dict.fromkeys(map(str, row.fields))
-            form, columns, read = _form(row)
-            forms[form] += 1
-            used |= set(columns)
-            if read is None:
-                tree.append(_fields(row))
-                continue
-            try:
-                yield read()
-            except RowLeftOut as reason:
-                out[str(reason)] += 1
-        if tree:
-            yield from _best_threads(tree, out)
-        if not forms:
-            raise UserError(f"{self._source}: there are no rows")
-        if sum(out.values()) == sum(forms.values()):
-            raise UserError(f"{self._source}: every row is left out ({_counts(out)}): is it the right file?")
-        self._way.say(self._sentence(forms, out, [name for name in names if name.strip().lower() not in used]))
-
-    def _sentence(self, forms: Counter[str], out: Counter[str], unread: list[str]) -> str:
-        said = f"{self._source}: " + ", ".join(f"{count:,} rows read as {form}" for form, count in forms.items())
-        left = f"; left out: {_counts(out)}" if out else ""
-        return said + left + (f"; columns that are not read: {shown(unread)}" if unread else "")
+def conversations(source: str | Path, way: ReadOptions | None = None) -> Again[Messages]:
+    """The conversations in the rows of a .jsonl, .json or .parquet file or of a data set of the Hub. A row has messages
+    (`messages`, ShareGPT's `conversations`), or is a message of OpenAssistant's tree or a whole one, or has a question,
+    perhaps with a context, and an answer (Alpaca, Dolly). UserError names file and line."""
+    how = way or ReadOptions()
+    return Again(lambda: _conversations(source, how))
 
 
-def conversations(source: str | Path, way: ReadOptions | None = None) -> Conversations:
-    """The conversations in the rows of a .jsonl, .json or .parquet file or of a data set of the Hub.
-
-    A row has messages (`messages`, ShareGPT's `conversations`), or is a message of OpenAssistant's tree or a whole
-    tree, or has a question, perhaps with a context, and an answer (Alpaca, Dolly). UserError names file and line.
-    """
-    return Conversations(source, way or ReadOptions())
+def _conversations(source: str | Path, way: ReadOptions) -> Iterator[Messages]:
+    """What form they have and what is left out is said at the end."""
+    forms: Counter[str] = Counter()
+    out: Counter[str] = Counter()
+    names: dict[str, None] = {}
+    used: set[str] = set()
+    tree: list[_Fields] = []
+    for row in rows(source, way):
+        names |= dict.fromkeys(map(str, row.fields))
+        form, columns, read = _form(row)
+        forms[form] += 1
+        used |= set(columns)
+        if read is None:
+            tree.append(_fields(row))
+            continue
+        try:
+            yield read()
+        except RowLeftOut as reason:
+            out[str(reason)] += 1
+    if tree:
+        yield from _best_threads(tree, out)
+    if not forms:
+        raise UserError(f"{source}: there are no rows")
+    if sum(out.values()) == sum(forms.values()):
+        raise UserError(f"{source}: every row is left out ({_counts(out)}): is it the right file?")
+    unread = [name for name in names if name.strip().lower() not in used]
+    said = f"{source}: " + ", ".join(f"{count:,} rows read as {form}" for form, count in forms.items())
+    left = f"; left out: {_counts(out)}" if out else ""
+    way.say(said + left + (f"; columns that are not read: {shown(unread)}" if unread else ""))
 
 
 def are_conversations(source: str | Path, encoding: str | None = None) -> bool:
@@ -97,12 +89,7 @@ def are_conversations(source: str | Path, encoding: str | None = None) -> bool:
         first = next(rows(source, ReadOptions(encoding=encoding)), None)
     except UserError:
         return False
-    return first is not None and is_conversation(first)
-
-
-def is_conversation(row: Row) -> bool:
-    """Whether a row has the fields of a conversation."""
-    fields = _fields(row)
+    fields = {} if first is None else _fields(first)
     return _is_message(fields) or _root(fields) is not None or _named(fields, (*_DIALOGUES, *QUESTIONS)) is not None
 
 
@@ -225,7 +212,8 @@ def _best_thread(node: _Fields) -> Messages:
         if role is None or not isinstance(text, str):
             raise RowLeftOut("a message without role or text")
         messages.append({"role": role, "content": text})
-        replies = [reply for reply in node.get("replies", []) if isinstance(reply, Mapping) and not _is_bad(reply)]
+        replies = [reply for reply in node.get("replies", []) if isinstance(reply, Mapping)]
+        replies = [r for r in replies if r.get("deleted") is not True and r.get("review_result") is not False]
         if not replies:
             break
         node = min(replies, key=_rank)
@@ -239,10 +227,6 @@ def _best_thread(node: _Fields) -> Messages:
 def _rank(message: _Fields) -> float:
     rank = message.get("rank")
     return rank if isinstance(rank, int | float) else math.inf
-
-
-def _is_bad(message: _Fields) -> bool:
-    return message.get("deleted") is True or message.get("review_result") is False
 
 
 def _text(value: object, place: str, name: str) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from hrm.files.reading import UserError, nearest, needs
 from hrm.text.data.chat import Messages
 
+Options = Mapping[str, object] | Sequence[str]
+
 
 class MadeQuestions(NamedTuple):
     """Different questions with their answers, and how many were made and left out because they are kept apart."""
@@ -20,16 +22,10 @@ class MadeQuestions(NamedTuple):
 
 
 def gym_text(
-    name: str,
-    options: Mapping[str, object] | Sequence[str],
-    count: int,
-    seed: int | Sequence[int],
-    avoid: Container[str] = (),
+    name: str, options: Options, count: int, seed: int | Sequence[int], avoid: Container[str] = ()
 ) -> MadeQuestions:
     """`count` different questions of a text data set of Reasoning Gym with their answers; none is among `avoid`.
-
-    Options by name or as NAME=VALUE. The same seed makes the same questions. UserError if there are not that many.
-    """
+    Options by name or as NAME=VALUE. The same seed makes the same questions. UserError if there are not that many."""
     data = _data_set(name, options)
     rng = np.random.default_rng(seed)
     found: dict[str, str] = {}
@@ -55,15 +51,13 @@ def gym_text(
     return MadeQuestions(items, len(left_out))
 
 
-def gym_sets(
-    name: str, options: Mapping[str, object] | Sequence[str], train: int, fresh: int, seed: int
-) -> tuple[list[Messages], MadeQuestions]:
+def gym_sets(name: str, options: Options, train: int, fresh: int, seed: int) -> tuple[list[Messages], MadeQuestions]:
     """Questions for training, and `fresh` others that are not among them."""
     training = gym_text(name, options, train, 2 * seed).items
     return training, gym_text(name, options, fresh, 2 * seed + 1, {messages[0]["content"] for messages in training})
 
 
-def _data_set(name: str, options: Mapping[str, object] | Sequence[str]) -> Any:
+def _data_set(name: str, options: Options) -> Any:
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS

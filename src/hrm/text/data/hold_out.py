@@ -20,11 +20,9 @@ _LINE, _REMEMBERED = 40, 1 << 20  # bytes of a line that is no accident when it 
 
 
 def hold_out(items: Iterable[T], share: float = 0.1, blocks: int = 10) -> tuple[Iterable[T], Iterable[T]]:
-    """What is left, and `share` of the text in `blocks` blocks spread evenly over it, one at the end.
-
-    `items` are documents, or anything else that counts one each and is never cut. Documents longer than a block are
-    cut into documents of their own, at a space if one is near. All is read three times, nothing is kept.
-    """
+    """What is left, and `share` of the text in `blocks` blocks spread evenly over it, one at the end. `items` are
+    documents, or anything else that counts one each and is never cut. Documents longer than a block are cut into
+    documents of their own, at a space if one is near. All is read three times, nothing is kept."""
     if not 0 < share < 1 or blocks < 1:
         raise UserError(f"a share of {share} in {blocks} blocks cannot be held out: use a share between 0 and 1")
     if iter(items) is items:
@@ -45,10 +43,8 @@ def hold_out(items: Iterable[T], share: float = 0.1, blocks: int = 10) -> tuple[
 
 
 def doubts(kept: Iterable[Any], held: Iterable[Any]) -> Iterator[str]:
-    """A sentence for each reason why what is held out may say little: there is too little, or it is trained on too.
-
-    Of texts, lines are compared; of conversations (lists of messages), what is asked. Both are read once.
-    """
+    """A sentence for each reason why what is held out may say little: there is too little, or it is trained on too. Of
+    texts, lines are compared; of conversations (lists of messages), what is asked. Both are read once."""
     seen: dict[int, str] = {}
     sizes: Counter[int] = Counter()
     size = count = 0

@@ -1,9 +1,6 @@
-"""Token files: a folder of tokens.bin, mask.bin, documents.npy and index.json, mapped from the disk.
-
-Rows for training come in two forms. *Stream*: the text runs through all rows, so that none is padded but an epoch's
-last. *Whole* (the default of data with a mask): documents are kept together as long as they fit, so that no answer is
-cut off from its question.
-"""
+"""Token files: a folder of tokens.bin, mask.bin, documents.npy and index.json, mapped from the disk. Rows for training
+come in two forms. *Stream*: the text runs through all rows. *Whole* (the default of data with a mask): documents are
+kept together as long as they fit, so that no answer is cut off from its question."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hrm.files import names
 from hrm.files.digest import sha256
 from hrm.files.npy import IGNORE
-from hrm.files.output import to_json
+from hrm.files.output import flush, to_json
 from hrm.files.reading import UserError, reading
 from hrm.files.records import Json
 from hrm.text.data.sources import DocumentPart
@@ -141,9 +138,7 @@ class Packed:
         whole: bool | None = None,
     ) -> Packed:
         """Write a folder that is complete or absent, the end token after each document; `report` hears of each example.
-
-        `whole`: whether rows keep documents together; default: where any example has a mask.
-        """
+        `whole`: whether rows keep documents together; default: where any example has a mask."""
         folder = Path(folder)
         if folder.exists():
             raise UserError(f"{folder} exists: choose another folder or remove it")
@@ -154,7 +149,9 @@ class Packed:
         try:
             facts = _write(temporary, tokenizer, items, report)
             facts["whole"] = facts["mask"] if whole is None else whole
-            _flushed(temporary / "index.json", to_json(facts, indent=2).encode())
+            (temporary / "index.json").write_text(to_json(facts, indent=2), "utf-8")
+            for path in temporary.iterdir():
+                flush(path)
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -187,10 +184,8 @@ class Packed:
 
     def batch(self, seed: int, step: int, rows: range, size: int, length: int) -> Batch:
         """Rows `rows` of the `size` rows of a step, counted from 0: a function of (seed, step, row) and nothing else.
-
-        An epoch is a random order of all rows (in the stream form of a grid with a random offset) in which every token
-        but a document's first is a label exactly once; `size` need not divide it.
-        """
+        An epoch is a random order of all rows (as a stream, of a grid with a random offset) in which every token but a
+        document's first is a label exactly once; `size` need not divide it."""
         count = self.epoch(length)
         found: list[Sequence[Span]] = []
         for row in rows:
@@ -200,11 +195,9 @@ class Packed:
         return self._assemble(found, length)
 
     def windows(self, length: int, stride: int | None = None, rows: int = 8) -> Iterator[Batch]:
-        """All rows in order, `rows` at a time, for evaluation: every token but a document's first is a label once.
-
-        With a stride below `length`, text runs through the rows and each after the first counts its last `stride`
-        labels only, so that every one has at least `length - stride` tokens before it.
-        """
+        """All rows in order, `rows` at a time, for evaluation: every token but a document's first is a label once. With
+        a stride below `length`, text runs through the rows and each after the first counts its last `stride` labels
+        only, so that every one has at least `length - stride` tokens before it."""
         step = length if stride is None else stride
         if not 1 <= step <= length:
             raise UserError(f"--stride must be from 1 to {length}, the length of a row")
@@ -214,11 +207,11 @@ class Packed:
             last = self.count - 1
             starts = range(0, max(1, last - length + step), step)
             every = ([(start, min(length, last - start))] for start in starts)
-        first = True
+        first = 1
         while some := list(islice(every, rows)):
             batch = self._assemble(some, length)
-            batch.labels[int(first) :, : length - step] = IGNORE
-            first = False
+            batch.labels[first:, : length - step] = IGNORE
+            first = 0
             yield batch
 
     def samples(self, length: int, pad: int, rows: int = 256) -> Iterator[Batch]:
@@ -295,10 +288,9 @@ class Packed:
                 at += inputs
             positions[row, at:] = np.arange(length - at)
         if ids.size and max(ids.max(), labels.max()) >= self.facts["vocabulary"]:
-            raise UserError(
-                f"{self.folder / 'tokens.bin'} holds tokens beyond the {self.facts['vocabulary']:,} of its tokenizer: "
-                "restore it or pack the text again"
-            )
+            known = f"the {self.facts['vocabulary']:,} of its tokenizer"
+            where = self.folder / "tokens.bin"
+            raise UserError(f"{where} holds tokens beyond {known}: restore it or pack the text again")
         return Batch(ids, labels, positions)
 
 
@@ -315,12 +307,10 @@ def _unchanged(path: Path, digest: str, *state: int) -> bool:
 def _some(stream: Iterator[str]) -> list[str]:
     """The next documents, enough to keep every core busy."""
     texts: list[str] = []
-    size = 0
-    for text in stream:
+    left = _AT_ONCE
+    while left > 0 and (text := next(stream, None)) is not None:
         texts.append(text)
-        size += len(text) + 64
-        if size >= _AT_ONCE:
-            break
+        left -= len(text) + 64
     return texts
 
 
@@ -354,7 +344,7 @@ def _write(
             tokens.write(ids.astype(dtype).tobytes())
             if item.mask is not None and not masked:
                 masked = True
-                _ones(mask, count)
+                mask.writelines(b"\1" * min(1 << 20, count - start) for start in range(0, count, 1 << 20))
             if masked:
                 counts = np.ones(len(ids), np.uint8)
                 counts[: len(item.tokens)] = 1 if item.mask is None else item.mask
@@ -368,31 +358,17 @@ def _write(
                 report(item)
         if not ended:
             starts.append(count)
-        for file in (tokens, mask):
-            file.flush()
-            os.fsync(file.fileno())
     if count < 2:
         raise UserError("there is no text to pack")
     if not masked:
         (folder / "mask.bin").unlink()
-    with (folder / "documents.npy").open("wb") as file:
-        np.save(file, np.frombuffer(starts, np.int64))
-        file.flush()
-        os.fsync(file.fileno())
+    np.save(folder / "documents.npy", np.frombuffer(starts, np.int64))
     return {
-        "format": FORMAT,
-        "count": count,
-        "documents": len(starts) - 1,
-        "characters": characters,
-        "bytes": size,
-        "unknown": unknowns,
-        "dtype": dtype.str,
-        "mask": masked,
-        "eos": eos,
-        "vocabulary": len(tokenizer),
+        "format": FORMAT, "count": count, "documents": len(starts) - 1, "characters": characters, "bytes": size,
+        "unknown": unknowns, "dtype": dtype.str, "mask": masked, "eos": eos, "vocabulary": len(tokenizer),
         "tokenizer": tokenizer_hash(tokenizer),
         "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())},
-    }
+    }  # fmt: skip
 
 
 def _facts(folder: Path) -> Json:
@@ -408,15 +384,3 @@ def _facts(folder: Path) -> Json:
         if not right or facts["format"] != FORMAT:
             raise ValueError("not of this version")
     return facts
-
-
-def _ones(file: IO[bytes], count: int) -> None:
-    for start in range(0, count, 1 << 20):
-        file.write(b"\1" * min(1 << 20, count - start))
-
-
-def _flushed(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -23,20 +23,13 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """Rows of a fixed length (128 tokens make rows of 127: inputs all but the last, labels all but the first).
-
-    `batch` and `windows` are those of Packed, for `length` equal to `self.length` only.
-    """
+    """Rows of a fixed length (128 tokens make rows of 127: inputs all but the last, labels all but the first). `batch`
+    and `windows` are those of Packed, for `length` equal to `self.length` only."""
 
     def __init__(
-        self,
-        folder: Path,
-        inputs: list[np.ndarray],
-        labels: list[np.ndarray],
-        ignored: int | None,
-        vocabulary: int,
+        self, folder: Path, inputs: list[np.ndarray], labels: list[np.ndarray], ignored: int | None, vocabulary: int,
         pad: int | None = None,
-    ):
+    ):  # fmt: skip
         self.folder, self.vocabulary, self.pad = folder, vocabulary, pad
         self.length = inputs[0].shape[1]
         self._inputs, self._labels, self._ignored = inputs, labels, ignored
@@ -53,10 +46,8 @@ class Rows:
         folder = path if (path / "dataset.json").is_file() else path / split
         facts = npy.metadata(folder)
         vocabulary, length = facts["vocab_size"], facts["seq_len"]
-        if tokenizer is not None and vocabulary > len(tokenizer):
-            raise UserError(
-                f"{folder} has {vocabulary} tokens, but the tokenizer {len(tokenizer)}: use the one it was made with"
-            )
+        if tokenizer is not None and vocabulary > (size := len(tokenizer)):
+            raise UserError(f"{folder} has {vocabulary} tokens, but the tokenizer {size}: use the one it was made with")
         arrays: dict[str, list[np.ndarray]] = {"inputs": [], "labels": []}
         for name in map(str, facts["sets"]):
             for field, found in arrays.items():
@@ -133,10 +124,8 @@ class Rows:
 
 
 def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary: int, pad: int = 0) -> None:
-    """Write splits as HRM's dataset folder, complete or absent: a document a row of `length` tokens, then `pad`.
-
-    A longer text continues in the next row. Padding does not count: its labels are -100.
-    """
+    """Write splits as HRM's dataset folder, complete or absent: a document a row of `length` tokens, then `pad`. A
+    longer text continues in the next row. Padding does not count: its labels are -100."""
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists: choose another folder or remove it")
@@ -158,16 +147,10 @@ def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary
             for field, array in arrays.items():
                 np.save(folder / f"all__{field}.npy", array)
             facts = {
-                "pad_id": pad,
-                "ignore_label_id": IGNORE,
-                "blank_identifier_id": 0,
-                "vocab_size": vocabulary,
-                "seq_len": length,
-                "num_puzzle_identifiers": 1,
-                "total_groups": rows,
-                "mean_puzzle_examples": 1.0,
+                "pad_id": pad, "ignore_label_id": IGNORE, "blank_identifier_id": 0, "vocab_size": vocabulary,
+                "seq_len": length, "num_puzzle_identifiers": 1, "total_groups": rows, "mean_puzzle_examples": 1.0,
                 "sets": ["all"],
-            }
+            }  # fmt: skip
             (folder / "dataset.json").write_text(to_json(facts), "utf-8")
         (temporary / "identifiers.json").write_text('["<blank>"]', "utf-8")
         temporary.replace(path)
@@ -177,9 +160,7 @@ def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary
 
 def open_text(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, split: str = "train") -> Packed | Rows:
     """A packed folder or HRM's dataset folder, whichever a path is; a folder of splits gives the one that is named.
-
-    What is held out may be called test or validation.
-    """
+    What is held out may be called test or validation."""
     path = Path(path)
     others = {"test": "validation", "validation": "test"}
     for folder in (path, path / split, path / others.get(split, split)):

@@ -96,12 +96,10 @@ def documents(
     encoding: str | None = None,
     way: ReadOptions | None = None,
 ) -> Again[str]:
-    """The documents of a local file or folder, or else of a data set of the Hub (NAME, NAME:SPLIT, NAME:CONFIG:SPLIT).
-
-    A text file is one document, handed on in Parts where it is big; .jsonl, .json and .parquet hold one per row, in
-    `field`; .gz and .xz are unpacked on the way; line ends become \n. `report` hears once of each file that is not
-    proper UTF-8; `encoding` is that of all of them; `way` stands for both. UserError names file and line.
-    """
+    """The documents of a local file or folder, or else of a data set of the Hub (NAME, NAME:SPLIT, NAME:CONFIG:SPLIT):
+    a text file, in Parts where it is big, or each row's `field` of .jsonl, .json and .parquet, .gz and .xz unpacked.
+    `report` hears once of each file that is not proper UTF-8; `way` stands for it and `encoding`. UserError names file
+    and line."""
     path = local(source)
     if path is None:
         return Again(lambda: _texts(str(source), hub_rows(str(source)), field))

@@ -25,11 +25,9 @@ since the gradient of a token that appears is 1 - p. A smaller share would only 
 
 
 def grow_vocabulary(model: HRMForCausalLM, size: int, share: float = SHARE, seed: int = 0) -> None:
-    """Append tokens until there are `size`, in place; old ids, logits and, up to `share`, probabilities stay.
-
-    New rows are the mean of the old ones and noise. A head without a bias gets one. Parameters are new objects, so
-    optimizers and averages must be made again (`carry_over`). UserError where the vocabulary would shrink.
-    """
+    """Append tokens until there are `size`, in place; old ids, logits and, up to `share`, probabilities stay. New rows
+    are the mean of the old ones and noise. Parameters are new objects, so optimizers and averages must be made again
+    (`carry_over`). UserError where the vocabulary would shrink."""
     config, old = model.config, model.config.vocab_size
     table, head = model.get_input_embeddings(), model.lm_head
     if not (isinstance(table, Embedding) and isinstance(head, Linear)):
@@ -65,11 +63,9 @@ def grow_vocabulary(model: HRMForCausalLM, size: int, share: float = SHARE, seed
 def admit(
     model: HRMForCausalLM, ids: Int[Tensor, "b p"], targets: Int[Tensor, "b p"], first: int, part: float = 0.1
 ) -> None:
-    """The first step of learning tokens from id `first` on: biases that give each a part of its frequency in `targets`.
-
-    An optimizer moves a bias by a learning rate per step, however far it has to go; this goes most of the way in one.
-    Only tokens that occur are moved; -100 does not count.
-    """
+    """The first step of learning tokens from id `first` on: biases that give each a part of its frequency in `targets`;
+    -100 does not count. An optimizer moves a bias by a learning rate per step, however far it has to go; this goes most
+    of the way in one."""
     counted = targets != -100
     log_p = torch.log_softmax(at_least_float32(model(ids, use_cache=False).logits[counted]), dim=-1)[:, first:]
     count = torch.bincount(targets[counted], minlength=model.config.vocab_size)[first:].to(log_p)
@@ -79,11 +75,9 @@ def admit(
 
 
 def grow_depth(model: HRMForCausalLM, fast: int = 2, slow: int = 1, seed: int = 0) -> None:
-    """Append blocks to the fast and the slow stack, in place, that return their input until they learn.
-
-    Their output matrices are zero and the others drawn, so the first gradient goes into the zeros. A model of one stack
-    (shared, or a plain Transformer) gets all of them there. Caches that were filled before must be dropped.
-    """
+    """Append blocks to the fast and the slow stack, in place, that return their input until they learn: their output
+    matrices are zero and the others drawn. A model of one stack (shared, or a plain Transformer) gets all of them
+    there. Caches that were filled before must be dropped."""
     if min(fast, slow) < 0 or fast + slow == 0:
         raise UserError(f"{fast} fast and {slow} slow layers are no growth: add at least one, and none less than none")
     config, recurrence = model.config, model.recurrence
@@ -112,10 +106,8 @@ def layers_for(model: HRMForCausalLM, parameters: int, ratio: tuple[int, int] = 
 
 
 def carry_over(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """An optimizer's state from before the growth, "<parameter>.<key>" to tensor, as the grown model needs it.
-
-    What belongs to old rows stays, new rows have zeros, new parameters nothing. UserError where it fits no parameter.
-    """
+    """An optimizer's state from before the growth, "<parameter>.<key>" to tensor, as the grown model needs it. What
+    belongs to old rows stays, new rows have zeros, new parameters nothing. UserError where it fits no parameter."""
     parameters = dict(model.named_parameters())
     found: dict[str, Tensor] = {}
     for name, old in state.items():

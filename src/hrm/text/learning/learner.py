@@ -80,8 +80,7 @@ class Learner:
         self.model.to(self.device).train()
         self.threads = self._choose_threads()
         """A note on the threads, for people."""
-        dtype = getattr(torch, self.config.precision)
-        self.model.compute_dtype = dtype
+        self.model.compute_dtype = getattr(torch, self.config.precision)
         self.close = weakref.finalize(self, lock.own(run.path, "learn").release)
         """Unlock the run for other processes; also happens when the learner is garbage-collected."""
 
@@ -118,31 +117,21 @@ class Learner:
                 check(changed)
                 old, new = settings(run.config), settings(changed)
                 other = {name: new[name] for name in new if new[name] != old[name] and name.startswith((*GROUPS,))}
+                instead = "begin another run, or start over with --fresh"
                 if other:
-                    raise UserError(
-                        f"{' '.join(shown(other))}: {path} has a model of its own by now: begin another run, "
-                        "or start over with --fresh"
-                    )
-                if changed.tokenizer != run.config.tokenizer:
-                    raise UserError(
-                        f"--tokenizer {changed.tokenizer}: {path} has learned with {run.config.tokenizer}: begin "
-                        "another run, or start over with --fresh"
-                    )
+                    raise UserError(f"{' '.join(shown(other))}: {path} has a model of its own by now: {instead}")
+                if changed.tokenizer != (old := run.config.tokenizer):
+                    raise UserError(f"--tokenizer {changed.tokenizer}: {path} has learned with {old}: {instead}")
                 run.set_config(changed)
             return cls(run, memory)
 
     def learn(
-        self,
-        source: str | Path,
-        epochs: int | None = None,
-        say: Callable[[Event], None] = lambda event: None,
+        self, source: str | Path, epochs: int | None = None, say: Callable[[Event], None] = lambda event: None,
         encoding: str | None = None,
-    ) -> Book:
-        """Read a book, or resume it; returns its entry in `books`.
-
-        `say` gets every event: note, begin, step, measured, grown, end, or known. `encoding`: of the file; default:
-        what it was read in before, or is found to be. UserError for a book that cannot be read.
-        """
+    ) -> Book:  # fmt: skip
+        """Read a book, or resume it; returns its entry in `books`. `say` gets every event: note, begin, step, measured,
+        grown, end, or known. `encoding`: of the file; default: what it was read in before, or is found to be. UserError
+        for a book that cannot be read."""
         for known in self.books:  # before anything is learned
             for part in _PARTS:
                 if (self._folder(known) / part / "index.json").exists():
@@ -177,10 +166,8 @@ class Learner:
         trainer = BookTrainer(self, book, training, steps)
         loop = BookLoop(self, trainer, book, say)
         self.run.rewind(self.step_number)
-        say(
-            {"event": "begin", "book": book.name, "steps": steps, "done": book.step, "threads": self.threads}
-            | self.facts()
-        )
+        begun = {"event": "begin", "book": book.name, "steps": steps, "done": book.step, "threads": self.threads}
+        say(begun | self.facts())
         measured = [record["measuring_seconds"] for record in self.run.records() if "measuring_seconds" in record]
         loop.pace.last["measuring"] = measured[-1] if measured else 0.0
         if book.step < steps and self.device.type == "cpu":
@@ -219,8 +206,10 @@ class Learner:
         if not book.begun:
             self.memory.asked = loop.tick
             self.memory.begin(self.model, self.config.length, self.config.seed, book.number)
-            if book.step == 0:
-                self._expect(book, training)
+            if book.step == 0 and book.new_tokens:  # their probability was nearly zero until now
+                batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
+                ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
+                admit(self.model, ids, targets, max(0, len(self.tokenizer) - book.new_tokens))
             book.begun = True
 
     def _choose_threads(self) -> str:
@@ -247,12 +236,9 @@ class Learner:
         return book
 
     def grow(
-        self,
-        fast: int | None = None,
-        slow: int | None = None,
-        parameters: int | None = None,
+        self, fast: int | None = None, slow: int | None = None, parameters: int | None = None,
         why: Literal["characters", "plateau", "command"] = "command",
-    ) -> NewLayers:
+    ) -> NewLayers:  # fmt: skip
         """Add layers now, without changing predictions. Returns the entry in the growth history."""
         config, parameters = self.config, parameters or self.config.grow_params
         if parameters:
@@ -325,11 +311,9 @@ class Learner:
             raise UserError(f"{source} has {size} characters: a book of at least {least} is needed")
         known = next((b for b in self.books if b.sha256 == digest.hexdigest()), None)
         if known is None:
-            if (unfinished := self.unfinished) is not None:
-                raise UserError(
-                    f"{unfinished.name} is not finished: finish it first (hrm learn {self.run.path} "
-                    f"{unfinished.source}), or end it with --stop"
-                )
+            if (open_one := self.unfinished) is not None:
+                finish = f"finish it first (hrm learn {self.run.path} {open_one.source}), or end it with --stop"
+                raise UserError(f"{open_one.name} is not finished: {finish}")
             known = Book(
                 name=name, source=str(Path(source).absolute()), sha256=digest.hexdigest(), characters=size,
                 learned_at=_now(), epochs=epochs or self.config.epochs, step=0, state="learning",
@@ -373,14 +357,6 @@ class Learner:
         self.growth.append(entry)
         return len(added) if self.books else 0
 
-    def _expect(self, book: Book, training: Packed) -> None:
-        """Raise the probability of new characters, which was nearly zero until now: the first step of learning the
-        book."""
-        if book.new_tokens:
-            batch = training.batch(self.config.seed, 0, range(64), 64, self.config.length)
-            ids, targets = (torch.from_numpy(array).to(self.device) for array in (batch.input_ids, batch.labels))
-            admit(self.model, ids, targets, max(0, len(self.tokenizer) - book.new_tokens))
-
     def _pack(self, documents: Iterable[str], folder: Path, way: corpus.ReadOptions) -> None:
         shutil.rmtree(names.place_in(self.run.path, "books", folder.name), ignore_errors=True)
         folder.mkdir(parents=True)
@@ -419,10 +395,9 @@ class Learner:
         book.scores.append(Score(step=book.step, update=self.step_number, bits_per_character=bits))
         scores = {other.name: score for other, score in zip(self.books, bits, strict=True)}
         sample, rate = self.sample()
-        self.run.log(
-            {"event": "eval", "step": self.step_number, "book": book.name, "bits_per_character": scores}
-            | {"sample": sample, "characters_per_second": rate, "measuring_seconds": time.perf_counter() - start}
-        )
+        took = {"characters_per_second": rate, "measuring_seconds": time.perf_counter() - start}
+        found = {"event": "eval", "step": self.step_number, "book": book.name, "bits_per_character": scores}
+        self.run.log({**found, "sample": sample, **took})
         say({"event": "measured", "step": self.step_number, "scores": scores, "sample": sample, "rate": rate})
 
     def sample(self, characters: int = 120) -> tuple[str, float]:
@@ -479,10 +454,7 @@ class Learner:
         )  # fmt: skip
         checkpoint.save(self.run.checkpoints, self.step_number, groups, state.plain())
         checkpoint.prune(self.run.checkpoints, 2)
-        self._mirror()
-
-    def _mirror(self) -> None:
-        """Write tokenizer and model configuration beside the checkpoints, for other programs."""
+        # For other programs, beside the checkpoints.
         _mirrored(self.tokenizer, self.run.path, "tokenizer")
         _mirrored(self.model.config, self.run.path, "model")
 

@@ -148,12 +148,9 @@ class Reservoir(Memory):
 
 
 class DreamMemory(Reservoir):
-    """A reservoir and a copy of the model from before the new book, which dreams more old text and labels it.
-
-    A few pieces that are repeated often are learned by heart, and the rest of the book is lost. So the targets are the
-    old model's whole predictions (distillation, arXiv 1503.02531, eq. 2 at T = 1), also for text that it dreams from
-    the pieces (self-generated replay).
-    """
+    """A reservoir and a copy of the model from before the new book. A few pieces that are repeated often are learned by
+    heart, and the rest is lost. So the targets are the old model's whole predictions (distillation, arXiv 1503.02531,
+    eq. 2 at T = 1), also for text that it dreams from the pieces (self-generated replay)."""
 
     def __init__(self, share: float) -> None:
         super().__init__(share)

@@ -108,9 +108,9 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         old = self.memory.rows(round(config.replay * size), length, rng, self.number)
         taught = weights = None
         if old is not None:
-            ids, labels = np.concatenate((ids, old.ids)), np.concatenate((labels, old.labels))
             own = np.broadcast_to(np.arange(length), old.ids.shape)
-            positions = np.concatenate((positions, own))
+            pairs = ((ids, old.ids), (labels, old.labels), (positions, own))
+            ids, labels, positions = map(np.concatenate, pairs)
             taught = old.taught
             weights = row_weights(size, len(old.ids), self.others, config.recall).to(device)
         tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (ids, labels, positions)]
@@ -157,9 +157,8 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         ids = torch.zeros(rows, self.config.length, dtype=torch.long, device=self.accelerator.device)
         explore = torch.zeros(2, *ids.shape, device=ids.device)
         positions = torch.arange(self.config.length, device=ids.device).expand_as(ids)
-        self._think(
-            BookBatch(ids, ids, positions, explore, None, None, self.model.budget(halting="fixed", max_segments=1))
-        )
+        budget = self.model.budget(halting="fixed", max_segments=1)
+        self._think(BookBatch(ids, ids, positions, explore, None, None, budget))
 
     def means(self, sums: dict[str, float], steps: int) -> Json:
         """Bits a character; `replayed_bits` is None where there was nothing to repeat."""

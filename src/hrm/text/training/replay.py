@@ -12,10 +12,8 @@ from hrm.text.model.supervision import TokenObjective, chosen_of
 
 
 class ReplayObjective(TokenObjective):
-    """The last rows of a batch [b, p] are old. They learn probabilities of all next tokens instead of single targets.
-
-    `taught` are these probabilities [old, p, v]; `weights` [b] is how much each row counts, by default all the same.
-    """
+    """The last rows of a batch [b, p] are old. They learn probabilities of all next tokens, `taught` [old, p, v],
+    instead of single targets; `weights` [b] is how much each row counts, by default all the same."""
 
     def __init__(
         self, config: HRMConfig, taught: Float[Tensor, "n p v"], weights: Float[Tensor, " b"] | None = None

@@ -28,13 +28,10 @@ from hrm.training.session import Changes, Subject, run_training
 
 
 def train_text(config: TextConfig, path: Path, resume: bool = False, overwrite: bool = False) -> Json:
-    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result.
-
-    Raises UserError for data or settings that cannot work, BadBatch when the training diverges.
-    """
-    subject = _TextTraining(config)
+    """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result. UserError for
+    data or settings that cannot work, BadBatch when the training diverges."""
     check_utf8(path)
-    return run_training(subject, path, resume, overwrite)
+    return run_training(_TextTraining(config), path, resume, overwrite)
 
 
 class _TextTraining(Subject[TextConfig, TextTrainer]):
@@ -56,10 +53,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         config = self.config
         if config.data is None:
             raise UserError("a text model needs text: give --data FILE[,FILE ...]")
-        existing: tuple[HRMForCausalLM, PreTrainedTokenizerFast] | None = None
         start = Path(config.model or "")
-        if config.model and saved(start):
-            existing = _continued(start)
+        existing = _continued(start) if config.model and saved(start) else None
         source = None if config.text.kind == "rows" else Source(config, reporter.say)
         if existing:
             tokenizer = existing[1]
@@ -72,11 +67,9 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             fill(model, dict(existing[0].state_dict()), start)
         if config.lora:
             adapt(model, config.lora)
-        if config.text.length > shape.max_position_embeddings:
-            raise UserError(
-                f"--text.length {config.text.length} is longer than the model's {shape.max_position_embeddings} "
-                f"positions: shorten it, or use --arch.max-position-embeddings {config.text.length}"
-            )
+        if (length := config.text.length) > (most := shape.max_position_embeddings):
+            instead = f"shorten it, or use --arch.max-position-embeddings {length}"
+            raise UserError(f"--text.length {length} is longer than the model's {most} positions: {instead}")
 
         def fill_folder(folder: Path) -> None:
             tokenizer.save_pretrained(folder / "tokenizer")
@@ -109,10 +102,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.training is None:
             self.training = corpus.open_text(Path(config.data), tokenizer)
             if run.board.get("data_sha256") not in (None, self.training.fingerprint):
-                raise UserError(
-                    f"{self.training.folder} has changed since the run {run.path} began: restore it, or say where it "
-                    "is with --data"
-                )
+                change = f"{self.training.folder} has changed since the run {run.path} began"
+                raise UserError(f"{change}: restore it, or say where it is with --data")
         other = Path(config.validation or config.data)
         split = "validation" if (other / "validation").is_dir() else "test"
         apart = config.validation is not None or (other / split).is_dir()
@@ -218,7 +209,5 @@ class _HeldOutText(Evaluator):
 def _brief(found: Measured) -> Json:
     """What a line of metrics holds of a measurement."""
     kept = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-    by_depth = {
-        f"{name}_by_depth": [row[name] for row in found.fixed] for name in ("loss", "exact_match") if name in found
-    }
-    return kept | by_depth
+    measures = [name for name in ("loss", "exact_match") if name in found]
+    return kept | {f"{name}_by_depth": [row[name] for row in found.fixed] for name in measures}

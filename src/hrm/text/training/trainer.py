@@ -53,8 +53,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
     def __init__(self, config: TextConfig, model: HRMForCausalLM, data: Rows, accelerator: Accelerator) -> None:
         self.config, self.data = config, data
         model = model.to(accelerator.device).train()
-        dtype = getattr(torch, config.train.precision)
-        model.compute_dtype = dtype
+        model.compute_dtype = getattr(torch, config.train.precision)
         if config.train.checkpoint_activations:
             model.model.gradient_checkpointing = True
         if config.train.compile:
@@ -72,8 +71,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
     def draw(self) -> TrainingBatch:
         """The batch of the step."""
         size, length, mine, device = self.train.batch_size, self.config.text.length, self.rows, self.accelerator.device
-        batch = self.data.batch(self.seed, self.step_number, mine, size, length)
-        tensors = [torch.from_numpy(array).to(device) for array in (*batch, batch.token_types)]
+        tensors = self._tensors(mine)
         draws = uniforms(self.seed, _EXPLORATION, self.step_number, size, 2 * length)[mine.start : mine.stop]
         draws = draws.reshape(len(mine), 2, length).transpose(1, 0, 2).astype(np.float32)
         explore = torch.from_numpy(np.ascontiguousarray(draws)).to(device)
@@ -85,9 +83,9 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
     def compute(self, drawn: TrainingBatch) -> None:
         """Forward and backward passes of all segments of the batch."""
         part = -(-len(self.rows) // self.train.accumulate)
-        *rows, explore = drawn[:5]
-        for *some, draws in zip(*(t.split(part) for t in rows), explore.split(part, dim=1), strict=True):
-            self._think(*some, draws, drawn.count, drawn.budget)  # type: ignore[arg-type]
+        *rows, explore, count, budget = drawn
+        for some in zip(*(t.split(part) for t in rows), explore.split(part, dim=1), strict=True):
+            self._think(TrainingBatch(*some, count, budget))  # type: ignore[call-arg]
 
     def batch_of(self, drawn: TrainingBatch) -> dict[str, Tensor]:
         return {"inputs": drawn.ids, "labels": drawn.labels}
@@ -99,17 +97,9 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
             budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
         return budget
 
-    def _think(
-        self,
-        ids: Tensor,
-        labels: Tensor,
-        positions: Tensor,
-        types: Tensor,
-        draws: Tensor,
-        count: Tensor,
-        budget: Budget,
-    ) -> None:
+    def _think(self, part: TrainingBatch) -> None:
         """Forward, loss and backward for some rows, segment by segment."""
+        ids, labels, positions, types, draws, count, budget = part
         thought = self.model.begin(input_ids=ids, position_ids=positions, token_type_ids=types, budget=budget)
         counted = labels != -100
         total, first, last = 0.0, None, None
@@ -124,22 +114,20 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         self.window += torch.stack([torch.as_tensor(value).detach().to(self.window) for value in sums])
 
     def try_out(self, rows: int) -> None:
-        length, device = self.config.text.length, self.accelerator.device
-        batch = self.data.batch(self.seed, self.step_number, range(rows), self.train.batch_size, length)
-        tensors = [torch.from_numpy(array).to(device) for array in (*batch, batch.token_types)]
-        draws, count = torch.zeros(2, rows, length, device=device), (tensors[1] != -100).sum().clamp(min=1)
-        self._think(*tensors, draws, count, self.model.budget())  # type: ignore[call-arg]
+        tensors, device = self._tensors(range(rows)), self.accelerator.device
+        draws, count = torch.zeros(2, *tensors[0].shape, device=device), (tensors[1] != -100).sum().clamp(min=1)
+        self._think(TrainingBatch(*tensors, draws, count, self.model.budget()))  # type: ignore[call-arg]
+
+    def _tensors(self, rows: range) -> list[Tensor]:
+        """Ids, labels, positions and types of some of the rows of the step."""
+        batch = self.data.batch(self.seed, self.step_number, rows, self.train.batch_size, self.config.text.length)
+        return [torch.from_numpy(array).to(self.accelerator.device) for array in (*batch, batch.token_types)]
 
     def means(self, sums: dict[str, float], steps: int) -> Json:
         """Of the tokens."""
         tokens = max(1.0, sums["tokens"])
-        return {
-            "loss": sums["loss"] / tokens,
-            "first_loss": sums["first_loss"] / tokens,
-            "token_loss": sums["token_loss"] / tokens,
-            "mean_segments": sums["segments"] / tokens,
-            "tokens": int(sums["tokens"]),
-        }
+        losses = {name: sums[name] / tokens for name in self.names[:3]}
+        return {**losses, "mean_segments": sums["segments"] / tokens, "tokens": int(sums["tokens"])}
 
     def describe(self, metrics: Json) -> str:
         """Losses in nats per token, after the first and the last segment."""
