@@ -64,17 +64,6 @@ def main(args: list[str]) -> int:
         raise UserError("--stop unlimited writes until Ctrl-C, and a batch must end: use natural or length")
     lines = None if options.batch is None else _lines(options.batch, options.encoding)
 
-    session = _session(options)
-    if lines is not None:
-        return _batch(session, lines, options)
-    from hrm.cli.generate import legend, style_of
-    from hrm.text.chat.terminal import Terminal, TokenStyle
-
-    Terminal(session, TokenStyle(style_of, legend)).run()
-    return 0
-
-
-def _session(options: Options) -> Session:
     from hrm.runs import threads
     from hrm.text.chat.session import Session, Settings
     from hrm.text.load import load_text
@@ -88,7 +77,13 @@ def _session(options: Options) -> Session:
     session.change(Settings(options.mode, options.stop or session.settings.stop, options.min_characters, sampling))
     if options.load is not None:
         session.conversation.load(options.load)
-    return session
+    if lines is not None:
+        return _batch(session, lines, options)
+    from hrm.cli.generate import legend, style_of
+    from hrm.text.chat.terminal import Terminal, TokenStyle
+
+    Terminal(session, TokenStyle(style_of, legend)).run()
+    return 0
 
 
 def _batch(session: Session, lines: Iterator[tuple[int, str]], options: Options) -> int:

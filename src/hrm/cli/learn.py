@@ -66,12 +66,11 @@ def main(args: list[str]) -> int:
     """Run the verb."""
     # A run is held from before its settings are read: they may be another process's to change.
     with ExitStack() as held:
-        return _main(args, held)
+        example, base = "hrm learn runs/reader alice.txt", partial(_base, held)
+        return _main(parse("learn", Options, args, example=example, main=MAIN, base=base), args, held)  # type: ignore[arg-type]
 
 
-def _main(args: list[str], held: ExitStack) -> int:
-    base = partial(_base, held)
-    options = parse("learn", Options, args, example="hrm learn runs/reader alice.txt", main=MAIN, base=base)  # type: ignore[arg-type]
+def _main(options: Options, args: list[str], held: ExitStack) -> int:
     output.check_utf8(options.run)
     known = (options.run / "run.json").is_file()
     if not options.books and (options.fresh or not known):

@@ -131,7 +131,8 @@ def _pack(options: PackOptions, place: Path) -> int:
     def fill(folder: Path) -> None:  # the files that it maps are let go before their folder is moved
         packed: list[corpus.Packed] = []
         for name, part in zip(_PARTS, parts, strict=False):
-            with bar(f"packing {name}", _size(part) if console.is_terminal else 0, console) as advance:
+            total = sum(1 if talk else len(item) for item in part) if console.is_terminal else 0
+            with bar(f"packing {name}", total, console) as advance:
                 examples = chat.examples(made, part, options.template) if talk else corpus.encode(made, part)
                 if options.rows is not None and made.bos_token_id != made.eos_token_id:
                     examples = corpus.begun(examples, made.bos_token_id)  # type: ignore[arg-type]
@@ -230,11 +231,6 @@ def _talks(sources: tuple[str, ...], encoding: str | None) -> bool:
 
 def _said(dialogues: Iterable[chat.Messages], template: str | None) -> Iterator[str]:
     return (text for messages in dialogues for text, _ in chat.written(messages, template))
-
-
-def _size(items: Iterable[object]) -> int:
-    """Characters of texts, or the number of conversations."""
-    return sum(len(item) if isinstance(item, str) else 1 for item in items)
 
 
 def _parts(path: str) -> list[Path]:

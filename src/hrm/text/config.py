@@ -273,9 +273,8 @@ def _today(tree: Mapping[str, Any], where: str, before: Iterable[str] = ()) -> J
         return tree
     tree.pop("settings", None)
     said = names.nested(names.typed((*before, *changes), f"{where}: settings", lenient=True))
-    return said | {
-        name: {**said.get(name, {}), **part} if isinstance(part, Mapping) else part for name, part in tree.items()
-    }
+    both = {name: {**said.get(name, {}), **part} for name, part in tree.items() if isinstance(part, Mapping)}
+    return said | tree | both
 
 
 def _model_problems(config: TextConfig | LearnConfig) -> Iterator[str]:

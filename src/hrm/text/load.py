@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from hrm.core.devices import device_of, dtype_of
 from hrm.files import names
@@ -150,7 +151,10 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
 def load_model(path: Path) -> HRMForCausalLM:
     """Only the model of a folder that `save_pretrained` wrote."""
     names.folder_of_files(path)
-    with reading(path, "save a model there"), code_refused(path), _no_bar():
+    with reading(path, "save a model there"), code_refused(path), ExitStack() as end:
+        if logging.is_progress_bar_enabled():  # it would stand before every answer
+            logging.disable_progress_bar()
+            end.callback(logging.enable_progress_bar)
         model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         for name, value in vars(model.generation_config).items():
             wanted = bool if name.startswith(("use_", "output_", "return_", "do_")) else int | float | str | list | dict
@@ -207,17 +211,3 @@ def fill(model: HRMForCausalLM, weights: dict[str, Tensor], where: Path) -> None
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{where} does not hold the weights that its run describes: {reason(error)}") from error
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Without transformers' bar for reading weights from the disk, which would stand before every answer."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -71,7 +71,7 @@ def test_a_backward_pass_per_segment_gives_the_gradient_of_the_summed_losses(tar
     made = trainer(q_target=target, exploration=0.0)
     batch: Any = [torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12)]
     count, budget, draws = (batch[1] != -100).sum(), made.model.budget(), torch.rand(2, 4, 12)
-    made._think(TrainingBatch(*batch[:3], torch.zeros_like(batch[0]), draws, count, budget))
+    made._think(TrainingBatch(batch[0], batch[1], batch[2], torch.zeros_like(batch[0]), draws, count, budget))
     ours = gradients(made.model)
     made.model.zero_grad()
     thought = made.model.begin(input_ids=batch[0], position_ids=batch[2], budget=budget)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerFast
 
 from hrm.files import output
 from hrm.files.reading import UserError, json_of
 from hrm.files.records import Json
 from hrm.text.data.chat import chat_prompt
 from hrm.text.writing.generation import encode
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1
 ROLES = ("user", "assistant", "system")

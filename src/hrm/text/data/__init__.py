@@ -7,24 +7,7 @@ from hrm.text.data.sources import Again, DocumentPart, ReadOptions, documents, t
 from hrm.text.data.tokenizers import load_tokenizer, make_tokenizer, tokenizer_hash, train_bpe
 
 __all__ = [
-    "Again",
-    "Batch",
-    "DocumentPart",
-    "Example",
-    "Packed",
-    "ReadOptions",
-    "Rows",
-    "begun",
-    "documents",
-    "doubts",
-    "encode",
-    "hold_out",
-    "is_packed",
-    "load_tokenizer",
-    "make_tokenizer",
-    "open_text",
-    "texts",
-    "tokenizer_hash",
-    "train_bpe",
-    "write_rows",
-]
+    "Again", "Batch", "DocumentPart", "Example", "Packed", "ReadOptions", "Rows", "begun", "documents", "doubts",
+    "encode", "hold_out", "is_packed", "load_tokenizer", "make_tokenizer", "open_text", "texts", "tokenizer_hash",
+    "train_bpe", "write_rows",
+]  # fmt: skip

@@ -416,20 +416,17 @@ class Learner:
         book.state, book.finished_at = "finished" if read else "stopped", _now()
         if not self.is_measured(book):
             self.measure(book, say)
-        bits = book.scores[-1].bits_per_character
+        bits, config = book.scores[-1].bits_per_character, self.config
         book.bits_per_character_then = bits[book.number]
         for other, now in zip(self.books, bits, strict=True):
             other.bits_per_character_now = now
         tokens = np.asarray(training.tokens)
-        self.memory.remember(book.number, tokens, book.characters, self.config.length, self.config.seed, self.model)
-        kept = self.memory.pack().values()
-        size = sum(t.numel() * t.element_size() for t in kept)
+        self.memory.remember(book.number, tokens, book.characters, config.length, config.seed, self.model)
+        size = sum(t.numel() * t.element_size() for t in self.memory.pack().values())
         book.scores[-1] = replace(book.scores[-1], memory_bytes=size)
-        groups, self.counters = updates.pack()
-        self.optimizer = groups["optimizer"]
-        every = self.config.grow_every
+        self._take(updates)
         grown = sum(isinstance(each, NewLayers) and each.why in ("characters", None) for each in self.growth)
-        if every and self.characters // every > grown:
+        if config.grow_every and self.characters // config.grow_every > grown:
             say({"event": "grown", "layers": self.grow(why="characters")})
         elif self._stands_still(book, training):
             say({"event": "grown", "layers": self.grow(why="plateau")})
@@ -440,11 +437,14 @@ class Learner:
         read = len(scores) == 2 and book.step >= self._steps(book, training)
         return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
 
+    def _take(self, updates: Updates) -> None:
+        groups, self.counters = updates.pack()
+        self.optimizer = groups["optimizer"]
+
     def save(self, updates: Updates | None) -> None:
         """Write a checkpoint; `updates` are those of the book that is being learned."""
         if updates is not None and self.unfinished is not None:
-            groups, self.counters = updates.pack()
-            self.optimizer = groups["optimizer"]
+            self._take(updates)
         groups = {"weights": dict(self.model.state_dict()), "optimizer": self.optimizer, "memory": self.memory.pack()}
         state = State(
             step_number=self.step_number, seconds=self.seconds, books=self.books, growth=self.growth,

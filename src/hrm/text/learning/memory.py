@@ -92,7 +92,9 @@ class Reservoir(Memory):
             chance = np.random.default_rng([seed, book]).random(count)
             starts = (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
             pieces = np.stack([tokens[start : start + size] for start in starts]).astype(np.int32)
-            stored = _compressed(pieces)
+            # The fewest bytes a token that the largest id allows.
+            width = next(width for width in (1, 2, 4) if int(pieces.max()) < 256**width)
+            stored = bz2.compress(pieces.astype(f"<u{width}").tobytes())
             # A single piece is kept whatever its size; otherwise as many as fit.
             if (count == 1 or len(stored) <= budget) and (kept is None or count > len(kept[0])):
                 kept = pieces, stored
@@ -235,9 +237,3 @@ def _ids(tokens: np.ndarray, model: HRMForCausalLM) -> np.ndarray:
     if int(tokens.min()) < 0 or int(tokens.max()) >= model.config.vocab_size:
         raise ValueError(f"token {int(tokens.max())} is not one of the {model.config.vocab_size} that the model knows")
     return tokens
-
-
-def _compressed(pieces: np.ndarray) -> bytes:
-    """The pieces with the fewest bytes a token that the largest id allows, compressed by bz2."""
-    width = next(width for width in (1, 2, 4) if int(pieces.max()) < 256**width)
-    return bz2.compress(pieces.astype(f"<u{width}").tobytes())

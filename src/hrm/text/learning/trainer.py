@@ -100,8 +100,8 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
 
     def draw(self) -> BookBatch:
         """The rows of a step, from the book and from the memory."""
-        config, device, length, number = self.config, self.accelerator.device, self.config.length, self._update
-        size = len(self.rows)
+        config, device, length, size = self.config, self.accelerator.device, self.config.length, len(self.rows)
+        number = self.begins + self.step_number  # counted over all books
         batch = self.training.batch(self.seed * 1000 + self.number, self.step_number, self.rows, size, length)
         ids, labels, positions = (np.asarray(array) for array in batch)
         rng = np.random.default_rng([self.seed, _REPLAY, number])
@@ -168,11 +168,6 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
 
     def describe(self, metrics: Json) -> str:
         return f"{metrics['bits']:.2f} bits"
-
-    @property
-    def _update(self) -> int:
-        """The number of the update, counted over all books."""
-        return self.begins + self.step_number
 
 
 def _updates(learner: Learner, train: TrainConfig) -> Updates:

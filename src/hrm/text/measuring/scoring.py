@@ -35,10 +35,14 @@ class Scorer:
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.request = model, tokenizer, batch_size, request
         self.length = model.config.max_position_embeddings
-        first: Any = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        if first is None:
+
+    @property
+    def first(self) -> int:
+        """What a text without a context begins after; UserError for a tokenizer that has no such token."""
+        ends: Any = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        if ends == (None, None):
             raise UserError("the tokenizer has neither a bos nor an eos token for a text to begin after: add one")
-        self.first: int = first
+        return ends[0] if ends[0] is not None else ends[1]
 
     def continuations(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[float], None] | None = None

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from transformers import PreTrainedTokenizerFast
 
@@ -133,12 +133,8 @@ def evaluate_task(
     kinds = {type(item) for item in items}
     if len(kinds) != 1:
         raise UserError("a task's rows must be of one form, and this one mixes several: split the file")
-    if kinds == {Choice}:
-        found = _choices(Scorer(model, tokenizer, batch_size, **request), items, progress)  # type: ignore[arg-type]
-    elif kinds == {KnownContinuation}:
-        found = _words(Scorer(model, tokenizer, batch_size, **request), items, progress)  # type: ignore[arg-type]
-    else:
-        found = _sums(model, tokenizer, items, batch_size, progress, request)  # type: ignore[arg-type]
+    measure: Any = {Choice: _choices, KnownContinuation: _words, NumberAnswer: _sums}[kinds.pop()]
+    found = measure(Scorer(model, tokenizer, batch_size, **request), items, progress)
     accuracy = found["accuracy"]
     error = math.sqrt(accuracy * (1 - accuracy) / max(1, len(items) - 1))
     return {"n": len(items), **found, "standard_error": error, "seconds": time.perf_counter() - start}
@@ -180,20 +176,13 @@ def _words(scorer: Scorer, items: Sequence[KnownContinuation], progress: Callabl
     }
 
 
-def _sums(
-    model: HRMForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    items: Sequence[NumberAnswer],
-    batch_size: int,
-    progress: Callable[[float], None] | None,
-    request: Request,
-) -> Json:
+def _sums(scorer: Scorer, items: Sequence[NumberAnswer], progress: Callable[[float], None] | None) -> Json:
     right = segments = tokens = 0
     sampling = Sampling(max_new_tokens=32, greedy=True, stop=("\n\n",))
-    for at in range(0, len(items), batch_size):
-        some = items[at : at + batch_size]
-        prompts = [tokenizer(f"Q: {item.question}\nA:", verbose=False)["input_ids"] for item in some]
-        said = complete(model, tokenizer, prompts, sampling, **request)  # type: ignore[arg-type]
+    for at in range(0, len(items), scorer.batch_size):
+        some = items[at : at + scorer.batch_size]
+        prompts: Any = [scorer.tokenizer(f"Q: {item.question}\nA:", verbose=False)["input_ids"] for item in some]
+        said = complete(scorer.model, scorer.tokenizer, prompts, sampling, **scorer.request)
         for item, completion in zip(some, said, strict=True):
             right += _number(completion.text) == item.answer
             tokens += len(completion.tokens)

@@ -128,12 +128,9 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         return_dict: bool | None = None,
         **request: Any,
     ) -> HRMOutput | tuple[Any, ...]:
-        """Logits of the next tokens, with a loss where there are labels (shifted here, as everywhere).
-
-        `request` names what differs from the configuration (`Budget`), such as max_segments=4 or halting="q", where no
-        whole budget is given. While training the loss is the mean over the segments' losses plus the Q head's; memory
-        grows with segments. Labels inside a prefix block are ignored, because its tokens see each other.
-        """
+        """Logits of the next tokens, with a loss where there are labels (shifted here, as everywhere; ignored inside a
+        prefix block). `request` names what differs from the configuration (`Budget`), such as max_segments=4, where no
+        whole budget is given. While training the loss is the mean over the segments' losses plus the Q head's."""
         refuse_arguments(HRMForCausalLM.forward, request)
         budget, items = budget or self.budget(**request), request.get("num_items_in_batch")
         tokens = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}

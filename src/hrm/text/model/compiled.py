@@ -36,11 +36,9 @@ class _BufferKeyValues(NamedTuple):
 
 
 class Decoder:
-    """The stacks and the head of a model, compiled for one new token a row. The first use takes seconds.
-
-    On a CPU the weights are copied into an order that is read faster: panels for one row, constants of the compiled
-    code for several. So it is valid only for the weights it was made from.
-    """
+    """The stacks and the head of a model, compiled for one new token a row. The first use takes seconds. On a CPU the
+    weights are copied into an order that is read faster: panels for one row, constants of the compiled code for
+    several. So it is valid only for the weights it was made from."""
 
     def __init__(self, recurrence: Recurrence, head: nn.Module) -> None:
         """UserError without a C++ compiler on a CPU, or for quantised weights."""

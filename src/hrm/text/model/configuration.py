@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
@@ -61,18 +61,11 @@ _Settings = type(
 
 @strict
 class HRMConfig(_Settings):
-    """A hierarchical reasoning model of text. `HRMConfig.preset("text-80m")` gives the published shapes.
-
-    Its settings are those of `hrm.text.arch`, where each is explained: the architecture (`TextArch`), the depth of its
-    tokens and the Q head (`HaltingConfig`) and the token loss. Where transformers has another name for one, it is used:
-    - `hidden_size`, `num_attention_heads`, `num_key_value_heads`, `intermediate_size`, `rms_norm_eps`,
-      `tie_word_embeddings`, `rope_parameters`: as everywhere; the inner width defaults to HRM's: 8/3 of the hidden
-      size, up to a multiple of 256; `embedding_scale` to the root of the hidden size.
-    - `halting`, `halting_rule`, `q_weight`, `q_target`, `q_gamma`: `kind`, `rule`, `weight`, `target` and `gamma` of
-      the depth.
-
-    Its own are `vocab_size` and the ids of special tokens, which follow from a tokenizer, and `grown_fast`,
-    `grown_slow`: how many of the blocks were added to a trained model (hrm.text.learning.growth).
+    """A hierarchical reasoning model of text. `HRMConfig.preset("text-80m")` gives the published shapes. Its settings
+    are those of `hrm.text.arch`, where each is explained, under transformers' names where there are (`hidden_size`;
+    `hrm.text.names` has the table): the architecture (`TextArch`), the depth of tokens and the Q head (`HaltingConfig`)
+    and the token loss. The inner width defaults to 8/3 of the hidden size, up to a multiple of 256, `embedding_scale`
+    to its root. `grown_fast` and `grown_slow` blocks were added to a trained model (hrm.text.learning.growth).
     """
 
     model_type = "hrm_lm"
@@ -162,48 +155,36 @@ class HRMConfig(_Settings):
             changes["rope_parameters"] = kept | dict(changes.pop("rope_scaling", None) or {})
         return super().from_dict(config_dict | changes, **kwargs)
 
-    def _problems(self) -> list[str]:
+    def _problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work: which settings, why, what to do."""
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
-        found = [
-            f"{name} is {quoted(value)}: use {allowed}"
-            for name, allowed in _ranges().items()
-            if (value := getattr(self, name)) is not None and not allowed.least <= value <= allowed.most
-        ]
-        if found:
-            return found
+        for name, allowed in _ranges().items():
+            if (value := getattr(self, name)) is not None and not allowed.least <= value <= allowed.most:
+                yield f"{name} is {quoted(value)}: use {allowed}"
         if (visits := blocks_of(self)) > MOST_BLOCKS:
-            return [f"h_cycles and l_cycles visit {visits:,} blocks in a segment: use at most {MOST_BLOCKS:,}"]
-        if self.hidden_size % (2 * heads):
-            found.append(
-                f"hidden_size {self.hidden_size} does not give {heads} heads of an even width: "
-                f"use a multiple of {2 * heads}"
-            )
+            yield f"h_cycles and l_cycles visit {visits:,} blocks in a segment: use at most {MOST_BLOCKS:,}"
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if (width := self.hidden_size) % (2 * heads):
+            yield f"hidden_size {width} does not give {heads} heads of an even width: use a multiple of {2 * heads}"
         if kv_heads < 1 or heads % kv_heads:
-            found.append(f"num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}: use a divisor")
+            yield f"num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}: use a divisor"
         if self.hierarchy and not self.shared and self.slow_layers < 1:
-            found.append("slow_layers 0 leaves no slow module: use at least 1, or shared=True")
+            yield "slow_layers 0 leaves no slow module: use at least 1, or shared=True"
         if not self.hierarchy and (self.max_segments > 1 or self.shared):
-            found.append("hierarchy=False is visited once: use max_segments=1 and shared=False")
+            yield "hierarchy=False is visited once: use max_segments=1 and shared=False"
         if not 1 <= self.min_segments <= self.max_segments:
-            found.append(f"min_segments {self.min_segments} is not between 1 and max_segments {self.max_segments}")
+            yield f"min_segments {self.min_segments} is not between 1 and max_segments {self.max_segments}"
         name, steps = parse_horizon(self.horizon)
         if name == "per_cycle" and (len(steps) > self.h_cycles or max(steps) > self.l_cycles):
-            found.append(f"horizon {self.horizon} does not fit h_cycles {self.h_cycles} and l_cycles {self.l_cycles}")
+            yield f"horizon {self.horizon} does not fit h_cycles {self.h_cycles} and l_cycles {self.l_cycles}"
         rope = self.rope_parameters or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind in ("dynamic", "longrope"):
-            found.append(
-                f"rope_type '{kind}' turns old positions as the text grows, and cached keys cannot follow: "
-                "use linear, yarn or llama3"
-            )
+            why = "turns old positions as the text grows, and cached keys cannot follow"
+            yield f"rope_type '{kind}' {why}: use linear, yarn or llama3"
         elif kind not in ROPES:
-            found.append(f"rope_type '{kind}' is none of {', '.join(ROPES)}: use one of them")
+            yield f"rope_type '{kind}' is none of {', '.join(ROPES)}: use one of them"
         if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-            found.append(
-                "partial_rotary_factor turns a part of each head, and here whole heads are turned: leave it out"
-            )
-        return found
+            yield "partial_rotary_factor turns a part of each head, and here whole heads are turned: leave it out"
 
     @property
     def head_dim(self) -> int:

@@ -46,11 +46,9 @@ class HRMGenerationMixin(GenerationMixin):
     def generate(  # type: ignore[override]
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
     ) -> Any:
-        """As in transformers; `output_depth=True` adds `depth`, `confidence`, `entropy` and `retried`, each [b, new].
-
-        A prefix model takes the prompt as its prefix unless `token_type_ids` say otherwise. `compile_config` compiles
-        the steps of single tokens: seconds at first, then a token takes about half the time (see `Decoder`).
-        """
+        """As in transformers; `output_depth=True` adds `depth`, `confidence`, `entropy` and `retried`, each [b, new]. A
+        prefix model takes the prompt as its prefix unless `token_type_ids` say otherwise. `compile_config` compiles the
+        steps of single tokens: seconds at first, then a token takes about half the time (see `Decoder`)."""
         output_depth = kwargs.pop("output_depth", False)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         beams = kwargs.get("num_beams") or getattr(generation_config, "num_beams", None) or 1

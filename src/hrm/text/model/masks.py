@@ -50,6 +50,9 @@ def visible(
     return allowed[:, None]
 
 
+Mask = Tensor | dict[str, Tensor] | None
+
+
 class Visibility(NamedTuple):
     """Which tokens see which in a forward pass: plainly causal, or by a mask."""
 
@@ -62,21 +65,16 @@ class Visibility(NamedTuple):
     """[b, k]: false for padding."""
 
 
-def whole(attention_mask: Tensor | dict[str, Tensor] | None) -> bool:
+def whole(attention_mask: Mask) -> bool:
     """Whether the mask is a complete 4D mask, as `generate` makes it for caches of fixed size."""
     return isinstance(attention_mask, dict) or (attention_mask is not None and attention_mask.ndim == 4)
 
 
 def visibility(
-    attention_mask: Tensor | dict[str, Tensor] | None,
-    blocks: Int[Tensor, "b p"] | None,
-    position_ids: Tensor | None,
-    length: int,
-    past: int,
-    cache: Cache | None,
-    device: torch.device,
+    x: Tensor, attention_mask: Mask, blocks: Tensor | None, position_ids: Tensor | None, past: int, cache: Cache | None
 ) -> Visibility:
-    """Which tokens see which, for `length` new tokens after `past` old ones."""
+    """Which tokens see which: `x` [b, p, d] are new ones after `past` old ones, `blocks` [b, p] their prefix blocks."""
+    length = x.shape[1]
     if whole(attention_mask):
         mask = next(iter(attention_mask.values())) if isinstance(attention_mask, dict) else attention_mask
         return Visibility(False, mask if mask is None or mask.dtype == torch.bool else mask == 0)
@@ -92,5 +90,5 @@ def visibility(
         return Visibility(True)
     mask = None
     if length > 1 or padding is not None or keys > past + length:
-        mask = visible(length, past, keys, device, padding, blocks, packed)
+        mask = visible(length, past, keys, x.device, padding, blocks, packed)
     return Visibility(False, mask, blocks, padding)

@@ -38,11 +38,9 @@ from hrm.text.model.thought import Thought, VisitRecords
 
 @dataclass
 class HRMModelOutput(BaseModelOutputWithPast):
-    """The slow state at which each token halted [b, p, d], and its depth in segments [b, p].
-
-    `hidden_states` are the input and the state after every visit of a stack, segment by segment, `attentions` those of
-    every layer of every visit; a token that has halted repeats what the same visit of its last segment gave.
-    """
+    """The slow state at which each token halted [b, p, d], and its depth in segments [b, p]. `hidden_states` are the
+    input and the state after every visit of a stack, `attentions` those of every layer of every visit; a token that has
+    halted repeats what the same visit of its last segment gave."""
 
     depth: Tensor | None = None
     retried: Tensor | None = None
@@ -161,7 +159,7 @@ class HRMModel(HRMPreTrainedModel):
         known = whole(attention_mask) and position_ids is not None
         past = 0 if cache is None or known else int(cache.get_seq_length())
         blocks = self.blocks(token_type_ids, length)
-        seen = visibility(attention_mask, blocks, position_ids, length, past, cache, x.device)
+        seen = visibility(x, attention_mask, blocks, position_ids, past, cache)
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=x.device)[None]
         carry = self._first_carry(x, cache, budget)

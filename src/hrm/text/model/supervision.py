@@ -43,19 +43,12 @@ def supervision(
     objective: TokenObjective | None = None,
     agree: Callable[[bool], bool] = bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """After each segment its loss, and the token losses [b, p] without history (deep supervision).
-
-    States pass from segment to segment without gradient. So each loss can be back-propagated before the next one is
-    computed (memory of one segment), or all can be summed. Tokens halt as in use, except that a share of them,
-    `exploration`, continues to a random depth. A halted token counts with its last loss in all remaining segments. This
-    is added at once: the states learn from it once, the output layer with the full weight. When all have halted, no
-    segment follows. `draws` are uniforms in [0, 1).
-
-    With `q_target="improvement"` the gain of one more segment is known a segment later, and only for tokens that
-    continued. So it teaches the Q head alone, not the states that it reads; `right` teaches both. `objective` is the
-    token loss, by default that of the next token. `agree` tells whether any process has live tokens left, where all of
-    them have to take the same number of segments.
-    """
+    """After each segment its loss, and the token losses [b, p] without history (deep supervision). States pass on
+    without gradient, so each loss can be back-propagated before the next is computed. `draws` are uniforms in [0, 1)
+    for `exploration`; `agree` tells whether any process has live tokens left, as all must take the same segments."""
+    # A halted token counts with its last loss in all remaining segments. This is added at once: the states learn from
+    # it once, the output layer with the full weight. With q_target="improvement" the gain of one more segment is known
+    # a segment later, and only for tokens that continued: it teaches the Q head alone, and `right` the states as well.
     config, labelled = model.config, targets != -100
     explores, least = draws[0] < config.exploration, 2 + (draws[1] * max(1, budget.max_segments - 1)).long()
     learns_q = config.q_weight > 0 and budget.max_segments > 1

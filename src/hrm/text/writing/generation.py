@@ -117,7 +117,8 @@ def complete(
     positions = model.config.max_position_embeddings
     most = min(memory or positions, positions)
     encoded = [encode(tokenizer, prompt, positions - 1) if isinstance(prompt, str) else [*prompt] for prompt in prompts]
-    ends = _ends(model, tokenizer)
+    own: Any = (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id)
+    ends = {token for ids in own for token in (ids if isinstance(ids, list) else [ids]) if token is not None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(sorted(ends)), 0)
     rows = [_Row(tokenizer, ids, ends, sampling.stop, None if i else on_token) for i, ids in enumerate(encoded)]
     start = time.perf_counter()
@@ -211,13 +212,6 @@ def _how(sampling: Sampling) -> Json:
     if sampling.repetition_penalty != 1:
         found["repetition_penalty"] = sampling.repetition_penalty
     return found
-
-
-def _ends(model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Tokens that end a text."""
-    own: Any = getattr(model.generation_config, "eos_token_id", None)
-    last: Any = tokenizer.eos_token_id
-    return {token for token in (*(own if isinstance(own, list) else [own]), last) if token is not None}
 
 
 class _Recorder(StoppingCriteria):
