@@ -30,7 +30,7 @@ from hrm.settings import changed
 from hrm.text.config import LearnConfig
 from hrm.text.data import Batch, Packed, ReadOptions
 from hrm.text.learning.learner import Learner
-from hrm.text.learning.memory import DreamMemory, NoMemory, ReplayRows, Reservoir
+from hrm.text.learning.memory import DreamMemory, Memory, ReplayRows, Reservoir
 from hrm.text.learning.trainer import BookTrainer
 from hrm.text.model import HRMForCausalLM
 from hrm.text.names import typed
@@ -46,7 +46,7 @@ EWC = 2000.0
 """Weight of the quadratic pull; not tuned."""
 
 
-class Elastic(NoMemory):
+class Elastic(Memory):
     """Elastic weight consolidation (arXiv 1612.00796): weights that mattered for old books are held where they were."""
 
     def __init__(self, weight: float = EWC) -> None:
@@ -133,7 +133,7 @@ def books(folder: Path, work: Path, characters: int) -> list[Path]:
 
 def sequence(arm: str, path: Path, files: list[Path], config: LearnConfig, limit: int) -> dict[str, Any]:
     """Learn the books one after another with an arm's memory."""
-    memories = {"default": None, "naive": NoMemory(), "ewc": Elastic(), "generated": Generated(config.memory)}
+    memories = {"default": None, "naive": Memory(), "ewc": Elastic(), "generated": Generated(config.memory)}
     memory = (memories | {"reservoir": Reservoir(config.memory)})[arm]
     begun = (path / "run.json").is_file()
     learner = Learner.open(path, memory, config) if begun else Learner.create(path, config, memory)

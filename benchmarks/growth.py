@@ -31,7 +31,7 @@ from hrm.text.config import LearnConfig, groups_of
 from hrm.text.data import Packed, documents
 from hrm.text.learned import Book
 from hrm.text.learning.learner import Learner
-from hrm.text.learning.memory import NoMemory
+from hrm.text.learning.memory import Memory
 from hrm.text.learning.trainer import DEEP, MODES
 from hrm.text.model import HRMConfig
 from hrm.text.names import typed
@@ -97,7 +97,7 @@ def run(arm: str, seed: int, args: argparse.Namespace, files: list[Path]) -> dic
     wanted = half * cost["small"] + (len(files) - half) * cost["large"]
     # As many rows more, or fewer, as its FLOPs allow.
     config = changed(config, typed(forms[plan[0]]))
-    learner = Paced.open(path, NoMemory()) if (path / "run.json").is_file() else Paced.create(path, config, NoMemory())
+    learner = Paced.open(path, Memory()) if (path / "run.json").is_file() else Paced.create(path, config, Memory())
     assert isinstance(learner, Paced)
     learner.pace = args.length / args.passes * sum(cost[name] for name in plan) / wanted
     moment: dict[str, float] = {}

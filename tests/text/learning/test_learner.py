@@ -24,7 +24,7 @@ from hrm.files.reading import UserError
 from hrm.settings import changed
 from hrm.text.config import LearnConfig, is_text
 from hrm.text.learning.learner import Learner
-from hrm.text.learning.memory import NoMemory, Reservoir
+from hrm.text.learning.memory import Memory, Reservoir
 from hrm.text.learning.trainer import row_weights
 from hrm.text.load import load_text
 from hrm.text.model import HRMForCausalLM
@@ -219,7 +219,7 @@ def test_pauses_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_memory_keeps_the_first_book_alive(tmp_path: Path) -> None:
     rises = {}
-    for name, memory in (("naive", NoMemory()), ("default", None)):
+    for name, memory in (("naive", Memory()), ("default", None)):
         learner = Learner.create(
             tmp_path / name, config(epochs=3, lr=5e-3, embedding_lr=5e-3, memory=0.3, checkpoint_every=1000), memory
         )

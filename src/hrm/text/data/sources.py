@@ -239,16 +239,13 @@ def _json_list(path: Path, way: ReadOptions) -> Iterator[Row]:
         yield from _json_lines(path, way)  # lines under the other name
         return
     entries = parsed(content, path)
-    if isinstance(entries, dict) and len(lists := [value for value in entries.values() if _is_table(value)]) == 1:
-        entries = lists[0]  # with some facts about it around
+    if isinstance(entries, dict):  # a list with some facts about it around
+        lists = [v for v in entries.values() if isinstance(v, list) and v and all(isinstance(e, dict) for e in v)]
+        entries = lists[0] if len(lists) == 1 else entries
     if not isinstance(entries, list):
         raise UserError(f"{path} is not a list of objects, nor lines of one object each")
     for number, entry in enumerate(entries, 1):
         yield _row(f"{path} entry {number}", entry)
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
 def _row(place: str, fields: object) -> Row:

@@ -65,10 +65,6 @@ class Memory:
         """Restore what `pack` returned for a model of the same form."""
 
 
-class NoMemory(Memory):
-    """No memory, for the naive learner."""
-
-
 class Reservoir(Memory):
     """Keeps pieces spread evenly over every book: as many as fit, compressed, into the given share of its size."""
 

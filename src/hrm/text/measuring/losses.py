@@ -279,7 +279,7 @@ def read(model: HRMForCausalLM, thought: Thought, labels: Tensor, budget: Budget
         logits = at_least_float32(model.lm_head(some))
         scale, (top, best) = logits.logsumexp(-1), logits.max(-1)
         loss = scale - logits.gather(1, wanted[:, None])[:, 0]
-        parts.append((loss, best == wanted, (top - scale).exp(), model.p_halt(some, budget)))
+        parts.append((loss, best == wanted, (top - scale).exp(), budget.probability(model.q_head(some))))
     return TokenScores(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
 
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -65,16 +66,11 @@ def load(name: str, folder: Path, limit: int | None = None) -> list[Item]:
     """The items of a task; UserError for an unknown name, or with file and line for a row of no known form."""
     known = names(folder)
     if name not in known:
-        raise UserError(
-            f"no task '{name}' in {folder}{nearest(name, known) or ': it has ' + (', '.join(known) or 'none')}"
-        )
+        near = nearest(name, known) or f": it has {', '.join(known) or 'none'}"
+        raise UserError(f"no task '{name}' in {folder}{near}")
     path = known[name]
-    items: list[Item] = []
-    for number, line in enumerate(lines_of(path), 1):
-        if limit is not None and len(items) >= limit:
-            break
-        if line.strip():
-            items.append(_item(name, line, f"{path}, line {number}"))
+    lines = ((number, line) for number, line in enumerate(lines_of(path), 1) if line.strip())
+    items = [_item(name, line, f"{path}, line {number}") for number, line in islice(lines, limit)]
     if not items:
         raise UserError(f"{path} holds no items")
     return items

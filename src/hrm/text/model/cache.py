@@ -61,10 +61,6 @@ class GrowingLayer(CacheLayerMixin):
         """Drop all but the first `length` positions."""
         self.length = min(self.length, length)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last -`tokens_to_remove` positions."""
-        self.shorten(self.length + tokens_to_remove)
-
     def reset(self) -> None:
         """Forget everything."""
         self.length, self.is_initialized = 0, False

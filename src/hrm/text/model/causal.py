@@ -106,10 +106,6 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         """Which live tokens halt after this segment [b, p]; `before` are the states before it."""
         return stops(thought, before, budget, self.q_head, self.lm_head)
 
-    def p_halt(self, z: Float[Tensor, "*b d"], budget: Budget) -> Float[Tensor, "*b"]:
-        """The Q head's P(halt) of states."""
-        return budget.probability(self.q_head(z))
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -153,7 +149,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         if targets is not None:
             losses = token_loss(self.lm_head(z) if kept.shape != z.shape else logits, targets)
             loss = losses.sum() / ((targets != -100).sum() if items is None else items)
-        confidence = self.p_halt(z, budget)
+        confidence = budget.probability(self.q_head(z))
         if trace is not None:
             trace.add(logits[:, -1], out["depth"][:, -1], confidence[:, -1], out.get("retried"))
         result = HRMOutput(loss=loss, logits=logits, confidence=confidence, **out)

@@ -129,10 +129,8 @@ class HRMGenerationMixin(GenerationMixin):
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
     ) -> dict[str, Any]:
-        types = model_kwargs.pop("token_type_ids", None)
-        model_kwargs = super()._update_model_kwargs_for_generation(
-            outputs, model_kwargs, is_encoder_decoder, num_new_tokens
-        )
+        types, how = model_kwargs.pop("token_type_ids", None), (is_encoder_decoder, num_new_tokens)
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *how)
         if types is not None:
             # Generated tokens are no prefix, even after a prompt that is one.
             model_kwargs["token_type_ids"] = torch.nn.functional.pad(types, (0, num_new_tokens))

@@ -250,9 +250,8 @@ class HRMModel(HRMPreTrainedModel):
         if past_key_values is None and use_cache:
             past_key_values = HRMCache()
         budget.check(past_key_values, self.config.slots(budget.schedule).count(budget.limit), head)
-        thought = self.begin(
-            input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids, past_key_values, budget
-        )
+        tokens = (input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids)
+        thought = self.begin(*tokens, past_key_values, budget)  # type: ignore[arg-type]
         thought.watch = watch = self.watch(output_hidden_states, output_attentions)
         self.think(thought, budget, head)
         if thought.keys_values is not None:

@@ -41,11 +41,12 @@ def warnings_of(text: Judged) -> list[str]:
         "copies": ("copied", "longest_copy", "stands word for word in the training text: a high score says little"),
         "repeats": ("repeated", "longest_repeat", "has stood in it before, word for word"),
     }
-    return [
-        f"{text.name}: {text[share]:.0%} {what}; up to {len(text[longest]):,} characters in a row, such as "
-        f"{_excerpt(text[longest])}"
-        for share, longest, what in (kinds[flag] for flag in text.flags)
-    ]
+    said = []
+    for share, longest, what in (kinds[flag] for flag in text.flags):
+        copy = text[longest]
+        such = repr(copy if len(copy) <= 60 else copy[:59] + "…")
+        said.append(f"{text.name}: {text[share]:.0%} {what}; up to {len(copy):,} characters in a row, such as {such}")
+    return said
 
 
 def details(text: Judged) -> Table:
@@ -97,10 +98,6 @@ def draw(judged: Sequence[Judged], scale: Scale, path: Path) -> None:
     all_axes[0].set_ylim(len(judged) - 0.5, -0.5)
     figure.supxlabel(f"0: shuffled, 100: held-out half of {scale.name}; red: copies or repeats itself", fontsize=9)
     output.write_figure(path, figure, 150)
-
-
-def _excerpt(text: str, most: int = 60) -> str:
-    return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def _number(value: float | None, digits: int = 1) -> str:

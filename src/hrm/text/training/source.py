@@ -68,9 +68,9 @@ class Source:
             tokens = chat.examples(tokenizer, items, template) if self.talks else corpus.encode(tokenizer, items)
             packed = Packed.write(folder / name, tokenizer, tokens)
             if name == "validation" and self.left_out is not None:
-                reporter.say(
-                    f"{len(items):,} questions are held out; none is trained on ({self.left_out:,} more were made that "
-                    f"are among the {len(self.items):,} trained on, and left out)"
+                out = (
+                    f"{self.left_out:,} more were made that are among the {len(self.items):,} trained on, and left out"
                 )
+                reporter.say(f"{len(items):,} questions are held out; none is trained on ({out})")
             if packed.facts["unknown"]:
                 reporter.say(f"{packed.facts['unknown']:,} tokens of {name} are unknown to the tokenizer")

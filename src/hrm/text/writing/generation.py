@@ -183,7 +183,7 @@ def candidates(
             model.segment(thought, budget.schedule)
             z = thought.exited.z_h[:, -1]
             columns.append(torch.log_softmax(at_least_float32(model.lm_head(z)), dim=-1)[0])
-            confidences.append(float(model.p_halt(z, budget)[0]))
+            confidences.append(float(budget.probability(model.q_head(z))[0]))
             stop = model.stops(thought, before, budget)
             if stop[0, -1] and not depth:
                 depth = len(columns)
