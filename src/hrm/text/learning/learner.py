@@ -120,8 +120,8 @@ class Learner:
                 instead = "begin another run, or start over with --fresh"
                 if other:
                     raise UserError(f"{' '.join(shown(other))}: {path} has a model of its own by now: {instead}")
-                if changed.tokenizer != (old := run.config.tokenizer):
-                    raise UserError(f"--tokenizer {changed.tokenizer}: {path} has learned with {old}: {instead}")
+                if changed.tokenizer != (known := run.config.tokenizer):
+                    raise UserError(f"--tokenizer {changed.tokenizer}: {path} has learned with {known}: {instead}")
                 run.set_config(changed)
             return cls(run, memory)
 

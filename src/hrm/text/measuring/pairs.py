@@ -92,26 +92,19 @@ def evaluate_pairs(
     tokens = [token for a in answers for token in a.tokens]
     sure = np.array([a.confidence for a in answers])
     budget = model.budget(**request)
+    n = max(1, len(pairs))
+    said = [
+        {"answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
+        for pair, a, exact in zip(pairs, answers, right, strict=True)
+    ]
     return {
-        "n": len(pairs),
-        "exact_match": sum(right) / max(1, len(pairs)),
-        "exact_match_interval": list(interval(sum(right), len(pairs))),
-        **overlap(texts, wanted),
-        "mean_segments": sum(token.depth for token in tokens) / max(1, len(tokens)),
-        "ece_q": expected_calibration_error(sure, np.array(right, bool)),
-        "tokens": len(tokens),
-        "ended": sum(a.end == "end" for a in answers) / max(1, len(pairs)),
-        "max_segments": budget.max_segments,
-        "halting": budget.halting,
-        "tokens_per_second": len(tokens) / max(1e-9, seconds),
-        "seconds": seconds,
-        "device": str(model.device),
-        "dtype": devices.named(model.dtype),
-        "answers": [
-            {"answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
-            for pair, a, exact in zip(pairs, answers, right, strict=True)
-        ],
-    }
+        "n": len(pairs), "exact_match": sum(right) / n, "exact_match_interval": list(interval(sum(right), len(pairs))),
+        **overlap(texts, wanted), "mean_segments": sum(token.depth for token in tokens) / max(1, len(tokens)),
+        "ece_q": expected_calibration_error(sure, np.array(right, bool)), "tokens": len(tokens),
+        "ended": sum(a.end == "end" for a in answers) / n, "max_segments": budget.max_segments,
+        "halting": budget.halting, "tokens_per_second": len(tokens) / max(1e-9, seconds), "seconds": seconds,
+        "device": str(model.device), "dtype": devices.named(model.dtype), "answers": said,
+    }  # fmt: skip
 
 
 def is_exact(said: str, answer: str) -> bool:

@@ -62,21 +62,13 @@ def evaluate_states(
                 break
     model.train(was_training)
     found = {state: tally.result(TextSize(int(sizes[0]), int(sizes[1]), 0)) for state, tally in tallies.items()}
+    answers = {"answers": tallies["carry"].answers} if answering else {}
     return {
-        "n": seen,
-        **({"answers": tallies["carry"].answers} if answering else {}),
-        "state": "carry",
-        **found["carry"],
-        "bytes": int(sizes[0]),
-        "characters": int(sizes[1]),
-        "max_segments": budget.max_segments,
-        "halting": budget.halting if budget.adaptive else "fixed",
-        "length": length,
-        "states": found,
-        "seconds": time.perf_counter() - start,
-        "device": str(model.device),
+        "n": seen, **answers, "state": "carry", **found["carry"], "bytes": int(sizes[0]), "characters": int(sizes[1]),
+        "max_segments": budget.max_segments, "halting": budget.halting if budget.adaptive else "fixed",
+        "length": length, "states": found, "seconds": time.perf_counter() - start, "device": str(model.device),
         "dtype": devices.named(model.compute_dtype),
-    }
+    }  # fmt: skip
 
 
 def _read(

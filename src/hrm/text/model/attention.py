@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hrm.core.kernels import at_least_float32
@@ -44,18 +45,9 @@ class RegisteredAttention(NamedTuple):
         if self.name == "eager" and mask is not None:
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(self.name, eager_attention_forward)
-        layer = _CallingLayer(q.shape[1] // k.shape[1])
+        # What such functions read from the layer that calls them.
+        layer: Any = SimpleNamespace(num_key_value_groups=q.shape[1] // k.shape[1], is_causal=False, training=False)
         return function(layer, q, k, v, mask, scaling=q.shape[-1] ** -0.5, dropout=0.0)[0].transpose(1, 2)
-
-
-class _CallingLayer(nn.Module):
-    """The attributes that registered attention functions read from the calling layer."""
-
-    is_causal = False
-
-    def __init__(self, num_key_value_groups: int) -> None:
-        super().__init__()
-        self.num_key_value_groups = num_key_value_groups
 
 
 def _mask(causal: bool, mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -32,8 +33,14 @@ from hrm.text.model.key_values import KeyValueStore
 from hrm.text.model.masks import prefix_blocks, visibility, visible, whole
 from hrm.text.model.rotary import Rotary
 from hrm.text.model.selection import AllTokens
-from hrm.text.model.sharing import AUTO_MAP, write_stub
 from hrm.text.model.thought import Thought, VisitRecords
+
+_AUTO = {
+    "AutoConfig": "HRMConfig",
+    "AutoModel": "HRMModel",
+    "AutoModelForCausalLM": "HRMForCausalLM",
+    "AutoModelForSequenceClassification": "HRMForSequenceClassification",
+}
 
 
 @dataclass
@@ -80,12 +87,14 @@ class HRMPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Also write the one-line file that lets `trust_remote_code=True` find the installed package."""
-        self.config.auto_map = dict(AUTO_MAP)
+        self.config.auto_map = {kind: f"modeling_hrm.{name}" for kind, name in _AUTO.items()}
         generation = getattr(self, "generation_config", None)
         if generation is not None and any(getattr(generation, name, None) is not None for name in REQUEST):
             generation._from_model_config = False  # otherwise transformers drops names that it does not know on loading
         result = super().save_pretrained(save_directory, *args, **kwargs)
-        write_stub(save_directory)
+        # transformers' own hook would copy the whole source instead.
+        names = ", ".join(sorted(_AUTO.values()))
+        Path(save_directory, "modeling_hrm.py").write_text(f"from hrm import {names}  # noqa: F401\n")
         return result
 
 

@@ -24,16 +24,12 @@ class ReplayObjective(TokenObjective):
     def losses(self, logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], live: Tensor) -> Float[Tensor, " n"]:
         old = live[len(live) - len(self.taught) :]
         first = len(targets) - int(old.sum())
-        new = super().losses(logits[:first], targets[:first], live)
-        return torch.cat((new, _taught_loss(logits[first:], chosen_of(self.taught, old))))
+        new, wide = super().losses(logits[:first], targets[:first], live), at_least_float32(logits[first:])
+        # Cross-entropy against a whole distribution: its gradient is that of the Kullback-Leibler divergence.
+        taught = torch.logsumexp(wide, dim=-1) - (chosen_of(self.taught, old) * wide).sum(-1)
+        return torch.cat((new, taught))
 
     def weights(self, chosen: Tensor | None) -> Float[Tensor, " n"] | None:
         if self.of_rows is None:
             return None
         return chosen_of(self.of_rows[:, None].expand(-1, self.taught.shape[1]), chosen)
-
-
-def _taught_loss(logits: Float[Tensor, "n v"], taught: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-    """Cross-entropy in nats against a whole distribution; its gradient is that of the Kullback-Leibler divergence."""
-    wide = at_least_float32(logits)
-    return torch.logsumexp(wide, dim=-1) - (taught * wide).sum(-1)
