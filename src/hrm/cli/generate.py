@@ -145,7 +145,7 @@ class _Writer:
         if not (self.options.trace and not self.console.is_terminal):
             print(flush=True)
         if self.console.is_terminal:
-            print(_summary(completion), file=sys.stderr)
+            print(completion.summary, file=sys.stderr)
 
 
 def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: Json, memory: int) -> int:
@@ -208,13 +208,6 @@ def style_of(depth: int, confidence: float, deepest: int) -> Style:
         low, high, at = (SHALLOW, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, DEEP, 2 * share - 1)
         color = Color.from_rgb(*(a + (b - a) * at for a, b in zip(low, high, strict=True)))
     return Style(color=color, underline=confidence < 0.5, bold=confidence > 0.9)
-
-
-def _summary(completion: Completion) -> str:
-    n = len(completion.tokens)
-    depth = sum(token.depth for token in completion.tokens) / max(1, n)
-    rate = n / max(1e-9, completion.seconds)
-    return f"{n} tokens, {rate:.0f} a second; mean depth {depth:.2f} segments, confidence {completion.confidence:.0%}"
 
 
 def _short(token: str) -> str:

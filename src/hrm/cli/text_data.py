@@ -170,7 +170,7 @@ def _pack(options: PackOptions, place: Path) -> int:
 
 def is_text(path: str) -> bool:
     """Whether a path is a folder of packed text (not HRM's dataset folder, which holds puzzles as well)."""
-    return any((Path(path) / part / "index.json").is_file() for part in ("", *_PARTS))
+    return bool(_parts(path))
 
 
 def check(path: str, as_json: bool) -> int:

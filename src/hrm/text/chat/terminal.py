@@ -93,10 +93,7 @@ class Terminal:
         for notice in answer.notices:
             self._say(notice)
         if self.session.settings.trace or self.session.settings.debug:
-            count, seconds = len(answer.tokens), max(1e-9, answer.seconds)
-            depth = sum(token.depth for token in answer.tokens) / max(1, count)
-            sure = f"mean depth {depth:.2f} segments, confidence {answer.confidence:.0%}"
-            self._say(f"{count} tokens, {count / seconds:.0f} a second; {sure}")
+            self._say(answer.summary)
         return answer
 
     def _command(self, line: str) -> None:

@@ -58,8 +58,12 @@ class Scorer:
             windows = [ids[at : at + self.length + 1] for at in range(0, len(ids) - 1, self.length)]
             counts.append(len(windows))
             rows += [(window[:1], window[1:]) for window in windows]
-        scores = iter(self._scores(rows, progress, prefix=False))
-        return [_joined(list(itertools.islice(scores, count))) for count in counts]
+        scores, found = iter(self._scores(rows, progress, prefix=False)), []
+        for some in (list(itertools.islice(scores, count)) for count in counts):
+            tokens = sum(score.tokens for score in some)
+            depth = sum(score.depth * score.tokens for score in some) / max(1, tokens)
+            found.append(Score(sum(s.log_probability for s in some), all(s.greedy for s in some), tokens, depth))
+        return found
 
     def encode(self, context: str, text: str) -> tuple[list[int], list[int]]:
         """Tokens of both, cut where the context's own tokens end; spaces between them belong to the continuation."""
@@ -117,9 +121,3 @@ class Scorer:
         columns = (torch.cat(losses), torch.cat(greedy), thought.depth[where].float())
         for loss, right, depth in zip(*(column.cpu().split(counts) for column in columns), strict=True):
             yield Score(-float(loss.cpu().double().sum()), bool(right.all()), len(loss), float(depth.mean()))
-
-
-def _joined(scores: Sequence[Score]) -> Score:
-    tokens = sum(score.tokens for score in scores)
-    depth = sum(score.depth * score.tokens for score in scores) / max(1, tokens)
-    return Score(sum(s.log_probability for s in scores), all(s.greedy for s in scores), tokens, depth)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -19,7 +19,6 @@ from hrm.files.reading import UserError
 from hrm.text.model.budget import Budget, Request
 from hrm.text.model.configuration import HRMConfig
 from hrm.text.model.generation import HRMGenerationMixin
-from hrm.text.model.halting import stops
 from hrm.text.model.loss import token_loss
 from hrm.text.model.masks import prefix_blocks, visible
 from hrm.text.model.modeling import HRMModel, HRMPreTrainedModel, as_dict, refuse_arguments
@@ -101,10 +100,6 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
     def think(self, thought: Thought, budget: Budget) -> None:
         """`HRMModel.think`, with the output layer for criteria that compare predictions."""
         self.model.think(thought, budget, self.lm_head)
-
-    def stops(self, thought: Thought, before: Float[Tensor, "b p d"], budget: Budget) -> Bool[Tensor, "b p"]:
-        """Which live tokens halt after this segment [b, p]; `before` are the states before it."""
-        return stops(thought, before, budget, self.q_head, self.lm_head)
 
     def forward(
         self,

@@ -32,11 +32,6 @@ class KeyValueStore:
         """Whether slots may lack tokens that a deeper segment must compute first: HRMCache under `backfill`."""
         return self.fills and isinstance(self.cache, HRMCache)
 
-    @property
-    def fills_at_once(self) -> bool:
-        """Whether every token gets full depth under `backfill`: a cache of transformers can only be appended to."""
-        return self.fills and not isinstance(self.cache, HRMCache | None)
-
     def enter(self, segment: int) -> int:
         """Begin a segment; returns the column of the first token that it must compute."""
         if not self.lags:

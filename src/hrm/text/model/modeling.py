@@ -228,7 +228,9 @@ class HRMModel(HRMPreTrainedModel):
                 self.segment(thought, budget.schedule)
             return
         # A cache of transformers can only be appended to, so under `backfill` every token is stored at full depth.
-        least = budget.limit if thought.keys_values is not None and thought.keys_values.fills_at_once else 0
+        store = thought.keys_values
+        at_once = store is not None and store.fills and not isinstance(store.cache, HRMCache | None)
+        least = budget.limit if at_once else 0
         while bool(thought.live.any()) or thought.segment < least:
             before = thought.exited.z_h
             self.segment(thought, budget.schedule)

@@ -84,11 +84,6 @@ class Thought:
     """Logits of the last segment, if supervision computed those of all tokens."""
     watch: VisitRecords = field(default_factory=VisitRecords)
 
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return self.x.shape[1]
-
     def selection(self, gathers: bool) -> AllTokens:
         """Which tokens the next segment computes. `gathers`: only the live ones, if halted ones keep their states."""
         start = 0 if self.keys_values is None else self.keys_values.enter(self.segment)

@@ -22,6 +22,7 @@ class Source:
 
     def __init__(self, config: TextConfig, say: Callable[[str], object]) -> None:
         self.config, text = config, config.text
+        self.talks = text.kind in ("chat", "gym")
         self.way = corpus.ReadOptions(say, config.encoding)
         assert config.data is not None
         names, others = sources(config.data), sources(config.validation) if config.validation else []
@@ -41,11 +42,6 @@ class Source:
             self.items, self.held = corpus.hold_out(self.items, text.holdout)
         for doubt in corpus.doubts(self.items, self.held) if self.held is not None and text.kind != "gym" else ():
             say(doubt)
-
-    @property
-    def talks(self) -> bool:
-        """Whether the data are questions and answers."""
-        return self.config.text.kind in ("chat", "gym")
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer in the settings; one of characters knows those of the training part."""

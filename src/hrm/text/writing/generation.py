@@ -20,6 +20,7 @@ from hrm.text.config import Decoding
 from hrm.text.data.growing import new_characters
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Request
+from hrm.text.model.halting import stops
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ class Completion:
     def log_likelihood(self) -> float:
         """Mean log-probability of the tokens under the model, in nats."""
         return sum(token.log_probability for token in self.tokens) / max(1, len(self.tokens))
+
+    @property
+    def summary(self) -> str:
+        """What it took, in a few words."""
+        n, depth = len(self.tokens), sum(token.depth for token in self.tokens) / max(1, len(self.tokens))
+        rate = n / max(1e-9, self.seconds)
+        return f"{n} tokens, {rate:.0f} a second; mean depth {depth:.2f} segments, confidence {self.confidence:.0%}"
 
     def to_dict(self) -> Json:
         """For JSON: the text, and a list of each thing known of the tokens."""
@@ -184,7 +192,7 @@ def candidates(
             z = thought.exited.z_h[:, -1]
             columns.append(torch.log_softmax(at_least_float32(model.lm_head(z)), dim=-1)[0])
             confidences.append(float(budget.probability(model.q_head(z))[0]))
-            stop = model.stops(thought, before, budget)
+            stop = stops(thought, before, budget, model.q_head, model.lm_head)
             if stop[0, -1] and not depth:
                 depth = len(columns)
             stop[0, -1] = False  # the last token thinks on, the others as the model has them
