@@ -217,10 +217,8 @@ def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
             row = evaluate_task(loaded.model, loaded.tokenizer, items, options.batch_size, report, **request)
         found[name] = row | {"data_sha256": data_sha256(names(folder)[name])}
         shares = "".join(f"{row[key]:>10.1%}" if key in row else " " * 10 for key in ("accuracy_per_byte", "guessing"))
-        lines.append(
-            f"{name:<30}{row['accuracy']:>10.1%}{row['standard_error']:>8.1%}{shares}"
-            f"{row['mean_segments']:>10.2f}{row['n']:>8,}"
-        )
+        head = f"{name:<30}{row['accuracy']:>10.1%}{row['standard_error']:>8.1%}"
+        lines.append(f"{head}{shares}{row['mean_segments']:>10.2f}{row['n']:>8,}")
     result = {"n": sum(row["n"] for row in found.values()), "tasks": found, "examples_in_prompt": 0}
     result["seconds"] = sum(row["seconds"] for row in found.values())
     result |= {"device": str(loaded.model.device), "dtype": devices.named(loaded.model.dtype)}

@@ -76,7 +76,14 @@ class Learner:
             self.counters: dict[str, float] = {}
         else:
             with checkpoint.restoring(newest):
-                self._restore(*learned.load(newest), newest)
+                groups, state = learned.load(newest)
+                self.model, self.tokenizer = rebuild(state, groups["weights"], newest)
+                self.optimizer, self.counters = groups.get("optimizer", {}), state.counters
+                if groups.get("memory"):
+                    with reading(newest / "memory.safetensors", "use another checkpoint or restore this one"):
+                        self.memory.unpack(groups["memory"], self.model)
+                self.step_number, self.seconds = state.step_number, state.seconds
+                self.books, self.growth = state.books, state.growth
         self.model.to(self.device).train()
         self.threads = self._choose_threads()
         """A note on the threads, for people."""
@@ -457,15 +464,6 @@ class Learner:
         # For other programs, beside the checkpoints.
         _mirrored(self.tokenizer, self.run.path, "tokenizer")
         _mirrored(self.model.config, self.run.path, "model")
-
-    def _restore(self, groups: dict[str, dict[str, Tensor]], state: State, where: Path) -> None:
-        self.model, self.tokenizer = rebuild(state, groups["weights"], where)
-        self.optimizer, self.counters = groups.get("optimizer", {}), state.counters
-        if groups.get("memory"):
-            with reading(where / "memory.safetensors", "use another checkpoint or restore this one"):
-                self.memory.unpack(groups["memory"], self.model)
-        self.step_number, self.seconds = state.step_number, state.seconds
-        self.books, self.growth = state.books, state.growth
 
 
 def ready(config: LearnConfig) -> PreTrainedTokenizerFast:

@@ -161,7 +161,7 @@ class DreamMemory(Reservoir):
         prompts = self._stretches(DREAMS, min(PROMPT, length), rng, book)
         if prompts is None:
             return
-        teacher = self._frozen(model)
+        teacher = copy.deepcopy(model).eval().requires_grad_(False)
         parts = [self._dream(teacher, some, length + 1, rng) for some in np.array_split(prompts, 8)]
         # Set together, so that an interrupted dream leaves neither.
         self.teacher, self.dreams = teacher, np.concatenate(parts)
@@ -198,13 +198,9 @@ class DreamMemory(Reservoir):
         self.teacher = self.dreams = None
         if "dreams" in tensors:
             self.dreams = _ids(tensors["dreams"].numpy(), model).astype(np.int64)
-            self.teacher = self._frozen(model)
+            self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
             weights = {n.removeprefix("teacher."): t for n, t in tensors.items() if n.startswith("teacher.")}
             self.teacher.load_state_dict(weights)
-
-    def _frozen(self, model: HRMForCausalLM) -> HRMForCausalLM:
-        """A copy in evaluation mode, without gradients."""
-        return copy.deepcopy(model).eval().requires_grad_(False)
 
     def _dream(self, teacher: HRMForCausalLM, prompts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of `length` tokens that begin with the prompts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hrm.files import output
@@ -24,16 +24,14 @@ ANSWERS = ("loss", "token_accuracy", "ece", "ece_q", "exact_match", "exact_match
 """What is shown of answers, whose length in bytes says little."""
 
 
-def rows_of(result: Measured) -> list[tuple[str, Means]]:
+def rows_of(result: Measured) -> Iterator[tuple[str, Means]]:
     """Name and numbers of every fixed depth, every threshold, and the same depths at random."""
-    named: list[tuple[str, Means]] = []
     for row in result.fixed:
-        named.append((f"{row.segments} segment{'s' if row.segments > 1 else ''}", row))
+        yield f"{row.segments} segment{'s' if row.segments > 1 else ''}", row
     for row in result.adaptive:
-        named.append((f"{result.halting} {row.exit_threshold:g}: {row.mean_segments:.2f} on average", row))
+        yield f"{result.halting} {row.exit_threshold:g}: {row.mean_segments:.2f} on average", row
         if row.random is not None:
-            named.append(("  the same at random", row.random))
-    return named
+            yield "  the same at random", row.random
 
 
 def table(result: Measured) -> str:

@@ -78,7 +78,10 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         count = (tensors[1] != -100).sum()
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, "sum")  # type: ignore[assignment]
-        return TrainingBatch(*tensors, explore, count, self._budget())  # type: ignore[call-arg]
+        budget = self.model.budget()
+        if self.model.config.depth_sampling and budget.max_segments > 1:
+            budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
+        return TrainingBatch(*tensors, explore, count, budget)  # type: ignore[call-arg]
 
     def compute(self, drawn: TrainingBatch) -> None:
         """Forward and backward passes of all segments of the batch."""
@@ -89,13 +92,6 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
 
     def batch_of(self, drawn: TrainingBatch) -> dict[str, Tensor]:
         return {"inputs": drawn.ids, "labels": drawn.labels}
-
-    def _budget(self) -> Budget:
-        """The budget of this step: the model's own, or fewer segments if depth is sampled."""
-        budget = self.model.budget()
-        if self.model.config.depth_sampling and budget.max_segments > 1:
-            budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
-        return budget
 
     def _think(self, part: TrainingBatch) -> None:
         """Forward, loss and backward for some rows, segment by segment."""
