@@ -1,10 +1,11 @@
-"""`torchrun -m tests.training.several JSON`: one `hrm` command after the other, each forked after the imports.
+"""`python -m tests.training.several JSON`: `hrm` commands, one after the other, in processes forked after the imports.
 
-JSON holds [port, arguments] of each; at the port the processes that belong together find each other.
+JSON holds [processes, arguments] of each.
 """
 
 import json
 import os
+import socket
 import sys
 
 # An import takes longer than any of the trainings; these bring the others along.
@@ -15,12 +16,22 @@ import hrm.puzzles.training.session
 import hrm.text.training.session  # noqa: F401
 from hrm.cli.main import main
 
-if __name__ == "__main__":
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's serves one command only
-    for port, args in json.loads(sys.argv[1]):
-        os.environ["MASTER_PORT"] = str(port)
-        child = os.fork()
-        if not child:
+
+def together(processes: int, args: list[str]) -> bool:
+    """Whether a command succeeds in all of these processes, which know of each other as those of torchrun do."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    children = []
+    for rank in range(processes):
+        children.append(os.fork())
+        if not children[-1]:
+            if processes > 1:
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
             os._exit(main(args))
-        if os.waitpid(child, 0)[1]:
-            sys.exit(1)
+    return not any([os.waitpid(child, 0)[1] for child in children])
+
+
+if __name__ == "__main__":
+    sys.exit(not all(together(processes, args) for processes, args in json.loads(sys.argv[1])))

@@ -59,6 +59,11 @@ TEXT = (
     "--train.eval-puzzles", "2", "--optim.warmup-steps", "2", "--optim.ema", "0.9", "--train.steps", "4",
 )  # fmt: skip
 """Flags of a small training of text of four steps, which lack --data and --out."""
+LONG_TEXT = (
+    *TEXT, "--optim.schedule", "constant", "--train.batch-size", "4", "--train.steps", "20", "--train.keep", "9",
+    "--train.checkpoint-every", "4", "--train.eval-every", "20",
+)  # fmt: skip
+"""The same for twenty steps and up to four processes."""
 IGNORED = (*CLOCKED, "data")
 
 

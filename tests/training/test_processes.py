@@ -1,17 +1,16 @@
-"""Two processes train as one does: the same batches, losses and decisions."""
+"""Several processes train as one does: the same batches, losses and decisions."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
+import torch
 
 from hrm.cli.main import main as hrm
 from hrm.puzzles import data
@@ -25,12 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reas
 TWO = ("--standalone", "--nproc-per-node", "2")
 
 
-def torchrun(*commands: list[str]) -> str:
-    """Run `hrm` with these arguments, one command after the other, in two processes; what they wrote on stderr."""
-    with ExitStack() as kept:
-        ports = [kept.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in commands]
-    several = "tests.training.several", json.dumps(list(zip(ports, commands, strict=True)))
-    process = small.start(*TWO, "-m", *several, module="torch.distributed.run")
+def several(*commands: tuple[int, list[str]]) -> str:
+    """Run `hrm` in so many processes with these arguments, one command after the other; what they wrote on stderr."""
+    process = small.start(json.dumps(commands), module="tests.training.several")
     _, shown = process.communicate(timeout=500)
     assert process.returncode == 0, shown
     return shown
@@ -53,11 +49,28 @@ def assert_close(left: Run[Any], right: Run[Any]) -> None:
         assert two[step] == pytest.approx(values, abs=1e-6, rel=0), step
 
 
+def in_turns(begin: list[str], run: Path) -> list[tuple[int, list[str]]]:
+    """Commands that train twenty steps in two processes, begun anew in between, then in four, and at last in one."""
+    turns = [(2, 12), (4, 16), (1, 20)]
+    again = [(processes, ["train", "--resume", str(run), "--train.steps", str(end)]) for processes, end in turns]
+    return [(2, [*begin, "--train.steps", "8"]), *again]
+
+
+def assert_same_turns(one: Run[Any], two: Run[Any], turns: Run[Any]) -> None:
+    """Where two processes began anew, they go on to the bit; four and one go on as any number does."""
+    assert_close(one, turns)
+    straight, anew = losses(two), losses(turns)
+    assert all(anew[step] == straight[step] for step in range(1, 13))
+    (tensors, state), (others, other) = small.state(two, 12), small.state(turns, 12)
+    assert state == other and tensors.keys() == others.keys()
+    assert all(torch.equal(tensor, others[g][name]) for g, named in tensors.items() for name, tensor in named.items())
+
+
 ENDLESS = {"steps": 10**6, "eval_every": 5, "checkpoint_every": 5, "log_every": 1}
 
 
 class Trained(NamedTuple):
-    """What was trained in one process, what in two, and what the two wrote on stderr."""
+    """What was trained in one process, what in several, and what those wrote on stderr."""
 
     folder: Path
     shown: str
@@ -71,60 +84,64 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """All trainings of two processes in one start, which takes longer than any of them."""
+    """All trainings of several processes in one start, which takes longer than any of them."""
     folder = tmp_path_factory.mktemp("processes")
     data.write_folder(folder / "puzzles", small.SUDOKU, small.puzzles(task_ids=4))
     changes: dict[str, Any] = {
         "optim": {"name": "adamw", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3},
         # Without an accelerator auto is the CPU, for processes that belong together as well.
-        "train": {"steps": 12, "log_every": 1, "checkpoint_every": 6, "device": "auto"},
+        "train": {"steps": 20, "log_every": 1, "checkpoint_every": 4, "keep": 9, "device": "auto"},
         "task": {"holdout": 10},
     }
-    tasks = {**changes, "train": changes["train"] | {"device": "cpu"}, "data": str(folder / "puzzles")}
-    settings = {"puzzles": config(**changes), "tasks": config(**tasks)}
-    commands = []
-    for name, its in settings.items():
+    tasks = config(**{**changes, "train": changes["train"] | {"device": "cpu"}, "data": str(folder / "puzzles")})
+    commands: list[tuple[int, list[str]]] = []
+    for name, its in {"puzzles": config(**changes), "tasks": tasks}.items():
         one = small.train(folder / f"{name}-one", its)
-        commands.append(small.command(folder / f"{name}-two", its))
-        half = small.cut(one, folder / f"{name}-one-two", 6)
-        commands.append(["train", "--resume", str(half), "--optim.ema", "0.8"])
+        commands.append((2, small.command(folder / f"{name}-two", its)))
+        half = small.cut(one, folder / f"{name}-one-two", 8)
+        commands.append((2, ["train", "--resume", str(half), "--optim.ema", "0.8"]))
+    commands.append((4, small.command(folder / "tasks-four", tasks)))
+    commands += in_turns(small.command(folder / "tasks-turns", tasks), folder / "tasks-turns")
     (folder / "poem.txt").write_text("the fox sees the hen\nthe hen sees the fox\n" * 40)
-    text = ["train", *small.TEXT, "--data", str(folder / "poem.txt"), "--train.batch-size", "4"]
+    text = ["train", *small.LONG_TEXT, "--data", str(folder / "poem.txt")]
     assert hrm([*text, "--out", str(folder / "text-one")]) == 0
-    commands.append([*text, "--out", str(folder / "text-two")])
-    half = small.cut(Run.open(folder / "text-one", TextConfig), folder / "text-one-two", 2)
-    commands.append(["train", "--resume", str(half), "--train.device", "cpu"])
+    commands += [(count, [*text, "--out", str(folder / f"text-{name}")]) for name, count in (("two", 2), ("four", 4))]
+    half = small.cut(Run.open(folder / "text-one", TextConfig), folder / "text-one-two", 8)
+    commands.append((2, ["train", "--resume", str(half), "--train.device", "cpu"]))
+    commands += in_turns([*text, "--out", str(folder / "text-turns")], folder / "text-turns")
     timed = config(train=ENDLESS | {"minutes": 0.02}, optim={"schedule": "cosine"})
-    commands.append(small.command(folder / "timed", timed))
+    commands.append((2, small.command(folder / "timed", timed)))
     # The measurements are 0 until something is learned; the other process must not go on when the main one stops.
     learning = config(**small.LEARNS, train=ENDLESS | {"batch_size": 32, "target_accuracy": 0.3})
-    commands.append(small.command(folder / "learning", learning))
-    return Trained(folder, torchrun(*commands))
+    commands.append((2, small.command(folder / "learning", learning)))
+    return Trained(folder, several(*commands))
 
 
 @pytest.mark.parametrize("name", ["puzzles", "tasks"])
-def test_two_processes_give_the_losses_of_one_and_their_checkpoints_are_exchangeable(
-    trained: Trained, tmp_path: Path, name: str
-) -> None:
-    one, two = trained.puzzles(f"{name}-one"), trained.puzzles(f"{name}-two")
-    assert_close(one, two)
-    # Half by one, half by two, whichever comes first.
-    mixed = trained.puzzles(f"{name}-one-two")
+def test_two_processes_give_the_losses_of_one_and_go_on_with_what_it_began(trained: Trained, name: str) -> None:
+    one, mixed = trained.puzzles(f"{name}-one"), trained.puzzles(f"{name}-one-two")
+    assert_close(one, trained.puzzles(f"{name}-two"))
     assert_close(one, mixed)
     assert [record["event"] for record in mixed.records() if record.get("event") == "resumed"] == ["resumed"]
-    assert_close(one, small.resume(small.cut(two, tmp_path / "two-one", 6)))
 
 
-def test_two_processes_train_text_as_one_does_and_go_on_with_what_one_began(trained: Trained, tmp_path: Path) -> None:
-    one, two = trained.text("text-one"), trained.text("text-two")
-    assert_close(one, two)
-    assert_close(one, trained.text("text-one-two"))
-    assert hrm(["train", "--resume", str(small.cut(two, tmp_path / "two-one", 2))]) == 0
-    assert_close(one, Run.open(tmp_path / "two-one", TextConfig))
+def test_two_processes_train_text_as_one_does_and_go_on_with_what_one_began(trained: Trained) -> None:
+    assert_close(trained.text("text-one"), trained.text("text-two"))
+    assert_close(trained.text("text-one"), trained.text("text-one-two"))
+
+
+def test_four_processes_give_the_losses_of_one(trained: Trained) -> None:
+    assert_close(trained.puzzles("tasks-one"), trained.puzzles("tasks-four"))
+    assert_close(trained.text("text-one"), trained.text("text-four"))
+
+
+def test_two_four_and_one_go_on_with_what_the_others_began(trained: Trained) -> None:
+    assert_same_turns(*(trained.puzzles(f"tasks-{name}") for name in ("one", "two", "turns")))
+    assert_same_turns(*(trained.text(f"text-{name}") for name in ("one", "two", "turns")))
 
 
 def test_only_the_main_process_speaks(trained: Trained) -> None:
-    assert trained.shown.count("held out; step 0 of ") == 5
+    assert trained.shown.count("held out; step 0 of ") == 9
 
 
 def test_two_processes_stop_together_at_a_time_limit_and_a_target(trained: Trained) -> None:

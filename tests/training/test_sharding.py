@@ -13,13 +13,14 @@ from hrm.runs import Run
 from hrm.text.config import TextConfig
 from tests.training import small
 from tests.training.small import config
-from tests.training.test_processes import assert_close, pytestmark, torchrun  # noqa: F401
+from tests.training.test_processes import assert_close, assert_same_turns, in_turns, pytestmark, several  # noqa: F401
 
 FSDP = ("--train.parallel", "fsdp")
 
 
+PLAIN = "of fixed depth"
 FORMS = {
-    "of fixed depth": (),
+    PLAIN: (),
     "that halts, with a tied output layer": (
         "--arch.tied", "--halting.exit-threshold", "0.0067", "--halting.exploration", "0", "--halting.kind", "q",
         "--train.checkpoint-activations",
@@ -29,43 +30,60 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that two processes train, in one start."""
+    """Everything that several processes train, in one start."""
     folder = tmp_path_factory.mktemp("sharding")
     changes: dict[str, Any] = {
         "optim": {"name": "adam_atan2", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3},
-        "train": {"steps": 8, "log_every": 1, "checkpoint_every": 4, "eval_every": 4, "device": "cpu"},
+        "train": {
+            "steps": 20, "log_every": 1, "checkpoint_every": 4, "eval_every": 4, "keep": 9, "device": "cpu",
+        },
         "task": {"holdout": 10},
-    }
+    }  # fmt: skip
     one = small.train(folder / "puzzles-one", config(**changes))
+    puzzles = {name: small.command(folder / f"puzzles-{name}", config(**changes)) for name in ("two", "four", "turns")}
     commands = [
-        [*small.command(folder / "puzzles-two", config(**changes)), *FSDP, "--train.reshard"],
-        ["train", "--resume", str(small.cut(one, folder / "puzzles-one-two", 4)), *FSDP],
+        (2, [*puzzles["two"], *FSDP, "--train.reshard"]),
+        (4, [*puzzles["four"], *FSDP]),
+        (2, ["train", "--resume", str(small.cut(one, folder / "puzzles-one-two", 4)), *FSDP]),
+        *in_turns([*puzzles["turns"], *FSDP, "--train.reshard"], folder / "puzzles-turns"),
     ]
     (folder / "poem.txt").write_text("the fox sees the hen\nthe hen sees the fox\n" * 40)
     for form, flags in FORMS.items():
-        text = ["train", *small.TEXT, "--data", str(folder / "poem.txt"), "--train.batch-size", "4", *flags]
+        text = ["train", *small.LONG_TEXT, "--data", str(folder / "poem.txt"), *flags]
         assert hrm([*text, "--out", str(folder / f"{form}-one")]) == 0
-        commands.append([*text, "--out", str(folder / f"{form}-two"), *FSDP])
-    half = small.cut(Run.open(folder / "of fixed depth-one", TextConfig), folder / "one-two", 2)
-    commands.append(["train", "--resume", str(half), *FSDP])
-    torchrun(*commands)
+        commands.append((2, [*text, "--out", str(folder / f"{form}-two"), *FSDP]))
+    text = ["train", *small.LONG_TEXT, "--data", str(folder / "poem.txt")]
+    half = small.cut(Run.open(folder / f"{PLAIN}-one", TextConfig), folder / f"{PLAIN}-one-two", 8)
+    commands += [
+        (2, ["train", "--resume", str(half), *FSDP]),
+        (4, [*text, "--out", str(folder / f"{PLAIN}-four"), *FSDP]),
+        *in_turns([*text, "--out", str(folder / f"{PLAIN}-turns"), *FSDP], folder / f"{PLAIN}-turns"),
+    ]
+    several(*commands)
     return folder
 
 
 def test_puzzles_train_alike_and_checkpoints_are_exchangeable(folder: Path, tmp_path: Path) -> None:
-    one, two, mixed = (Run.open(folder / f"puzzles-{name}", Config) for name in ("one", "two", "one-two"))
+    one, two, four, mixed, turns = (
+        Run.open(folder / f"puzzles-{name}", Config) for name in ("one", "two", "four", "one-two", "turns")
+    )
     assert_close(one, two)
+    assert_close(one, four)
     assert_close(one, mixed)
+    assert_same_turns(one, two, turns)
     whole = ("--train.parallel", "ddp", "--train.no-reshard")
     assert_close(one, small.resume(small.cut(two, tmp_path / "two-one", 4), *whole))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_text_trains_alike_and_checkpoints_are_exchangeable(folder: Path, tmp_path: Path, form: str) -> None:
-    one, two = (Run.open(folder / f"{form}-{name}", TextConfig) for name in ("one", "two"))
-    assert_close(one, two)
-    if FORMS[form]:
-        return
-    assert_close(one, Run.open(folder / "one-two", TextConfig))
-    assert hrm(["train", "--resume", str(small.cut(two, tmp_path / "two-one", 2)), "--train.parallel", "ddp"]) == 0
-    assert_close(one, Run.open(tmp_path / "two-one", TextConfig))
+def test_text_trains_alike(folder: Path, form: str) -> None:
+    assert_close(*(Run.open(folder / f"{form}-{name}", TextConfig) for name in ("one", "two")))
+
+
+def test_text_checkpoints_are_exchangeable(folder: Path) -> None:
+    one, two, four, mixed, turns = (
+        Run.open(folder / f"{PLAIN}-{name}", TextConfig) for name in ("one", "two", "four", "one-two", "turns")
+    )
+    assert_close(one, four)
+    assert_close(one, mixed)
+    assert_same_turns(one, two, turns)
