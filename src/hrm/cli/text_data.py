@@ -24,7 +24,7 @@ from hrm.text import data as corpus
 from hrm.text.data import chat
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    pass
 
 _SAMPLE = 1_000_000  # characters on which a tokenizer is tried
 _PARTS = "train", "validation"
@@ -178,7 +178,9 @@ def check(path: str, as_json: bool) -> int:
     found: list[str] = []
     for part in _parts(path):
         try:
-            found += corpus.Packed.open(part, _beside(part)).check()
+            made = corpus.tokenizer_of(part)
+            known = corpus.Corpus if (part / corpus.MANIFEST).is_file() else corpus.Packed
+            found += known.open(part, made).check()
         except UserError as error:
             found.append(str(error))
     if as_json:
@@ -193,7 +195,8 @@ def check(path: str, as_json: bool) -> int:
 def show(path: str, split: str, row: int, count: int, as_json: bool) -> int:
     """Print documents of packed text; what does not count in the loss is dim."""
     parts = [part for part in _parts(path) if part.name == {"test": "validation"}.get(split, split)] or _parts(path)
-    packed, made = corpus.Packed.open(parts[0]), _beside(parts[0])
+    folder = parts[0] if (parts[0] / "index.json").is_file() else corpus.Corpus.open(parts[0]).first
+    packed, made = corpus.Packed.open(folder), corpus.tokenizer_of(parts[0])
     documents = packed.facts["documents"]
     if not 1 <= row <= documents or count < 1:
         raise UserError(f"--row must be from 1 to {documents} and --count at least 1")
@@ -235,15 +238,8 @@ def _said(dialogues: Iterable[chat.Messages], template: str | None) -> Iterator[
 
 def _parts(path: str) -> list[Path]:
     folder = Path(path)
-    return [folder / part for part in ("", *_PARTS) if (folder / part / "index.json").is_file()]
-
-
-def _beside(part: Path) -> PreTrainedTokenizerFast | None:
-    """The tokenizer in the folder of a packed part, or beside it, where a run keeps it too."""
-    for folder in (part.parent / "tokenizer", part.parent.parent / "tokenizer"):
-        if folder.is_dir():
-            return corpus.load_tokenizer(folder)
-    return None
+    files = ("index.json", corpus.MANIFEST)
+    return [folder / part for part in ("", *_PARTS) if any((folder / part / file).is_file() for file in files)]
 
 
 def _free(out: Path) -> None:

@@ -23,7 +23,7 @@ from hrm.files.records import Json
 from hrm.progress import share
 from hrm.puzzles.data.recognition import are_puzzles
 from hrm.text import data as corpus
-from hrm.text.data import Packed, ReadOptions, Rows, chat
+from hrm.text.data import Packed, ReadOptions, Tokens, chat
 
 if TYPE_CHECKING:
     from hrm.text.load import TextModel
@@ -226,7 +226,7 @@ def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
 
 
 @contextmanager
-def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Packed | Rows, Path | None]]:
+def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Tokens, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
     tokenizer, source = loaded.tokenizer, options.data
     if options.fresh is None and (source is None or corpus.is_packed(source)):
@@ -246,7 +246,7 @@ def _way(options: TextOptions) -> ReadOptions:
     return ReadOptions(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
 
 
-def _folder(loaded: TextModel, options: TextOptions) -> tuple[Packed | Rows, Path]:
+def _folder(loaded: TextModel, options: TextOptions) -> tuple[Tokens, Path]:
     """A packed folder, or what the run held out."""
     held = loaded.held_out
     if options.data is None and (many := len(held)) > 1:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from hrm.files.encoding import known_encoding
 from hrm.files.reading import UserError, quoted
-from hrm.files.records import Record
+from hrm.files.records import Record, taken
 from hrm.runs import checkpoint
 from hrm.runs.checkpoint import DamagedCheckpoint
 
@@ -134,7 +134,7 @@ class State(Record):
 def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, dict[str, Tensor]], State]:
     """`checkpoint.load` of a learner's checkpoint; DamagedCheckpoint unless its state is one that a learner writes."""
     tensors, found = checkpoint.load(path, groups)
-    state: State = _taken(State, found, "", path)
+    state: State = taken(State, found, partial(_damaged, path))
     for number, book in enumerate(state.books):
         place = f"books[{number}]"
         if book.number != number:
@@ -148,38 +148,6 @@ def load(path: Path, groups: Collection[str] | None = None) -> tuple[dict[str, d
 def folder_of(run: Path, book: Book) -> Path:
     """Where the packed text of a book lies."""
     return run / "books" / f"{book.number:03}-{book.sha256[:12]}"
-
-
-def _taken(kind: Any, value: Any, place: str, where: Path) -> Any:
-    """A value from the file as a field's type wants it; DamagedCheckpoint where it is none of that type."""
-    form, parts = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Record) and isinstance(value, dict):
-        return _record(kind, value, place, where)
-    if form in (UnionType, Union):
-        known = {each.kind: each for each in parts if is_dataclass(each)}  # type: ignore[attr-defined]
-        found = known.get(str(value.get("kind"))) if known and isinstance(value, dict) else parts[0]
-        return _taken(found, value, place, where)
-    if form is Annotated and parts[1](value):
-        return value if get_origin(parts[0]) is not list else _taken(parts[0], value, place, where)
-    if form is list and isinstance(value, list):
-        return [_taken(parts[0], each, f"{place}[{number}]", where) for number, each in enumerate(value)]
-    if form is dict and isinstance(value, dict):
-        return {name: _taken(parts[1], each, f"{place}.{name}", where) for name, each in value.items()}
-    if kind is object or type(value) is kind or (form is Literal and value in parts and isinstance(value, str)):
-        return value
-    raise _damaged(where, place, value)
-
-
-def _record(kind: type[Record], value: dict[str, object], place: str, where: Path) -> Record:
-    """A record from its fields by name; one that is not there has its default, and what is not known is left out."""
-    hints, given = get_type_hints(kind, include_extras=True), {}
-    for each in fields(kind):  # type: ignore[arg-type]
-        at = f"{place}.{each.name}".strip(".")
-        if each.name in value:
-            given[each.name] = _taken(hints[each.name], value[each.name], at, where)
-        elif each.default is MISSING:
-            raise _damaged(where, at, None)
-    return kind(**given)
 
 
 def _damaged(where: Path, place: str, value: object) -> DamagedCheckpoint:

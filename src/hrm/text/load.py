@@ -25,6 +25,7 @@ from hrm.settings import kind_of, presets
 from hrm.text import learned
 from hrm.text.config import LearnConfig, TextConfig, groups_of
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
+from hrm.text.data.rows import held_out
 from hrm.text.data.tokenizers import code_refused, saved_tokenizer
 from hrm.text.learned import State
 from hrm.text.model import HRMConfig, HRMForCausalLM
@@ -71,8 +72,10 @@ def load_text(
         merge(model)
     dtype = dtype_of(precision or run.config.train.precision)
     model = model.to(device=where, dtype=dtype).eval()
-    held = tuple(p for p in (run.data / "validation",) if p.is_dir())
-    return TextModel(model, load_tokenizer(run.path), str(file), run, held, run.config.text.length)
+    inside, elsewhere = run.data / "validation", run.config.validation or run.config.data
+    held = inside if inside.is_dir() or elsewhere is None else held_out(elsewhere)
+    parts = (held,) if held and held.is_dir() else ()
+    return TextModel(model, load_tokenizer(run.path), str(file), run, parts, run.config.text.length)
 
 
 def _load_learner(path: Path, which: str | int, device: torch.device, precision: str | None) -> TextModel:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -63,6 +63,11 @@ class Batch(NamedTuple):
         types = np.ones_like(self.labels)
         types[:, 1:] = (self.labels[:, :-1] == IGNORE) | (self.position_ids[:, 1:] == 0)
         return types
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches in one."""
+    return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iterator[Example]:
@@ -158,7 +163,7 @@ class Packed:
         return cls.open(folder, tokenizer)
 
     @classmethod
-    def open(cls, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Packed:
+    def open(cls, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Self:
         """Open a folder; UserError where it is incomplete or was made with another tokenizer."""
         folder = Path(folder)
         facts = _facts(folder)
@@ -194,6 +199,10 @@ class Packed:
             found.append(self._whole(length)[number] if self.whole else self._grid(seed, epoch, number, length))
         return self._assemble(found, length)
 
+    def row(self, seed: int, epoch: int, number: int, length: int) -> Batch:
+        """Row `number` of an epoch in the stream form, before rows are put in order."""
+        return self._assemble([self._grid(seed, epoch, number, length)], length)
+
     def windows(self, length: int, stride: int | None = None, rows: int = 8) -> Iterator[Batch]:
         """All rows in order, `rows` at a time, for evaluation: every token but a document's first is a label once. With
         a stride below `length`, text runs through the rows and each after the first counts its last `stride` labels
@@ -214,7 +223,7 @@ class Packed:
             first = 0
             yield batch
 
-    def samples(self, length: int, pad: int, rows: int = 256) -> Iterator[Batch]:
+    def samples(self, length: int, pad: int | None, rows: int = 256) -> Iterator[Batch]:
         """All documents in order, each in a row of its own filled up with `pad`, or in several where it is longer."""
         every = ([span] for span in self._spans(length))
         while some := list(islice(every, rows)):

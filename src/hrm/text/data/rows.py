@@ -16,7 +16,9 @@ from hrm.files import npy
 from hrm.files.npy import IGNORE
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.text.data.corpus import MANIFEST, Corpus
 from hrm.text.data.packed import Batch, Packed, order
+from hrm.text.data.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -158,21 +160,40 @@ def write_rows(path: Path, splits: Mapping[str, Packed], length: int, vocabulary
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def open_text(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, split: str = "train") -> Packed | Rows:
-    """A packed folder or HRM's dataset folder, whichever a path is; a folder of splits gives the one that is named.
-    What is held out may be called test or validation."""
+Tokens = Packed | Corpus | Rows
+"""Text as tokens, in any of its forms on the disk."""
+
+
+def open_text(path: Path, tokenizer: PreTrainedTokenizerFast | None = None, split: str = "train") -> Tokens:
+    """A packed folder, a corpus or HRM's dataset folder, whichever a path is; of several splits the one named. What is
+    held out may be called test or validation."""
     path = Path(path)
     others = {"test": "validation", "validation": "test"}
     for folder in (path, path / split, path / others.get(split, split)):
         if (folder / "index.json").is_file():
             return Packed.open(folder, tokenizer).verify()
+        if (folder / MANIFEST).is_file():
+            return Corpus.open(folder, tokenizer)
         if (folder / "dataset.json").is_file():
             return Rows.open(folder, tokenizer)
     raise UserError(f"{path} holds no packed text: make some with `hrm data pack`")
 
 
+def held_out(path: Path | str) -> Path | None:
+    """The part of a packed folder, corpus or dataset folder that is to be measured on; None: it has none."""
+    return next((part for name in ("validation", "test") if (part := Path(path) / name).is_dir()), None)
+
+
 def is_packed(path: Path | str) -> bool:
     """Whether `open_text` can be asked: a packed folder, a folder of splits of them, or HRM's dataset folder."""
     path = Path(path)
-    names = ("index.json", "dataset.json", "train/index.json", "train/dataset.json")
-    return any((path / name).is_file() for name in names)
+    files = ("index.json", "dataset.json", MANIFEST)
+    return any((path / part / name).is_file() for part in ("", "train") for name in files)
+
+
+def tokenizer_of(path: Path) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that lies in a packed folder, beside it or beside the folder it is a part of; None: no such."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "tokenizer").is_dir():
+            return load_tokenizer(folder / "tokenizer")
+    return None

@@ -20,7 +20,7 @@ from hrm.core import devices
 from hrm.core.calibration import BINS, interval
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Record
-from hrm.text.data import Packed, Rows
+from hrm.text.data import Tokens
 from hrm.text.model import Budget, HRMForCausalLM, Thought
 from hrm.text.model.budget import Request
 
@@ -209,7 +209,7 @@ class TextSize(NamedTuple):
 def evaluate(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    packed: Packed | Rows,
+    packed: Tokens,
     length: int,
     stride: int | None = None,
     batch_size: int = 8,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from hrm.core import devices
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Json
-from hrm.text.data import Packed, Rows
+from hrm.text.data import Rows, Tokens
 from hrm.text.measuring.losses import LossTotals, TextSize, TokenScores, byte_lengths
 from hrm.text.model import HRMCache, HRMForCausalLM
 from hrm.text.model.budget import Request
@@ -25,7 +25,7 @@ STATES = ("reset", "carry")
 def evaluate_states(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    packed: Packed | Rows,
+    packed: Tokens,
     length: int,
     batch_size: int = 8,
     progress: Callable[[float], None] | None = None,
@@ -41,12 +41,8 @@ def evaluate_states(
     model.eval()
     with torch.inference_mode():
         # A cache knows no borders of documents: a row has to have one alone.
-        apart = isinstance(packed, Packed)
-        rows = (
-            packed.samples(length, packed.facts["eos"], batch_size)
-            if apart
-            else packed.windows(length, None, batch_size)
-        )
+        apart = not isinstance(packed, Rows)
+        rows = packed.samples(length, None, batch_size) if apart else packed.windows(length, None, batch_size)
         for batch in rows:
             ids, labels = (torch.from_numpy(array).to(model.device) for array in (batch.input_ids, batch.labels))
             counted = (labels != -100).cpu().numpy()

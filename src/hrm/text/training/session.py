@@ -15,7 +15,7 @@ from hrm.progress import share
 from hrm.runs import Run, checkpoint, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig, saved
-from hrm.text.data import Packed, Rows
+from hrm.text.data import Packed, Tokens
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
@@ -45,9 +45,11 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.start = config.model
         self.first: dict[str, torch.Tensor] | None = None
         """The initial weights, if this process created the run."""
-        self.training: Packed | Rows | None = None
-        self.held_out: Packed | Rows | None = None
+        self.training: Tokens | None = None
+        self.held_out: Tokens | None = None
         self.measured: _HeldOutText | None = None
+        self.in_place = config.text.kind == "rows" or (config.data is not None and corpus.is_packed(config.data))
+        """Whether the data are packed already."""
 
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
         config = self.config
@@ -55,11 +57,13 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             raise UserError("a text model needs text: give --data FILE[,FILE ...]")
         start = Path(config.model or "")
         existing = _continued(start) if config.model and saved(start) else None
-        source = None if config.text.kind == "rows" else Source(config, reporter.say)
+        source = None if self.in_place else Source(config, reporter.say)
         if existing:
             tokenizer = existing[1]
+        elif source:
+            tokenizer = source.tokenizer()
         else:
-            tokenizer = corpus.make_tokenizer(config.text.tokenizer) if source is None else source.tokenizer()
+            tokenizer = corpus.tokenizer_of(Path(config.data)) or corpus.make_tokenizer(config.text.tokenizer)
         shape = configure(config, tokenizer, existing[0].config if existing else None)
         torch.manual_seed(config.seed)
         model = HRMForCausalLM(shape)
@@ -86,8 +90,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
 
     def read(self, run: Run[TextConfig], changed: Changes, reporter: Reporter) -> None:
         self.tokenizer = load_tokenizer(run.path)
-        if self.config.text.kind == "rows":
-            self._read_rows(run)
+        if self.in_place or "data_sha256" in run.board:
+            self._read_in_place(run)
             return
         if self.first is None:  # otherwise this process has just written them
             run.check_data()
@@ -95,8 +99,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.training = Packed.open(run.data / "train", self.tokenizer).verify()
         self.held_out = Packed.open(held_out, self.tokenizer).verify() if held_out.is_dir() else None
 
-    def _read_rows(self, run: Run[TextConfig]) -> None:
-        """A folder of rows is read where it is, not copied into the run."""
+    def _read_in_place(self, run: Run[TextConfig]) -> None:
+        """What is packed already is read where it is, not copied into the run."""
         config, tokenizer = self.config, self.tokenizer
         assert config.data is not None
         if self.training is None:
@@ -104,10 +108,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             if run.board.get("data_sha256") not in (None, self.training.fingerprint):
                 change = f"{self.training.folder} has changed since the run {run.path} began"
                 raise UserError(f"{change}: restore it, or say where it is with --data")
-        other = Path(config.validation or config.data)
-        split = "validation" if (other / "validation").is_dir() else "test"
-        apart = config.validation is not None or (other / split).is_dir()
-        self.held_out = corpus.open_text(other, tokenizer, split) if apart else None
+        held = corpus.held_out(config.validation or config.data) or config.validation
+        self.held_out = corpus.open_text(Path(held), tokenizer, "validation") if held else None
 
     def trainer(self, run: Run[TextConfig], accelerator: Accelerator) -> TextTrainer:
         model = architecture(run)
@@ -143,7 +145,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         return found
 
     @property
-    def _training(self) -> Packed | Rows:
+    def _training(self) -> Tokens:
         assert self.training is not None  # read by now
         return self.training
 
@@ -159,12 +161,14 @@ def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
 class _HeldOutText(Evaluator):
     """Measures the averaged weights, if there are any, on some of the held-out text at every depth."""
 
-    def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Packed | Rows) -> None:
+    def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Tokens) -> None:
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
         self.limit = trainer.config.train.eval_puzzles * trainer.config.text.length
         self.best: tuple[int, float, Json] | None = None
         """Step, score and measurement of the best weights that this process has measured."""
-        self.fingerprint = held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.rows
+        self.fingerprint = (
+            held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.fingerprint
+        )
 
     def __call__(self) -> Json:
         length = self.trainer.config.text.length

@@ -1,0 +1,71 @@
+"""What accelerators can do, by their makers' figures, and how a training is started on several."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hrm.files.records import Record
+
+
+@dataclass(frozen=True)
+class GPU(Record):
+    """An accelerator: GiB of memory, and FLOPs a second of dense matrix products in 16 bits and in float32."""
+
+    name: str
+    gib: int
+    flops_16_bit: float
+    flops_float32: float
+    source: str
+
+
+_NVIDIA = "https://www.nvidia.com/en-us/data-center"
+GPUS = {
+    "b200": GPU("NVIDIA B200, HGX", 180, 2250e12, 75e12, f"{_NVIDIA}/hgx/"),
+    "h200": GPU("NVIDIA H200 SXM", 141, 989e12, 67e12, f"{_NVIDIA}/h200/"),
+    "h100": GPU("NVIDIA H100 SXM", 80, 989e12, 67e12, f"{_NVIDIA}/h100/"),
+    "a100": GPU("NVIDIA A100 80GB SXM", 80, 312e12, 19.5e12, f"{_NVIDIA}/a100/"),
+    "a100-40": GPU("NVIDIA A100 40GB", 40, 312e12, 19.5e12, f"{_NVIDIA}/a100/"),
+    "l40s": GPU("NVIDIA L40S", 48, 362e12, 91.6e12, f"{_NVIDIA}/l40s/"),
+    "4090": GPU(
+        "NVIDIA GeForce RTX 4090", 24, 165.2e12, 82.6e12,
+        "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf",
+    ),
+    "3090": GPU(
+        "NVIDIA GeForce RTX 3090", 24, 71e12, 35.6e12,
+        "https://www.nvidia.com/content/PDF/nvidia-ampere-ga-102-gpu-architecture-whitepaper-v2.pdf",
+    ),
+    "mi300x": GPU(
+        "AMD Instinct MI300X", 192, 1307.4e12, 163.4e12,
+        "https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html",
+    ),
+}  # fmt: skip
+"""FLOPs without sparsity; where a maker gives the figure with it, half of that."""
+
+
+def torchrun(command: Sequence[str], gpus: int, per_node: int) -> str:
+    """The line that starts a training on this many GPUs of one node, or on each of several nodes under Slurm."""
+    nodes = -(-gpus // per_node)
+    where = f"--nproc-per-node {min(gpus, per_node)} --max-restarts 3"
+    if nodes == 1:
+        return f"torchrun --standalone {where} -m hrm {shlex.join(command)}"
+    rendezvous = '--rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD:29500"'
+    return f"torchrun --nnodes {nodes} {where} {rendezvous} -m hrm {shlex.join(command)}"
+
+
+def sbatch(name: str, command: Sequence[str], gpus: int, per_node: int, hours: int) -> str:
+    """A Slurm script that starts a training and, given again to sbatch, resumes it."""
+    nodes = -(-gpus // per_node)
+    return f"""#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={min(gpus, per_node)}
+#SBATCH --cpus-per-task={8 * min(gpus, per_node)}
+#SBATCH --time={hours}:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun {torchrun(command, nodes * min(gpus, per_node), per_node)}
+"""

@@ -1,0 +1,139 @@
+"""What `hrm plan` and `--dry-run` say of a training on text, beside what torch counts and what is measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from hrm.cli.main import main as hrm
+from hrm.cli.plan import show
+from hrm.settings import load_preset
+from hrm.text.config import TextConfig
+from hrm.text.load import configure
+from hrm.text.model import HRMForCausalLM
+from hrm.text.model.supervision import supervision
+from hrm.text.training.plan import memory_of, plan
+
+SMALL = "--arch.dim 32 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --text.length 32 --train.batch-size 4"
+
+
+def recipe(dim: int, length: int, precision: str = "float32", recompute: bool = False) -> TextConfig:
+    base = load_preset("text-char", TextConfig)
+    train = replace(base.train, precision=precision, checkpoint_activations=recompute, batch_size=4)
+    arch = replace(base.arch, dim=dim, heads=2, fast_layers=1, slow_layers=1)
+    return replace(base, arch=arch, text=replace(base.text, length=length), train=train)
+
+
+def step(model: HRMForCausalLM, rows: int, length: int) -> None:
+    """All segments of a batch."""
+    ids, draws = torch.zeros(rows, length, dtype=torch.long), torch.zeros(2, rows, length)
+    budget = model.budget(halting="fixed")
+    thought = model.begin(input_ids=ids, budget=budget)
+    for loss, _ in supervision(model, thought, budget, ids, torch.tensor(float(ids.numel())), draws):
+        loss.backward()
+        thought.forget()
+
+
+def measured(config: TextConfig, rows: int) -> int:
+    """Bytes at the peak of a real training step, besides weights and the optimizer."""
+    model = HRMForCausalLM(configure(config, None, None)).train()
+    model.compute_dtype = getattr(torch, config.train.precision)
+    model.model.gradient_checkpointing = config.train.checkpoint_activations
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step(model, rows, config.text.length)
+    now = most = 0
+    for event in found.profiler.kineto_results.events():  # type: ignore[union-attr]
+        now += event.nbytes() if event.name() == "[memory]" else 0  # type: ignore[attr-defined]
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [(recipe(96, 64), 4), (recipe(64, 128, "bfloat16"), 3), (recipe(128, 96, "float32", recompute=True), 4)],
+    ids=["float32", "bfloat16", "recomputed"],
+)
+def test_memory_is_within_a_tenth_of_what_is_measured(config: TextConfig, rows: int) -> None:
+    planned = memory_of(config, rows)
+    parameters = (planned.whole + planned.split) // (4 * (4 + bool(config.optim.ema)))
+    step_bytes = planned.copies + planned.fixed + 4 * parameters + rows * planned.row
+    assert step_bytes == pytest.approx(measured(config, rows), rel=0.1)
+
+
+def test_flops_are_those_that_torch_counts_with_attention_in_full() -> None:
+    config = recipe(32, 16)
+    model = HRMForCausalLM(configure(config, None, None)).train()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step(model, 4, 16)
+    found = plan(config)
+    assert found.flops_per_step == counter.get_total_flops()
+    share = sum(part.flops_per_token for part in found.parts) * found.tokens_per_step / found.flops_per_step
+    assert 0.99 < share <= 1
+    assert {part.name: part.visits for part in found.parts}["output layer"] == model.config.max_segments
+
+
+def test_split_weights_are_divided_among_the_processes() -> None:
+    memory = memory_of(recipe(64, 32), 2)
+    assert memory.total(2, 2) == memory.total(2) - memory.split // 2
+    assert memory.total(memory.rows(10**9), 1) <= 10**9 < memory.total(memory.rows(10**9) + 1)
+
+
+def test_a_plan_says_what_a_training_takes_and_how_it_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    script = tmp_path / "run.sbatch"
+    words = [
+        "plan",
+        "text-char",
+        *SMALL.split(),
+        "--gpus",
+        "4",
+        "--gpus-per-node",
+        "2",
+        "--gpu",
+        "a100",
+        "--price",
+        "2",
+    ]
+    assert hrm([*words, "--json", "--script", str(script)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == found["steps"] * 4 * 32 and found["flops"] > 0
+    assert found["tokens_per_second"] == pytest.approx(4 * 19.5e12 * 0.3 / found["flops_per_token"])
+    assert found["cost"] == pytest.approx(found["days"] * 24 * 4 * 2)
+    assert found["memory"]["recomputed"]["step"] <= found["memory"]["kept"]["step"]
+    assert "nvidia.com" in found["gpu"]["source"]
+    text = script.read_text()
+    assert "--nodes=2" in text and "torchrun --nnodes 2 --nproc-per-node 2" in text and "hrm train text-char" in text
+    show(found)
+    assert "4 x NVIDIA A100 80GB SXM: 80 GiB, 20 TFLOP/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("plan sudoku-extreme", "hrm train sudoku-extreme --dry-run"),
+        ("plan text-char --gpu h10", "did you mean 'h100'"),
+        ("plan text-char --gpus 3", "--gpus 3 does not divide --train.batch-size"),
+        ("plan text-char --utilisation 0", "--utilisation must be above 0"),
+        ("plan text-char --text.length 4096", "--text.length 4096 is longer"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hrm(words.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_plan_of_gpt_2s_size_keeps_its_numbers() -> None:
+    config = load_preset("gpt2-1.5b", TextConfig)
+    shape = configure(config, None, None)
+    assert (shape.hidden_size, shape.num_attention_heads, shape.fast_layers, shape.slow_layers) == (3072, 12, 6, 6)
+    assert (shape.intermediate_size, shape.vocab_size) == (8192, 50_257)
+    tokens = config.train.steps * config.train.batch_size * config.text.length
+    assert 10e9 <= tokens < 10.001e9
