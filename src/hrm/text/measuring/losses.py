@@ -221,7 +221,7 @@ def evaluate(
 ) -> Measured:
     """Measure every token of a text at every depth, and where tokens stop, in windows of `length` tokens. Adaptive
     depth is measured at `thresholds`, else at the budget's own, each beside a `control`: the same depths dealt out at
-    random. `limit`: about so many tokens are enough. Where some tokens are given and others count, a document is an
+    random. `limit`: about how many tokens are enough. Where some tokens are given and others count, a document is an
     answer."""
     budget = model.budget(**request)
     adaptive = budget.adaptive
