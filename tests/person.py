@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 import select
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests import forks
+
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX only")
-ROOT = Path(__file__).parents[1]
 
 
 class Person:
@@ -26,20 +24,9 @@ class Person:
         self.ready = ready
         self.fd, terminal = pty.openpty()
         names = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", **environment}
-        path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hrm", *args, "--device", "cpu"],
-            stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-            env={**os.environ, **names, "PYTHONPATH": path}, preexec_fn=self._control,
-        )  # fmt: skip
+        self.process = forks.start([*args, "--device", "cpu"], [terminal] * 3, terminal=True, environment=names)
         os.close(terminal)
         self.welcome = self.read(ready)
-
-    def _control(self) -> None:
-        import fcntl
-        import termios
-
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C goes to this process
 
     def read(self, until: str, seconds: float = 120) -> str:
         """What appears until some words do."""
@@ -68,7 +55,7 @@ class Person:
         text = self.read(self.ready)
         return text.rpartition(f"> {line}")[2] if line else text
 
-    def leaves(self) -> int:
+    def leaves(self) -> int | None:
         """Exit code, once nothing more is said; `rest` is what was."""
         raw = b""
         while select.select([self.fd], [], [], 60)[0]:
@@ -80,14 +67,15 @@ class Person:
                 break
             raw += found
         self.rest = _plain(raw)
-        return self.process.wait(60)
+        self.process.join(60)
+        return self.process.exitcode
 
     def __enter__(self) -> Person:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
         os.close(self.fd)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from hrm.core.kernels import rms_norm
 from hrm.puzzles.model import PuzzleModel
 from hrm.training.config import OptimConfig
 from hrm.training.optim import build_optimizers
+from tests import forks
 from tests.core import small
 
 HALF = [torch.bfloat16, torch.float16]
@@ -146,13 +145,11 @@ for eager, fast in zip(*results, strict=True):
 
 
 @pytest.mark.slow
-def test_compiled_stacks_give_the_same_values_and_gradients() -> None:
+def test_compiled_stacks_give_the_same_values_and_gradients(tmp_path: Path) -> None:
     """In a process of its own, where no shape checks stand in the compiler's way."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
         pytest.skip("torch.compile needs a C++ compiler on this machine")
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
-    subprocess.run([sys.executable, "-c", COMPILED], env=environment, cwd=root, check=True)
+    forks.run(COMPILED, tmp_path)
 
 
 @pytest.mark.parametrize("dim", [-1, -2])

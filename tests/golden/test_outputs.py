@@ -1,27 +1,30 @@
 """What a change of the code's layout must not change: losses, answers, measures, texts (tests/golden/outputs.py)."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forks
 from tests.golden.outputs import FILE, differences, records, verb
 
-ROOT = Path(__file__).parents[2]
 RUNS = Path(__file__).parent / "runs"
 """Half of three trainings, as they were written before the code had its present layout."""
+
+OUTPUTS = """
+import json, torch
+from tests.golden.outputs import outputs
+torch.set_num_threads(1)
+print(json.dumps(outputs()))
+"""
 
 
 @pytest.mark.slow
 def test_the_outputs_of_small_trainings_are_the_recorded_ones(tmp_path: Path) -> None:
     # In a process of its own: what other tests set may change the last bits, which a training makes larger.
-    command = [sys.executable, "-m", "tests.golden.outputs", str(tmp_path / "made.json")]
-    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"})
-    made, recorded = (json.loads(file.read_text("utf-8")) for file in (tmp_path / "made.json", FILE))
+    made = json.loads(forks.run(OUTPUTS, tmp_path))
+    recorded = json.loads(FILE.read_text("utf-8"))
     assert not differences(recorded, {name: made[name] for name in recorded}, relative=1e-4)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from hrm.files.reading import UserError
 from hrm.runs import checkpoint, durable
 from hrm.runs.checkpoint import DamagedCheckpoint
+from tests import forks
 
 DTYPES = [
     torch.float32,
@@ -380,31 +380,35 @@ def test_a_kill_at_any_moment_of_pruning_leaves_only_whole_checkpoints(tmp_path:
 
 
 KILLED = """
-import os, sys, torch
+import os, torch
 from pathlib import Path
 from hrm.runs import checkpoint
-real, left = os.fsync, [int(sys.argv[2])]
+real, left = os.fsync, [FLUSHES]
 def fsync(handle):
     left[0] -= 1
     if left[0] < 0:
         os._exit(9)
     real(handle)
 os.fsync = fsync
-checkpoint.save(Path(sys.argv[1]), 20, {"weights": {"w": torch.ones(3)}}, {})
+checkpoint.save(Path("checkpoints"), 20, {"weights": {"w": torch.ones(3)}}, {})
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flushes", [0, 3, 5])
-def test_a_process_that_dies_between_flushes_loses_no_checkpoint(tmp_path: Path, flushes: int) -> None:
-    checkpoint.save(tmp_path, 10, small(), {})
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(flushes)], env=env, check=False)
-    steps = list(states(tmp_path))
-    assert done.returncode in (0, 9)
-    assert steps == ([10, 20] if done.returncode == 0 or 20 in steps else [10])
-    checkpoint.save(tmp_path, 30, small(), {})
-    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith("step_")] == []
+def test_a_process_that_dies_between_flushes_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flushes: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder, 10, small(), {})
+    process = forks.start_in(tmp_path, code=KILLED.replace("FLUSHES", str(flushes)))
+    process.join()
+    steps = list(states(folder))
+    assert process.exitcode in (0, 9)
+    assert steps == ([10, 20] if process.exitcode == 0 or 20 in steps else [10])
+    checkpoint.save(folder, 30, small(), {})
+    assert [p.name for p in folder.iterdir() if not p.name.startswith("step_")] == []
 
 
 def test_step_of_refuses_other_names() -> None:

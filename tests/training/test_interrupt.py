@@ -7,10 +7,9 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -21,20 +20,21 @@ from hrm.runs import Run, checkpoint
 from hrm.training import interrupt as interrupts
 from hrm.training.interrupt import Interrupt, Terminated, ending
 from hrm.training.loop import TrainingLoop
+from tests import forks
 from tests.training import small
 from tests.training.small import config
 
 SETTINGS = config(train={"steps": 150, "checkpoint_every": 150}, optim={"ema": 0.9})
 
 
-def until(process: subprocess.Popen[str], step: int, of: Path) -> None:
+def until(process: BaseProcess, step: int, of: Path) -> None:
     """Wait until a training has logged this step."""
-    while process.poll() is None:
+    while process.is_alive():
         lines = of.read_bytes().split(b"\n")[:-1] if of.is_file() else []
         if lines and json.loads(lines[-1]).get("step", 0) >= step:
             return
         time.sleep(0.01)
-    raise AssertionError(f"the training ended early: {process.communicate()[1]}")
+    raise AssertionError("the training ended early")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,12 @@ def test_ctrl_c_saves_and_ends_with_code_0_and_the_run_goes_on_as_if_nothing_had
     straight: Run, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = small.start(*small.command(run, SETTINGS), "--json")
+    process = forks.start_in(tmp_path, *small.command(run, SETTINGS), "--json")
     until(process, 20, run / "metrics.jsonl")
-    process.send_signal(signal.SIGINT)
-    output, shown = process.communicate(timeout=60)
-    assert process.returncode == 0, shown
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    output, shown = (tmp_path / "output.txt").read_text("utf-8"), (tmp_path / "errors.txt").read_text("utf-8")
+    assert process.exitcode == 0, shown
     assert "saving; press Ctrl-C again to stop at once" in shown
     assert f"continue with: hrm train --resume {run}" in shown and "Traceback" not in shown
     result = json.loads(output)
@@ -84,7 +85,6 @@ def test_another_signal_saves_as_well(
 
 SLOW_SAVE = """
 import sys, time
-from hrm.cli.main import main
 from hrm.runs import checkpoint
 
 def save(*args):
@@ -92,7 +92,6 @@ def save(*args):
     time.sleep(60)
 
 checkpoint.save = save
-sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -100,17 +99,17 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_a_second_ctrl_c_stops_at_once_and_loses_no_checkpoint(tmp_path: Path) -> None:
     run = small.train(tmp_path / "run", config(optim={"warmup_steps": 0}, train={"steps": 1, "log_every": 1})).path
-    (tmp_path / "slow_save.py").write_text(SLOW_SAVE)
     endless = ("--train.steps", "1000000", "--train.checkpoint-every", "1000000")
-    process = small.start("train", "--resume", str(run), *endless, module="slow_save", folder=tmp_path)
+    process = forks.start_in(tmp_path, "train", "--resume", str(run), *endless, code=SLOW_SAVE)
     until(process, 2, run / "metrics.jsonl")
-    assert process.stderr is not None
-    process.send_signal(signal.SIGINT)
-    while "saving slowly" not in process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid or 0, signal.SIGINT)
+    while "saving slowly" not in (tmp_path / "errors.txt").read_text("utf-8"):
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    shown = (tmp_path / "errors.txt").read_text("utf-8")
+    assert process.exitcode == 130
     assert f"stopped at once; the checkpoint of step 1 is intact: hrm train --resume {run}" in shown
     assert "Traceback" not in shown
     [path] = checkpoint.complete(run / "checkpoints")
@@ -217,19 +216,16 @@ def test_nothing_is_lost_when_nobody_can_read_the_message(monkeypatch: pytest.Mo
 def test_a_training_whose_terminal_is_closed_saves(tmp_path: Path) -> None:
     run = tmp_path / "run"
     keyboard, terminal = os.openpty()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hrm", *small.command(run, SETTINGS)], stdin=terminal, stdout=terminal, stderr=terminal,
-        start_new_session=True, env=env,
-    )  # fmt: skip
+    process = forks.start(small.command(run, SETTINGS), [terminal] * 3, terminal=True)
     os.close(terminal)
     while not (run / "metrics.jsonl").is_file() or b"\n" not in (run / "metrics.jsonl").read_bytes():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
         with contextlib.suppress(BlockingIOError):
             os.set_blocking(keyboard, False)
             os.read(keyboard, 65536)
     os.close(keyboard)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 0
+    os.kill(process.pid or 0, signal.SIGHUP)
+    process.join(60)
+    assert process.exitcode == 0
     assert checkpoint.complete(run / "checkpoints")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hrm.cli.learn import _ask
 from hrm.text.learning.learner import Learner
+from tests import forks
 from tests.person import Person
 from tests.text.learning.test_learner import FLAGS, config, first, same, second, weights
 
@@ -68,19 +69,20 @@ def test_ctrl_c_and_stop_end_the_book_and_leave_the_next_ones(tmp_path: Path):
 
 
 def test_without_a_terminal_nothing_is_asked(tmp_path: Path):
-    command = [sys.executable, "-m", "hrm", "learn", str(tmp_path / "run"), str(first(tmp_path, 600)), *FLAGS, *LONG]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while "updates/s" not in (line := process.stderr.readline()):
-        assert line, "it ended early"
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "paused; resume with" in said and "[p]" not in said
+    process = forks.start_in(tmp_path, "learn", str(tmp_path / "run"), str(first(tmp_path, 600)), *FLAGS, *LONG)
+    said = tmp_path / "errors.txt"
+    while "updates/s" not in said.read_text("utf-8"):
+        assert process.is_alive(), "it ended early"
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 0 and "paused; resume with" in said.read_text("utf-8")
+    assert "[p]" not in said.read_text("utf-8")
     assert Learner.open(tmp_path / "run").books[0]["state"] == "learning"
 
 
 def test_another_signal_in_a_terminal_pauses_without_asking(tmp_path: Path):
     with learns(tmp_path / "run", first(tmp_path, 600)) as person:
-        person.process.send_signal(signal.SIGHUP)
+        os.kill(person.process.pid or 0, signal.SIGHUP)
         assert person.leaves() == 0 and "paused" in person.rest and "[p]" not in person.rest
     assert Learner.open(tmp_path / "run").books[0]["state"] == "learning"

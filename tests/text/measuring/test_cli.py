@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import pytest
 
 from hrm.cli.generate import legend, style_of, table
 from hrm.cli.main import main
+from tests import forks
 from tests.text.measuring.small import TEXT, saved
 
-ROOT = Path(__file__).parents[3]
 COMMON = {"n", "seconds", "device", "dtype", "checkpoint", "data"}
 
 
@@ -286,17 +285,19 @@ def test_mistakes_of_measuring_get_a_sentence(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_shows_prompt_colours_and_a_summary(folder: Path):
+def test_a_terminal_shows_prompt_colours_and_a_summary(folder: Path, tmp_path: Path):
     import pty
 
     main_end, terminal = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-    args = [sys.executable, "-m", "hrm", "generate", str(folder), "the cat", "--trace", "--max-new-tokens", "5"]
-    process = subprocess.Popen(args, stdout=terminal, stderr=subprocess.PIPE, env=environment)
-    _, err = process.communicate(timeout=120)
+    args, errors = ["generate", str(folder), "the cat", "--trace", "--max-new-tokens", "5"], tmp_path / "errors.txt"
+    errors.touch()
+    colours = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    process = forks.start(args, (Path(os.devnull), terminal, errors), environment=colours)
+    process.join(120)
+    err = errors.read_text("utf-8")
     os.close(terminal)
     shown = os.read(main_end, 1 << 16).decode()
     os.close(main_end)
-    assert process.returncode == 0, err
+    assert process.exitcode == 0, err
     assert "depth in segments" in shown and "\x1b[2mthe cat" in shown and "38;2;" in shown
-    assert b"5 tokens" in err and b"mean depth" in err
+    assert "5 tokens" in err and "mean depth" in err

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from transformers import CompileConfig
 
 from hrm.files.reading import UserError
+from tests import forks
 from tests.text.model import small
 
 pytestmark = pytest.mark.slow
@@ -75,14 +74,11 @@ print("the same")
 """
 
 
-def test_compiled_steps_give_the_same_tokens_depths_and_logits() -> None:
+def test_compiled_steps_give_the_same_tokens_depths_and_logits(tmp_path: Path) -> None:
     """In a process of its own: the compiler does not look through the checks of shapes that run in these tests."""
     if not COMPILER:
         pytest.skip("torch.compile needs a C++ compiler on this machine")
-    root = Path(__file__).parents[3]
-    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    result = subprocess.run([sys.executable, "-c", SAME], capture_output=True, text=True, env=environment)
-    assert result.stdout.strip() == "the same", result.stderr
+    assert forks.run(SAME, tmp_path) == "the same\n"
 
 
 def test_a_machine_without_a_compiler_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

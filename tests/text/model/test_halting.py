@@ -309,7 +309,7 @@ def test_rows_of_a_cache_can_be_reordered(rule: str) -> None:
     request, cache = request_of("original", "q", rule), HRMCache()
     incremental(model, ids[:, :6], request, cache, [3, 1, 1, 1])
     order = torch.tensor([2, 0, 0])
-    cache.reorder_cache(order)
+    cache.reorder_cache(order)  # type: ignore[arg-type]
     rest = incremental(model, ids[order][:, 6:], request, cache, [1] * 6)
     with torch.no_grad():
         whole = model(ids[order], use_cache=False, **request)

@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from hrm.core.layers import Linear
 from hrm.files.reading import UserError
 from hrm.text.model import HRMConfig, HRMForCausalLM, HRMForSequenceClassification, HRMModel
+from tests import forks
 from tests.text.model import small
 
 pytestmark = pytest.mark.slow
@@ -428,12 +429,9 @@ print("the same")
 """
 
 
-def test_compiled_models_give_the_same() -> None:
+def test_compiled_models_give_the_same(tmp_path: Path) -> None:
     """In a process of its own: the compiler does not look through the checks of shapes that run in these tests."""
-    root = Path(__file__).parents[3]
-    environment = _environment() | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    result = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment)
-    assert result.stdout.strip() == "the same", result.stderr
+    assert forks.run(COMPILED, tmp_path) == "the same\n"
 
 
 def test_the_configuration_file_holds_what_others_need(tmp_path: Path) -> None:
