@@ -453,7 +453,7 @@ def test_config_check_answers_for_files_and_flags(tmp_path: Path, capsys: pytest
     ("args", "words"),
     [
         ("demo --watch", "--watch is no flag of demo: hrm solve has it"),
-        ("demo --overwrite", "hrm train, hrm data build and hrm arc build have it"),
+        ("demo --overwrite", "hrm train, hrm data build, hrm data clean and hrm arc build have it"),
         ("demo --resume x", "--resume is no flag of demo: hrm train has it"),
         ("data build --out=", "--out is empty: name a file or folder"),
         ("train sudoku-4x4 --out=", "--out is empty: name a file or folder"),

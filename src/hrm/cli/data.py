@@ -1,4 +1,4 @@
-"""`hrm data build|check|show`: puzzle files; tokenizer and pack are in text_data.py."""
+"""`hrm data build|check|show`: puzzle files; tokenizer and pack are in text_data.py, clean in clean.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hrm.cli import text_data
+from hrm.cli import clean, text_data
+from hrm.cli.clean import CleanOptions as CleanOptions
 from hrm.cli.options import Positional, choose, parse
 from hrm.cli.text_data import PackOptions as PackOptions
 from hrm.cli.text_data import TokenizerOptions as TokenizerOptions
@@ -111,7 +112,7 @@ class ShowOptions:
 
 
 def main(args: list[str]) -> int:
-    text = {"tokenizer": text_data.tokenizer, "pack": text_data.pack}
+    text = {"tokenizer": text_data.tokenizer, "pack": text_data.pack, "clean": clean.clean}
     return choose("data", {"build": build, "check": check, "show": show, **text}, args)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import io
 import json
 import lzma
 import re
@@ -126,12 +127,22 @@ def check_copied(path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked where its name ends in .gz or .xz; read them with `lines_in` or under `reading`."""
-    unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix.lower(), open)
+    """The bytes of a file, unpacked where its name ends in .gz, .xz or .zst; read them with `lines_in` or under
+    `reading`."""
+    unpack = {".gz": gzip.open, ".xz": lzma.open, ".zst": _zstandard}.get(path.suffix.lower(), open)
     with reading(path):
         stream = unpack(path, "rb")
     with stream:
         yield stream
+
+
+def _zstandard(path: Path, mode: str) -> IO[bytes]:
+    try:
+        import zstandard  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(needs(f"reading {path}", "zstandard", "pipeline", error)) from error
+    plain = zstandard.ZstdDecompressor().stream_reader(path.open(mode), read_across_frames=True)
+    return io.BufferedReader(plain, 1 << 18)
 
 
 class Watched:

@@ -272,8 +272,8 @@ def _parquet(path: Path, way: ReadOptions) -> Iterator[Row]:
 
 def _suffix(path: Path) -> str:
     """The ending that tells the form: .jsonl of x.jsonl.gz."""
-    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".xz") else path).suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".xz", ".zst") else path).suffix.lower()
 
 
 _READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_list, ".parquet": _parquet}
-_LOCAL = {*_READERS, ".txt", ".md", ".gz", ".xz"}
+_LOCAL = {*_READERS, ".txt", ".md", ".gz", ".xz", ".zst"}

@@ -1,0 +1,95 @@
+"""What one cleaning does and where: the recipe, the files found, and how they are shared out among tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from hrm.files.output import write_json
+from hrm.files.reading import UserError, reading, shown
+from hrm.text.data.clean.recipe import Recipe, Source
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".md", ".warc", ".wet")
+PACKINGS = ("", ".gz", ".xz", ".zst")
+Share = tuple[Source, list[str], int, int]
+"""Of a task: its source, the files of that, its number among the tasks of the source, and theirs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe that is being followed."""
+
+    recipe: Recipe
+    work: Path
+    """Where everything is until the corpus is complete."""
+    shares: list[Share]
+
+    @classmethod
+    def make(cls, recipe: Recipe, work: Path, tasks: int) -> Plan:
+        """Share the files of each source out among at most `tasks` tasks."""
+        shares: list[Share] = []
+        for source in recipe.sources:
+            files = [] if source.hub else _files(source)
+            count = 1 if source.limit else tasks if source.hub else min(tasks, len(files))
+            shares += [(source, files, number, count) for number in range(count)]
+        return cls(recipe, work.absolute(), shares)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same where this work is continued."""
+        tree = self.recipe.tree()
+        facts = {name: value for name, value in _flat("", tree) if not name.startswith("sources")}
+        for source, files, number, count in self.shares:
+            if not number:
+                facts[f"source {source.name}"] = {name: value for name, value in vars(source).items() if value}
+                facts[f"tasks of {source.name}"] = count
+                for file in files:
+                    state = Path(file).stat()
+                    facts[f"the file {file}"] = [state.st_size, state.st_mtime_ns]
+        return json.loads(json.dumps(facts))
+
+    def begin(self) -> None:
+        """Note down what is done here; UserError where something else was begun."""
+        note, facts = self.work / "plan.json", self.facts()
+        if note.is_file():
+            with reading(note, "begin again with --overwrite"):
+                begun = json.loads(note.read_text("utf-8"))
+                different = sorted({*begun, *facts}, key=lambda name: (name not in facts, name))
+                different = [name for name in different if begun.get(name) != facts.get(name)]
+            if different:
+                raise UserError(
+                    f"{self.work} holds the beginning of another corpus: {shown(different, 3)} changed since; follow "
+                    "that recipe again to continue, or add --overwrite to begin anew"
+                )
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        write_json(note, facts)
+
+
+def _files(source: Source) -> list[str]:
+    """The files of a source, in order; UserError where there is none that can be read."""
+    path = Path(str(source.path)).expanduser()
+    if path.is_dir():
+        found = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size]
+        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    else:
+        found = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]
+    if not found:
+        raise UserError(f"source {source.name}: there is no file {source.path}")
+    for file in found:
+        packed = file.suffix.lower() in PACKINGS and file.suffix
+        if (file.with_suffix("") if packed else file).suffix.lower() not in ENDINGS:
+            known = f"{', '.join(ENDINGS)}, or one of these with .gz, .xz or .zst"
+            raise UserError(f"source {source.name}: {file} cannot be read as text: its name must end in {known}")
+    return [str(file.absolute()) for file in found]
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, item)
+    else:
+        yield prefix, value

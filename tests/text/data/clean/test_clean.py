@@ -1,0 +1,160 @@
+"""`hrm data clean` from files to a corpus; the few runs of this module share their documents."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from hrm.cli.main import main
+from hrm.text.data import Packed, load_tokenizer, train_bpe
+
+pytest.importorskip("datatrove")
+pytest.importorskip("spacy")
+
+_draw = random.Random(0)
+WORDS = ["".join(_draw.choice("bdfglmnprst") + _draw.choice("aeiou") for _ in range(_draw.randint(2, 4)))
+         for _ in range(900)]  # fmt: skip
+QUESTION = "Which of the seven hills of the old town was built upon first, and by whom was it named?"
+
+
+def article(number: int, sentences: int = 12) -> str:
+    """A text that no filter has anything against."""
+    draw = random.Random(number)
+    lines = []
+    for _ in range(sentences):
+        first, *rest = draw.sample(WORDS, 9)
+        lines.append(f"The {first} of {' '.join(rest[:4])} and the {rest[4]} have {' '.join(rest[5:])} with it.")
+    return " ".join(lines)
+
+
+def near(text: str) -> str:
+    """Almost the same text."""
+    return text.replace("The", "A", 1)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
+    first = [{"text": article(number)} for number in range(20)]
+    first += [{"text": article(100) + f" {QUESTION}"}, {"text": "Too short."}, {"text": article(3)}]
+    first += [{"text": article(101) + " Write to someone@company.com, weâ€™re there."}]
+    with gzip.open(folder / "first.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in first)
+    second = [article(number) for number in range(200, 210)] + [article(5), near(article(7))]
+    (folder / "second.txt").write_text("\n%%\n".join(second), "utf-8")
+    (folder / "test.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "the first"}))
+    (folder / "recipe.yaml").write_text(
+        """sources:
+  - {name: second, path: second.txt, separator: "\\n%%\\n", licence: CC0-1.0}
+  - {name: first, path: first.jsonl.gz, origin: "<script>alert(1)</script>"}
+decontaminate: {files: [test.jsonl]}
+tokenizer: tokenizer
+holdout: 0.2
+shard_tokens: 1000
+""",
+        "utf-8",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(home: Path) -> Path:
+    """The corpus, made by a command that was killed and given again."""
+    train_bpe([article(number) for number in range(20)], 400).save_pretrained(home / "tokenizer")
+    command = ["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "corpus"), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "hrm", *command], stderr=subprocess.PIPE)
+    work = home / "corpus.work"
+    while not (work / "logs" / "clusters" / "completions" / "00000").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    done = {path: path.stat().st_mtime_ns for path in work.glob("logs/[cs]*/completions/*")}
+    (work / "corpus" / "train" / "first" / ".tmp-00001-00000-1").mkdir(parents=True)  # what a killed task leaves
+    (work / "corpus" / "train" / "first" / "00001-00099").mkdir()
+    assert main([*command, "--keep-work"]) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+    return home / "corpus"
+
+
+def documents(folder: Path, corpus: Path) -> list[str]:
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    found = []
+    for index in sorted(folder.glob("**/index.json")):
+        packed = Packed.open(index.parent, tokenizer)
+        starts = packed.documents.tolist()
+        found += [tokenizer.decode(packed.tokens[a : b - 1]) for a, b in pairwise(starts)]
+    return found
+
+
+def test_what_stays_and_what_goes(corpus: Path) -> None:
+    first, second = (documents(corpus / "train" / name, corpus) for name in ("first", "second"))
+    held = documents(corpus / "validation", corpus)
+    every = [*first, *second, *held]
+    assert len(every) == len(set(every)) == 20 + 1 + 10  # articles, the one with an address, the second source
+    assert article(5) in [*second, *held] and near(article(7)) in [*second, *held]  # of the earlier source
+    assert article(5) not in first and article(7) not in every
+    assert not any(QUESTION in text for text in every)
+    repaired = next(text for text in every if "there." in text)
+    assert "someone@company.com" not in repaired and "we’re there" in repaired
+    assert 0 < len(held) < len(every) / 2
+
+
+def test_report(corpus: Path) -> None:
+    report = json.loads((corpus / "report.json").read_text("utf-8"))
+    removed = {step["step"]: step["removed"] for step in report["steps"]}
+    assert removed == {
+        "gopher_repetition": 1, "gopher_quality": 0, "c4": 0, "fineweb_quality": 0, "contamination": 1,
+        "duplicate": 2, "near_duplicate": 1,
+    }  # fmt: skip
+    assert report["read"] == 36 and report["kept"] + report["held_out"] == 31
+    (found,) = [step for step in report["steps"] if step["step"] == "contamination"]
+    assert found["reasons"] == {"test.jsonl": 1} and QUESTION[:20] not in found["samples"][0]["reason"]
+    page = (corpus / "report.html").read_text("utf-8")
+    assert "<script>" not in page and "&lt;script&gt;" in page and "http" not in page
+
+
+def test_manifest(corpus: Path) -> None:
+    from hrm.text.data.corpus import Corpus
+
+    opened = Corpus.open(corpus / "train", load_tokenizer(corpus / "tokenizer"))
+    assert [(source.name, source.licence) for source in opened.sources] == [("second", "CC0-1.0"), ("first", "")]
+    assert all(source.weight == source.count for source in opened.sources)
+    assert len(opened.sources[1].shards) > 1  # of a thousand tokens and the rest of a document
+    assert not list(opened.check())
+    assert not list((corpus / "train").glob("*/.tmp*")) and not (corpus / "train" / "first" / "00001-00099").exists()
+
+
+def test_a_corpus_is_not_replaced_by_accident(corpus: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(corpus)]) == 2
+    assert "exists: choose another --out, or add --overwrite" in capsys.readouterr().err
+
+
+def test_scripts_for_slurm(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "far"), "--executor", "slurm"]
+    assert main(command) == 2
+    assert "--partition" in capsys.readouterr().err
+    assert main([*command, "--partition", "cpu", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("#!/bin/bash") == 9 and said.count("#SBATCH --partition=cpu") == 9
+    assert "#SBATCH --array=0-13" in said and "launch_pickled_pipeline" in said  # a task for each bucket
+    assert not (home / "far.work").exists()
+
+
+def test_ray_is_refused_where_it_is_missing(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hrm.text.data.clean import run
+
+    monkeypatch.setattr(run, "find_spec", lambda name: None if name == "ray" else object())
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "far"), "--executor", "ray"]) == 2
+    assert "pip install ray" in capsys.readouterr().err
