@@ -16,7 +16,7 @@ class CleanOptions:
     """Filter, deduplicate, decontaminate and pack raw text into a corpus, as a recipe says."""
 
     recipe: Positional[Path]
-    """YAML file that names the sources and how they are cleaned."""
+    """File in YAML that names the sources and how they are cleaned."""
     out: Path
     """Folder to write: train, validation, tokenizer, recipe.yaml, report.json and report.html. What is not complete
     lies in OUT.work, and the same command goes on from there."""
