@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ GPUS = {
     ),
 }  # fmt: skip
 """FLOPs without sparsity; where a maker gives the figure with it, half of that."""
+
+
+def known(device: str) -> GPU | None:
+    """The accelerator that a driver calls by this name, such as "NVIDIA H100 80GB HBM3"."""
+    words = re.split(r"[^a-z0-9]+", device.lower())
+    found = next((name for name in GPUS if name in words), None)
+    return GPUS["a100-40" if found == "a100" and "40gb" in words else found] if found else None
 
 
 def torchrun(command: Sequence[str], gpus: int, per_node: int) -> str:

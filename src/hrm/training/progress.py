@@ -18,7 +18,7 @@ from hrm.training.config import TrainConfig
 _BAR = 8
 CLOCKED = (
     "seconds", "training_seconds", "measuring_seconds", "measuring_share", "steps_per_second", "puzzles_per_second",
-    "tokens_per_second", "memory_gib",
+    "tokens_per_second", "utilisation", "memory_gib",
 )  # fmt: skip
 """Metrics that depend on clock and machine; a resumed run repeats all others exactly."""
 
@@ -101,6 +101,9 @@ class Reporter:
         first, loss = f"step {metrics['step']}/{total_steps}", f"loss {metrics['loss']:.4f}"
         rate, grad = f"{metrics['steps_per_second']:.2f} steps/s", f"grad {metrics['grad_norm']:.2g}"
         memory, end = f"{metrics['memory_gib']:.2f} GiB", f"left {duration(left)}"
+        details += f"  residual {metrics['residual_h']:.1%}" if "residual_h" in metrics else ""
+        details += f"  {metrics['utilisation']:.0%} of the FLOPs" if "utilisation" in metrics else ""
+        details += f"  {metrics['skipped_updates']} skipped" if metrics.get("skipped_updates") else ""
         if self.live:
             self._redraw(progress, [first, end, f"{progress:.0%}", loss, *details.split("  "), rate, memory, grad])
         else:

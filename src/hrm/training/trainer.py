@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from hrm.core.recurrence import Carry
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.runs import checkpoint
@@ -87,6 +88,10 @@ class BaseTrainer(ABC, Generic[M, D]):
         self.window = torch.zeros(len(self.names), dtype=self.wide, device=accelerator.device)
         self.window_steps, self.window_seconds = 0, 0.0
         self.step_number, self.seconds = 0, 0.0
+        self.moved = torch.zeros(3, dtype=self.wide, device=accelerator.device)
+        """Of the last step that is logged: the sums of the residuals of slow and fast states, and how many."""
+        self.flops_per_unit = self.peak_flops = 0.0
+        """FLOPs for one unit of `rate`, and those that all devices can do in a second; 0: not known."""
         self.abandoning: Abandoning = nullcontext
         """Wraps the part of a step that a signal may interrupt: the computation, but neither drawing nor the update."""
 
@@ -139,17 +144,18 @@ class BaseTrainer(ABC, Generic[M, D]):
         """One update of the weights. Raises Abandoned with everything as before, and BadBatch after too many skipped
         updates."""
         started = time.perf_counter()
-        drawn, window = self.draw(), self.window.clone()
+        drawn, window, moved = self.draw(), self.window.clone(), self.moved.clone()
         try:
             with self.abandoning():
                 self.compute(drawn)
         except Abandoned:
             self.window.copy_(window)
+            self.moved.copy_(moved)
             self.updates.forget()
             self.undo(drawn)
             raise
         self.window_steps += 1
-        if not self.updates.step(self.step_number, self.share(self.step_number + 1)):
+        if not self.updates.step(self.step_number, self.share(self.step_number + 1), self.logged):
             if self.updates.hopeless:
                 raise BadBatch(self.updates.complaint(self.step_number), self.batch_of(drawn))
             self.skipped()
@@ -160,10 +166,11 @@ class BaseTrainer(ABC, Generic[M, D]):
 
     def trial(self, rows: int) -> None:
         """Compute a step for this many rows and undo all of it."""
-        window = self.window.clone()
+        window, moved = self.window.clone(), self.moved.clone()
         with torch.random.fork_rng(devices=[]):  # the random state that dropout uses
             self.try_out(rows)
         self.window.copy_(window)
+        self.moved.copy_(moved)
         self.updates.forget()
 
     def gather(self) -> None:
@@ -201,6 +208,20 @@ class BaseTrainer(ABC, Generic[M, D]):
         self.unpack(*sharding.load(path, like))
 
     @property
+    def logged(self) -> bool:
+        """Whether the step that is being computed is followed by a line of metrics."""
+        return (self.step_number + 1) % self.train.log_every == 0
+
+    @torch.no_grad()
+    def note_residuals(self, before: Carry, after: Carry, chosen: Tensor) -> None:
+        """How far a segment has moved the chosen states [b] or [b, p]: |z - z'| / |z'|, of every position."""
+        for place, (old, new) in enumerate(zip((before.z_h, before.z_l), (after.z_h, after.z_l), strict=True)):
+            old, new = old[chosen].float(), new[chosen].float()
+            distances = (new - old).norm(dim=-1) / old.norm(dim=-1).clamp(min=1e-12)
+            self.moved[place] += distances.sum()
+        self.moved[2] += distances.numel()
+
+    @property
     def progress(self) -> float:
         """Share of the training that is done in [0, 1], by steps or minutes, whichever is further."""
         return self.share(self.step_number)
@@ -216,12 +237,21 @@ class BaseTrainer(ABC, Generic[M, D]):
         rate = steps / max(1e-9, self.window_seconds)  # the time between steps, such as measuring, does not count
         self.window.zero_()
         self.window_steps, self.window_seconds = 0, 0.0
+        *moved, count = self.accelerator.reduce(self.moved, "sum").tolist()  # type: ignore[union-attr]
+        self.moved.zero_()
+        residuals = {"residual_h": moved[0] / count, "residual_l": moved[1] / count} if count else {}
         updates = self.updates
         return {
-            "step": self.step_number, **self.means(sums, steps), "grad_norm": updates.grad_norm, "lr": updates.lr,
-            "skipped_updates": updates.bad_steps, "steps_per_second": rate,
-            **({self.rate[1]: sums[self.rate[0]] / steps * rate} if self.rate else {}), "seconds": self.seconds,
+            "step": self.step_number, **self.means(sums, steps), "grad_norm": updates.grad_norm, **updates.grad_norms,
+            **residuals, "lr": updates.lr, "skipped_updates": updates.bad_steps, "steps_per_second": rate,
+            **(self._rates(sums[self.rate[0]] / steps * rate) if self.rate else {}), "seconds": self.seconds,
         }  # fmt: skip
+
+    def _rates(self, rate: float) -> Json:
+        """Units a second, and the share of the devices' FLOPs that they take."""
+        assert self.rate is not None
+        used = {"utilisation": rate * self.flops_per_unit / self.peak_flops} if self.peak_flops else {}
+        return {self.rate[1]: rate, **used}
 
     @contextmanager
     def as_measured(self) -> Iterator[M]:

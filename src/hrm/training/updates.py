@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,10 @@ class Updates:
         self.loss_scale = 2.0**15 if self.scales else 1.0
         self.good_steps = self.bad_steps = self.bad_in_a_row = 0
         self.grad_norm, self.lr = 0.0, 0.0
+        self.grad_norms: dict[str, float] = {}
+        """Of each part of the model, where the last update was `watched`."""
 
-    def step(self, number: int, done: float) -> bool:
+    def step(self, number: int, done: float, watched: bool = False) -> bool:
         """Do update `number` (from 0), after which the share `done` of the training is done, and clear the gradients;
         False if one was not finite."""
         for part in self.split:  # what was used last without gradient is still whole
@@ -62,6 +65,7 @@ class Updates:
                 grad.div_(self.loss_scale)
         norm = self._norm(grads, len(own) < len(grads))
         self.grad_norm = float(norm)
+        self.grad_norms = self._norms() if watched else {}
         finite = bool(np.isfinite(self.grad_norm)) and (task is None or bool(task[1].isfinite().all()))
         if finite:
             self._move(grads, norm, task, number, done)
@@ -82,6 +86,21 @@ class Updates:
         for grad in grads:
             parts[int(local(grad) is grad)] += torch.linalg.vector_norm(local(grad)).square()
         return (self.accelerator.reduce(parts[0].clone(), "sum") + parts[1]).sqrt()  # type: ignore[operator]
+
+    def _norms(self) -> dict[str, float]:
+        """The norm of the gradients of each part of the model."""
+        squares: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            if (grad := parameter.grad) is None:
+                continue
+            words = name.removeprefix("model.").split(".")
+            part = f"grad_norm_{words[1] if words[0] == 'recurrence' else words[0]}"
+            square = torch.linalg.vector_norm(local(grad)).square()
+            if local(grad) is grad:  # the same in every process
+                square = square / self.accelerator.num_processes
+            squares[part] = squares.get(part, torch.zeros_like(square)) + square
+        found: Any = self.accelerator.reduce(torch.stack(list(squares.values())), "sum") if squares else []
+        return {name: float(value) ** 0.5 for name, value in zip(squares, found, strict=True)}
 
     def forget(self) -> None:
         """Clear the gradients without an update."""

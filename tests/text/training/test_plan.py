@@ -20,6 +20,7 @@ from hrm.text.load import configure
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.supervision import supervision
 from hrm.text.training.plan import memory_of, plan
+from hrm.training import cluster
 
 SMALL = "--arch.dim 32 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --text.length 32 --train.batch-size 4"
 
@@ -137,3 +138,14 @@ def test_the_plan_of_gpt_2s_size_keeps_its_numbers() -> None:
     assert (shape.intermediate_size, shape.vocab_size) == (8192, 50_257)
     tokens = config.train.steps * config.train.batch_size * config.text.length
     assert 10e9 <= tokens < 10.001e9
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("NVIDIA H100 80GB HBM3", "NVIDIA H100 SXM"), ("NVIDIA A100-SXM4-40GB", "NVIDIA A100 40GB"),
+     ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"), ("AMD Instinct MI300X", "AMD Instinct MI300X"),
+     ("Tesla T4", None), ("", None)],
+)  # fmt: skip
+def test_a_gpu_is_known_by_the_name_its_driver_gives(device: str, name: str | None) -> None:
+    found = cluster.known(device)
+    assert (found and found.name) == name

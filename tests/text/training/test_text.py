@@ -449,3 +449,27 @@ def test_what_a_training_of_text_has_just_measured_is_not_measured_again(
     again = json.loads((path / "result.json").read_text())
     clocked = {"seconds", *CLOCKED}
     assert {k: v for k, v in kept.items() if k not in clocked} == {k: v for k, v in again.items() if k not in clocked}
+
+
+def test_a_line_of_metrics_says_what_to_watch_in_a_long_training() -> None:
+    """Gradients by part, how far the last segment has moved both states, perplexity, and the share of the FLOPs."""
+    made = trainer(train={"log_every": 2})
+    made.step()
+    drawn, budget = made.draw(), made.model.budget()
+    with torch.no_grad():
+        thought = made.model.begin(input_ids=drawn.ids, position_ids=drawn.positions, budget=budget)
+        for _ in range(2):
+            made.model.segment(thought, budget.schedule)
+        before = thought.carry
+        made.model.segment(thought, budget.schedule)
+    made.flops_per_unit, made.peak_flops = 10.0, 1e6
+    made.step()
+    found = made.metrics()
+    for name, old, new in (("h", before.z_h, thought.carry.z_h), ("l", before.z_l, thought.carry.z_l)):
+        moved = ((new - old).norm(dim=-1) / old.norm(dim=-1))[drawn.labels != -100].mean()
+        assert found[f"residual_{name}"] == pytest.approx(float(moved), rel=1e-4)
+    parts = {name: value for name, value in found.items() if name.startswith("grad_norm_")}
+    assert parts.keys() == {f"grad_norm_{name}" for name in ("embed_tokens", "fast", "slow", "q_head", "lm_head")}
+    assert sum(value**2 for value in parts.values()) ** 0.5 == pytest.approx(found["grad_norm"], rel=1e-5)
+    assert found["perplexity"] == pytest.approx(np.exp(found["token_loss"]))
+    assert found["utilisation"] == pytest.approx(found["tokens_per_second"] * 1e-5)

@@ -82,6 +82,8 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         parts = [self._segment(rows, drawn.explore) for rows in self._parts()]
         carries, segments, stops = zip(*parts, strict=True)
         carry = Carry(torch.cat([c.z_h for c in carries]), torch.cat([c.z_l for c in carries]))
+        if self.logged:
+            self.note_residuals(self.slots.carry, carry, (self.slots.segments > 0) & ~self.slots.halted)
         self.slots = self.slots._replace(carry=carry, segments=torch.cat(segments), halted=torch.cat(stops))
 
     def undo(self, drawn: StepInput) -> None:

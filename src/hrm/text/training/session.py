@@ -19,8 +19,10 @@ from hrm.text.data import Packed, Tokens
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
+from hrm.text.training.plan import count
 from hrm.text.training.source import Source
 from hrm.text.training.trainer import TextTrainer
+from hrm.training import cluster
 from hrm.training.interrupt import Abandoning
 from hrm.training.loop import Evaluator
 from hrm.training.progress import Reporter
@@ -116,7 +118,13 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.first is not None:
             fill(model, self.first, run.path)
             self.first = None
-        return TextTrainer(self.config, model, self._training, accelerator)
+        trainer = TextTrainer(self.config, model, self._training, accelerator)
+        name = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else ""
+        if (gpu := cluster.known(name)) is not None and model.config.halting == "fixed":
+            length, wide = self.config.text.length, self.config.train.precision == "float32"
+            trainer.flops_per_unit = count(model.config, length)[1] / length
+            trainer.peak_flops = accelerator.num_processes * (gpu.flops_float32 if wide else gpu.flops_16_bit)
+        return trainer
 
     def amounts(self) -> str:
         rows, held_out = self._training.epoch(self.config.text.length), self.held_out.count if self.held_out else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -98,13 +99,17 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         ids, labels, positions, types, draws, count, budget = part
         thought = self.model.begin(input_ids=ids, position_ids=positions, token_type_ids=types, budget=budget)
         counted = labels != -100
-        total, first, last = 0.0, None, None
+        total, first, last, carries = 0.0, None, None, [thought.carry]
         agree = partial(anyone, accelerator=self.accelerator) if self.sharded else bool
         for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):
             (loss * self.updates.loss_scale).backward()
             thought.forget()
             total = total + loss.detach().to(self.wide)
             first, last = (each if first is None else first), each
+            if self.logged:
+                carries = [carries[-1], thought.carry.detach()]
+        if len(carries) == 2:
+            self.note_residuals(carries[0], carries[1], counted)
         assert first is not None and last is not None
         sums = (total * count, first.sum(), last.sum(), thought.depth[counted].sum(), counted.sum())
         self.window += torch.stack([torch.as_tensor(value).detach().to(self.window) for value in sums])
@@ -123,11 +128,12 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         """Of the tokens."""
         tokens = max(1.0, sums["tokens"])
         losses = {name: sums[name] / tokens for name in self.names[:3]}
+        losses["perplexity"] = math.exp(min(700.0, losses["token_loss"]))
         return {**losses, "mean_segments": sums["segments"] / tokens, "tokens": int(sums["tokens"])}
 
     def describe(self, metrics: Json) -> str:
         """Losses in nats per token, after the first and the last segment."""
         return (
-            f"nats {metrics['first_loss']:.3f} > {metrics['token_loss']:.3f}  depth {metrics['mean_segments']:.1f}  "
-            f"{metrics['tokens_per_second']:.0f} tokens/s"
+            f"nats {metrics['first_loss']:.3f} > {metrics['token_loss']:.3f}  ppl {metrics['perplexity']:.4g}  "
+            f"depth {metrics['mean_segments']:.1f}  {metrics['tokens_per_second']:.0f} tokens/s"
         )
