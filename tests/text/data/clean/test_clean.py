@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import signal
 import subprocess
@@ -150,6 +151,29 @@ def test_scripts_for_slurm(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not (home / "far.work").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the commands of Slurm are scripts of a shell")
+def test_tasks_are_handed_to_slurm_once(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = {
+        "sbatch": f'echo "$@" >> {home}/submitted; echo Submitted batch job $(wc -l < {home}/submitted)',
+        "squeue": f"cat {home}/queue",
+    }
+    for name, line in commands.items():
+        (home / "bin").mkdir(exist_ok=True)
+        (home / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (home / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (home / "queue").write_text("17 cpu hrm-finish\n")
+    command = ["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "far"), "--executor", "slurm"]
+    assert main([*command, "--partition", "cpu"]) == 0
+    lines = (home / "submitted").read_text().splitlines()
+    assert sum("--dependency=afterok:" in line for line in lines) == 8  # each stage waits for the one before
+    assert "submitted; job 17 is the last" in capsys.readouterr().out
+    assert main([*command, "--partition", "cpu"]) == 2
+    assert "still in the queue" in capsys.readouterr().err
+
+
 def test_ray_is_refused_where_it_is_missing(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +182,58 @@ def test_ray_is_refused_where_it_is_missing(
     monkeypatch.setattr(run, "find_spec", lambda name: None if name == "ray" else object())
     assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "far"), "--executor", "ray"]) == 2
     assert "pip install ray" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process is killed by a signal")
+def test_a_killed_task_ends_the_command_in_a_sentence(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hrm.text.data.clean import run
+
+    monkeypatch.setattr(run, "_task", _killed)
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "ended")]) == 1
+    assert "a task of the stage clean was killed, perhaps for want of memory" in capsys.readouterr().err
+
+
+def _killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_languages_are_told_by_a_model_of_this_machine(tmp_path: Path) -> None:
+    fasttext = pytest.importorskip("fasttext")
+    from datatrove.data import Document
+
+    from hrm.text.data.clean.recipe import Language, Recipe
+    from hrm.text.data.clean.steps import IsLanguage
+
+    lines = [f"__label__en {article(number, 2)}\n__label__xx {' '.join('qzjxk' * 4)}\n" for number in range(50)]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    training = {"verbose": 0, "thread": 1, "epoch": 20, "lr": 0.1, "minn": 2, "maxn": 4, "dim": 16}
+    model = fasttext.train_supervised(str(tmp_path / "train.txt"), **training)
+    model.save_model(str(tmp_path / "lid.bin"))
+    keep = IsLanguage(Recipe(language=Language(str(tmp_path / "lid.bin"))), None)
+    assert keep.filter(Document(text=article(60), id="")) is True
+    assert keep.filter(Document(text="q z j x k q z j", id="")) == (False, "xx")
+
+
+def test_the_text_of_pages(tmp_path: Path) -> None:
+    pytest.importorskip("lxml_html_clean")
+    pytest.importorskip("trafilatura")
+    from hrm.text.data.clean.read import Read
+    from hrm.text.data.clean.recipe import Source
+
+    page = f"<html><body><nav><a href=/>Menu</a></nav><article><p>{article(1)}</p></article></body></html>"
+    (tmp_path / "pages.jsonl").write_text(json.dumps({"html": page}) + "\n" + json.dumps({"html": "<p></p>"}) + "\n")
+    source = Source(name="pages", field="html", extract=True)
+    (found,) = Read([(source, [str(tmp_path / "pages.jsonl")], 0, 1)]).run()
+    assert found.text == article(1) and found.metadata == {"source": "pages"}
+
+
+def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    from hrm.text.data.clean.read import Read
+    from hrm.text.data.clean.recipe import Source
+
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"content": f"text {n}"}) + "\n" for n in range(5)))
+    source = Source(name="far", hub=str(tmp_path), field="content", limit=3)  # a folder in place of a name
+    assert [document.text for document in Read([(source, [], 0, 1)]).run()] == ["text 0", "text 1", "text 2"]

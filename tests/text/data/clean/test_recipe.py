@@ -115,7 +115,7 @@ def _archive(path: Path, records: list[tuple[str, str, bytes, str]]) -> None:
 def test_records(tmp_path: Path) -> None:
     pytest.importorskip("warcio")
     pytest.importorskip("datatrove")
-    from hrm.text.data.clean.steps import records
+    from hrm.text.data.clean.read import records
 
     _archive(tmp_path / "a.warc.gz", [
         ("warcinfo", "http://a/info", b"software: x", ""),

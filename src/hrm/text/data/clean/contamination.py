@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hrm.files.reading import UserError, reading, text_of
+from hrm.text.data.clean.plan import form
 from hrm.text.data.sources import rows
 
 _WORD = re.compile(r"\w+")
@@ -81,7 +82,7 @@ def _runs(words: np.ndarray, length: int) -> np.ndarray:
 
 def _texts(path: Path) -> Iterator[str]:
     """All text of an evaluation: of a table each field, of a text file the whole and each line."""
-    ending = (path.with_suffix("") if path.suffix in (".gz", ".xz", ".zst") else path).suffix.lower()
+    ending = form(path)
     if ending in _TABLES:
         for row in rows(path):
             yield from _strings(row.fields)

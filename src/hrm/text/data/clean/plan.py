@@ -14,7 +14,7 @@ from hrm.files.reading import UserError, reading, shown
 from hrm.text.data.clean.recipe import Recipe, Source
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".md", ".warc", ".wet")
-PACKINGS = ("", ".gz", ".xz", ".zst")
+PACKINGS = (".gz", ".xz", ".zst")
 Share = tuple[Source, list[str], int, int]
 """Of a task: its source, the files of that, its number among the tasks of the source, and theirs."""
 
@@ -69,6 +69,11 @@ class Plan:
         write_json(note, facts)
 
 
+def form(path: Path) -> str:
+    """The ending that tells what a file holds: .jsonl of x.jsonl.gz."""
+    return (path.with_suffix("") if path.suffix.lower() in PACKINGS else path).suffix.lower()
+
+
 def _files(source: Source) -> list[str]:
     """The files of a source, in order; UserError where there is none that can be read."""
     path = Path(str(source.path)).expanduser()
@@ -80,8 +85,7 @@ def _files(source: Source) -> list[str]:
     if not found:
         raise UserError(f"source {source.name}: there is no file {source.path}")
     for file in found:
-        packed = file.suffix.lower() in PACKINGS and file.suffix
-        if (file.with_suffix("") if packed else file).suffix.lower() not in ENDINGS:
+        if form(file) not in ENDINGS:
             known = f"{', '.join(ENDINGS)}, or one of these with .gz, .xz or .zst"
             raise UserError(f"source {source.name}: {file} cannot be read as text: its name must end in {known}")
     return [str(file.absolute()) for file in found]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from hrm.files.records import Json
 from hrm.progress import bar
 from hrm.runs import lock
 from hrm.runs.durable import discard
+from hrm.runs.threads import free_cores
 from hrm.text.data.clean.plan import Plan
 from hrm.text.data.clean.recipe import Recipe
 from hrm.text.data.tokenizers import load_tokenizer
@@ -38,7 +41,7 @@ class How:
 
     executor: Literal["local", "slurm", "ray"] = "local"
     workers: int = 0
-    """Tasks at once; 0: as many as there are cores."""
+    """Tasks at once; 0: as many as there are free cores."""
     tasks: int = 64
     """Most tasks of a source, each with a share of its files."""
     keep_work: bool = False
@@ -60,21 +63,30 @@ def clean(recipe: Recipe, out: Path, how: How | None = None, console: Console | 
     _check(recipe, out, how)
     with lock.place(out, "data clean"):
         work = out.with_name(out.name + ".work")
-        if how.overwrite:
-            discard(work)
-        elif os.path.lexists(out):
-            raise UserError(f"{out} exists: choose another --out, or add --overwrite")
+        _free(out, work, how.overwrite)
         plan = Plan.make(recipe, work, how.tasks)
         if how.dry_run:
             return {"scripts": _scripts(plan, how)}
         plan.begin()
         if how.executor == "slurm" and not (work / "logs" / "finish" / "completions" / "00000").exists():
-            return {"submitted": _submit(plan, how)}
+            return {"submitted": _submit(plan, how)}  # given again when that has ended, the command goes on below
         if how.executor == "ray":
             _ray(plan, how)
         elif how.executor == "local":
             _local(plan, how, console)
         return _put(plan, out, how)
+
+
+def _free(out: Path, work: Path, overwrite: bool) -> None:
+    """UserError for places that are taken; `overwrite` empties the work folder, and none that is something else."""
+    for path, mark in ((out, "train/corpus.json"), (work, "plan.json")):
+        ours = (path / mark).is_file() or (path.is_dir() and not any(path.iterdir()))
+        if os.path.lexists(path) and not ours:
+            raise UserError(f"{path} exists and is no corpus: choose another --out")
+    if overwrite:
+        discard(work)
+    elif os.path.lexists(out):
+        raise UserError(f"{out} exists: choose another --out, or add --overwrite")
 
 
 def _check(recipe: Recipe, out: Path, how: How) -> None:
@@ -83,6 +95,9 @@ def _check(recipe: Recipe, out: Path, how: How) -> None:
             raise UserError(needs("hrm data clean", package, "pipeline"))
     if recipe.language is not None and find_spec("fasttext") is None:
         raise UserError(needs("language", "fasttext-numpy2-wheel", "pipeline"))
+    hubs = [source.hub for source in recipe.sources if source.hub]
+    if hubs and find_spec("datasets") is None:
+        raise UserError(needs(f"reading {hubs[0]} from the Hub", "datasets", "data"))
     if how.executor == "ray" and find_spec("ray") is None:
         raise UserError("--executor ray needs ray, which is not installed: pip install ray, or use --executor local")
     if how.executor == "slurm":
@@ -102,8 +117,6 @@ def _check(recipe: Recipe, out: Path, how: How) -> None:
 
 def _put(plan: Plan, out: Path, how: How) -> Json:
     """Give the complete corpus its name, and remove what it was made from."""
-    import json
-
     if how.overwrite:
         discard(out)
     (plan.work / "corpus").replace(out)
@@ -121,8 +134,7 @@ def _local(plan: Plan, how: How, console: Console | None) -> None:
 
     listed = stages(plan)
     most = max(stage.tasks for stage in listed)
-    workers = min(most, how.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else most)
-    with _pool(workers) as pool:
+    with _pool(min(most, how.workers or max(1, free_cores()))) as pool:
         for number, stage in enumerate(listed):
             left = _executor(plan, stage).get_incomplete_ranks()
             with bar(stage.name, stage.tasks, console) as advance:
@@ -220,8 +232,16 @@ def _scripts(plan: Plan, how: How) -> list[str]:
 
 
 def _submit(plan: Plan, how: How) -> str:
+    """Hand all stages to Slurm; the number of the last job. UserError while those of an earlier command wait or run."""
+    note = plan.work / "submitted"
+    if note.is_file():
+        job = note.read_text("utf-8")
+        queue = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True)
+        if queue.stdout.strip():
+            raise UserError(f"the tasks for {plan.work} are still in the queue: wait for job {job}, or cancel them")
     executors = _slurm(plan, how)
     executors[-1].run()
+    note.write_text(str(executors[-1].job_id), "utf-8")
     return str(executors[-1].job_id)
 
 

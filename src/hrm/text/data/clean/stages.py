@@ -36,6 +36,7 @@ from datatrove.utils.hashing import HashConfig  # pyright: ignore[reportMissingI
 
 from hrm.text.data.clean import steps
 from hrm.text.data.clean.plan import Plan
+from hrm.text.data.clean.read import Read
 from hrm.text.data.clean.recipe import Filters, GopherRepetition
 
 Steps = list[tuple[str, Any]]
@@ -75,7 +76,7 @@ def stages(plan: Plan) -> list[Stage]:
     def cleaning() -> Steps:
         found: Steps = [
             ("", steps.Sweep(at / "clean", at / "removed", at / "hashes")),
-            ("read", steps.Read(plan.shares)),
+            ("read", Read(plan.shares)),
         ]
         if recipe.normalise is not None:
             found.append(("normalise", _repair(recipe.normalise.form, recipe.normalise.mojibake)))
