@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from tests.training import small
 from tests.training.small import config
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="the trainings are forked")]
-TWO = ("--standalone", "--nproc-per-node", "2")
+TWO = ("--standalone", "--nproc-per-node", "2", "--max-restarts")
 
 
 def several(*commands: tuple[int, list[str]]) -> str:
@@ -150,13 +152,28 @@ def test_two_processes_stop_together_at_a_time_limit_and_a_target(trained: Train
     assert "reached 30.0%" in trained.shown
 
 
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], after: int = 0) -> int:
+    """Wait until a run has a checkpoint of a step after this one; returns its step."""
+    while process.poll() is None:
+        saved = checkpoint.complete(run / "checkpoints") if (run / "checkpoints").is_dir() else []
+        if saved and (step := checkpoint.step_of(saved[-1])) > after:
+            return step
+        time.sleep(0.05)
+    raise AssertionError(process.communicate()[1])
+
+
+def second(process: subprocess.Popen[str]) -> psutil.Process:
+    """The process of rank 1; they are started one after the other."""
+    return sorted(psutil.Process(process.pid).children(), key=lambda child: child.pid)[1]
+
+
 def test_two_processes_stop_together_at_a_signal_that_reaches_one_of_them(tmp_path: Path) -> None:
     run, settings = tmp_path / "run", config(task={"holdout": 10}, train=ENDLESS)
-    process = small.start(*TWO, "-m", "hrm", *small.command(run, settings), "--json", module="torch.distributed.run")
-    while process.poll() is None and not list((run / "checkpoints").glob("step_*")):
-        time.sleep(0.05)
-    [second] = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
-    second.terminate()
+    process = small.start(
+        *TWO, "0", "-m", "hrm", *small.command(run, settings), "--json", module="torch.distributed.run"
+    )
+    wait_for_checkpoint(run, process)
+    second(process).terminate()
     output, shown = process.communicate(timeout=120)
     assert process.returncode == 0, shown
     assert {json.loads(line)["state"] for line in output.splitlines()} == {"paused"}
@@ -182,7 +199,38 @@ def test_an_error_in_one_process_ends_the_other(tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(FAILS)
     endless = config(train={"steps": 10**6, "checkpoint_every": 2})
     args = (str(tmp_path / "fails.py"), *small.command(tmp_path / "run", endless))
-    process = small.start(*TWO, *args, module="torch.distributed.run")
+    process = small.start(*TWO, "0", *args, module="torch.distributed.run")
     _, shown = process.communicate(timeout=120)
     assert process.returncode and "hrm train: the second process fails" in shown
+    assert "rank 1 (process" in shown and "so all end; the checkpoint of step 2 is intact: go on with" in shown
     assert [checkpoint.step_of(path) for path in checkpoint.complete(tmp_path / "run" / "checkpoints")] == [2]
+
+
+def test_a_process_that_is_killed_ends_the_other_and_torchrun_starts_both_again(tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", config(train=ENDLESS)
+    process = small.start(*TWO, "1", "-m", "hrm", *small.command(run, settings), module="torch.distributed.run")
+    first = wait_for_checkpoint(run, process)
+    second(process).kill()
+    wait_for_checkpoint(run, process, after=first + 20)
+    second(process).kill()
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode
+    assert shown.count("so all end; the checkpoint of step ") == shown.count("hrm train: rank 1 (process ") == 2
+    started = [int(step.replace(",", "")) for step in re.findall(r"; step ([\d,]+) of", shown)]
+    assert started[0] == 0 and started[1] >= first
+    assert f"go on with hrm train --resume {run}" in shown
+
+
+def test_a_process_that_hangs_ends_the_other(tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", config(train=ENDLESS | {"timeout": 0.1})
+    process = small.start(json.dumps([(2, small.command(run, settings))]), module="tests.training.several")
+    wait_for_checkpoint(run, process)
+    hanging = second(process)
+    hanging.suspend()
+    try:
+        while process.poll() is None and len(psutil.Process(process.pid).children()) == 2:
+            time.sleep(0.05)
+    finally:
+        hanging.kill()
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode and f"rank 1 (process {hanging.pid}) is stopped and does not answer, so all end" in shown

@@ -112,12 +112,15 @@ def _puzzles(args: list[str], named: str, held: ExitStack) -> int:
 
 def _trained(train: Callable[..., Json], config: Any, path: Path, options: RunOptions, **more: Any) -> Json:
     """Train, and return the result."""
+    from hrm.training.ranks import RankLost, leave
     from hrm.training.trainer import BadBatch
 
     try:
         return train(config, path, resume=options.resume is not None, overwrite=options.overwrite, **more)
     except BadBatch as error:
         raise RuntimeError(str(error)) from None
+    except RankLost as error:
+        leave(error)
 
 
 def _typed(kind: str, args: list[str]) -> str | None:

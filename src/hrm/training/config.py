@@ -87,6 +87,9 @@ class TrainConfig:
     and optimizer state (FSDP2)."""
     reshard: bool = False
     """With fsdp: drop the other processes' share of a block after each visit and fetch it again, to save memory."""
+    timeout: Annotated[float, Range(0.01, 10**7)] = 1440.0
+    """Of several processes: all end when one has not answered for this many minutes. The others wait while the main one
+    prepares data and measures."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers beside metrics.jsonl."""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
@@ -31,9 +32,9 @@ def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accele
     found = PartialState._shared_state
     if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
-    # A long timeout, since the others wait while the main process prepares data and measures. The launcher notices a
-    # failed process.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    patience = InitProcessGroupKwargs(timeout=timedelta(minutes=train.timeout))
+    if launched > 1 and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        _meet_again("gloo" if cpu else "nccl", patience.timeout)
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
     if device not in ("auto", accelerator.device.type):
         raise not_available(flag, device, accelerator.device)
@@ -45,6 +46,19 @@ def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accele
             f"{accelerator.num_processes}"
         )
     return accelerator
+
+
+def _meet_again(backend: str, timeout: timedelta | None) -> None:
+    """Join processes that torchrun has started again. All starts share its store, so each needs a part of its own: one
+    that finds the addresses of processes before it waits for them forever."""
+    env = os.environ
+    again = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if again == "0" or env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or dist.is_initialized():
+        return
+    shared = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    store = dist.PrefixStore(f"start {again}", shared)  # type: ignore[attr-defined]
+    rank, size = int(env["RANK"]), int(env["WORLD_SIZE"])
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def choose_threads(run: Run, accelerator: Accelerator, model: nn.Module, positions: int) -> str:

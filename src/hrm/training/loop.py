@@ -161,6 +161,8 @@ class TrainingLoop(Loop):
         """Train to the end or until asked to stop; returns the result, with that of `finish` if training ended."""
         run, trainer, reporter = self.run, self.trainer, self.reporter
         with Interrupt(intact=self._intact) as self.interrupt:
+            if not self.accelerator.is_main_process:
+                self.interrupt.says = ""
             with reporter.bar:
                 finished = self._train()
             self.interrupt.says = ""  # from here on all is saved

@@ -23,6 +23,7 @@ from hrm.training.interrupt import Abandoning
 from hrm.training.long_steps import announce
 from hrm.training.loop import Evaluator, TrainingLoop
 from hrm.training.progress import Reporter
+from hrm.training.ranks import restarted, together
 from hrm.training.trainer import BaseTrainer
 
 Changes = dict[str, list[object]]
@@ -81,11 +82,17 @@ class Subject(ABC, Generic[C, T]):
 
 def run_training(subject: Subject[C, T], path: Path, resume: bool = False, overwrite: bool = False) -> Json:
     """Train into the run folder `path`, from the start or from its newest checkpoint; returns the result. Raises
-    UserError for data or settings that cannot work, BadBatch when the training diverges."""
+    UserError for data or settings that cannot work, BadBatch when the training diverges, RankLost when another process
+    of the training has died."""
     accelerator = make_accelerator(subject.train)
+    if not resume:
+        again, resume = restarted(path, type(subject.config), accelerator)
+        overwrite |= again
+        if resume:
+            subject.config = Run.open(path, type(subject.config)).config
     # With several processes the main one holds the run for all.
     verb, main = "train --resume" if resume else "train", accelerator.is_main_process
-    with lock.own(path, verb, new=not resume) if main else nullcontext():
+    with together(path, accelerator), lock.own(path, verb, new=not resume) if main else nullcontext():
         return _train(subject, path, resume, overwrite, accelerator)
 
 
