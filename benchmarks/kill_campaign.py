@@ -76,6 +76,8 @@ class Books:
 
     signals = (signal.SIGKILL, signal.SIGTERM)
     kind: type = LearnConfig
+    length = 250
+    """Words of a book."""
     words: ClassVar = {"one.txt": "the cat sat on a mat and the dog ate it", "two.txt": "ÄPFEL UND BÄUME, ZWÖLF KÜHE!"}
     flags = (
         "--epochs 2 --length 24 --stride 12 --batch-size 4 --checkpoint-every 1 --log-every 1 --eval-characters 200 "
@@ -86,7 +88,7 @@ class Books:
     def __init__(self, folder: Path) -> None:
         self.files = [folder / name for name in self.words]
         for file, words in zip(self.files, self.words.values(), strict=True):
-            file.write_text(" ".join(random.Random(file.name).choices(words.split(), k=250)))
+            file.write_text(" ".join(random.Random(file.name).choices(words.split(), k=self.length)))
 
     def args(self, run: Path) -> list[str]:
         """The same command begins and resumes."""

@@ -16,14 +16,14 @@ SCRIPT = Path(__file__).parents[3] / "benchmarks" / "soundness.py"
 
 
 @pytest.mark.slow
-def test_of_60_puzzles_every_bad_one_gets_its_reason_and_no_answer_is_wrong(
+def test_of_40_puzzles_every_bad_one_gets_its_reason_and_no_answer_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     flags = [
         "--data",
         str(hrm_data() / "sudoku"),
         "--puzzles",
-        "60",
+        "40",
         "--max-segments",
         "8",
         "--json",
@@ -33,6 +33,6 @@ def test_of_60_puzzles_every_bad_one_gets_its_reason_and_no_answer_is_wrong(
     runpy.run_path(str(SCRIPT), run_name="__main__")
     result = json.loads((tmp_path / "x").read_text())
     counts = result["counts"]
-    assert result["n"] == 60 and result["failures"] == 0, result["examples"]
-    assert counts["invalid"] == 18 and counts["invalid: several solutions"] == 12 and counts["solved"] > 12
+    assert result["n"] == 40 and result["failures"] == 0, result["examples"]
+    assert counts["invalid"] == 12 and counts["invalid: several solutions"] == 8 and counts["solved"] > 8
     assert sum(1 for name in counts if name.startswith("invalid: ")) >= 4

@@ -23,11 +23,10 @@ FLAGS = """
 def test_training_on_sudoku_extreme_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     puzzles = hrm_data() / "sudoku" / "sudoku_extreme_1k_train.csv"
     train = ["train", "sudoku-extreme", "--data", str(puzzles), *FLAGS.split()]
-    assert hrm([*train, "--out", str(tmp_path / "straight"), "--train.steps", "120"]) == 0
-    assert hrm([*train, "--out", str(tmp_path / "resumed"), "--train.steps", "60"]) == 0
-    assert hrm(["train", "--resume", str(tmp_path / "resumed"), "--train.steps", "120"]) == 0
-    straight, resumed = Run.open(tmp_path / "straight", Config), Run.open(tmp_path / "resumed", Config)
-    small.assert_same(straight, resumed, 120, {"weights", "optimizer", "slots"})
+    assert hrm([*train, "--out", str(tmp_path / "straight"), "--train.steps", "90"]) == 0
+    straight = Run.open(tmp_path / "straight", Config)
+    resumed = small.resume(small.cut(straight, tmp_path / "resumed", 50))
+    small.assert_same(straight, resumed, 90, {"weights", "optimizer", "slots"})
     losses = [record["loss"] for record in straight.records()]
-    assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
+    assert len(losses) == 9 and losses[-1] < 0.8 * losses[0]
     assert all(later < losses[0] for later in losses[5:])

@@ -32,15 +32,17 @@ CACHES: dict[str, Any] = {
 }
 EXACT: dict[str, Any] = {"atol": 1e-9, "rtol": 0}
 
-FAST = ("original", "all shared")
-forms = pytest.mark.parametrize(
-    "form", [form if form in FAST else pytest.param(form, marks=pytest.mark.slow) for form in small.FORMS]
-)
-some_forms = pytest.mark.parametrize(
-    "form", ["original", *(pytest.param(form, marks=pytest.mark.slow) for form in ("hrm_text", "all shared"))]
-)
 rules = pytest.mark.parametrize("rule", RULES)
-criteria = pytest.mark.parametrize("criterion", CRITERIA)
+
+
+def pairs(*forms: str) -> Any:
+    """Each form with each criterion; the rules take turns, so that each meets every form and every criterion."""
+    cases = [
+        (form, RULES[(row + column) % 2], criterion)
+        for row, form in enumerate(forms)
+        for column, criterion in enumerate(CRITERIA)
+    ]
+    return pytest.mark.parametrize(("form", "rule", "criterion"), cases)
 
 
 @cache
@@ -88,9 +90,7 @@ def assert_same(a: Any, b: Any, rows: Any = slice(None), columns: Any = slice(No
         torch.testing.assert_close(a[name][rows][:, columns], b[name][rows][:, columns], **EXACT)
 
 
-@criteria
-@rules
-@forms
+@pairs(*small.FORMS)
 def test_changing_a_token_changes_nothing_before_it(form: str, rule: str, criterion: str) -> None:
     model, ids = small.model(**small.FORMS[form]), small.tokens()
     request = request_of(form, criterion, rule)
@@ -104,9 +104,7 @@ def test_changing_a_token_changes_nothing_before_it(form: str, rule: str, criter
             assert not torch.allclose(before.logits[:, t], after.logits[:, t])
 
 
-@criteria
-@rules
-@forms
+@pairs(*small.FORMS)
 def test_token_by_token_equals_all_at_once(form: str, rule: str, criterion: str) -> None:
     model, ids = small.model(**small.FORMS[form]), small.tokens()
     request = request_of(form, criterion, rule)
@@ -117,11 +115,14 @@ def test_token_by_token_equals_all_at_once(form: str, rule: str, criterion: str)
     assert_same(at_once, incremental(model, ids, request, HRMCache(room=4), [1, 1, 3, 1, 1, 3, 1, 1]))
 
 
-@pytest.mark.parametrize("kind", CACHES)
-@rules
-@pytest.mark.parametrize("criterion", ["fixed", "q", "retry"])
 @pytest.mark.parametrize(
-    "form", ["grouped", *(pytest.param(form, marks=pytest.mark.slow) for form in ("original", "all shared"))]
+    ("form", "criterion", "rule", "kind"),
+    [  # any two of the four meet
+        (form, ("fixed", "q", "retry")[(i + j + k) % 3], rule, kind)
+        for i, form in enumerate(("grouped", "original", "all shared"))
+        for j, rule in enumerate(RULES)
+        for k, kind in enumerate(CACHES)
+    ],
 )
 def test_every_cache_gives_the_same(form: str, criterion: str, rule: str, kind: str) -> None:
     model, ids = small.model(**small.FORMS[form], **CRITERIA[criterion]), small.tokens()
@@ -131,9 +132,7 @@ def test_every_cache_gives_the_same(form: str, criterion: str, rule: str, kind: 
     assert_same(at_once, incremental(model, ids, request, CACHES[kind](model), [4, 1, 1, 3, 1, 1, 1]))
 
 
-@criteria
-@rules
-@some_forms
+@pairs("original", "hrm_text", "all shared")
 def test_a_row_is_the_same_in_any_batch(form: str, rule: str, criterion: str) -> None:
     model, ids = small.model(**small.FORMS[form]), small.tokens(rows=3, length=9)
     request = request_of(form, criterion, rule)
@@ -143,9 +142,7 @@ def test_a_row_is_the_same_in_any_batch(form: str, rule: str, criterion: str) ->
         assert_same(alone, {name: t[row : row + 1] for name, t in together.items()})
 
 
-@criteria
-@rules
-@some_forms
+@pairs("original", "hrm_text", "all shared")
 def test_left_padding_changes_nothing(form: str, rule: str, criterion: str) -> None:
     model, ids = small.model(**small.FORMS[form]), small.tokens(rows=2)
     request = request_of(form, criterion, rule)

@@ -383,28 +383,13 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path: Path, capsys: 
 @pytest.mark.slow
 def test_a_character_model_learns_a_real_book(tmp_path: Path) -> None:
     flags = [
-        "--arch.dim=48",
-        "--arch.heads=2",
-        "--arch.fast-layers=1",
-        "--arch.slow-layers=1",
-        "--halting.max-segments=2",
-    ]
-    flags += [
-        "--text.length",
-        "64",
-        "--train.batch-size",
-        "16",
-        "--train.steps",
-        "100",
-        "--train.eval-every",
-        "100",
-        "--optim.lr",
-        "5e-3",
-    ]
-    flags += ["--optim.warmup-steps", "10", "--train.eval-puzzles", "20", "--train.device", "cpu"]
+        "--arch.dim=48", "--arch.heads=2", "--arch.fast-layers=1", "--arch.slow-layers=1", "--halting.max-segments=2",
+        "--text.length", "32", "--train.batch-size", "16", "--train.steps", "100", "--train.eval-every", "100",
+        "--optim.lr", "5e-3", "--optim.warmup-steps", "10", "--train.eval-puzzles", "20", "--train.device", "cpu",
+    ]  # fmt: skip
     source = hrm_data() / "text/alice.txt"
     assert hrm(["train", "text-char", "--data", str(source), "--out", str(tmp_path / "run"), *flags]) == 0
-    assert json.loads((tmp_path / "run/result.json").read_text())["bits_per_character"] < 3.4
+    assert json.loads((tmp_path / "run/result.json").read_text())["bits_per_character"] < 3.5  # single letters: 4.6
 
 
 @pytest.mark.slow
