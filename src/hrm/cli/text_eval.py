@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,8 @@ class TextOptions:
     """Measure about this many tokens only, or the first questions or items of a task."""
     field: str = "text"
     """Field of JSON lines or parquet that holds the text."""
+    words: Literal["wikitext", "ptb"] | None = None
+    """--data is a set of words in this form: join them as people write, and give the perplexity per word of the set."""
     encoding: str | None = None
     """Encoding of --data, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     split: str = "validation"
@@ -110,6 +112,8 @@ def main(args: list[str]) -> int:
         raise UserError("--tasks reads its items at once and --state carry token by token: leave one of them out")
     if options.state == "carry" and (options.exit_threshold[1:] or options.plot is not None or options.stride):
         raise UserError("--state carry measures one budget: leave out --plot, --stride and further thresholds")
+    if options.words and (options.data is None or options.limit or options.state == "carry" or options.tasks):
+        raise UserError("--words counts the words of all of --data: name a text, without --limit, --state and --tasks")
     if options.data is not None and are_puzzles(options.data):
         raise UserError(f"{options.run} is a model of text and {options.data} holds puzzles: name a text with --data")
     threshold = options.exit_threshold[0] if options.exit_threshold else None
@@ -134,11 +138,13 @@ def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json,
     from hrm.text.measuring.losses import THRESHOLDS, evaluate
     from hrm.text.measuring.report import draw, states_table, table
     from hrm.text.measuring.state import evaluate_states
+    from hrm.text.measuring.words import per_word
 
     model, trained = loaded.model, loaded.length
     budget = model.budget(**request)
     curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
-    with _packed(loaded, options) as (packed, source), share("", Console(stderr=True)) as report:
+    words: list[int] = []
+    with _packed(loaded, options, words.append) as (packed, source), share("", Console(stderr=True)) as report:
         longest = model.config.max_position_embeddings
         rows = getattr(packed, "length", None)  # rows of a fixed length
         length = options.length or rows or min(trained or longest, max(1, packed.count - 1))
@@ -150,9 +156,13 @@ def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json,
             return result | _origin(loaded, source), states_table(result)
         measured = evaluate(*given, options.stride, options.batch_size, options.exit_threshold or curve, **how)
         result = measured.plain() | _origin(loaded, source)
+    lines = [table(measured)]
+    if options.words:
+        result |= per_word(measured, sum(words))
+        lines.append(f"{sum(words):,} words: perplexity per word {result['perplexity_per_word']:.2f}")
     if options.plot is not None:
         draw(measured, options.plot)
-    return result, table(measured)
+    return result, "\n".join(lines)
 
 
 def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
@@ -226,10 +236,15 @@ def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
 
 
 @contextmanager
-def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Tokens, Path | None]]:
-    """The text to measure on, packed into a temporary folder where it is not yet, and where it came from."""
+def _packed(
+    loaded: TextModel, options: TextOptions, count: Callable[[int], object]
+) -> Iterator[tuple[Tokens, Path | None]]:
+    """The text to measure on, packed into a temporary folder where it is not yet, and where it came from; `count` hears
+    of the words of a set of words."""
     tokenizer, source = loaded.tokenizer, options.data
     if options.fresh is None and (source is None or corpus.is_packed(source)):
+        if options.words:
+            raise UserError(f"{source} holds tokens: --words wants the text of the set")
         yield _folder(loaded, options)
         return
     if source is None:
@@ -237,7 +252,12 @@ def _packed(loaded: TextModel, options: TextOptions) -> Iterator[tuple[Tokens, P
     elif chat.are_conversations(source, options.encoding):
         items = chat.examples(tokenizer, chat.conversations(source, _way(options)), _template(loaded))
     else:
-        items = corpus.encode(tokenizer, corpus.documents(source, options.field, way=_way(options)))
+        documents: Iterable[str] = corpus.documents(source, options.field, way=_way(options))
+        if options.words:
+            from hrm.text.measuring.words import joined
+
+            documents = joined(documents, options.words, count)
+        items = corpus.encode(tokenizer, documents)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Packed.write(Path(folder) / "packed", tokenizer, items), Path(source) if source else None
 
