@@ -62,8 +62,10 @@ def articles(data: Path) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A text of WikiText-2 as it was written."""
-    text = re.sub(r" @(.)@ ", r"\1", text).replace("<unk>", "unknown")
+    """A text of WikiText-2 about as it was written; <unk> are rare words, each another."""
+    draw = random.Random(text)
+    text = re.sub("<unk>", lambda _: "".join(draw.choice("bdgklmnrst") + draw.choice("aeiou") for _ in range(3)), text)
+    text = re.sub(r" @(.)@ ", r"\1", text)
     text = re.sub(r"([(\[$]) ", r"\1", re.sub(r" ([.,;:!?%)\]])", r"\1", text))
     return re.sub(r'" ([^"]*) "', r'"\1"', re.sub(r" (n't|'\w+)\b", r"\1", text))
 
@@ -152,8 +154,10 @@ def script(folder: Path, out: Path) -> None:
     run(
         "clean", 6, readers.JsonlReader(str(out / "input")), formatters.FTFYFormatter(normalization="NFC"),
         filters.GopherRepetitionFilter(exclusion_writer=writer("removed/1")),
-        filters.GopherQualityFilter(exclusion_writer=writer("removed/2")),
-        filters.C4QualityFilter(writer("removed/3"), filter_no_terminal_punct=False),
+        filters.GopherQualityFilter(exclusion_writer=writer("removed/2"), max_non_alpha_words_ratio=0.7),
+        filters.C4QualityFilter(
+            writer("removed/3"), filter_no_terminal_punct=False, min_num_sentences=3, filter_curly_bracket=False
+        ),
         filters.FineWebQualityFilter(writer("removed/4"), char_duplicates_ratio=0.1, line_punct_exclude_zero=True),
         steps.IsClean(recipe, writer("removed/5")), writer("clean"), dedup.ExactDedupSignature(at["hash"], exact),
     )  # fmt: skip

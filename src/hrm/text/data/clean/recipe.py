@@ -82,8 +82,9 @@ class GopherQuality:
     max_symbol_word_ratio: Share = 0.1
     max_bullet_lines_ratio: Share = 0.9
     max_ellipsis_lines_ratio: Share = 0.3
-    max_non_alpha_words_ratio: Share = 0.8
-    """Least share of words with a letter: datatrove's name says the opposite."""
+    max_non_alpha_words_ratio: Share = 0.7
+    """Least share of words with a letter (datatrove's name says the opposite). Gopher's 0.8 is of what stands between
+    spaces; here a punctuation mark counts as a word, and articles with many dates would be lost."""
     min_stop_words: Count = 2
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
 
@@ -95,12 +96,13 @@ class C4:
     filter_no_terminal_punct: bool = False
     """Drop lines without a full stop at their end; FineWeb leaves this rule out."""
     remove_citations: bool = True
-    min_num_sentences: Annotated[int, Range(OVER, 10**6)] = 5
+    min_num_sentences: Annotated[int, Range(OVER, 10**6)] = 3
     min_words_per_line: Annotated[int, Range(OVER, 10**6)] = 3
     max_word_length: Annotated[int, Range(OVER, 10**9)] = 1000
     filter_lorem_ipsum: bool = True
     filter_javascript: bool = True
-    filter_curly_bracket: bool = True
+    filter_curly_bracket: bool = False
+    """Drop documents with a curly bracket, as all code and most mathematics has."""
     filter_policy: bool = True
 
 

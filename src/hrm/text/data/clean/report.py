@@ -133,7 +133,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }}
-th:first-child, td.text {{ text-align: left; }}
+th:first-child, .text {{ text-align: left; }}
 .bar {{ width: 30%; text-align: left; }}
 .bar i {{ display: block; height: .8rem; background: var(--bar); min-width: 1px; }}
 summary {{ cursor: pointer; font-weight: 600; padding: .4rem 0; }}
