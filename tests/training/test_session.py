@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from hrm.puzzles import data
 from hrm.puzzles.config import Config
 from hrm.puzzles.training import session
 from hrm.runs import Run, checkpoint, threads
+from hrm.training import progress
 from tests.training import small
 from tests.training.small import config, train
 
@@ -150,10 +150,10 @@ def test_a_dry_run_shows_settings_and_costs_and_writes_nothing(
     assert time.monotonic() - started < 60 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed")
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "get_available_trackers", list)
     assert hrm(small.command(tmp_path / "run", config(train={"track": ("tensorboard",)}))) == 2
     assert (
         "--train.track tensorboard needs tensorboard, which is not installed: in your clone" in capsys.readouterr().err
@@ -171,6 +171,19 @@ def test_tensorboard_receives_the_metrics(tmp_path: Path) -> None:
     logged = {event.step: event.value for event in accumulator.Scalars("loss")}
     wanted = {record["step"]: record["loss"] for record in run.records()}
     assert logged == pytest.approx(wanted)
+
+
+def test_weights_and_biases_and_trackio_take_the_metrics_without_a_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="needs the extra [track]")
+    pytest.importorskip("trackio", reason="needs the extra [track]")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.chdir(tmp_path)
+    run = train(tmp_path / "run", config(train={"track": ("wandb", "trackio")}))
+    assert list((run.path / "wandb").glob("offline-run-*/*.wandb")) and not (tmp_path / "wandb").exists()
+    assert "Reserved keys" not in capsys.readouterr().out
 
 
 def test_measuring_is_logged_with_its_share_of_the_time(tmp_path: Path) -> None:

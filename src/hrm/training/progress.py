@@ -81,7 +81,7 @@ class Reporter:
             accelerator.project_configuration.logging_dir = folder
             # TensorBoard accepts numbers and text only.
             plain = {name: value if isinstance(value, int | float) else str(value) for name, value in config.items()}
-            accelerator.init_trackers(run, plain)
+            accelerator.init_trackers(run, plain, {"wandb": {"dir": folder}})
             self.trackers = accelerator.trackers
 
     def say(self, text: str) -> None:
@@ -109,4 +109,5 @@ class Reporter:
         else:
             self.say("  ".join((first, loss, details, grad, rate, memory, end)))
         for tracker in self.trackers:
-            tracker.log({k: v for k, v in metrics.items() if isinstance(v, (int, float))}, step=metrics["step"])
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k != "step"}
+            tracker.log(numbers, step=metrics["step"])
