@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-settings.register_profile("hrm", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("hrm", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("hrm")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does so with what it starts in the background
