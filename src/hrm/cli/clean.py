@@ -23,7 +23,7 @@ class CleanOptions:
     executor: Literal["local", "slurm", "ray"] = "local"
     """Where the tasks run: in processes of this machine, or on a cluster."""
     workers: int = 0
-    """Tasks at once; 0: one for each free core."""
+    """Tasks at once; 0: one for each core."""
     tasks: int = 64
     """Most tasks of a source; each reads a share of its files."""
     partition: str | None = None

@@ -97,7 +97,7 @@ def page(facts: Json) -> str:
     left = f"{facts['kept']:,} of {facts['read']:,} documents are kept for training, {facts['held_out']:,} held out"
     sources = "".join(
         "<tr>" + f"<th scope=row>{escape(name)}</th>" + "".join(
-            f"<td>{escape(str(cell)) if isinstance(cell, str) else format(cell, ',')}</td>"
+            f"<td class=text>{escape(cell)}</td>" if isinstance(cell, str) else f"<td>{cell:,}</td>"
             for cell in (of["read"], of["characters"], sum(of["removed"].values()) + of["without_text"],
                          of["held_out"], of["kept"], of["tokens"], of["licence"] or "not given", of["origin"])
         ) + "</tr>"
@@ -144,7 +144,7 @@ blockquote {{ margin: 0; padding: .3rem .8rem; border-left: 3px solid var(--bar)
 <h1>From raw text to a corpus</h1><p>{left}: {tokens} tokens for training.</p>
 <h2>Sources</h2><div class=wide><table><thead><tr><th scope=col>Source</th><th scope=col>Read</th>
 <th scope=col>Characters</th><th scope=col>Removed</th><th scope=col>Held out</th><th scope=col>Kept</th>
-<th scope=col>Tokens</th><th scope=col>Licence</th><th scope=col>Origin</th></tr></thead>
+<th scope=col>Tokens</th><th scope=col class=text>Licence</th><th scope=col class=text>Origin</th></tr></thead>
 <tbody>{sources}</tbody></table></div>
 <h2>What each step removed</h2><div class=wide><table><thead><tr><th scope=col>Step</th>
 <th scope=col>Documents seen</th>

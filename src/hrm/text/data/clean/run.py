@@ -25,7 +25,6 @@ from hrm.files.records import Json
 from hrm.progress import bar
 from hrm.runs import lock
 from hrm.runs.durable import discard
-from hrm.runs.threads import free_cores
 from hrm.text.data.clean.plan import Plan
 from hrm.text.data.clean.recipe import Recipe
 from hrm.text.data.tokenizers import load_tokenizer
@@ -41,7 +40,7 @@ class How:
 
     executor: Literal["local", "slurm", "ray"] = "local"
     workers: int = 0
-    """Tasks at once; 0: as many as there are free cores."""
+    """Tasks at once; 0: as many as there are cores."""
     tasks: int = 64
     """Most tasks of a source, each with a share of its files."""
     keep_work: bool = False
@@ -109,8 +108,8 @@ def _check(recipe: Recipe, out: Path, how: How) -> None:
             )
     elif how.dry_run:
         raise UserError("--dry-run shows the scripts for Slurm: add --executor slurm")
-    if not recipe.tokenizer.startswith("bpe:") and recipe.tokenizer != "char":
-        load_tokenizer(recipe.tokenizer)  # before hours of work
+    if how.executor != "local":
+        _spell(recipe.tokenizer)
     check_utf8(out)
     names.apart(out, [source.path for source in recipe.sources])
 
@@ -134,7 +133,8 @@ def _local(plan: Plan, how: How, console: Console | None) -> None:
 
     listed = stages(plan)
     most = max(stage.tasks for stage in listed)
-    with _pool(min(most, how.workers or max(1, free_cores()))) as pool:
+    with _pool(min(most, how.workers or _cores())) as pool:
+        pool.submit(_spell, plan.recipe.tokenizer).result()
         for number, stage in enumerate(listed):
             left = _executor(plan, stage).get_incomplete_ranks()
             with bar(stage.name, stage.tasks, console) as advance:
@@ -151,10 +151,20 @@ def _local(plan: Plan, how: How, console: Console | None) -> None:
                     ) from error
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _executor(plan: Plan, stage: Stage, pipeline: Any = ()) -> Any:
     from datatrove.executor import LocalPipelineExecutor  # pyright: ignore[reportMissingImports]
 
     return LocalPipelineExecutor(list(pipeline), tasks=stage.tasks, logging_dir=str(plan.work / "logs" / stage.name))
+
+
+def _spell(kind: str) -> None:
+    """UserError for a tokenizer that cannot be loaded, before hours of work."""
+    if not kind.startswith("bpe:") and kind != "char":
+        load_tokenizer(kind)
 
 
 def _task(plan: Plan, number: int, rank: int) -> None:
