@@ -1,11 +1,12 @@
 """Interrupt a training at random moments: it must always resume, lose no checkpoint, and end with the same weights.
 
-    python benchmarks/kill_campaign.py [--of puzzles | books | pairs] [--kills 200] [--seed 0] [--json FILE]
+    python benchmarks/kill_campaign.py [--of puzzles | books | pairs | ranks] [--kills 200] [--seed 0] [--json FILE]
 
 A tiny run that saves after every step is started, killed with SIGKILL and resumed, until it ends; then the next one,
 until the kills are used up. `books`: a learner reads two books, with a memory, new characters and new layers between
 them; half of the interruptions are SIGTERM, at which it pauses. `pairs`: two processes write into one folder at the
-same time, every verb with every other (see pairs.py). Most processes are forked after the imports, so that
+same time, every verb with every other (see pairs.py). `ranks`: one of several processes that train together is killed
+(see ranks.py); stopped and started again, it counts on. Most processes are forked after the imports, so that
 kills hit the training; the others are started from nothing, so that kills hit the start of the program too. POSIX only.
 """
 
@@ -252,6 +253,30 @@ def of_pairs(count: int, rng: random.Random, seed: int, file: Path) -> int:
     return int(any(result[name] for name in pairs.FAILURES))
 
 
+def of_ranks(kills: int, seed: int, file: Path) -> int:
+    """Processes that train together lose one of them, again and again."""
+    import ranks
+
+    result: Counter[str] = Counter()
+    started = time.monotonic()
+    if file.is_file():
+        before = json.loads(file.read_text())
+        result.update({name: before[_key(name)] for name in ranks.ROWS})
+        started -= before["seconds"]
+
+    def keep(found: Counter[str]) -> None:
+        write(file, "ranks", seed, started, found, ranks.ROWS, steps=ranks.STEPS, wanted=kills)
+
+    with tempfile.TemporaryDirectory() as folder:
+        ranks.campaign(kills, random.Random(seed + result["kills"]), Path(folder), result, keep)
+    show(result, ranks.ROWS)
+    return int(any(result[name] for name in ranks.FAILURES))
+
+
+def _key(name: str) -> str:
+    return re.sub(r"\W+", "_", name)
+
+
 def show(result: Counter[str], rows: tuple[str, ...]) -> None:
     """Print a table."""
     for name in rows:
@@ -267,16 +292,20 @@ def write(
         "torch": torch.__version__, "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = {re.sub(r"\W+", "_", name): result[name] for name in rows}
+    kept = {_key(name): result[name] for name in rows}
     file.write_text(json.dumps({**kept, **facts}, indent=1) + "\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", choices=("puzzles", "books", "pairs"), default="puzzles")
-    parser.add_argument("--kills", type=int, default=200, help="interruptions, or pairs, in all")
+    parser.add_argument("--of", choices=("puzzles", "books", "pairs", "ranks"), default="puzzles")
+    parser.add_argument(
+        "--kills", type=int, default=200, help="interruptions, or pairs, in all (100 are asked of ranks)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments; the machine's speed changes them as well")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/kill_campaign[_books|_pairs].json")
+    parser.add_argument(
+        "--json", type=Path, help="default: benchmarks/results/kill_campaign[_books|_pairs|_ranks].json"
+    )
     args = parser.parse_args()
     name = "kill_campaign" if args.of == "puzzles" else f"kill_campaign_{args.of}"
     file = args.json or Path(__file__).parent / "results" / f"{name}.json"
@@ -285,6 +314,8 @@ def main() -> int:
     started = time.monotonic()
     if args.of == "pairs":
         return of_pairs(args.kills, rng, args.seed, file)
+    if args.of == "ranks":
+        return of_ranks(args.kills, args.seed, file)
     result: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

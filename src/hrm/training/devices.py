@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ from hrm.core.devices import not_available
 from hrm.files.reading import UserError
 from hrm.runs import Run, threads
 from hrm.training.config import TrainConfig
+from hrm.training.interrupt import at_once
 
 
 def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accelerator:
@@ -33,9 +35,10 @@ def make_accelerator(train: TrainConfig, flag: str = "--train.device") -> Accele
     if found and launched == 1 and found["num_processes"] == 1 and cpu != (found["device"].type == "cpu"):
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
     patience = InitProcessGroupKwargs(timeout=timedelta(minutes=train.timeout))
-    if launched > 1 and os.environ.get("GROUP_WORLD_SIZE") == "1":
-        _meet_again("gloo" if cpu else "nccl", patience.timeout)
-    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
+    with at_once() if launched > 1 else nullcontext():  # here processes wait for each other
+        if launched > 1 and os.environ.get("GROUP_WORLD_SIZE") == "1":
+            _meet_again("gloo" if cpu else "nccl", patience.timeout)
+        accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
     if device not in ("auto", accelerator.device.type):
         raise not_available(flag, device, accelerator.device)
     if launched > accelerator.num_processes:

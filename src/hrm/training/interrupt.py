@@ -53,6 +53,17 @@ def ending() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Inside, SIGTERM ends the process at once: for calls that wait for long and look at no signal."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if _in_main_thread() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 class Abandoned(BaseException):
     """A signal came during work that may be given up. A BaseException, so that no `except Exception` catches it."""
 

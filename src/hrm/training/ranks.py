@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from hrm.runs import checkpoint
 from hrm.runs.folder import Run
 from hrm.settings import Recipe
+from hrm.training.interrupt import Terminated
 from hrm.training.trainer import anyone
 
 _NOTICED = 2.0
@@ -41,12 +42,16 @@ def together(path: Path, accelerator: Accelerator) -> Iterator[None]:
     ids = dict(enumerate(gather_object([(os.getpid(), platform.node())])))
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+    except (RuntimeError, Terminated) as error:
+        asked = isinstance(error, Terminated)  # perhaps by torchrun, which has noticed the loss first
+        if not asked and not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # with which torchrun ends the others, before they could say why
+        if not asked:  # it would come before this process could say why it ends
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         here = {rank: process for rank, (process, host) in ids.items() if host == platform.node()}
-        lost = _lost(here)
+        lost = _lost(here, 0.0 if asked else _NOTICED)
+        if asked and not lost:
+            raise
         if accelerator.process_index != min(ids.keys() - lost.keys()):
             raise RankLost from error
         told = "; ".join(f"rank {rank} (process {here[rank]}) {how}" for rank, how in lost.items())
@@ -55,9 +60,9 @@ def together(path: Path, accelerator: Accelerator) -> Iterator[None]:
         raise RankLost(f"{told}, so all end; {saved}: go on with hrm train --resume {path}") from error
 
 
-def _lost(here: dict[int, int]) -> dict[int, str]:
-    """How the ranks on this machine have ended that no longer run; waits for one that is about to end."""
-    until = time.monotonic() + _NOTICED
+def _lost(here: dict[int, int], seconds: float) -> dict[int, str]:
+    """How the ranks on this machine have ended that no longer run; waits so long for one that is about to end."""
+    until = time.monotonic() + seconds
     while True:
         lost = {rank: how for rank, process in here.items() if (how := _end(process))}
         if lost or time.monotonic() > until:
