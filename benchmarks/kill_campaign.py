@@ -265,7 +265,7 @@ def of_ranks(kills: int, seed: int, file: Path) -> int:
         started -= before["seconds"]
 
     def keep(found: Counter[str]) -> None:
-        write(file, "ranks", seed, started, found, ranks.ROWS, steps=ranks.STEPS, wanted=kills)
+        write(file, "ranks", seed, started, found, ranks.ROWS, steps=ranks.STEPS)
 
     with tempfile.TemporaryDirectory() as folder:
         ranks.campaign(kills, random.Random(seed + result["kills"]), Path(folder), result, keep)

@@ -44,11 +44,11 @@ def losses(run: Run[Any]) -> dict[int, dict[str, float]]:
     return {line["step"]: {name: line[name] for name in names if name in line} for line in lines}
 
 
-def assert_close(left: Run[Any], right: Run[Any]) -> None:
+def assert_close(left: Run[Any], right: Run[Any], within: float = 1e-6) -> None:
     one, two = losses(left), losses(right)
     assert one.keys() == two.keys()
     for step, values in one.items():
-        assert two[step] == pytest.approx(values, abs=1e-6, rel=0), step
+        assert two[step] == pytest.approx(values, abs=within, rel=0), step
 
 
 def in_turns(begin: list[str], run: Path) -> list[tuple[int, list[str]]]:
