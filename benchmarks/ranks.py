@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed.fsdp
+from safetensors.torch import load_file
 
 import hrm.text.training.session  # noqa: F401
 from hrm.cli.main import main as hrm_command
@@ -98,12 +99,17 @@ class Training:
         return children
 
     def ending(self) -> dict[str, Any]:
-        """What equal trainings have in common: bytes of the last checkpoint, metrics without times."""
+        """What equal trainings have in common: tensors of the last checkpoint, metrics without times."""
         run = Run.open(self.run, Config if self.kind == "puzzles" else TextConfig)
         last = run.checkpoint("latest")
         records = [r for r in run.records() if r.get("event") != "resumed"]
         return {
-            **{file.name: file.read_bytes() for file in sorted(last.glob("*.safetensors"))},
+            # The order of the names in a file differs from one start to another.
+            **{
+                f"{file.stem} {name}": (tuple(tensor.shape), tensor.numpy().tobytes())
+                for file in last.glob("*.safetensors")
+                for name, tensor in load_file(file).items()
+            },
             "step": checkpoint.step_of(last),
             "metrics": [{k: v for k, v in record.items() if k not in CLOCKS} for record in records],
         }
