@@ -1,6 +1,6 @@
 """What `hrm data clean` costs beside a plain datatrove script of the same steps, what it finds, and what it loses.
 
-    python benchmarks/pipeline.py [--data /work/shared/data/text] [--repeats 3] [--out RESULT.json]
+    python benchmarks/pipeline.py [--data DATA/text] [--repeats 3] [--out RESULT.json]
 
 Some 8 MB of public-domain speeches, plays and novels in pieces of 3,000 characters, and articles of Wikipedia, with
 planted duplicates and questions of a made-up test. Both run with one worker, one after the other in turns.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import random
 import re
 import resource
@@ -235,7 +236,7 @@ def _lines(path: Path) -> list[tuple[str, int]]:
 def main() -> None:
     """Make the sources, run both in turns, write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("/work/shared/data/text"))
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("HRM_DATA", "data")) / "text")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pipeline.json"))
     parser.add_argument("--plain", type=Path, nargs=2, help=argparse.SUPPRESS)
