@@ -1,4 +1,4 @@
-"""For kill_campaign.py: a random one of several processes is killed, and any number of processes goes on.
+"""For kill_campaign.py: a random one of several processes is killed, and any number of processes resumes.
 
 A training of 16 steps, of puzzles or of text, whole on each process or split, lives many lives of 1, 2 or 4 processes.
 In each life a random process is killed at a random moment; the others are sent SIGTERM a moment later, as torchrun
@@ -81,7 +81,7 @@ class Training:
         return checkpoint.complete(self.run / "checkpoints")
 
     def start(self, count: int) -> list[int]:
-        """Begin or go on in so many processes; returns their ids."""
+        """Begin or resume in this many processes; returns their ids."""
         args, children = self.args(), []
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = str(server.getsockname()[1])
@@ -188,7 +188,7 @@ def straight(folder: Path, kind: str, parallel: str, count: int) -> tuple[Traini
 
 
 def live(training: Training, counts: tuple[int, ...], rng: random.Random, length: float, result: Counter[str]) -> bool:
-    """All lives of a training until its end; False if it could not go on."""
+    """All lives of a training until its end; False if it could not continue."""
     for kills in range(KILLS + 1):
         count = rng.choice(counts)
         result[f"lives of {count} process{'es' * (count > 1)}"] += 1
@@ -207,7 +207,7 @@ def live(training: Training, counts: tuple[int, ...], rng: random.Random, length
             result["processes that outlived another by 30 s"] += not end_all(left)
             continue
         end_all(left)
-        print(f"\ncould not go on:\n{training.log.read_text()[-2000:]}")
+        print(f"\ncould not continue:\n{training.log.read_text()[-2000:]}")
         return False
     return False
 
@@ -215,7 +215,7 @@ def live(training: Training, counts: tuple[int, ...], rng: random.Random, length
 def campaign(
     kills: int, rng: random.Random, folder: Path, result: Counter[str], keep: Callable[[Counter[str]], None]
 ) -> None:
-    """Trainings until there were so many kills in all; `keep` is called after each, with what is known by then."""
+    """Trainings until there were this many kills in all; `keep` is called after each, with what is known by then."""
     known: dict[tuple[str, str, int], tuple[Training, float]] = {}
 
     def reference(kind: str, parallel: str, count: int) -> tuple[Training, float]:

@@ -24,3 +24,9 @@ def one_thread() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that start processes once for all their tests come first: later, a worker that takes over half of their
+    tests from the other would start them again."""
+    items.sort(key=lambda item: item.path.stem not in ("test_sharding", "test_processes", "test_clean"))

@@ -18,6 +18,7 @@ task: {holdout: 20}
 train: {steps: 30, batch_size: 16, eval_every: 20, checkpoint_every: 10, device: cpu}
 arch: {dim: 8}
 halting: {max_segments: 2}
+optim: {warmup_steps: 1}
 """
 
 

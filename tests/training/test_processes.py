@@ -202,7 +202,7 @@ def test_an_error_in_one_process_ends_the_other(tmp_path: Path) -> None:
     process = small.start(*TWO, "0", *args, module="torch.distributed.run")
     _, shown = process.communicate(timeout=120)
     assert process.returncode and "hrm train: the second process fails" in shown
-    assert "rank 1 (process" in shown and "so all end; the checkpoint of step 2 is intact: go on with" in shown
+    assert "rank 1 (process" in shown and "so all end; the checkpoint of step 2 is intact: resume with" in shown
     assert [checkpoint.step_of(path) for path in checkpoint.complete(tmp_path / "run" / "checkpoints")] == [2]
 
 
@@ -218,7 +218,7 @@ def test_a_process_that_is_killed_ends_the_other_and_torchrun_starts_both_again(
     assert shown.count("so all end; the checkpoint of step ") == shown.count("hrm train: rank 1 (process ") == 2
     started = [int(step.replace(",", "")) for step in re.findall(r"; step ([\d,]+) of", shown)]
     assert started[0] == 0 and started[1] >= first
-    assert f"go on with hrm train --resume {run}" in shown
+    assert f"resume with hrm train --resume {run}" in shown
 
 
 def test_a_process_that_hangs_ends_the_other(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class CleanOptions:
     """File in YAML that names the sources and how they are cleaned."""
     out: Path
     """Folder to write: train, validation, tokenizer, recipe.yaml, report.json and report.html. What is not complete
-    lies in OUT.work, and the same command goes on from there."""
+    lies in OUT.work, and the same command continues from there."""
     executor: Literal["local", "slurm", "ray"] = "local"
     """Where the tasks run: in processes of this machine, or on a cluster."""
     workers: int = 0
@@ -37,7 +37,7 @@ class CleanOptions:
     keep_work: bool = False
     """Keep OUT.work, with all that was removed, after the corpus is complete."""
     overwrite: bool = False
-    """Begin anew, and replace OUT where it exists."""
+    """Start over, and replace OUT where it exists."""
     json: bool = False
     """Print the report as JSON."""
 

@@ -28,7 +28,7 @@ VERBS = {
     "analyze": "judge what text models write",
     "data": "build, convert, check and show puzzle files and text",
     "arc": "build, check, show, answer and score tasks of ARC",
-    "plan": "say what a training on text takes on a cluster, and start it",
+    "plan": "say what a training on text takes on a cluster",
     "config": "list, show, compare and check presets",
     "convert": "read and write the weights of other implementations",
     "completion": "complete verbs, presets and flags in a shell",

@@ -315,6 +315,8 @@ def _typed_settings(known: Sequence[Option], args: Sequence[str]) -> list[str]:
         changes = [value] if equals else []
         while args and not args[0].startswith("--"):
             changes.append(args.pop(0))
+        if not changes or not all(changes):
+            raise UserError("--settings needs NAME=VALUE, such as max_segments=4; today --halting.max-segments 4")
         places = names.typed(changes)
         given = names.shown({place: value for place, value in places.items() if value is not None})
         print(f"--settings is an older form: read as {shlex.join(given)}", file=sys.stderr)

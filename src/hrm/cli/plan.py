@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from hrm.cli.options import Positional, TextSettings, first_named, parse
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
-from hrm.files.ranges import ABOVE_ZERO, Range
+from hrm.files.ranges import Range
 from hrm.files.reading import UserError, nearest
 from hrm.files.records import Json
 from hrm.settings import kind_of, load_preset, presets
@@ -29,17 +30,17 @@ class Options:
     preset: Positional[str]
     """Text preset, YAML file or run folder."""
     gpus: Annotated[int, Range(1, 1_000_000)] = 1
-    """How many there are in all."""
+    """GPUs in all."""
     gpu: str = "h100"
-    """Which; an unknown name is answered with those that are known."""
+    """b200, h200, h100, a100, a100-40, l40s, 4090, 3090 or mi300x."""
     gpus_per_node: Annotated[int, Range(1, 1024)] = 8
-    """How many a node has."""
-    utilisation: Annotated[float, Range(ABOVE_ZERO, 1)] = 0.3
-    """Share of the GPU's FLOPs that a training reaches. An assumption: measure yours and give it here."""
+    """GPUs of a node."""
+    utilisation: Annotated[float, Range(0.001, 1)] = 0.3
+    """Share of the GPUs' FLOPs that a training reaches. An assumption: measure yours and give it here."""
     price: Annotated[float | None, Range(0, 10**6)] = None
-    """Of a GPU for an hour, in any currency."""
+    """Price of one GPU-hour, in any currency."""
     script: Path | None = None
-    """Also write the Slurm script to this file."""
+    """New file for a Slurm script that starts the training and resumes it."""
     json: bool = False
     """Print it as JSON."""
     config: TextSettings = field(default_factory=TextConfig)
@@ -49,9 +50,10 @@ def main(args: list[str]) -> int:
     """Run the verb."""
     named = first_named((Options,), args)
     if named and kind_of(named) is not TextConfig:
+        load_preset(named)  # says what is wrong with it, if that is why
         texts = ", ".join(presets(TextConfig))
         raise UserError(
-            f"hrm plan is for models of text ({texts}): what training {named} takes, hrm train {named} --dry-run shows"
+            f"{named} is no preset of text ({texts}): what its training takes, hrm train {named} --dry-run shows"
         )
 
     def base(options: Options) -> TextConfig:
@@ -66,7 +68,9 @@ def main(args: list[str]) -> int:
         raise UserError(
             f"--gpus {options.gpus} does not divide --train.batch-size {batch}: each takes the same number of rows"
         )
-    output.check("--script", options.script)
+    output.check("--script", options.script, (options.preset,))
+    if options.script is not None and options.script.is_file():
+        raise UserError(f"--script {options.script} exists: choose another file or remove it")
     found = _found(options)
     if options.script is not None:
         output.write(options.script, found["sbatch"])
@@ -94,8 +98,9 @@ def _found(options: Options) -> Json:
     tokens, per_token = figures.steps * figures.tokens_per_step, figures.flops_per_step / figures.tokens_per_step
     rate = gpus * peak * options.utilisation / per_token
     hours = tokens / rate / 3600
-    name = Path(options.preset).name.removesuffix(".yaml").removesuffix(".yml")
-    parts = next((n for n in range(1, train.batch_size) if train.batch_size % n == 0 and each <= n * most), None)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(options.preset).name.removesuffix(".yaml").removesuffix(".yml"))
+    tried = range(max(1, -(-each // max(1, most))), min(train.batch_size, each + 1) + 1)
+    parts = next((n for n in tried if train.batch_size % n == 0), None) if most else None
     command = ["train", options.preset, "--data", "CORPUS", "--out", f"runs/{name}"]
     command += ["--train.accumulate", str(parts)] if parts and parts != train.accumulate else []
     return {
@@ -110,6 +115,7 @@ def _found(options: Options) -> Json:
         "gpus": gpus,
         "gpu": {**gpu, "flops_used": peak},
         "usable_bytes": size,
+        "rows_per_gpu": each,
         "rows_at_once": rows,
         "memory": {
             "recomputed" if recomputed else "kept": {
@@ -127,43 +133,50 @@ def _found(options: Options) -> Json:
         "days": hours / 24,
         "cost": None if options.price is None else hours * gpus * options.price,
         "torchrun": torchrun(command, gpus, options.gpus_per_node),
-        "sbatch": sbatch(name, command, gpus, options.gpus_per_node, max(1, math.ceil(hours))),
+        "price": options.price,
+        "sbatch": sbatch(name, command, gpus, options.gpus_per_node, math.ceil(1.5 * hours)),
     }
 
 
 def show(found: Json) -> None:
     """Print a plan for people."""
     console, gib = Console(highlight=False, markup=False, soft_wrap=True), 2**30
-    gpu, rows = found["gpu"], found["rows_at_once"]
+    gpu, rows, days = found["gpu"], found["rows_at_once"], found["days"]
     facts = [
         ("parameters", f"{found['parameters']:,}"),
-        ("tokens", f"{found['tokens']:,} in {found['steps']:,} steps of {found['tokens_per_step']:,}"),
-        ("FLOPs", f"{found['flops']:.3e}, {found['flops_per_token']:.3e} per token, attention counted whole:"),
+        ("tokens", f"{found['tokens']:,} in {found['steps']:,} steps"),
+        ("", f"of {found['tokens_per_step']:,}, {found['rows_per_gpu']:,} rows per GPU"),
+        ("FLOPs", f"{found['flops']:.3e}, attention counted whole"),
+        ("FLOPs per token", f"{found['flops_per_token']:.3e}"),
     ]
     for part in found["parts"]:
-        facts.append(("", f"{part['flops_per_token']:.3e} in the {part['name']} ({part['visits']} visits)"))
-    facts.append(
-        ("GPUs", f"{found['gpus']} x {gpu['name']}: {gpu['gib']} GiB, {gpu['flops_used'] / 1e12:,.0f} TFLOP/s")
-    )
-    facts.append(("", gpu["source"]))
+        facts.append(("", f"{part['flops_per_token']:.3e} {part['name']}, {part['visits']} visits"))
+    facts += [
+        ("GPUs", f"{found['gpus']} x {gpu['name']}"),
+        ("", f"{gpu['gib']} GiB, of which {found['usable_bytes'] / gib:.1f} are used"),
+        ("", f"{gpu['flops_used'] / 1e12:,.0f} TFLOP/s ({gpu['source']})"),
+    ]
     for name, way in found["memory"].items():
         states, copies, step = (way[key] / gib for key in ("weights_gradients_optimizer", "copies", "step"))
-        mark = ", as set" if name == found["activations"] else ""
+        many = f"{rows:,} rows" if rows > 1 else "1 row"
         facts += [
-            (f"activations {name}{mark}", f"{way['total'] / gib:.2f} GiB per GPU with {rows:,} row(s) at once:"),
-            ("", f"weights, gradients, optimizer {states:.2f}, copies {copies:.2f}, step {step:.2f}"),
-            ("", f"at most {way['most_rows']:,} rows at once in {found['usable_bytes'] / gib:.1f} GiB"),
+            (f"activations {name}", f"{way['total'] / gib:.2f} GiB with {many} at once; {way['most_rows']:,} rows fit"),
+            ("", f"weights, gradients, optimizer {states:.2f}"),
+            ("", f"copies {copies:.2f}, step {step:.2f}"),
         ]
+    speed = f"{found['tokens_per_second']:,.0f} tokens/s"
     facts += [
         ("cache", f"{found['cache_bytes_per_token']:,} bytes per token at full depth"),
-        ("speed", f"{found['tokens_per_second']:,.0f} tokens/s if {found['utilisation']:.0%} of the FLOPs are used"),
-        ("time", f"{found['days']:.2f} days"),
-        *([] if found["cost"] is None else [("cost", f"{found['cost']:,.0f}")]),
+        ("speed", f"{speed} if {found['utilisation']:.1%} of the FLOPs are used"),
+        ("time", f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"),
     ]
+    if found["cost"] is not None:
+        facts.append(("cost", f"{found['cost']:,.0f} at {found['price']:g} per GPU-hour"))
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         console.print(f"{name:<{width}}{value}")
     if not found["fits"]:
-        ways = "raise --train.accumulate, or use --train.checkpoint-activations or --train.parallel fsdp"
-        console.print(f"\nThat does not fit: {ways}.")
-    console.print(f"\n{found['torchrun']}")
+        ways = "--train.checkpoint-activations or --train.parallel fsdp"
+        console.print(f"\nThat does not fit: raise --train.accumulate, or use {ways}.")
+    several = " (on each node, with HEAD and SLURM_JOB_ID as --script sets them)" if "HEAD" in found["torchrun"] else ""
+    console.print(f"\nTo start it{several}:\n{found['torchrun']}")

@@ -176,6 +176,8 @@ def is_text(path: str) -> bool:
 def check(path: str, as_json: bool) -> int:
     """Find files of packed text that are incomplete or have changed."""
     found: list[str] = []
+    if [part.name for part in _parts(path)] == ["validation"]:
+        found.append(f"{Path(path) / 'train'} has neither {corpus.MANIFEST} nor index.json: restore it")
     for part in _parts(path):
         try:
             made = corpus.tokenizer_of(part)

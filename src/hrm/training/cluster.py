@@ -63,17 +63,27 @@ def torchrun(command: Sequence[str], gpus: int, per_node: int) -> str:
 
 
 def sbatch(name: str, command: Sequence[str], gpus: int, per_node: int, hours: int) -> str:
-    """A Slurm script that starts a training and, given again to sbatch, resumes it."""
-    nodes = -(-gpus // per_node)
+    """A Slurm script that starts a training or, where its run exists, resumes it; `command` ends in `--out RUN ...`."""
+    nodes, each, run = -(-gpus // per_node), min(gpus, per_node), command[command.index("--out") + 1]
+    days, rest = divmod(min(max(1, hours), 24 * 365), 24)
+    start, resume = (torchrun(words, nodes * each, per_node) for words in (command, ["train", "--resume", run]))
     return f"""#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={min(gpus, per_node)}
-#SBATCH --cpus-per-task={8 * min(gpus, per_node)}
-#SBATCH --time={hours}:00:00
+#SBATCH --gpus-per-node={each}
+#SBATCH --cpus-per-task={8 * each}
+#SBATCH --time={days}-{rest:02}:00:00
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun {torchrun(command, nodes * min(gpus, per_node), per_node)}
+##SBATCH --partition=...  --account=...
+# Activate your environment here, and put your corpus in the place of CORPUS.
+export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Otherwise processes that torchrun starts again find the addresses of those before.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+if [ -f {shlex.quote(run)}/run.json ]; then
+    srun {resume}
+else
+    srun {start}
+fi
 """

@@ -1,4 +1,4 @@
-"""Processes that train together: how all of them end when one is lost, and how torchrun's restart goes on."""
+"""Processes that train together: how all of them end when one is lost, and how torchrun's restart resumes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def together(path: Path, accelerator: Accelerator) -> Iterator[None]:
         told = "; ".join(f"rank {rank} (process {here[rank]}) {how}" for rank, how in lost.items())
         told = told or "a rank on another machine has died or does not answer"
         saved = checkpoint.intact(path / "checkpoints") or "there is no checkpoint yet"
-        raise RankLost(f"{told}, so all end; {saved}: go on with hrm train --resume {path}") from error
+        raise RankLost(f"{told}, so all end; {saved}: resume with hrm train --resume {path}") from error
 
 
 def _lost(here: dict[int, int], seconds: float) -> dict[int, str]:
@@ -97,7 +97,7 @@ def leave(lost: RankLost) -> NoReturn:
 
 def restarted(path: Path, kind: type[Recipe], accelerator: Accelerator) -> tuple[bool, bool]:
     """Whether torchrun has started its command again after it had made the run folder `path`, and whether that has a
-    checkpoint to go on from; a call in every process."""
+    checkpoint to resume; a call in every process."""
     ours = saved = False
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if again and accelerator.is_main_process and (path / "run.json").is_file():

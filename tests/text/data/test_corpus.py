@@ -106,6 +106,8 @@ def test_many_sources_of_tiny_weight_have_their_share(tmp_path: Path) -> None:
         (lambda facts: facts["sources"][0]["shards"][0].update(folder="../../elsewhere"), "outside|missing"),
         (lambda facts: facts["sources"][0]["shards"][0].update(count=5), "does not fit"),
         (lambda facts: facts["sources"][0].update(shards=[]), "no shards"),
+        (lambda facts: facts["sources"][0]["shards"][0].update(count=1), "count"),
+        (lambda facts: facts["sources"].append(facts["sources"][0]), "two of its sources have one name"),
         (lambda facts: facts.update(format=2), "'format' is 2"),
     ],
 )
@@ -161,6 +163,19 @@ def test_a_model_is_trained_on_a_corpus_where_it_is(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert hrm(["eval", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 40
+    tokens = corpus / "train" / "a" / "00000" / "tokens.bin"
+    content = tokens.read_bytes()
+    tokens.write_bytes(b"")
+    assert hrm(["train", "--resume", str(run), "--train.steps", "6"]) == 2
+    assert f"{tokens} has 0 of" in capsys.readouterr().err
+    tokens.write_bytes(content)
+    corpus.rename(tmp_path / "moved")
+    assert hrm(["train", "--resume", str(run), "--train.steps", "6"]) == 2
+    assert "is missing: put it back, or name it with --data" in capsys.readouterr().err
+    (tmp_path / "moved").rename(corpus)
+    (corpus / "train" / "corpus.json").rename(corpus / "kept")
+    assert hrm(["data", "check", str(corpus)]) == 2
+    (corpus / "kept").rename(corpus / "train" / "corpus.json")
     facts = json.loads((corpus / "train" / "corpus.json").read_text())
     facts["sources"][0]["weight"] = 1
     (corpus / "train" / "corpus.json").write_text(json.dumps(facts))

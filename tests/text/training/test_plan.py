@@ -21,6 +21,7 @@ from hrm.text.model import HRMForCausalLM
 from hrm.text.model.supervision import supervision
 from hrm.text.training.plan import memory_of, plan
 from hrm.training import cluster
+from hrm.training.cluster import sbatch
 
 SMALL = "--arch.dim 32 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --text.length 32 --train.batch-size 4"
 
@@ -112,6 +113,9 @@ def test_a_plan_says_what_a_training_takes_and_how_it_starts(
     assert "nvidia.com" in found["gpu"]["source"]
     text = script.read_text()
     assert "--nodes=2" in text and "torchrun --nnodes 2 --nproc-per-node 2" in text and "hrm train text-char" in text
+    assert "hrm train --resume runs/text-char" in text and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in text
+    assert hrm([*words, "--script", str(script)]) == 2
+    assert script.read_text() == text and f"--script {script} exists" in capsys.readouterr().err
     show(found)
     assert "4 x NVIDIA A100 80GB SXM: 80 GiB, 20 TFLOP/s" in capsys.readouterr().out
 
@@ -122,7 +126,8 @@ def test_a_plan_says_what_a_training_takes_and_how_it_starts(
         ("plan sudoku-extreme", "hrm train sudoku-extreme --dry-run"),
         ("plan text-char --gpu h10", "did you mean 'h100'"),
         ("plan text-char --gpus 3", "--gpus 3 does not divide --train.batch-size"),
-        ("plan text-char --utilisation 0", "--utilisation must be above 0"),
+        ("plan text-char --utilisation 1e-300", "--utilisation must be at least 0.001"),
+        ("plan nosuch", "nosuch"),
         ("plan text-char --text.length 4096", "--text.length 4096 is longer"),
     ],
 )
@@ -149,3 +154,9 @@ def test_the_plan_of_gpt_2s_size_keeps_its_numbers() -> None:
 def test_a_gpu_is_known_by_the_name_its_driver_gives(device: str, name: str | None) -> None:
     found = cluster.known(device)
     assert (found and found.name) == name
+
+
+def test_a_script_takes_no_command_from_a_recipes_name() -> None:
+    made = sbatch("a", ["train", "x\nrm -rf y.yaml", "--data", "CORPUS", "--out", "runs/a b"], 16, 8, 40)
+    assert "train 'x\nrm -rf y.yaml' --data" in made
+    assert "if [ -f 'runs/a b'/run.json ]" in made and "--resume 'runs/a b'" in made and "--time=1-16:00:00" in made

@@ -61,7 +61,8 @@ def _from_file(kind: str) -> type[Task]:
         raise UserError(f"{file} cannot be loaded: {reason(error)}; correct it") from error
     known = [each for each, value in vars(module).items() if inspect.isclass(value) and value.__module__ == spec.name]
     if name not in vars(module):
-        raise UserError(f"{file} has no class {quoted(name)}{nearest(name, known) or ': it has ' + ', '.join(known)}")
+        others = nearest(name, known) or f": it has {', '.join(known) or 'none'}"
+        raise UserError(f"{file} has no class {quoted(name)}{others}")
     return _checked(vars(module)[name], kind)
 
 

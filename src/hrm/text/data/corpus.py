@@ -23,7 +23,7 @@ from hrm.files import names, output
 from hrm.files.digest import sha256
 from hrm.files.reading import UserError, quoted, reading
 from hrm.files.records import Record, taken
-from hrm.text.data.packed import Batch, Packed, joined
+from hrm.text.data.packed import Batch, Packed, facts_of, joined
 from hrm.text.data.tokenizers import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ _BLOCK = 1024
 """Rows in which the sources have their shares, to one row each."""
 _MASK = 2**64 - 1
 Size = Annotated[int, lambda value: type(value) is int and 0 < value < 2**60]
-Weight = Annotated[float, lambda value: type(value) in (int, float) and 0 < value < 1e12]
+Count = Annotated[int, lambda value: type(value) is int and 1 < value < 2**60]
+Weight = Annotated[float, lambda value: type(value) in (int, float) and 1e-6 <= value <= 1e15]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class ShardFacts(Record):
     """Below the corpus."""
     sha256: str
     """Of its index.json, which has those of the other files."""
-    count: Size
+    count: Count
+    """Tokens: two at least, one to see and one to predict."""
     documents: Size
     characters: Size
     bytes: Size
@@ -121,10 +123,15 @@ class Corpus:
             manifest: Manifest = taken(Manifest, content, refuse)
             if not manifest.sources or not all(source.shards for source in manifest.sources):
                 raise ValueError("it names no shards")
+            called = [source.name for source in manifest.sources]
+            if len(set(called)) < len(called):
+                raise ValueError("two of its sources have one name")
         for shard in (shard for source in manifest.sources for shard in source.shards):
             where = names.place_in(folder, *shard.folder.split("/"))
-            if not (where / "index.json").is_file():
+            if not where.is_dir():
                 raise UserError(f"{where} is missing: {hint}")
+            if facts_of(where)["count"] != shard.count:
+                raise UserError(f"{where} does not fit {folder / MANIFEST}: {hint}")
         if tokenizer is not None and tokenizer_hash(tokenizer) != manifest.tokenizer:
             raise UserError(f"{folder} was packed with another tokenizer: use that one or make the corpus again")
         return cls(folder, manifest, tokenizer)
@@ -183,7 +190,7 @@ class Corpus:
 
     def _open(self, facts: ShardFacts) -> Shard:
         shard = Shard.open(self.folder / facts.folder, self._tokenizer)
-        if shard.count != facts.count or shard.facts["tokenizer"] != self._manifest.tokenizer or shard.whole:
+        if shard.facts["tokenizer"] != self._manifest.tokenizer or shard.whole:
             raise UserError(
                 f"{shard.folder} does not fit {self.folder / MANIFEST}: restore it or make the corpus again"
             )

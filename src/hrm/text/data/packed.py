@@ -166,13 +166,7 @@ class Packed:
     def open(cls, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Self:
         """Open a folder; UserError where it is incomplete or was made with another tokenizer."""
         folder = Path(folder)
-        facts = _facts(folder)
-        sizes = {"tokens.bin": facts["count"] * np.dtype(facts["dtype"]).itemsize}
-        sizes |= {"mask.bin": facts["count"]} if facts["mask"] else {}
-        for name, size in sizes.items():
-            found = path.stat().st_size if (path := names.regular(folder / name)).is_file() else 0
-            if found != size:
-                raise UserError(f"{folder / name} has {found:,} of {size:,} bytes: restore it or pack the text again")
+        facts = facts_of(folder)
         with reading(folder, "restore it or pack the text again"):
             packed = cls(folder, facts)
         starts = packed.documents
@@ -301,6 +295,18 @@ class Packed:
             where = self.folder / "tokens.bin"
             raise UserError(f"{where} holds tokens beyond {known}: restore it or pack the text again")
         return Batch(ids, labels, positions)
+
+
+def facts_of(folder: Path) -> Json:
+    """What index.json says of a packed folder; UserError where that cannot be, or its files have other sizes."""
+    facts = _facts(folder)
+    sizes = {"tokens.bin": facts["count"] * np.dtype(facts["dtype"]).itemsize}
+    sizes |= {"mask.bin": facts["count"]} if facts["mask"] else {}
+    for name, size in sizes.items():
+        found = path.stat().st_size if (path := names.regular(folder / name)).is_file() else 0
+        if found != size:
+            raise UserError(f"{folder / name} has {found:,} of {size:,} bytes: restore it or pack the text again")
+    return facts
 
 
 def _changed(path: Path) -> str:

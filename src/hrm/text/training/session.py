@@ -106,6 +106,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         config, tokenizer = self.config, self.tokenizer
         assert config.data is not None
         if self.training is None:
+            if not Path(config.data).is_dir():
+                raise UserError(f"{config.data}, which the run reads, is missing: put it back, or name it with --data")
             self.training = corpus.open_text(Path(config.data), tokenizer)
             if run.board.get("data_sha256") not in (None, self.training.fingerprint):
                 change = f"{self.training.folder} has changed since the run {run.path} began"

@@ -62,7 +62,7 @@ class Plan:
             if different:
                 raise UserError(
                     f"{self.work} holds the beginning of another corpus: {shown(different, 3)} changed since; follow "
-                    "that recipe again to continue, or add --overwrite to begin anew"
+                    "that recipe again to continue, or add --overwrite to start over"
                 )
             return
         self.work.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,8 @@ class How:
 
 
 def clean(recipe: Recipe, out: Path, how: How | None = None, console: Console | None = None) -> Json:
-    """Make the corpus `out` by a recipe, or go on where that was interrupted; returns the facts of its report, or what
-    was handed to Slurm."""
+    """Make the corpus `out` by a recipe, or continue where that was interrupted; returns the facts of its report, or
+    what was handed to Slurm."""
     how = how or How()
     _check(recipe, out, how)
     with lock.place(out, "data clean"):
@@ -68,7 +68,7 @@ def clean(recipe: Recipe, out: Path, how: How | None = None, console: Console | 
             return {"scripts": _scripts(plan, how)}
         plan.begin()
         if how.executor == "slurm" and not (work / "logs" / "finish" / "completions" / "00000").exists():
-            return {"submitted": _submit(plan, how)}  # given again when that has ended, the command goes on below
+            return {"submitted": _submit(plan, how)}  # given again when that has ended, the command continues below
         if how.executor == "ray":
             _ray(plan, how)
         elif how.executor == "local":
@@ -147,7 +147,7 @@ def _local(plan: Plan, how: How, console: Console | None) -> None:
                 except BrokenProcessPool as error:
                     raise Refused(
                         f"a task of the stage {stage.name} was killed, perhaps for want of memory; what is complete is "
-                        "kept: the same command goes on from there, with fewer --workers where memory is short"
+                        "kept: the same command continues from there, with fewer --workers where memory is short"
                     ) from error
 
 
