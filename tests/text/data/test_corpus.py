@@ -58,6 +58,9 @@ def test_sources_are_read_in_the_shares_of_their_weights(tmp_path: Path) -> None
     found = Counter(sources(corpus, range(4096)))
     del found[END]  # rows of nothing but the end of a document
     assert {name: round(count / 4096, 2) for name, count in found.items()} == {"a": 0.6, "b": 0.3, "c": 0.1}
+    read = sources(corpus, range(2048))
+    alike = sum(one == other for one, other in zip(read[:1024], read[1024:], strict=True))
+    assert alike < 0.8 * 1024  # every block is mixed in an order of its own
     assert corpus.epochs(4096, 8)["a"] == pytest.approx(0.6 * 4096 / corpus._starts(0, 8)[-1])
 
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hrm.cli.main import main as hrm
+from hrm.core.recurrence import Carry
 from hrm.runs import Run, checkpoint
 from hrm.settings import load_preset
 from hrm.text.config import TextConfig, is_text
@@ -453,6 +454,10 @@ def test_a_line_of_metrics_says_what_to_watch_in_a_long_training() -> None:
     for name, old, new in (("h", before.z_h, thought.carry.z_h), ("l", before.z_l, thought.carry.z_l)):
         moved = ((new - old).norm(dim=-1) / old.norm(dim=-1))[drawn.labels != -100].mean()
         assert found[f"residual_{name}"] == pytest.approx(float(moved), rel=1e-4)
+    made.moved.zero_()
+    # States of another length, which RMSNorm would not give: the change is relative to the state before.
+    made.note_residuals(before, Carry(*(3 * z for z in before)), torch.ones_like(drawn.labels, dtype=torch.bool))
+    assert (made.moved[:2] / made.moved[2]).tolist() == pytest.approx([2.0, 2.0], rel=1e-5)
     parts = {name: value for name, value in found.items() if name.startswith("grad_norm_")}
     assert parts.keys() == {f"grad_norm_{name}" for name in ("embed_tokens", "fast", "slow", "q_head", "lm_head")}
     assert sum(value**2 for value in parts.values()) ** 0.5 == pytest.approx(found["grad_norm"], rel=1e-5)
