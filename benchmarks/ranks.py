@@ -164,16 +164,23 @@ def ended(children: list[int], seconds: float) -> dict[int, int]:
 
 def end_all(children: list[int]) -> bool:
     """End the rest as torchrun does; whether all left before they had to be killed."""
-    until, left = time.monotonic() + PATIENCE, list(children)
+    time.sleep(0.1)
+    left = running(children)
+    for child in left:
+        os.kill(child, signal.SIGTERM)
+    until = time.monotonic() + PATIENCE
     while left and time.monotonic() < until:
         time.sleep(0.1)
-        left = [child for child in left if not os.waitpid(child, os.WNOHANG)[0]]
-        for child in left if until - time.monotonic() > PATIENCE - 0.15 else ():
-            os.kill(child, signal.SIGTERM)
+        left = running(left)
     for child in left:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     return not left
+
+
+def running(children: list[int]) -> list[int]:
+    """Those that have not ended."""
+    return [child for child in children if not os.waitpid(child, os.WNOHANG)[0]]
 
 
 def straight(folder: Path, kind: str, parallel: str, count: int) -> tuple[Training, float]:

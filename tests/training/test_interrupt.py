@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from multiprocessing.process import BaseProcess
@@ -161,6 +162,36 @@ def test_a_signal_whose_error_a_library_swallows_ends_the_training_at_its_start(
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     with ending(), Interrupt() as interrupt:
         assert not interrupt.asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_whose_error_a_library_swallows_ends_a_process_before_it_waits_for_others() -> None:
+    with ending():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        waited = False
+        with pytest.raises(Terminated), interrupts.at_once():
+            waited = True
+    assert not waited
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes join on POSIX only")
+def test_a_signal_ends_a_process_that_waits_for_others_to_join(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "LOCAL_RANK": "0"}
+    known |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    process = forks.start_in(
+        tmp_path, *small.command(tmp_path / "run", SETTINGS), code=f"import os; os.environ |= {known}"
+    )
+    while process.is_alive():
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            break  # it listens, and nobody comes
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == -signal.SIGTERM, (tmp_path / "errors.txt").read_text("utf-8")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")

@@ -36,7 +36,7 @@ def ending() -> Iterator[None]:
         global _came
         _came = number
         _leave_dead_terminals()
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+        raise _stop(number)
 
     global _came
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, *_asking())} if _in_main_thread() else {}
@@ -55,13 +55,20 @@ def ending() -> Iterator[None]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Inside, SIGTERM ends the process at once: for calls that wait for long and look at no signal."""
+    """Inside, SIGTERM ends the process at once: for calls that wait for long and look at no signal. One that has come
+    before raises here, if a library swallowed what it raised then: no other may follow."""
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if _in_main_thread() else None
     try:
+        if _came:
+            raise _stop(_came)
         yield
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
 class Abandoned(BaseException):
