@@ -122,7 +122,7 @@ def _export(options: Options) -> int:
         else:
             for line in hrm_text.write(folder, loaded.model, options.segments):
                 print(line, file=sys.stderr)
-        loaded.tokenizer.save_pretrained(folder)
+        loaded.save_tokenizer(folder)
         _copy_card(options, folder)
     _say(options, options.to, {"parameters": loaded.model.num_parameters()}, f", from {loaded.name}")
     return 0

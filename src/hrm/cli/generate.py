@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from rich.color import Color
@@ -34,6 +34,8 @@ class Options:
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
     prompt: Positional[str]
     """The text to continue, or - for standard input."""
+    ask: bool = False
+    """The prompt is a question: write it as the model has learned to read questions."""
     decoding: Draws = field(default_factory=lambda: Decoding(temperature=0.8))
     stop: tuple[str, ...] = ()
     """Stop before any of these words."""
@@ -64,15 +66,14 @@ class Options:
 
 def main(args: list[str]) -> int:
     example = 'hrm generate runs/shakespeare "ROMEO:" --max-new-tokens 100'
-    options = parse("generate", Options, args, example=example, main=(*DRAWS, *DEVICE), rare=("state",))
-    prompt = options.prompt
-    if prompt == "-":
-        prompt = sys.stdin.read().removesuffix("\n")
-    prompt = replaced(prompt)
+    options = parse("generate", Options, args, example=example, main=(*DRAWS, *DEVICE), rare=("state", "schedule"))
+    prompt = replaced(sys.stdin.read().removesuffix("\n") if options.prompt == "-" else options.prompt)
+    options = replace(options, prompt=prompt)
     request = budget_of(options.max_segments, options.halting, options.exit_threshold, options.schedule)
     request |= {} if options.state is None else {"state": options.state}
 
     from hrm.runs import threads
+    from hrm.text.data.chat import chat_prompt
     from hrm.text.data.growing import new_characters
     from hrm.text.load import load_text
     from hrm.text.writing.generation import Sampling, candidates, encode, generate, shown
@@ -84,19 +85,21 @@ def main(args: list[str]) -> int:
     threads.settle_for(model, 1)
     positions = model.config.max_position_embeddings
     memory = min(loaded.length or positions, positions)
-    length = len(encode(tokenizer, prompt, positions - 1))
+    asked = options.ask and prompt
+    given = chat_prompt(tokenizer, [{"role": "user", "content": prompt}], loaded.template) if asked else prompt
+    length = len(encode(tokenizer, given, positions - 1))
     if unknown := new_characters(tokenizer, [prompt]):
         print(f"read as {tokenizer.unk_token}, because the vocabulary lacks them: {shown(unknown)}", file=sys.stderr)
     if options.top_k_table is not None:
-        found = candidates(model, tokenizer, prompt, options.top_k_table, **request)
+        found = candidates(model, tokenizer, given, options.top_k_table, **request) | {"prompt": prompt}
         print(to_json(found) if options.json else table(found, _console().width))
         return 0
     if length >= memory:
         print(f"the prompt has {length:,} tokens: its last {memory // 2:,} are read", file=sys.stderr)
     if options.best_of != 1:
-        return _best(loaded, options, prompt, sampling, request, memory)
+        return _best(loaded, options, given, sampling, request, memory)
     writer = _Writer(options, prompt, model.budget(**request).limit)
-    completion = generate(model, tokenizer, prompt, sampling, writer, memory=memory, **request)
+    completion = generate(model, tokenizer, given, sampling, writer, memory=memory, **request)
     writer.end(completion)
     return 0
 
@@ -148,11 +151,13 @@ class _Writer:
             print(completion.summary, file=sys.stderr)
 
 
-def _best(loaded: TextModel, options: Options, prompt: str, sampling: Sampling, request: Json, memory: int) -> int:
+def _best(
+    loaded: TextModel, options: Options, given: str | list[int], sampling: Sampling, request: Json, memory: int
+) -> int:
     from hrm.text.measuring.best_of import RANKS, best_of
 
     how = (options.best_of, options.rank, sampling, memory)
-    found = best_of(loaded.model, loaded.tokenizer, prompt, *how, **request)
+    found, prompt = best_of(loaded.model, loaded.tokenizer, given, *how, **request), options.prompt
     if options.json:
         scored = [{"confidence": c.confidence, "log_likelihood": c.log_likelihood, "text": c.text} for c in found]
         best = found[0].to_dict()

@@ -63,7 +63,8 @@ class PackOptions:
     kind: Literal["auto", "text", "chat"] = "auto"
     """chat: questions and answers, or conversations; the loss is on the answers. auto: as the first row looks."""
     template: str | None = None
-    """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
+    """Of questions: alpaca (### Instruction), roles (User:, Assistant:), or a text with {question} and {answer};
+    default: the tokenizer's chat template, or an empty line."""
     field: str = "text"
     """Field of .jsonl and .parquet files that holds the text."""
     encoding: str | None = None
@@ -123,6 +124,8 @@ def _pack(options: PackOptions, place: Path) -> int:
     else:
         items = corpus.texts(options.files, options.field, way)
     made = corpus.make_tokenizer(options.tokenizer, _said(items, options.template) if talk else items)
+    if talk and options.template is not None:
+        made.chat_template = chat.chat_template(options.template)
     parts = corpus.hold_out(items, options.holdout) if options.holdout else (items,)
     facts: dict[str, Json] = {}
     for doubt in corpus.doubts(*parts) if len(parts) == 2 else ():

@@ -171,7 +171,7 @@ def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
     from hrm.text.measuring.pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
     from hrm.text.writing.generation import Sampling
 
-    model, tokenizer, template = loaded.model, loaded.tokenizer, _template(loaded)
+    model, tokenizer, template = loaded.model, loaded.tokenizer, loaded.template
     if options.fresh is not None:
         source, made = None, _fresh(loaded, options)[: options.limit]
         pairs = [Pair(chat.chat_prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made]
@@ -248,9 +248,9 @@ def _packed(
         yield _folder(loaded, options)
         return
     if source is None:
-        items = chat.examples(tokenizer, _fresh(loaded, options), _template(loaded))
+        items = chat.examples(tokenizer, _fresh(loaded, options), loaded.template)
     elif chat.are_conversations(source, options.encoding):
-        items = chat.examples(tokenizer, chat.conversations(source, _way(options)), _template(loaded))
+        items = chat.examples(tokenizer, chat.conversations(source, _way(options)), loaded.template)
     else:
         documents: Iterable[str] = corpus.documents(source, options.field, way=_way(options))
         if options.words:
@@ -276,12 +276,6 @@ def _folder(loaded: TextModel, options: TextOptions) -> tuple[Tokens, Path]:
         raise UserError(f"{options.run} holds no text to measure on: name some with --data")
     packed = corpus.open_text(source, loaded.tokenizer, options.split)
     return packed, packed.folder
-
-
-def _template(loaded: TextModel) -> str | None:
-    """How a run that was trained on questions wrote them."""
-    config = None if loaded.run is None else loaded.run.config.text
-    return config.template if config is not None and config.kind in ("chat", "gym") else None
 
 
 def _origin(loaded: TextModel, source: Path | None) -> dict[str, str | None]:

@@ -19,6 +19,10 @@ from hrm.training.config import OptimConfig, TrainConfig
 
 PAIRS = Range(257, 1_000_000)
 """Tokens of a vocabulary of byte pairs, with the 256 bytes and the end of text."""
+TALKS = ("chat", "gym")
+"""Kinds of data in which answers count."""
+TEMPLATES = ("alpaca", "roles")
+"""Ways to write questions and answers that have a name."""
 
 
 def is_text(path: str | Path) -> bool:
@@ -41,7 +45,8 @@ class CorpusConfig:
     field: str = "text"
     """Field of JSONL and parquet files that holds the text."""
     template: str | None = None
-    """Of questions: a text with {question} and {answer}; default: the tokenizer's chat template, or an empty line."""
+    """Of questions: alpaca (### Instruction), roles (User:, Assistant:), or a text with {question} and {answer};
+    default: the tokenizer's chat template, or an empty line."""
     options: tuple[str, ...] = ()
     """Of a Reasoning Gym data set, each as NAME=VALUE: max_terms=3."""
     examples: Annotated[int, Range(1, 10**8)] = 5000
@@ -124,15 +129,16 @@ class TextConfig(Recipe):
         yield from _model_problems(self)
         if self.lora and train.parallel == "fsdp":
             yield "--lora trains few weights, and --train.parallel fsdp splits all: use ddp"
-        if train.target_accuracy > 0 and corpus.kind not in ("chat", "gym"):
+        if train.target_accuracy > 0 and corpus.kind not in TALKS:
             yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
-        if corpus.frame and (corpus.kind not in ("chat", "gym") or corpus.tokenizer != "char"):
+        if corpus.frame and (corpus.kind not in TALKS or corpus.tokenizer != "char"):
             yield "--text.frame is for questions (--text.kind chat or gym) with --text.tokenizer char: leave it out"
         if train.learn != "all":
             yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
-        for name in ("question", "answer") if corpus.template is not None else ():
+        for name in ("question", "answer") if corpus.template not in (None, *TEMPLATES) else ():
             if f"{{{name}}}" not in str(corpus.template):
-                yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}"
+                known = " or ".join(TEMPLATES)
+                yield f"--text.template lacks {{{name}}}: it must name both {{question}} and {{answer}}, or be {known}"
         if corpus.tokenizer.startswith("bpe:"):
             make = "hrm data tokenizer FILES --vocabulary N --out FOLDER"
             yield f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first ({make}), and name that folder"

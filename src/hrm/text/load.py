@@ -23,7 +23,8 @@ from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
 from hrm.settings import kind_of, presets
 from hrm.text import learned
-from hrm.text.config import LearnConfig, TextConfig, groups_of
+from hrm.text.config import TALKS, LearnConfig, TextConfig, groups_of
+from hrm.text.data.chat import chat_template
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
 from hrm.text.data.rows import held_out
 from hrm.text.data.tokenizers import code_refused, saved_tokenizer
@@ -47,6 +48,19 @@ class TextModel(NamedTuple):
     """Folders of packed text that it has not learned from."""
     length: int | None = None
     """Tokens of the rows that it was trained on."""
+
+    @property
+    def template(self) -> str | None:
+        """How its run wrote questions; None: as the tokenizer's chat template says, or by an empty line."""
+        config = None if self.run is None else self.run.config.text
+        return config.template if config is not None and config.kind in TALKS else None
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer as `save_pretrained` does; its chat template says how its run wrote questions."""
+        asked = self.run is not None and self.run.config.text.kind in TALKS
+        if self.template is not None or (asked and not self.tokenizer.chat_template):
+            self.tokenizer.chat_template = chat_template(self.template)
+        self.tokenizer.save_pretrained(folder)
 
 
 def load_text(

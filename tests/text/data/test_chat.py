@@ -57,6 +57,54 @@ def test_a_question_without_an_answer_at_the_end_is_left_out():
     assert shown(None, [*ASK, ASK[0]]) == shown(None, ASK)
 
 
+def test_alpaca_keeps_instruction_and_input_apart(tmp_path: Path):
+    rows = [
+        {"instruction": "Add.", "input": "1 and 1", "output": "2"},
+        {"instruction": "Say it.\n\nNone", "input": "", "output": "yes"},
+        {"instruction": "Sum up.", "context": " a\n\nb", "response": "ab"},
+    ]
+    talks = list(chat.conversations(lines(tmp_path / "x.jsonl", rows)))
+    first, second, third = (chat.written(messages, "alpaca") for messages in talks)
+    assert first == [
+        (
+            "Below is an instruction that describes a task, paired with an input that provides further context. Write "
+            "a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 and 1\n\n"
+            "### Response:\n",
+            False,
+        ),
+        ("2", True),
+    ]
+    assert second[0][0] == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSay it.\n\nNone\n\n### Response:\n"
+    )
+    assert third[0][0].endswith("### Instruction:\nSum up.\n\n### Input:\n a\n\nb\n\n### Response:\n")
+    assert chat.written(talks[0]) == [("Add.\n\n1 and 1\n\n", False), ("2", True)]
+
+
+def test_roles_are_lines_of_who_says_what():
+    assert chat.written(LONG, "roles") == [
+        ("System: be\nUser: ab?\nAssistant: ", False),
+        ("ba", True),
+        ("\nUser: b?\nAssistant: ", False),
+        ("ba", True),
+    ]
+    assert chat.written(ASK[:1], "roles") == [("User: ab?\nAssistant: ", False)]
+
+
+@pytest.mark.parametrize("template", [None, "alpaca", "roles", 'é{question}"\n{{ {question} }} A: {answer} 😀\\'])
+def test_a_chat_template_writes_what_the_plain_template_does(template: str | None):
+    words, by = "".join(text for text, _ in chat.written(LONG, template)), template or chat.TEMPLATE
+    plain, kept = (make_tokenizer("char", ["abcdefghijklmnopqrstuvwxyz?\n ", words]) for _ in range(2))
+    kept.chat_template = chat.chat_template(template)
+    given = [{"role": "user", "content": "ab?\n\nba\n\nb", "context": "ba\n\nb"}, ASK[1]]
+    for messages in (ASK, LONG, given, [*LONG, *given], [*given, *given]):
+        (mine,), (other,) = chat.examples(plain, [messages], by), chat.examples(kept, [messages])
+        assert plain.decode(mine.tokens) == plain.decode(other.tokens)
+        assert mine.mask is not None and other.mask is not None and mine.mask.tolist() == other.mask.tolist()
+        assert chat.chat_prompt(plain, messages[:-1], by) == chat.chat_prompt(kept, messages[:-1])
+
+
 @pytest.mark.parametrize("template", [None, CHATML])
 def test_the_prompt_is_what_the_model_was_trained_to_go_on_from(template: str | None):
     made = tokenizer(template)

@@ -17,7 +17,7 @@ from hrm.files.reading import UserError, nearest, quoted
 from hrm.files.records import Json
 from hrm.text.chat import modes
 from hrm.text.chat.conversation import Conversation
-from hrm.text.config import CorpusConfig
+from hrm.text.config import TALKS, CorpusConfig
 from hrm.text.data.growing import new_characters
 from hrm.text.load import TextModel
 from hrm.text.model import HRMCache
@@ -76,7 +76,7 @@ class Session:
             raise UserError(f"--memory {memory} must be between 2 and {most:,}, the positions of the model")
         corpus = CorpusConfig() if loaded.run is None else loaded.run.config.text
         template = corpus.template
-        asked = corpus.kind in ("chat", "gym") or template is not None
+        asked = corpus.kind in TALKS or template is not None
         talks = not plain and (asked or bool(self.tokenizer.chat_template))
         memory = memory or min(loaded.length or most, most)
         self.conversation = Conversation(self.tokenizer, memory, talks, template)

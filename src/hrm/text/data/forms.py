@@ -13,7 +13,8 @@ from hrm.files.reading import UserError, quoted, shown
 from hrm.text.data.sources import Again, ReadOptions, Row, rows
 
 Messages = list[dict[str, str]]
-"""A conversation as chat templates take it: dictionaries of role (system, user, assistant) and content."""
+"""A conversation as chat templates take it: dictionaries of role (system, user, assistant) and content, which ends with
+an empty line and the `context` where a question has one."""
 
 QUESTIONS = ("instruction", "question", "prompt", "query")
 CONTEXTS = ("input", "context")
@@ -129,8 +130,9 @@ def _pair(fields: _Fields, place: str, system: str | None, question: str, contex
         raise RowLeftOut("an empty question")
     if not texts[answer].strip():
         raise RowLeftOut("an empty answer")
-    asked = "\n\n".join(filter(None, (texts[question], texts[context].strip() and texts[context] if context else "")))
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": texts[answer]}]
+    messages = [{"role": "user", "content": texts[question]}, {"role": "assistant", "content": texts[answer]}]
+    if context and texts[context].strip():
+        messages[0] |= {"content": f"{texts[question]}\n\n{texts[context]}", "context": texts[context]}
     return _with_system(fields, system, messages)
 
 

@@ -33,7 +33,7 @@ drawn (a Q head that learned what is `right` speaks of the likeliest one), or th
 def best_of(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    prompt: str,
+    prompt: str | list[int],
     n: int,
     rank: str = "q",
     sampling: Sampling | None = None,

@@ -11,7 +11,7 @@ import torch
 from hrm.files.reading import SMALL, json_of
 from hrm.files.records import Json
 from hrm.runs import Run
-from hrm.text.config import TextConfig
+from hrm.text.config import TALKS, TextConfig
 from hrm.text.data import Packed, is_packed, open_text
 from hrm.text.load import form_of, load_tokenizer
 from hrm.text.measuring.fresh import prompts_of
@@ -65,7 +65,7 @@ def _data(run: Run[TextConfig]) -> str:
         rows.append((words, *(f"{size:,}" if size else "unknown" for size in sizes)))
     source = ", ".join(f"`{Path(part.strip()).name}`" for part in (config.data or "").split(",") if part.strip())
     held = f" Held out: `{Path(config.validation).name}`." if config.validation else ""
-    answers = " Only answers count in the loss." if config.text.kind in ("chat", "gym") else ""
+    answers = " Only answers count in the loss." if config.text.kind in TALKS else ""
     table = _table(("part", "tokens", "characters", "bytes"), rows)
     return f"From {source or 'unknown sources'}.{held}{answers}\n\n{table}"
 

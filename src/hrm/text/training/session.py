@@ -15,7 +15,7 @@ from hrm.progress import share
 from hrm.runs import Run, checkpoint, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig, saved
-from hrm.text.data import Packed, Tokens
+from hrm.text.data import Packed, Tokens, chat
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
@@ -66,6 +66,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             tokenizer = source.tokenizer()
         else:
             tokenizer = corpus.tokenizer_of(Path(config.data)) or corpus.make_tokenizer(config.text.tokenizer)
+        if source and source.talks and config.text.template is not None:
+            tokenizer.chat_template = chat.chat_template(config.text.template)
         shape = configure(config, tokenizer, existing[0].config if existing else None)
         torch.manual_seed(config.seed)
         model = HRMForCausalLM(shape)

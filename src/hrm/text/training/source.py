@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hrm.files.names import sources
 from hrm.text import data as corpus
-from hrm.text.config import TextConfig
+from hrm.text.config import TALKS, TextConfig
 from hrm.text.data import Packed, chat, gym
 from hrm.text.data.tokenizers import add_frame
 from hrm.training.progress import Reporter
@@ -22,7 +22,7 @@ class Source:
 
     def __init__(self, config: TextConfig, say: Callable[[str], object]) -> None:
         self.config, text = config, config.text
-        self.talks = text.kind in ("chat", "gym")
+        self.talks = text.kind in TALKS
         self.way = corpus.ReadOptions(say, config.encoding)
         assert config.data is not None
         names, others = sources(config.data), sources(config.validation) if config.validation else []

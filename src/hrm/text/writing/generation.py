@@ -97,7 +97,7 @@ class Completion:
 def generate(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    prompt: str,
+    prompt: str | list[int],
     sampling: Sampling | None = None,
     on_token: Callable[[Token], None] | None = None,
     memory: int | None = None,
@@ -152,16 +152,20 @@ def complete(
     return [row.completion for row in rows]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, most: int) -> list[int]:
-    """The tokens of a prompt; UserError if there are none, more than `most`, or characters that cannot be read."""
+def encode(tokenizer: PreTrainedTokenizerFast, prompt: str | list[int], most: int) -> list[int]:
+    """The tokens of a prompt, which may be tokens already; UserError if there are none, more than `most`, or characters
+    that cannot be read."""
     if not prompt:
         raise UserError("the prompt is empty: give at least one character to continue")
-    unknown = new_characters(tokenizer, [prompt])
-    if unknown and tokenizer.unk_token_id is None:
-        raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out of the prompt")
-    ids = list(tokenizer(prompt, verbose=False)["input_ids"])  # type: ignore[call-overload]
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]  # a tokenizer that ends texts would end this one here
+    if isinstance(prompt, str):
+        unknown = new_characters(tokenizer, [prompt])
+        if unknown and tokenizer.unk_token_id is None:
+            raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out of the prompt")
+        ids = list(tokenizer(prompt, verbose=False)["input_ids"])  # type: ignore[call-overload]
+        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            ids = ids[:-1]  # a tokenizer that ends texts would end this one here
+    else:
+        ids = prompt
     if not ids:
         raise UserError(f"the prompt {prompt!r} has no tokens in this vocabulary: give another")
     if len(ids) > most:
@@ -175,7 +179,11 @@ def shown(characters: Iterable[str]) -> str:
 
 
 def candidates(
-    model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, count: int, **request: Unpack[Request]
+    model: HRMForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str | list[int],
+    count: int,
+    **request: Unpack[Request],
 ) -> Json:
     """The likeliest next tokens with their probabilities after every segment, best first where the model stops.
     `depths` has the entropy in nats and P(halt) of each segment; `depth` is where the budget's criterion stops."""
