@@ -34,6 +34,8 @@ class Options:
     and llama.cpp; sapient-hrm, trm: for the official program."""
     segments: int | None = None
     """Depth at which a text model is exported to hrm_text; default: its budget."""
+    quantize: Literal["int8"] | None = None
+    """With --to hrm_lm: store the matrices of the blocks in 8 bits, by torchao."""
     checkpoint: str = "best"
     """Of a run: best, latest or a step."""
     shape: tuple[int, int] | None = None
@@ -48,6 +50,8 @@ def main(args: list[str]) -> int:
         "convert", Options, args, example="hrm convert downloads/HRM-checkpoint-sudoku-extreme runs/published --to hrm"
     )
     names.apart(options.out, [options.source], "OUT")
+    if options.quantize and options.to != "hrm_lm":
+        raise UserError(f"--quantize writes what transformers loads: use it with --to hrm_lm, not {options.to}")
     if options.to == "hrm_lm" or (options.to == "hrm_text" and (options.source / "run.json").is_file()):
         return _export(options)
     if options.to == "hrm_text" or _is_text(options.source):
@@ -109,7 +113,7 @@ def _export(options: Options) -> int:
     """Export a text run, adapters merged, with its tokenizer: for transformers (hrm_lm) or as hrm_text."""
     from hrm.text import hrm_text
     from hrm.text.config import is_text
-    from hrm.text.load import load_text
+    from hrm.text.load import load_text, quantised
 
     if not is_text(options.source):
         raise UserError(
@@ -118,7 +122,7 @@ def _export(options: Options) -> int:
     loaded = load_text(options.source, options.checkpoint, device="cpu", precision="float32")
     with _complete(options.out) as folder:
         if options.to == "hrm_lm":
-            loaded.model.save_pretrained(folder)
+            (quantised(loaded.model) if options.quantize else loaded.model).save_pretrained(folder)
         else:
             for line in hrm_text.write(folder, loaded.model, options.segments):
                 print(line, file=sys.stderr)

@@ -159,6 +159,8 @@ def _tree(model: HRMForCausalLM, segments: int) -> Json:
 def _outside(model: HRMForCausalLM) -> Iterator[str]:
     """One sentence for each setting that hrm_text has no place for."""
     config = model.config
+    if getattr(config, "quantization_config", None):
+        yield "its weights are quantised"
     known = {"norm": "pre", "gate": True, "unit": "swiglu", "join": "first_state", "hierarchy": True}
     for name, wanted in (known | dict.fromkeys(("shared", "share_cycles", "share_segments"), False)).items():
         if getattr(config, name) != wanted:

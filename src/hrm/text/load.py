@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ def load_text(
     if not (path / "run.json").is_file() and (path / "config.json").is_file():
         model, tokenizer = load_saved(path)
         dtype = None if precision is None else dtype_of(precision)
+        if dtype is not None:
+            refuse_quantised(model, path)
         return TextModel(model.to(device=where, dtype=dtype).eval(), tokenizer, str(path))
     if kind_of(path) is LearnConfig:
         return _load_learner(path, checkpoint, where, precision)
@@ -165,19 +168,38 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     return load_model(path), tokenizer
 
 
-def load_model(path: Path) -> HRMForCausalLM:
-    """Only the model of a folder that `save_pretrained` wrote."""
+def load_model(path: Path, **more: Any) -> HRMForCausalLM:
+    """Only the model of a folder that `save_pretrained` wrote; `more` for `from_pretrained`."""
     names.folder_of_files(path)
     with reading(path, "save a model there"), code_refused(path), ExitStack() as end:
         if logging.is_progress_bar_enabled():  # it would stand before every answer
             logging.disable_progress_bar()
             end.callback(logging.enable_progress_bar)
-        model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **more)
         for name, value in vars(model.generation_config).items():
             wanted = bool if name.startswith(("use_", "output_", "return_", "do_")) else int | float | str | list | dict
             if value is not None and not name.startswith("_") and not isinstance(value, wanted):
                 raise ValueError(f"generation_config.json says of {name} {quoted(value)}")
         return model
+
+
+def refuse_quantised(model: HRMForCausalLM, path: Path) -> None:
+    """UserError for a model whose weights cannot be changed any more."""
+    if getattr(model.config, "quantization_config", None):
+        raise UserError(f"{path} is quantised, and its weights stay as they are: use the model from before that")
+
+
+def quantised(model: HRMForCausalLM) -> HRMForCausalLM:
+    """A copy of the model with the matrices of its blocks in 8 bits; UserError without torchao."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(needs("--quantize", "torchao", "quantize", error)) from None
+    from transformers import TorchAoConfig
+
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_model(Path(folder), quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
 
 
 def configure(

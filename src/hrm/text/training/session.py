@@ -16,7 +16,7 @@ from hrm.runs import Run, checkpoint, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Tokens, chat
-from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer
+from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer, refuse_quantised
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.plan import count
@@ -165,7 +165,9 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
 def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     """The model and tokenizer of a run or saved folder, in full precision."""
     if not (start / "run.json").is_file():
-        return load_saved(start)
+        model, tokenizer = load_saved(start)
+        refuse_quantised(model, start)
+        return model, tokenizer
     old = load_text(start, device="cpu", precision="float32")
     return old.model, old.tokenizer
 
