@@ -46,7 +46,10 @@ class TextOptions:
     task: Literal["text", "pairs"] = "text"
     """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L."""
     tasks: tuple[str, ...] = ()
-    """Instead: tasks of multiple choice, last words or minimal pairs by name, or all."""
+    """Instead: tasks, scored by lm-eval: files of --data-folder by name (or all), task files by path, and lm-eval's own
+    tasks whose data is at hand."""
+    shots: tuple[int, ...] = (0,)
+    """How many answered examples stand before each question of --tasks; several are measured in turn."""
     data_folder: Path | None = None
     """Folder with a .jsonl, .jsonl.gz or .jsonl.xz per task; default: eval_tasks in the folder HRM_DATA names."""
     json: bool = False
@@ -103,6 +106,8 @@ def main(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
+    if min(options.shots, default=-1) < 0 or (options.shots != (0,) and not options.tasks):
+        raise UserError("--shots counts the examples before each question of --tasks: 0 or more, with --tasks")
     read = (options.run, options.data, options.data_folder)
     output.check("--json-file", options.json_file, read)
     output.check_picture("--plot", options.plot, read)
@@ -210,29 +215,37 @@ def _fresh(loaded: TextModel, options: TextOptions) -> list[chat.Messages]:
 
 
 def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
-    from hrm.core import devices
-    from hrm.text.measuring.tasks import evaluate_task, load, names
+    from importlib.metadata import version
 
-    if (folder := options.data_folder) is None:
-        if not (data := os.environ.get("HRM_DATA")):
-            where = "name their folder with --data-folder, or its parent in HRM_DATA"
-            raise UserError(f"--tasks reads local files: {where}")
+    from hrm.core import devices
+    from hrm.text.measuring.report import tasks_table
+    from hrm.text.measuring.suite import measure_tasks, open_tasks
+    from hrm.text.measuring.tasks import names
+
+    folder = options.data_folder
+    if folder is None and (data := os.environ.get("HRM_DATA")):
         folder = Path(data) / "eval_tasks"
+    wanted = options.tasks
+    if wanted == ("all",):
+        if folder is None:
+            where = "name their folder with --data-folder, or its parent in HRM_DATA"
+            raise UserError(f"--tasks all reads local files: {where}")
+        wanted = sorted(names(folder))
+    asked = open_tasks(wanted, folder if options.data_folder or (folder and folder.is_dir()) else None)
+    for task in asked.values():
+        for count in options.shots:
+            task.check(count)
     found: Json = {}
-    wanted = sorted(names(folder)) if options.tasks == ("all",) else options.tasks
-    read = {name: load(name, folder, options.limit) for name in wanted}  # a misspelt name is found before the work
-    lines = [f"{'task':<30}{'accuracy':>10}{'+-':>8}{'per byte':>10}{'guessing':>10}{'segments':>10}{'n':>8}"]
-    for name, items in read.items():
+    for name, task in asked.items():
         with share(name, Console(stderr=True)) as report:
-            row = evaluate_task(loaded.model, loaded.tokenizer, items, options.batch_size, report, **request)
-        found[name] = row | {"data_sha256": data_sha256(names(folder)[name])}
-        shares = "".join(f"{row[key]:>10.1%}" if key in row else " " * 10 for key in ("accuracy_per_byte", "guessing"))
-        head = f"{name:<30}{row['accuracy']:>10.1%}{row['standard_error']:>8.1%}"
-        lines.append(f"{head}{shares}{row['mean_segments']:>10.2f}{row['n']:>8,}")
-    result = {"n": sum(row["n"] for row in found.values()), "tasks": found, "examples_in_prompt": 0}
-    result["seconds"] = sum(row["seconds"] for row in found.values())
+            how = {"progress": report, "batch_size": options.batch_size, **request}
+            found |= measure_tasks(loaded.model, loaded.tokenizer, task, options.shots, options.limit, **how)
+    rows = [row for task in found.values() for row in task["shots"].values()]
+    result: Json = {"n": sum(row["n"] for row in rows), "tasks": found, "shots": list(options.shots)}
+    result |= {"scored_by": f"lm-eval {version('lm-eval')}", "seconds": sum(row["seconds"] for row in rows)}
     result |= {"device": str(loaded.model.device), "dtype": devices.named(loaded.model.dtype)}
-    return result | {"checkpoint": loaded.name, "data": str(folder)}, "\n".join(lines)
+    result |= {"checkpoint": loaded.name, "data": None if folder is None else str(folder)}
+    return result, tasks_table(found, loaded.model.config.max_position_embeddings)
 
 
 @contextmanager

@@ -247,16 +247,33 @@ def test_of_conversations_only_the_answers_are_measured(folder: Path, tmp_path: 
     assert (result["n"], result["characters"]) == (4, 3)  # and the end
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_tasks_are_measured_from_local_files(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("lm_eval", reason="needs the extra [eval]")
     row = {"query": "the", "choices": ["cat", "dog"], "gold": 0}
-    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "words.jsonl").write_text('{"context": "the", "continuation": "cat"}\n')
-    call = ["eval", str(folder), "--tasks", "all", "--data-folder", str(tmp_path)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row | {"query": each}) + "\n" for each in "abc"))
+    words = [{"context": each, "continuation": "cat"} for each in ("the", "a", "dog")]
+    (tmp_path / "lambada_openai.jsonl").write_text("\n".join(map(json.dumps, words)))
+    call = ["eval", str(folder), "--tasks", "all", "--data-folder", str(tmp_path), "--shots", "0", "2"]
     result = json.loads(said(capsys, *call, "--json")[0])
-    assert result.keys() >= COMMON and set(result["tasks"]) == {"mine", "words"}
-    assert result["tasks"]["mine"]["guessing"] == 0.5 and len(result["tasks"]["words"]["data_sha256"]) == 64
+    assert result.keys() >= COMMON and set(result["tasks"]) == {"mine", "lambada_openai"}
+    assert result["tasks"]["mine"]["shots"].keys() == {"0", "2"} and result["n"] == 12
+    assert result["tasks"]["mine"]["shots"]["2"]["guessing"] == 0.5
+    lambada = result["tasks"]["lambada_openai"]
+    assert len(lambada["data_sha256"]) == 64 and lambada["shots_from"] == "other rows"
+    assert lambada["published"]["sets"]["LAMBADA"]["perplexity"]["1.5B"] == 8.6
     lines = said(capsys, *call)[0].splitlines()
-    assert [line.split()[0] for line in lines] == ["task", "mine", "words"]
+    assert [line.split()[:2] for line in lines[1:5]] == [[n, k] for n in ("lambada_openai", "mine") for k in "02"]
+    assert max(map(len, lines)) <= 80 and "shots of lambada_openai, mine: other rows of the same data" in lines
+    assert lines[-1].split() == ["LAMBADA:", "acc", "46.0%", "55.5%", "60.1%", "63.2%"]
+    assert "has 3 rows to take examples from" in refused(capsys, *call[:-1], "3")
+
+
+def test_tasks_need_lm_eval(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine.jsonl").write_text('{"context": "the", "continuation": "cat"}\n')
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    sentence = refused(capsys, "eval", str(folder), "--tasks", "mine", "--data-folder", str(tmp_path))
+    assert "lm-eval" in sentence and "pip install '.[eval]'" in sentence
 
 
 @pytest.mark.parametrize(
@@ -264,7 +281,8 @@ def test_tasks_are_measured_from_local_files(folder: Path, tmp_path: Path, capsy
     [
         ([], "holds no text to measure on: name some with --data"),
         (["--data", "nowhere.txt"], "there is no file or folder nowhere.txt"),
-        (["--tasks", "min"], "no task 'min'"),
+        (["--shots", "5"], "--shots counts the examples before each question of --tasks"),
+        (["--tasks", "mine", "--shots", "-1"], "--shots counts the examples"),
         (["--tasks", "mine", "--plot", "x.png"], "--plot shows loss against depth"),
         (["--restarts", "3"], "unknown flag '--restarts'"),
         (["--limit", "0"], "--limit must be"),

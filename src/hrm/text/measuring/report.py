@@ -8,6 +8,10 @@ from pathlib import Path
 from hrm.files import output
 from hrm.files.records import Json
 from hrm.text.measuring.losses import Means, Measured
+from hrm.text.measuring.published import lines, of_task
+
+OTHER_ROWS = "other rows"
+"""Where a task's examples come from that are of the same part of its data as the asked row."""
 
 COLUMNS = (
     ("loss", "loss, nats", "{:.4f}"),
@@ -49,6 +53,41 @@ def table(result: Measured) -> str:
         many = "token stands" if result.unknown == 1 else "tokens stand"
         lines.append(f"{result.unknown:,} {many} for characters that the vocabulary lacks: bits are too low")
     return "\n".join(lines)
+
+
+def tasks_table(tasks: dict[str, Json], length: int) -> str:
+    """Scores of tasks in lines of 80 characters, and what has to be known to read them; `length`: tokens that the model
+    reads."""
+    form = "{:<26}{:>6}{:>7}{:>6}{:>9}{:>7}{:>6}{:>5}{:>8}"
+    table, notes = [form.format("task", "shots", "score", "+-", "acc_norm", "guess", "depth", "cut", "n")], []
+    for name, task in tasks.items():
+        for shots, row in task["shots"].items():
+            score = _score(row)
+            keys = (score, f"{score}_stderr", "acc_norm", "guessing")
+            shares = ["" if key not in row else _shown(row[key]) for key in keys]
+            depth = f"{row['mean_segments']:.2f}" if "mean_segments" in row else ""
+            cut = f"{row['cut']:.0%}" if "cut" in row else ""
+            table.append(form.format(name, shots, *shares, depth, cut, f"{row['n']:,}"))
+            if score != "acc":
+                notes.append(f"score of {name}: {score}")
+            if "perplexity" in row and score != "perplexity":
+                notes.append(f"perplexity of {name} with {shots} shots: {row['perplexity']:,.2f}")
+    if any(row.get("cut") for task in tasks.values() for row in task["shots"].values()):
+        notes.append(f"cut: questions longer than the model's {length} tokens, which lose their beginning")
+    shot = (name for name, task in tasks.items() if any(map(int, task["shots"])))
+    if own := [name for name in shot if tasks[name].get("shots_from") == OTHER_ROWS]:
+        notes.append(f"shots of {', '.join(own)}: other rows of the same data")
+    return "\n".join([*table, *dict.fromkeys(notes), *lines([each for name in tasks for each in of_task(name)])])
+
+
+def _score(row: Json) -> str:
+    """The number that a task is told apart by: accuracy, or the first one that lm-eval gives it."""
+    given = [key for key in row if key not in ("n", "guessing", "mean_segments", "cut", "seconds", "groups")]
+    return next((key for key in ("acc", "exact_match") if key in row), (given or ["n"])[0])
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1%}" if 0 <= value <= 1 else f"{value:.4g}"
 
 
 def states_table(result: Json) -> str:

@@ -17,12 +17,14 @@ from hrm.text.model.loss import token_loss
 
 
 class Score(NamedTuple):
-    """Of a continuation: log-probability in nats, whether each token is the likeliest, tokens, their mean depth."""
+    """Of a continuation: log-probability in nats, whether each token is the likeliest, tokens, their mean depth, and
+    whether what stands before it was too long."""
 
     log_probability: float
     greedy: bool
     tokens: int
     depth: float
+    cut: bool = False
 
 
 class Scorer:
@@ -117,7 +119,8 @@ class Scorer:
             logits = model.lm_head(z)
             losses.append(token_loss(logits[None], targets[None])[0])
             greedy.append(logits.argmax(-1) == targets)
-        counts = [count for _, count in cut]
+        counts, lost = [count for _, count in cut], [sum(map(len, row)) - 1 > self.length for row in rows]
         columns = (torch.cat(losses), torch.cat(greedy), thought.depth[where].float())
-        for loss, right, depth in zip(*(column.cpu().split(counts) for column in columns), strict=True):
-            yield Score(-float(loss.cpu().double().sum()), bool(right.all()), len(loss), float(depth.mean()))
+        split = (column.cpu().split(counts) for column in columns)
+        for loss, right, depth, less in zip(*split, lost, strict=True):
+            yield Score(-float(loss.cpu().double().sum()), bool(right.all()), len(loss), float(depth.mean()), less)

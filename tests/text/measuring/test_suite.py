@@ -1,0 +1,262 @@
+"""Tasks through lm-eval: the same scores as its own command, examples from other rows, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hrm.files.reading import UserError
+from hrm.text.load import load_text
+from hrm.text.measuring import suite
+from tests.text.measuring.small import pair, saved
+
+lm_eval: Any = pytest.importorskip("lm_eval", reason="needs the extra [eval]")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
+
+WORDS = (("cat", "sat"), ("dog", "mat"), ("log", "on the"), ("mer", "la"), ("sat", "dog"), ("on", "the cat"))
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "choose": [
+        {"query": f"the {a}", "choices": [b, "mat and dog", a + b], "gold": i % 3} for i, (a, b) in enumerate(WORDS)
+    ],
+    "ends": [{"ctx": f"the {a}", "endings": [b, "mat on"], "label": str(i % 2)} for i, (a, b) in enumerate(WORDS)],
+    "pairs": [
+        {"sentence_good": f"the {a} {b}", "sentence_bad": f"{b} {a} the", "UID": "xy"[i % 2]}
+        for i, (a, b) in enumerate(WORDS)
+    ],
+    "schema": [
+        {"context_options": [f"the {a} and the dog", f"the {b}"], "continuation": "sat on", "gold": i % 2}
+        for i, (a, b) in enumerate(WORDS)
+    ],
+    "last": [{"context": f"the {a} sat on", "continuation": b} for a, b in WORDS],
+    "sums": [{"context": f"the {a} {b}", "answer": str(i)} for i, (a, b) in enumerate(WORDS)],
+}
+_ACCURACY = [
+    {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm", "acc_bytes")
+]
+TEMPLATES: dict[str, dict[str, Any]] = {
+    "choose": {"doc_to_text": "{{query}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{gold}}"},
+    "ends": {"doc_to_text": "{{ctx}}", "doc_to_choice": "{{endings}}", "doc_to_target": "{{label}}"},
+    "pairs": {
+        "doc_to_text": "",
+        "target_delimiter": "",
+        "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
+        "doc_to_target": 0,
+    },
+    "schema": {
+        "doc_to_text": "{{gold}}",
+        "doc_to_choice": "{{context_options}}",
+        "doc_to_target": "{{continuation}}",
+        "metric_list": _ACCURACY[:1],
+    },
+    "last": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{' ' + continuation}}",
+        "target_delimiter": "",
+        "metric_list": [
+            _ACCURACY[0],
+            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+        ],
+    },
+    "sums": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{'Q: ' + context + '\nA:'}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 32, "do_sample": False},
+        "filter_list": [
+            {
+                "name": "none",
+                "filter": [{"function": "regex", "regex_pattern": r"-?\d[\d,]*"}, {"function": "take_first"}],
+            }
+        ],
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows as files of a folder, and the task files with which lm-eval itself reads them."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, rows in ROWS.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        data = {"data_files": {"test": str(path)}, "cache_dir": str(folder / "cache")}
+        task = {"task": name, "dataset_path": "json", "dataset_kwargs": data}
+        task |= {"test_split": "test", "fewshot_split": "test", "output_type": "multiple_choice"}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task | {"metric_list": _ACCURACY} | TEMPLATES[name]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("saved"), max_position_embeddings=128)
+
+
+def ours(model: Path, names: list[str], folder: Path | None, shots: int, **settings: Any) -> dict[str, Any]:
+    loaded = load_text(model)
+    found: dict[str, Any] = {}
+    for asked in suite.open_tasks(names, folder).values():
+        found |= suite.measure_tasks(loaded.model, loaded.tokenizer, asked, (shots,), **settings)
+    return {name: task["shots"][str(shots)] for name, task in found.items()}
+
+
+def theirs(model: Path, files: Path, shots: int, limit: int | None = None) -> dict[str, Any]:
+    """lm-eval's own scores with its own model of transformers, as its command `run --model hf` computes them."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=files, include_defaults=False)
+    how = {"tasks": list(ROWS), "num_fewshot": shots, "limit": limit, "task_manager": manager, "bootstrap_iters": 0}
+    with suite._alone():
+        # Its cache takes "the cat" + " sat" for "the cat sa" + "t", which short tokens bring about.
+        arguments = {"pretrained": str(model), "logits_cache": False}
+        given: dict[str, Any] = {"model_args": arguments, "batch_size": 4, "device": "cpu"}
+        return lm_eval.simple_evaluate(model="hf", **given, **how)["results"]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_scores_equal_those_of_lm_eval(files: Path, model: Path, shots: int):
+    own, other = ours(model, list(ROWS), files, shots, limit=5), theirs(model, files, shots, 5)
+    for name in ROWS:
+        scores = {key.split(",")[0]: value for key, value in other[name].items() if key.endswith(",none")}
+        scores = {key: value for key, value in scores.items() if not key.endswith("_stderr")}
+        assert scores and own[name]["n"] == 5
+        for key, value in scores.items():
+            assert own[name][key] == pytest.approx(value, rel=1e-6), (name, key)
+
+
+def test_what_is_written_equals_what_lm_eval_writes(model: Path):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    other: Any = HFLM
+    loaded = load_text(model)
+    asked = [(f"the {a} {b}", {"until": ["t."], "max_gen_toks": 24, "do_sample": False}) for a, b in WORDS]
+    requests: Any = [Instance("generate_until", {}, each, i, metadata=("x", i, 1)) for i, each in enumerate(asked)]
+    adapter = suite.lm_eval_adapter(loaded.model, loaded.tokenizer, batch_size=4)
+    written = adapter.generate_until(requests)
+    assert written == other(pretrained=str(model), device="cpu", batch_size=4).generate_until(requests)
+    reading = adapter.readings["x"]
+    assert reading.asked == 6 and reading.tokens >= 6 and 1 <= reading.segments / reading.tokens <= 3
+
+
+def test_task_files_are_read_by_their_path(files: Path, model: Path):
+    local = ours(model, ["choose", "last"], files, 2)
+    for name, inside in ((str(files / "choose.yaml"), ["choose"]), (str(files), sorted(ROWS))):
+        found = ours(model, [name], None, 2)
+        assert sorted(found) == inside and found["choose"]["acc"] == local["choose"]["acc"]
+    assert found["last"]["perplexity"] == pytest.approx(local["last"]["perplexity"])
+
+
+def test_examples_are_other_rows_and_never_the_asked_one(files: Path, monkeypatch: pytest.MonkeyPatch):
+    model, tokenizer = pair(max_position_embeddings=128)
+    asked = []
+    make = suite.lm_eval_adapter
+
+    def listen(*args: Any, **settings: Any) -> Any:
+        adapter = make(*args, **settings)
+        answer = adapter.loglikelihood
+
+        def loglikelihood(requests: Any, **kwargs: Any) -> Any:
+            asked.extend(request.args[0] for request in requests)
+            return answer(requests, **kwargs)
+
+        adapter.loglikelihood = loglikelihood
+        return adapter
+
+    monkeypatch.setattr(suite, "lm_eval_adapter", listen)
+    task = yaml.safe_load((files / "choose.yaml").read_text())
+    # A task whose only part is for validation, where lm-eval alone would not leave the asked row out.
+    only = task | {"task": "only", "validation_split": "test", "test_split": None, "fewshot_split": None}
+    (files.parent / "only").mkdir()
+    (files.parent / "only" / "only.yaml").write_text(yaml.safe_dump(only))
+    for name, folder in (("choose", files), (str(files.parent / "only"), None)):
+        (given,) = suite.open_tasks([name], folder).values()
+        assert given.shots_from == suite.OTHER_ROWS
+        asked.clear()
+        (found,) = suite.measure_tasks(model, tokenizer, given, (5,)).values()
+        assert found["shots_from"] == suite.OTHER_ROWS and len(asked) == 18
+        for prompt in asked:
+            *shots, question = prompt.split("\n\n")
+            assert len(shots) == 5 and not any(shot.startswith(question + " ") for shot in shots)
+    with pytest.raises(UserError, match="has 6 rows to take examples from: --shots 6 wants more"):
+        given.check(6)
+
+
+def test_scores_are_those_of_the_likelihoods(files: Path):
+    from hrm.text.measuring.scoring import Scorer
+
+    model, tokenizer = pair(max_position_embeddings=128)
+    found = suite.open_tasks(["choose", "pairs", "last"], files)
+    rows = {name: suite.evaluate_tasks(model, tokenizer, asked)[name] for name, asked in found.items()}
+    scorer = Scorer(model, tokenizer)
+    right, norm, depths = 0, 0, []
+    for row in ROWS["choose"]:
+        scores = scorer.continuations([(row["query"], " " + choice) for choice in row["choices"]])
+        sums = [score.log_probability for score in scores]
+        per = [value / len(choice) for value, choice in zip(sums, row["choices"], strict=True)]
+        right, norm = right + (sums.index(max(sums)) == row["gold"]), norm + (per.index(max(per)) == row["gold"])
+        depths += [(score.depth * score.tokens, score.tokens) for score in scores]
+    own = rows["choose"]
+    assert (own["acc"], own["acc_norm"]) == (right / 6, norm / 6) and own["guessing"] == pytest.approx(1 / 3)
+    assert own["acc_stderr"] == pytest.approx(math.sqrt(own["acc"] * (1 - own["acc"]) / 5))
+    segments, tokens = map(sum, zip(*depths, strict=True))
+    assert own["mean_segments"] == pytest.approx(segments / tokens) and own["cut"] == 0
+    assert rows["pairs"]["groups"].keys() == {"x", "y"}
+    assert sum(rows["pairs"]["groups"].values()) / 2 == pytest.approx(rows["pairs"]["acc"])
+    scores = scorer.continuations([(row["context"], " " + row["continuation"]) for row in ROWS["last"]])
+    mean = sum(score.log_probability for score in scores) / 6
+    assert rows["last"]["perplexity"] == pytest.approx(math.exp(-mean))
+
+
+def test_a_number_is_right_in_any_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from hrm.text.measuring import lm_eval as adapter
+    from hrm.text.writing.generation import Completion
+
+    answers = (("1200", " 1,200."), (5, "5.0 apples"), (5.0, "it is 5"), ("-3", "-3"), ("4", "14"), ("4", "none"))
+    rows = [{"question": "q", "answer": answer} for answer, _ in answers]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = [Completion(text) for _, text in answers]
+    monkeypatch.setattr(adapter, "complete", lambda model, tokenizer, prompts, *rest, **request: said[: len(prompts)])
+    model, tokenizer = pair()
+    (asked,) = suite.open_tasks(["sums"], tmp_path).values()
+    assert suite.evaluate_tasks(model, tokenizer, asked)["sums"]["exact_match"] == pytest.approx(4 / 6)
+
+
+def test_a_group_of_task_files_is_measured_as_one(files: Path, tmp_path: Path):
+    for name in ("choose", "ends"):
+        (tmp_path / f"{name}.yaml").write_text((files / f"{name}.yaml").read_text())
+    metric = [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}]
+    group = {"group": "both", "task": ["choose", "ends"], "aggregate_metric_list": metric}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(group))
+    model, tokenizer = pair()
+    (asked,) = suite.open_tasks([str(tmp_path / "both.yaml")]).values()
+    found = suite.evaluate_tasks(model, tokenizer, asked)
+    assert found.keys() == {"both", "choose", "ends"} and found["both"]["n"] == 12
+    assert found["both"]["acc"] == pytest.approx((found["choose"]["acc"] + found["ends"]["acc"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("choos", "no task 'choos'; did you mean 'choose'"),
+        ("hellaswag", "task hellaswag cannot be made ready offline"),
+        ("nowhere.yaml", "there is no task file nowhere.yaml"),
+        ("empty", "empty holds no task of lm-eval"),
+    ],
+)
+def test_what_cannot_be_asked_gets_a_sentence(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+):
+    from datasets import config
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=words):
+        suite.open_tasks([name], files)
