@@ -140,6 +140,7 @@ def main(args: list[str]) -> int:
 
 
 def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
+    from hrm.text.measuring import published
     from hrm.text.measuring.losses import THRESHOLDS, evaluate
     from hrm.text.measuring.report import draw, states_table, table
     from hrm.text.measuring.state import evaluate_states
@@ -165,6 +166,9 @@ def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json,
     if options.words:
         result |= per_word(measured, sum(words))
         lines.append(f"{sum(words):,} words: perplexity per word {result['perplexity_per_word']:.2f}")
+    sets = published.of_text(str(source and source.name), options.words, sum(words))
+    result |= published.published(sets)
+    lines += published.lines(sets)
     if options.plot is not None:
         draw(measured, options.plot)
     return result, "\n".join(lines)

@@ -184,7 +184,7 @@ def test_examples_are_other_rows_and_never_the_asked_one(files: Path, monkeypatc
         for prompt in asked:
             *shots, question = prompt.split("\n\n")
             assert len(shots) == 5 and not any(shot.startswith(question + " ") for shot in shots)
-    with pytest.raises(UserError, match="has 6 rows to take examples from: --shots 6 wants more"):
+    with pytest.raises(UserError, match="has 6 rows to take examples from, and --shots 6 wants more"):
         given.check(6)
 
 

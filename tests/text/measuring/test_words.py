@@ -10,8 +10,10 @@ import pytest
 
 from hrm.cli.main import main as hrm
 from hrm.text.data import documents
+from hrm.text.measuring import published
 from hrm.text.measuring.words import joined
 from tests.data import hrm_data
+from tests.text.measuring.small import saved
 
 JOINED = [
     ("wikitext", " a guest @-@ starring role , and 1 @,@ 200 dollars . ", "a guest-starring role, and 1,200 dollars."),
@@ -52,3 +54,17 @@ def test_the_perplexity_of_a_word_is_that_of_its_tokens(tmp_path: Path, capsys: 
     assert found["perplexity_per_word"] == pytest.approx(math.exp(found["loss"] * found["n"] / found["words"]))
     assert hrm([*words, "--limit", "5"]) == 2
     assert "--words counts the words of all of --data" in capsys.readouterr().err
+
+
+def test_published_figures_stand_beside_the_sets_that_they_are_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert published.of_text("test.txt", "wikitext", 245_569) == ["WikiText-2", "WikiText-103"]
+    assert not published.of_text("valid.txt", "wikitext", 217_646) and not published.of_text("book.txt")
+    folder, text = saved(tmp_path / "saved"), tmp_path / "enwik8.txt"
+    text.write_text("the cat sat on the mat", "utf-8")
+    assert hrm(["eval", str(folder), "--data", str(text), "--json-file", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["published"]
+    assert found["sets"] == {"enwik8": {"bits_per_byte": {"117M": 1.16, "345M": 1.01, "762M": 0.97, "1.5B": 0.93}}}
+    *_, head, row = capsys.readouterr().out.splitlines()
+    assert head.startswith("GPT-2 (Radford et al. 2019, Table 3)") and row.split()[-1] == "0.93"

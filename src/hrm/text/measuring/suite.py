@@ -41,11 +41,11 @@ class Asked(NamedTuple):
         return ", ".join(sorted({_shots_from(task) for task in self.tasks.values()}))
 
     def check(self, shots: int) -> None:
-        """UserError where there are too few rows for so many examples."""
+        """UserError where there are not enough rows for that number of examples."""
         for name, task in self.tasks.items():
             rows = len(task.sampler.df) if hasattr(task, "sampler") else shots + 1
             if shots >= rows and not self.bare:
-                raise UserError(f"task {name} has {rows:,} rows to take examples from: --shots {shots} wants more")
+                raise UserError(f"task {name} has {rows:,} rows to take examples from, and --shots {shots} wants more")
 
 
 def open_tasks(wanted: Sequence[str], folder: Path | None = None) -> dict[str, Asked]:
