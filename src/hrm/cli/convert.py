@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -78,35 +78,24 @@ def _say(options: Options, form: str, counts: dict[str, int], more: str = "") ->
 
 def _read(options: Options) -> ImportedModel:
     """Read the model from a run (averaged weights if there are any) or an official folder."""
-    from hrm.puzzles.official import ImportedModel, find, read
-    from hrm.runs import Run, checkpoint
+    from hrm.puzzles.official import find, of_run, read
+    from hrm.runs import Run
 
     source = options.source
     if (source / "run.json").is_file():
-        run = Run.open(source, Config)
-        path = run.checkpoint(options.checkpoint)
-        groups, _ = checkpoint.load(path, {"weights", "ema"})
-        board = {name: run.board[name] for name in ("cells", "vocabulary", "task_ids")}
-        weights = groups["weights"] | groups.get("ema", {})
-        return ImportedModel(run.config, checkpoint.step_of(path), **board, weights=weights)
+        return of_run(Run.open(source, Config), options.checkpoint)
     if not source.exists() or find(source) is None:
         raise UserError(f"{source} is neither a run folder nor an official one with all_config.yaml and a file step_N")
     return read(source, options.shape)
 
 
 def _write_run(path: Path, model: ImportedModel, options: Options) -> None:
-    """Write a run folder with one checkpoint that holds only weights: enough to solve and measure, not to resume."""
-    from hrm.runs import Run, checkpoint, lock
+    from hrm.puzzles.official import write_run
+    from hrm.runs import Run, lock
 
-    # It may be given away: where the puzzles lay is nobody's business, and nothing here is trained on.
-    config = replace(model.config, data=None, validation=None)
-    board = {"cells": model.cells, "vocabulary": model.vocabulary, "task_ids": model.task_ids}
+    best = Run.open(options.source, Config).best if (options.source / "run.json").is_file() else None
     with lock.own(path, "convert", new=True):
-        run = Run.create(path, config, board)
-        checkpoint.save(run.checkpoints, model.step, {"weights": model.weights}, {"step_number": model.step})
-        best = Run.open(options.source, Config).best if (options.source / "run.json").is_file() else None
-        if best and best["step"] == model.step:
-            run.set_best(model.step, {key: best[key] for key in ("n", "exact_accuracy", "calibration") if key in best})
+        write_run(path, model, best)
 
 
 def _export(options: Options) -> int:
@@ -140,6 +129,8 @@ def _copy_card(options: Options, folder: Path) -> None:
     card = folder / "README.md"
     if card.is_file():
         note = f"\nConverted by `hrm convert --to {options.to}`: what a card says of loading it may differ.\n"
+        if options.quantize:
+            note += "\nIts matrices are in 8 bits; the figures above are of the model before that.\n"
         card.write_bytes(card.read_bytes() + note.encode())
 
 

@@ -31,6 +31,7 @@ VERBS = {
     "plan": "say what a training on text takes on a cluster",
     "config": "list, show, compare and check presets",
     "convert": "read and write the weights of other implementations",
+    "push": "publish a model on the Hugging Face Hub",
     "completion": "complete verbs, presets and flags in a shell",
 }
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from hrm.files.reading import SMALL, json_of
 from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.text.config import TALKS, TextConfig
-from hrm.text.data import Packed, is_packed, open_text
-from hrm.text.load import form_of, load_tokenizer
+from hrm.text.data import Packed, Tokens, is_packed, open_text
+from hrm.text.load import TextModel, form_of, load_tokenizer
 from hrm.text.measuring.fresh import prompts_of
 from hrm.text.model import HRMConfig, HRMForCausalLM
 
@@ -30,8 +32,9 @@ MEASURES = (
 )
 
 
-def model_card(run: Run[TextConfig]) -> str:
-    """README.md of a run: data, settings, results per depth, use and limits; what was not measured is not said."""
+def model_card(run: Run[TextConfig], hub: str | None = None, licence: Json | None = None) -> str:
+    """README.md of a run: data, settings, results per depth, use and limits; what was not measured is not said. `hub`
+    is the name of a repository in which it is published, under a licence (`license` and more)."""
     name, model = run.path.resolve().name, form_of(run.path)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in HRMForCausalLM(model).parameters())
@@ -40,8 +43,8 @@ def model_card(run: Run[TextConfig]) -> str:
     kind = f"of {depth} a token" if model.hierarchy else "without hierarchy, a plain Transformer"
     version = "" if run.version == "unknown" else f"with hrm {run.version} "
     head = [
-        "---\nlibrary_name: hrm\npipeline_tag: text-generation\ntags: [hrm, adaptive-computation]\n---",
-        f"# {name}",
+        _front(licence),
+        f"# {name if hub is None else hub.rpartition('/')[2]}",
         f"A causal language model with {parameters:,} parameters: a hierarchical reasoning model {kind}, "
         f"trained {version}on {run.created[:10]}.",
     ]
@@ -49,25 +52,33 @@ def model_card(run: Run[TextConfig]) -> str:
         "Data": _data(run),
         "Settings": _table(("setting", "value"), _settings(run.config, model)),
         "Results": _results(run, result),
-        "Use": _use(run, name),
+        "Use": _use(run, name, hub),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(run, model, result)),
     }
     return "\n\n".join((*head, *(f"## {title}\n\n{part}" for title, part in parts.items()))) + "\n"
 
 
 def _data(run: Run[TextConfig]) -> str:
-    config, rows = run.config, []
+    config, rows, digests = run.config, [], []
     for part, words in (("train", "trained on"), ("validation", "held out")):
         if not is_packed(run.data / part):
             continue
         packed = open_text(run.data / part)
+        digests.append(f"{words} `{_digest(packed)}`")
         sizes = [packed.count, getattr(packed, "characters", 0), getattr(packed, "bytes", 0)]
         rows.append((words, *(f"{size:,}" if size else "unknown" for size in sizes)))
     source = ", ".join(f"`{Path(part.strip()).name}`" for part in (config.data or "").split(",") if part.strip())
     held = f" Held out: `{Path(config.validation).name}`." if config.validation else ""
     answers = " Only answers count in the loss." if config.text.kind in TALKS else ""
     table = _table(("part", "tokens", "characters", "bytes"), rows)
-    return f"From {source or 'unknown sources'}.{held}{answers}\n\n{table}"
+    if "data_sha256" in run.board:
+        digests.append(f"trained on `{run.board['data_sha256']}`")
+    hashes = f"\n\nSHA-256 of the tokens: {', '.join(digests)}." if digests else ""
+    return f"From {source or 'unknown sources'}.{held}{answers}\n\n{table}{hashes}"
+
+
+def _digest(packed: Tokens) -> str:
+    return packed.facts["sha256"]["tokens.bin"] if isinstance(packed, Packed) else packed.fingerprint
 
 
 def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
@@ -108,7 +119,46 @@ def _results(run: Run[TextConfig], result: Json) -> str:
     return "\n\n".join(said)
 
 
-def _use(run: Run[TextConfig], name: str) -> str:
+def card_of(loaded: TextModel, hub: str, licence: Json, kept: str = "") -> str:
+    """The card of a published model that comes from no training run; `kept` is the card that it has."""
+    model, talks = loaded.model.config, bool(loaded.tokenizer.chat_template)
+    _, _, body = kept.rpartition("\n---\n") if kept.startswith("---\n") else ("", "", kept)
+    sections = re.split(r"(?m)^(?=## )", body.strip())
+    form = ", its matrices in 8 bits" if getattr(model, "quantization_config", None) else ""
+    about = f"A causal language model with {loaded.model.num_parameters():,} parameters: a hierarchical reasoning model"
+    opening = sections[0].strip() or f"# {hub.rpartition('/')[2]}\n\n{about}{form}."
+    others = [section.strip() for section in sections[1:] if not section.startswith("## Use")]
+    return "\n\n".join([_front(licence), opening, *others, f"## Use\n\n{_published(hub, talks)}"]) + "\n"
+
+
+def _front(licence: Json | None) -> str:
+    """The head of a card, which the Hub reads."""
+    tags: Json = {"library_name": "hrm", "pipeline_tag": "text-generation", "tags": ["hrm", "adaptive-computation"]}
+    return f"---\n{yaml.safe_dump({**(licence or {}), **tags}, sort_keys=False).strip()}\n---"
+
+
+def _published(hub: str, talks: bool) -> str:
+    """How to load a published model; no text of its data is given away."""
+    begin = '"Once"'
+    if talks:
+        message = '[{"role": "user", "content": "..."}]'
+        begin = f"tokenizer.apply_chat_template({message}, tokenize=False, add_generation_prompt=True)"
+    verb = "chat FOLDER" if talks else 'generate FOLDER "..."'
+    return f"""\
+```python
+import hrm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{hub}"), AutoTokenizer.from_pretrained("{hub}")
+print(hrm.generate(model, tokenizer, {begin}).text)
+```
+
+`hrm` is the package that trained it; `hrm {verb}` works with a downloaded copy."""
+
+
+def _use(run: Run[TextConfig], name: str, hub: str | None) -> str:
+    if hub is not None:
+        return _published(hub, run.config.text.kind in TALKS or bool(load_tokenizer(run.path).chat_template))
     begin = ""
     held = open_text(run.data / "validation") if is_packed(run.data / "validation") else None
     if isinstance(held, Packed) and (asked := next(prompts_of(held), None)):
