@@ -1,6 +1,7 @@
 """For kill_campaign.py: a random one of several processes is killed, and any number of processes resumes.
 
-A training of 16 steps, of puzzles or of text, whole on each process or split, lives many lives of 1, 2 or 4 processes.
+A training of 16 steps, of puzzles or of text, whole on each process or split, with checkpoints for which the steps wait
+or not, lives many lives of 1, 2 or 4 processes.
 In each life a random process is killed at a random moment; the others are sent SIGTERM a moment later, as torchrun
 does. What it learned from (a hash of every row of every step) and its losses must be those of one uninterrupted
 process. Where all lives had equally many processes, every bit must be that of an uninterrupted training of as many.
@@ -53,7 +54,8 @@ FAILURES = (
     "processes that outlived another by 30 s",
 )  # fmt: skip
 ROWS = (
-    "kills", "trainings", "of them equal to the bit", "lives of 1 process", "lives of 2 processes",
+    "kills", "trainings", "of them with checkpoints beside the steps", "of them equal to the bit",
+    "lives of 1 process", "lives of 2 processes",
     "lives of 4 processes", "killed before the first checkpoint", *FAILURES,
 )  # fmt: skip
 
@@ -61,8 +63,9 @@ ROWS = (
 class Training:
     """One training in a folder of its own."""
 
-    def __init__(self, folder: Path, kind: str, parallel: str) -> None:
-        self.folder, self.kind, self.parallel = folder, kind, parallel
+    def __init__(self, folder: Path, kind: str, parallel: str, beside: bool = False) -> None:
+        """`beside`: whether checkpoints are written while the steps go on."""
+        self.folder, self.kind, self.parallel, self.beside = folder, kind, parallel, beside
         self.run, self.rows, self.log = folder / "run", folder / "rows.jsonl", folder / "log"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -74,6 +77,7 @@ class Training:
             return ["train", "--resume", str(self.run)]
         data = ["--data", str(self.folder / "text")] if self.kind == "text" else []
         flags = f"{FLAGS[self.kind]} {SHARED} --train.parallel {self.parallel} --overwrite"
+        flags += " --train.async-checkpoints" if self.beside else ""
         return ["train", *flags.split(), *data, "--out", str(self.run)]
 
     def saved(self) -> list[Path]:
@@ -236,8 +240,8 @@ def campaign(
         counts = rng.choice([COUNTS, COUNTS, (2,), (4,)])
         one, _ = reference(kind, parallel, 1)
         longest = max(reference(kind, parallel, count)[1] for count in counts)
-        training = Training(folder / "mortal", kind, parallel)
-        found: Counter[str] = Counter(trainings=1)
+        training = Training(folder / "mortal", kind, parallel, beside=rng.random() < 0.5)
+        found: Counter[str] = Counter({"trainings": 1, "of them with checkpoints beside the steps": training.beside})
         if live(training, counts, rng, longest / 2, found):
             seen, losses, right = training.seen(), training.losses(), one.losses()
             found["trainings with other rows"] += seen != one.seen()

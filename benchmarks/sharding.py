@@ -1,10 +1,13 @@
 """What a process keeps of a model that is split over processes: bytes of weights, gradients, optimizer; its peak.
 
-    python benchmarks/sharding.py --processes 2
+    python benchmarks/sharding.py --processes 2 [--json benchmarks/results/sharding.json]
 
 Trains a text model for three steps in one process, then split over several, with blocks kept whole from their first
 visit to the backward pass and with blocks dropped after each visit. Bytes are of the slowest to shrink: the process
 that keeps most. Peaks are of the whole process, interpreter and libraries included.
+
+Then what checkpoints cost: how long the loop stands still for one, and all of 24 steps with three checkpoints, written
+while the steps wait and while they go on, against the same steps with none. Medians of three trainings, in turns.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 STEPS = ("--train.steps", "3", "--optim.warmup-steps", "1", "--train.log-every", "1", "--train.device", "cpu")
@@ -45,6 +50,7 @@ def work(into: Path, args: list[str]) -> int:
 
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
+    time_saves(into)
     step = Updates.step
 
     def counted(self: Updates, *given: Any) -> bool:
@@ -66,8 +72,32 @@ def work(into: Path, args: list[str]) -> int:
     return main(args)
 
 
-def measured(processes: int, *flags: str) -> dict[str, int]:
-    """The most bytes that a process keeps, by kind."""
+def time_saves(into: Path) -> None:
+    """Write to a file how long the loop stood still for each checkpoint, and how long it ran in all."""
+    from hrm.training.loop import TrainingLoop
+
+    stood: list[float] = []
+    save, train = TrainingLoop.save, TrainingLoop._train
+
+    def saved(self: TrainingLoop) -> None:
+        began = time.perf_counter()
+        save(self)
+        stood.append(time.perf_counter() - began)
+
+    def trained(self: TrainingLoop) -> bool:
+        self.accelerator.wait_for_everyone()
+        began = time.perf_counter()
+        finished = train(self)
+        if self.accelerator.is_main_process:
+            took = {"stood": stood[:-1], "seconds": time.perf_counter() - began}
+            (into / "time").write_text(json.dumps(took))
+        return finished
+
+    TrainingLoop.save, TrainingLoop._train = saved, trained  # type: ignore[method-assign]
+
+
+def measured(processes: int, *flags: str, of: str = "*.json") -> dict[str, Any]:
+    """The most bytes that a process keeps, by kind; or what the main one wrote to the file `of`."""
     with tempfile.TemporaryDirectory() as place:
         text = Path(place) / "text.txt"
         text.write_text("the fox sees the hen and the hen sees the fox\n" * 400)
@@ -75,8 +105,32 @@ def measured(processes: int, *flags: str) -> dict[str, int]:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, *(launch if processes > 1 else []), __file__, "--worker", place, *train]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if of == "time":
+            return json.loads((Path(place) / of).read_text())
         rows = [json.loads(file.read_text()) for file in Path(place).glob("*.json")]
         return {name: max(row[name] for row in rows) for name in rows[0]}
+
+
+def checkpoints(processes: int) -> dict[str, dict[str, float]]:
+    """Seconds that checkpoints cost in so many processes, by how they are written."""
+    common = ["--train.steps", "24", "--train.eval-puzzles", "0", "--text.holdout", "0", "--train.keep", "1"]
+    common += ["--train.parallel", "fsdp"] if processes > 1 else []
+    ways = {
+        "none": ["--train.checkpoint-every", "1000"],
+        "the steps wait": ["--train.checkpoint-every", "6"],
+        "the steps go on": ["--train.checkpoint-every", "6", "--train.async-checkpoints"],
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    for _ in range(1):
+        for name, flags in ways.items():
+            runs[name].append(measured(processes, *common, *flags, of="time"))
+    return {
+        name: {
+            "seconds of 24 steps": round(median(run["seconds"] for run in found), 3),
+            "stood still for each": round(median(map(mean, (run["stood"] or [0.0] for run in found))), 4),
+        }
+        for name, found in runs.items()
+    }
 
 
 def main() -> int:
@@ -98,8 +152,13 @@ def main() -> int:
         share = sum(row[kind] for kind in kinds) / sum(one[kind] for kind in kinds)
         parts = "  ".join(f"{kind} {row[kind] / 2**20:.1f}" for kind in kinds)
         print(f"{name:<34}{parts} MiB: {share:.1%}; peak {row['peak'] / 2**20:.0f} MiB")
+    cost = {str(count): checkpoints(count) for count in (1, args.processes)}
+    for count, ways in cost.items():
+        for name, row in ways.items():
+            print(f"checkpoints, {count} process(es), {name:<16}" + "  ".join(f"{k} {v:.3f}" for k, v in row.items()))
     if args.json:
-        args.json.write_text(json.dumps({"processes": args.processes, **found}, indent=1) + "\n")
+        facts = {"processes": args.processes, **found, "seconds of checkpoints, by processes": cost}
+        args.json.write_text(json.dumps(facts, indent=1) + "\n")
     return 0
 
 

@@ -61,7 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (4, [*text, "--out", str(folder / f"{PLAIN}-four"), *FSDP]),
         *in_turns([*text, "--out", str(folder / f"{PLAIN}-turns"), *FSDP], folder / f"{PLAIN}-turns"),
     ]
-    several(*commands)
+    beside = [*text, "--out", str(folder / f"{PLAIN}-beside"), *FSDP, "--train.async-checkpoints"]
+    several(*commands, (2, beside))
     return folder
 
 
@@ -90,3 +91,9 @@ def test_text_checkpoints_are_exchangeable(folder: Path) -> None:
     assert_close(one, four)
     assert_close(one, mixed)
     assert_same_turns(one, two, turns)
+
+
+def test_checkpoints_written_beside_the_steps_are_the_same_to_the_bit(folder: Path) -> None:
+    two, beside = (Run.open(folder / f"{PLAIN}-{name}", TextConfig) for name in ("two", "beside"))
+    for step in (4, 12, 20):
+        small.assert_same(two, beside, step)

@@ -16,6 +16,7 @@ from hrm.files.records import Json
 from hrm.runs import Run, checkpoint
 from hrm.training.interrupt import Abandoned, Abandoning, Interrupt
 from hrm.training.progress import Reporter, duration, memory_gib
+from hrm.training.saving import Saving
 from hrm.training.trainer import BadBatch, BaseTrainer, anyone
 
 _LATELY = 20
@@ -155,6 +156,7 @@ class TrainingLoop(Loop):
         # The run may have been killed before this step was measured.
         was_measured = any(record["step"] == trainer.step_number for record in self.measurements)
         self.accelerator.wait_for_everyone()
+        self.saving = Saving(trainer, run.checkpoints, self._prune)
         self.saved, self.measured_at = trainer.step_number, trainer.step_number if was_measured else -1
 
     def follow(self, finish: Callable[[Abandoning], Json]) -> Json:
@@ -198,6 +200,7 @@ class TrainingLoop(Loop):
         self.save()
         if finished:
             self._measure()
+        self.saving.wait()
         return finished
 
     def _conclude(self, result: Json, finish: Callable[[Abandoning], Json]) -> None:
@@ -227,10 +230,11 @@ class TrainingLoop(Loop):
         if self.saved == self.trainer.step_number:
             return
         with self.pace.part("saving"):
-            self.trainer.save(self.run.checkpoints)
-            if self.accelerator.is_main_process:
-                self._prune()
+            self.saving.begin()
         self.saved = self.trainer.step_number
+
+    def moved(self) -> None:
+        self.saving.look()
 
     def _intact(self) -> str:
         """A sentence on what could be resumed if the process ended now."""
@@ -240,7 +244,8 @@ class TrainingLoop(Loop):
         return f"the checkpoint of step {checkpoint.step_of(saved[-1])} is intact: hrm train --resume {self.run.path}"
 
     def _prune(self) -> None:
-        checkpoint.prune(self.run.checkpoints, self.config.keep, [p for p in [self.run.best_checkpoint] if p])
+        if self.accelerator.is_main_process:
+            checkpoint.prune(self.run.checkpoints, self.config.keep, [p for p in [self.run.best_checkpoint] if p])
 
     def _measure(self) -> None:
         measures, step = self.measures, self.trainer.step_number
@@ -253,6 +258,7 @@ class TrainingLoop(Loop):
             return
         with self.pace.part("measuring"):
             measured = self.measured = measures()
+        self.saving.wait()  # what is best must be there before best.json says so
         measured["measuring_seconds"] = self.pace.last["measuring"]
         self.measurements.append(measured)
         self.reporter.say(f"step {step}: {measures.sentence(measured)}")

@@ -28,8 +28,7 @@ from hrm.files.records import Json
 from hrm.runs import checkpoint
 from hrm.training.config import TrainConfig
 from hrm.training.optim import local
-
-Groups = dict[str, dict[str, Tensor]]
+from hrm.training.trainer import Groups
 
 
 def shard(units: Iterable[nn.Module], train: TrainConfig, accelerator: Accelerator) -> None:
@@ -51,37 +50,41 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def save(directory: Path, step: int, groups: Groups, state: Json, accelerator: Accelerator) -> None:
-    """Write a checkpoint; a call on every process, which waits until it is whole."""
+def save(directory: Path, step: int, groups: Groups, state: Json, accelerator: Accelerator, apart: Any = None) -> None:
+    """Write a checkpoint; a call on every process, which waits until it is whole. `apart`: the group of processes that
+    it takes, instead of that of the training."""
     parts = {name for name, named in groups.items() if any(isinstance(tensor, DTensor) for tensor in named.values())}
     split = {name: groups.pop(name) for name in parts}
     place = [directory]
     if accelerator.is_main_process:
         with checkpoint.writing(directory, step, groups, state) as temporary:
             place[0] = temporary
-            dist.broadcast_object_list(place)
-            _write(temporary, split)
+            dist.broadcast_object_list(place, group=apart)
+            _write(temporary, split, apart)
             for name in split:
                 [file] = (temporary / name).glob("*.safetensors")
                 file.rename(temporary / f"{name}.safetensors")
                 shutil.rmtree(temporary / name)
     else:
-        dist.broadcast_object_list(place)
-        _write(place[0], split)
-    accelerator.wait_for_everyone()
+        dist.broadcast_object_list(place, group=apart)
+        _write(place[0], split, apart)
+    if apart is None:
+        accelerator.wait_for_everyone()
+    else:
+        dist.barrier(apart)
 
 
-def _write(folder: Path, groups: Groups) -> None:
+def _write(folder: Path, groups: Groups, apart: Any) -> None:
     for name, named in groups.items():
         writer = HuggingFaceStorageWriter(str(folder / name), save_distributed=True, enable_consolidation=True)
-        apart: dict[str, Tensor] = {}
+        alone: dict[str, Tensor] = {}
         known: set[int] = set()
         for key, tensor in named.items():
             tensor = tensor.detach() if tensor.dim() else tensor.detach().reshape(1)  # without it zero is written
             place = local(tensor).data_ptr()
-            apart[key] = tensor.clone() if place in known else tensor  # safetensors refuses what shares memory
+            alone[key] = tensor.clone() if place in known else tensor  # safetensors refuses what shares memory
             known.add(place)
-        save_shares(apart, storage_writer=writer)
+        save_shares(alone, storage_writer=writer, process_group=apart)
 
 
 def load(path: Path, like: Mapping[str, Mapping[str, Tensor]]) -> tuple[Groups, Json]:

@@ -28,6 +28,8 @@ from hrm.training.updates import Updates
 _COUNTERS = ("step_number", "seconds", "window_steps")
 D = TypeVar("D")
 M = TypeVar("M", bound=nn.Module)
+Groups = dict[str, dict[str, Tensor]]
+"""Tensors of a checkpoint, by group and name."""
 
 
 class BadBatch(Exception):
@@ -130,11 +132,11 @@ class BaseTrainer(ABC, Generic[M, D]):
     def describe(self, metrics: Json) -> str:
         """The metrics for the live line, in words."""
 
-    def in_flight(self) -> dict[str, dict[str, Tensor]]:
+    def in_flight(self) -> Groups:
         """Further groups of tensors for a checkpoint; call it in every process."""
         return {}
 
-    def restore_in_flight(self, groups: dict[str, dict[str, Tensor]]) -> None:
+    def restore_in_flight(self, groups: Groups) -> None:
         """Restore what `in_flight` returned; UserError where it does not fit."""
 
     def close(self) -> None:
@@ -188,13 +190,17 @@ class BaseTrainer(ABC, Generic[M, D]):
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint of this step; a call on every process."""
-        groups, state = self.pack()
+        self.write(directory, self.step_number, *self.pack())
+
+    def write(self, directory: Path, step: int, groups: Groups, state: Json, apart: Any = None) -> None:
+        """Write what `pack` returned; a call on every process. In a thread of its own it takes `apart`, a group of all
+        processes that nothing else uses."""
         if self.sharded:
             from hrm.training import sharding
 
-            sharding.save(directory, self.step_number, groups, state, self.accelerator)
+            sharding.save(directory, step, groups, state, self.accelerator, apart)
         elif self.accelerator.is_main_process:
-            checkpoint.save(directory, self.step_number, groups, state)
+            checkpoint.save(directory, step, groups, state)
 
     def restore(self, path: Path) -> None:
         """Take a checkpoint over; a call on every process. UserError where it does not fit."""
@@ -268,7 +274,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         finally:
             self.model.train()
 
-    def pack(self) -> tuple[dict[str, dict[str, Tensor]], Json]:
+    def pack(self) -> tuple[Groups, Json]:
         """The tensors and the state of a checkpoint; a call on every process. Randomness is a function of (seed, step,
         row), so the step number is both the random state and the place in the data."""
         groups, counters = self.updates.pack()
@@ -276,7 +282,7 @@ class BaseTrainer(ABC, Generic[M, D]):
         state["window"] = list(self._sums().values())
         return {"weights": dict(self.model.state_dict()), **self.in_flight(), **groups}, state
 
-    def unpack(self, groups: dict[str, dict[str, Tensor]], state: Json) -> None:
+    def unpack(self, groups: Groups, state: Json) -> None:
         """Restore what `pack` returned; UserError where it does not fit the model."""
         for name in _COUNTERS:
             setattr(self, name, counted(state, name))
