@@ -64,7 +64,7 @@ class Training:
     """One training in a folder of its own."""
 
     def __init__(self, folder: Path, kind: str, parallel: str, beside: bool = False) -> None:
-        """`beside`: whether checkpoints are written while the steps go on."""
+        """`beside`: whether checkpoints are written during the next steps."""
         self.folder, self.kind, self.parallel, self.beside = folder, kind, parallel, beside
         self.run, self.rows, self.log = folder / "run", folder / "rows.jsonl", folder / "log"
         shutil.rmtree(folder, ignore_errors=True)

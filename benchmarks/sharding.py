@@ -7,7 +7,7 @@ visit to the backward pass and with blocks dropped after each visit. Bytes are o
 that keeps most. Peaks are of the whole process, interpreter and libraries included.
 
 Then what checkpoints cost: how long the loop stands still for one, and all of 24 steps with three checkpoints, written
-while the steps wait and while they go on, against the same steps with none. Medians of three trainings, in turns.
+while the steps wait and while they continue, against the same steps with none. Medians of three trainings, in turns.
 """
 
 from __future__ import annotations
@@ -112,13 +112,14 @@ def measured(processes: int, *flags: str, of: str = "*.json") -> dict[str, Any]:
 
 
 def checkpoints(processes: int) -> dict[str, dict[str, float]]:
-    """Seconds that checkpoints cost in so many processes, by how they are written."""
+    """Seconds that checkpoints cost, by how they are written."""
     common = ["--train.steps", "24", "--train.eval-puzzles", "0", "--text.holdout", "0", "--train.keep", "1"]
+    common += ["--halting.max-segments", "1", "--text.length", "32", "--train.batch-size", "2"]
     common += ["--train.parallel", "fsdp"] if processes > 1 else []
     ways = {
         "none": ["--train.checkpoint-every", "1000"],
         "the steps wait": ["--train.checkpoint-every", "6"],
-        "the steps go on": ["--train.checkpoint-every", "6", "--train.async-checkpoints"],
+        "the steps continue": ["--train.checkpoint-every", "6", "--train.async-checkpoints"],
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for _ in range(1):

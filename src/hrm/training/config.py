@@ -76,7 +76,7 @@ class TrainConfig:
     keep: Annotated[int, Range(1, 10**6)] = 3
     """Newest checkpoints kept, besides the best."""
     async_checkpoints: bool = False
-    """Write checkpoints while the next steps go on; takes the memory of one."""
+    """Write checkpoints during the next steps; takes the memory of one."""
     max_bad_steps: Annotated[int, Range(1, 10**9)] = 10
     """Non-finite updates in a row that stop the training."""
     device: str = "auto"
