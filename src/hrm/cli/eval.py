@@ -70,6 +70,7 @@ class Options:
 
 
 def main(args: list[str]) -> int:
+    args = _named(args)
     if any(is_text(word) for word in args if not word.startswith("-")):
         return measure_text(args)
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
@@ -132,6 +133,16 @@ def main(args: list[str]) -> int:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
     return 130
+
+
+def _named(args: list[str]) -> list[str]:
+    """The arguments with a run that is named by --model where it stands without it."""
+    for at, word in enumerate(args):
+        if word == "--model" and args[at + 1 :]:
+            return [args[at + 1], *args[:at], *args[at + 2 :]]
+        if word.startswith("--model="):
+            return [word.partition("=")[2], *args[:at], *args[at + 1 :]]
+    return args
 
 
 def _held_out(run: str, task: tasks.Task) -> PuzzleSet:

@@ -26,9 +26,20 @@ from hrm.text import data as corpus
 from hrm.text.data import Packed, ReadOptions, Tokens, chat
 
 if TYPE_CHECKING:
-    from hrm.text.load import TextModel
+    from hrm.text.measuring.plain import Loaded
 
 _HERE = Machine()
+_OF_DEPTH = {
+    "fresh": None,
+    "plot": None,
+    "max_segments": None,
+    "halting": None,
+    "exit_threshold": (),
+    "schedule": (),
+    "state": "reset",
+    "best_of": 1,
+}
+"""Options for what only a model that thinks in segments has, or a run; with the values that ask for nothing."""
 _SHARES = ("exact_match", "ended", "q", "q-drawn", "likelihood", "one", "any")
 
 
@@ -37,7 +48,8 @@ class TextOptions:
     """Measure a model of text: loss and calibration at every depth, answers to questions, or tasks."""
 
     run: Positional[str]
-    """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
+    """Run folder of a text model, or any folder of a causal model that save_pretrained wrote with its tokenizer; also
+    as --model FOLDER."""
     data: str | None = None
     """Text, JSON lines (of conversations the answers count), parquet, a folder of them or packed; default: what the run
     held out."""
@@ -127,9 +139,18 @@ def main(args: list[str]) -> int:
 
     from hrm.runs import threads
     from hrm.text.load import load_text
+    from hrm.text.measuring.plain import is_plain, load_plain
+    from hrm.text.measuring.subject import longest
 
-    loaded = load_text(options.run, options.checkpoint, options.on.device, options.on.precision)
-    length = options.length or loaded.length or loaded.model.config.max_position_embeddings
+    if is_plain(options.run):
+        for name, none in _OF_DEPTH.items():
+            if getattr(options, name) != none:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{options.run} is a model without depth, a Q head or a run: leave out {flag}")
+        loaded: Loaded = load_plain(options.run, options.on.device, options.on.precision)
+    else:
+        loaded = load_text(options.run, options.checkpoint, options.on.device, options.on.precision)
+    length = options.length or loaded.length or longest(loaded.model, loaded.tokenizer)
     threads.settle_for(loaded.model, options.batch_size * length, options.on.threads)
     measure = _tasks if options.tasks else _pairs if options.task == "pairs" else _text
     result, table = measure(loaded, options, request)
@@ -139,28 +160,31 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
+def _text(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
     from hrm.text.measuring import published
     from hrm.text.measuring.losses import THRESHOLDS, evaluate
+    from hrm.text.measuring.plain import PlainModel, evaluate_plain
     from hrm.text.measuring.report import draw, states_table, table
     from hrm.text.measuring.state import evaluate_states
+    from hrm.text.measuring.subject import longest
     from hrm.text.measuring.words import per_word
 
-    model, trained = loaded.model, loaded.length
-    budget = model.budget(**request)
-    curve = THRESHOLDS.get(budget.halting, ()) if options.plot is not None else ()
-    words: list[int] = []
+    most, words = longest(loaded.model, loaded.tokenizer), list[int]()
     with _packed(loaded, options, words.append) as (packed, source), share("", Console(stderr=True)) as report:
-        longest = model.config.max_position_embeddings
         rows = getattr(packed, "length", None)  # rows of a fixed length
-        length = options.length or rows or min(trained or longest, max(1, packed.count - 1))
-        if length > longest:
-            raise UserError(f"--length {length} is more than the {longest} tokens the model reads: use fewer")
-        given, how = (model, loaded.tokenizer, packed, length), {"progress": report, "limit": options.limit, **request}
-        if options.state == "carry":
-            result = evaluate_states(*given, options.batch_size, **how)
+        length = options.length or rows or min(loaded.length or most, max(1, packed.count - 1))
+        if length > most:
+            raise UserError(f"--length {length} is more than the {most} tokens the model reads: use fewer")
+        data, told = (loaded.tokenizer, packed, length), {"progress": report, "limit": options.limit}
+        if isinstance(loaded, PlainModel):
+            measured = evaluate_plain(loaded.model, *data, options.stride, options.batch_size, **told)
+        elif options.state == "carry":
+            result = evaluate_states(loaded.model, *data, options.batch_size, **told, **request)
             return result | _origin(loaded, source), states_table(result)
-        measured = evaluate(*given, options.stride, options.batch_size, options.exit_threshold or curve, **how)
+        else:
+            curve = THRESHOLDS.get(loaded.model.budget(**request).halting, ()) if options.plot is not None else ()
+            how = (options.stride, options.batch_size, options.exit_threshold or curve)
+            measured = evaluate(loaded.model, *data, *how, **told, **request)
         result = measured.plain() | _origin(loaded, source)
     lines = [table(measured)]
     if options.words:
@@ -174,13 +198,14 @@ def _text(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json,
     return result, "\n".join(lines)
 
 
-def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
+def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
     from hrm.text.measuring.best_of import compare_ranks
     from hrm.text.measuring.fresh import trained_on
     from hrm.text.measuring.pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
+    from hrm.text.measuring.plain import PlainModel
     from hrm.text.writing.generation import Sampling
 
-    model, tokenizer, template = loaded.model, loaded.tokenizer, loaded.template
+    tokenizer, template = loaded.tokenizer, loaded.template
     if options.fresh is not None:
         source, made = None, _fresh(loaded, options)[: options.limit]
         pairs = [Pair(chat.chat_prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made]
@@ -197,18 +222,18 @@ def _pairs(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
         print(f"{said}: exact match says more of memory than of skill", file=sys.stderr)
     with share("", Console(stderr=True)) as report:
         how = {"progress": report, "batch_size": options.batch_size, **request}
-        if options.best_of > 1:
+        if options.best_of > 1 and not isinstance(loaded, PlainModel):
             sampling = Sampling(options.max_new_tokens, options.temperature, seed=options.seed)
-            result = compare_ranks(model, tokenizer, pairs, options.best_of, sampling, **how)
+            result = compare_ranks(loaded.model, tokenizer, pairs, options.best_of, sampling, **how)
         else:
             sampling = Sampling(options.max_new_tokens, greedy=True)
-            result = evaluate_pairs(model, tokenizer, pairs, sampling=sampling, **how)
+            result = evaluate_pairs(loaded.model, tokenizer, pairs, sampling=sampling, **how)
     result |= ({} if known is None else {"trained_on": known}) | _origin(loaded, source)
     told = {name: value for name, value in result.items() if name != "answers"}
     return result, facts.lines(told, lambda name: name in _SHARES)
 
 
-def _fresh(loaded: TextModel, options: TextOptions) -> list[chat.Messages]:
+def _fresh(loaded: Loaded, options: TextOptions) -> list[chat.Messages]:
     """Questions that the run has not seen; says how many were left out because it has."""
     from hrm.text.measuring.fresh import fresh_questions
 
@@ -218,11 +243,12 @@ def _fresh(loaded: TextModel, options: TextOptions) -> list[chat.Messages]:
     return items
 
 
-def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json, str]:
+def _tasks(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
     from importlib.metadata import version
 
     from hrm.core import devices
     from hrm.text.measuring.report import tasks_table
+    from hrm.text.measuring.subject import longest
     from hrm.text.measuring.suite import measure_tasks, open_tasks
     from hrm.text.measuring.tasks import names
 
@@ -249,12 +275,12 @@ def _tasks(loaded: TextModel, options: TextOptions, request: Json) -> tuple[Json
     result |= {"scored_by": f"lm-eval {version('lm-eval')}", "seconds": sum(row["seconds"] for row in rows)}
     result |= {"device": str(loaded.model.device), "dtype": devices.named(loaded.model.dtype)}
     result |= {"checkpoint": loaded.name, "data": None if folder is None else str(folder)}
-    return result, tasks_table(found, loaded.model.config.max_position_embeddings)
+    return result, tasks_table(found, longest(loaded.model, loaded.tokenizer))
 
 
 @contextmanager
 def _packed(
-    loaded: TextModel, options: TextOptions, count: Callable[[int], object]
+    loaded: Loaded, options: TextOptions, count: Callable[[int], object]
 ) -> Iterator[tuple[Tokens, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from; `count` hears
     of the words of a set of words."""
@@ -283,7 +309,7 @@ def _way(options: TextOptions) -> ReadOptions:
     return ReadOptions(lambda sentence: print(sentence, file=sys.stderr), options.encoding)
 
 
-def _folder(loaded: TextModel, options: TextOptions) -> tuple[Tokens, Path]:
+def _folder(loaded: Loaded, options: TextOptions) -> tuple[Tokens, Path]:
     """A packed folder, or what the run held out."""
     held = loaded.held_out
     if options.data is None and (many := len(held)) > 1:
@@ -295,7 +321,7 @@ def _folder(loaded: TextModel, options: TextOptions) -> tuple[Tokens, Path]:
     return packed, packed.folder
 
 
-def _origin(loaded: TextModel, source: Path | None) -> dict[str, str | None]:
+def _origin(loaded: Loaded, source: Path | None) -> dict[str, str | None]:
     if source is None:
         return {"checkpoint": loaded.name, "data": "fresh"}
     return {"checkpoint": loaded.name, "data": str(source), "data_sha256": data_sha256(source)}

@@ -36,8 +36,9 @@ def settle_for(model: nn.Module, positions: int, wanted: int = 0) -> str:
 
 
 def work_of(model: Any, positions: int) -> int:
-    """Multiplications of a model of either family when both stacks process this many positions."""
-    return positions * sum(p.numel() for p in getattr(model, "model", model).recurrence.parameters())
+    """Multiplications of a model when both stacks process this many positions, or of one without them all weights."""
+    stacks = getattr(getattr(model, "model", model), "recurrence", model)
+    return positions * sum(p.numel() for p in stacks.parameters())
 
 
 def settle(work: int, wanted: int = 0) -> tuple[int, str]:

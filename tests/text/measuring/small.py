@@ -33,3 +33,16 @@ def saved(folder: Path, **changes: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def saved_gpt2(folder: Path, width: int = 32) -> Path:
+    """A random GPT-2 with the tokenizer of TEXT's characters, as `save_pretrained` writes them."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = make_tokenizer("char", [TEXT])
+    torch.manual_seed(1)
+    form: dict[str, Any] = {"n_positions": 128, "n_embd": width, "n_layer": 2, "n_head": 2, "initializer_range": 0.1}
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **form, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import yaml
 from hrm.files.reading import UserError
 from hrm.text.load import load_text
 from hrm.text.measuring import suite
-from tests.text.measuring.small import pair, saved
+from hrm.text.measuring.plain import is_plain, load_plain
+from tests.text.measuring.small import pair, saved, saved_gpt2
 
 lm_eval: Any = pytest.importorskip("lm_eval", reason="needs the extra [eval]")
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
@@ -98,8 +102,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("saved"), max_position_embeddings=128)
 
 
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+def opened(folder: Path) -> Any:
+    return load_plain(folder) if is_plain(folder) else load_text(folder)
+
+
 def ours(model: Path, names: list[str], folder: Path | None, shots: int, **settings: Any) -> dict[str, Any]:
-    loaded = load_text(model)
+    loaded = opened(model)
     found: dict[str, Any] = {}
     for asked in suite.open_tasks(names, folder).values():
         found |= suite.measure_tasks(loaded.model, loaded.tokenizer, asked, (shots,), **settings)
@@ -120,7 +133,9 @@ def theirs(model: Path, files: Path, shots: int, limit: int | None = None) -> di
 
 
 @pytest.mark.parametrize("shots", [0, 2])
-def test_scores_equal_those_of_lm_eval(files: Path, model: Path, shots: int):
+@pytest.mark.parametrize("kind", ["model", "gpt2"])
+def test_scores_equal_those_of_lm_eval(files: Path, request: pytest.FixtureRequest, kind: str, shots: int):
+    model = request.getfixturevalue(kind)
     own, other = ours(model, list(ROWS), files, shots, limit=5), theirs(model, files, shots, 5)
     for name in ROWS:
         scores = {key.split(",")[0]: value for key, value in other[name].items() if key.endswith(",none")}
@@ -130,19 +145,37 @@ def test_scores_equal_those_of_lm_eval(files: Path, model: Path, shots: int):
             assert own[name][key] == pytest.approx(value, rel=1e-6), (name, key)
 
 
-def test_what_is_written_equals_what_lm_eval_writes(model: Path):
+def test_the_command_says_what_the_command_of_lm_eval_says(files: Path, gpt2: Path, tmp_path: Path):
+    common = [sys.executable, "-m"]
+    own = ["hrm", "eval", str(gpt2), "--tasks", "choose", "last", "--data-folder", str(files), "--shots", "0", "2"]
+    result = subprocess.run([*common, *own, "--json"], capture_output=True, text=True)
+    found = json.loads(result.stdout)["tasks"]
+    others = ["lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={gpt2}", "--device", "cpu"]
+    others += ["--include_path", str(files), "--tasks", "choose,last", "--num_fewshot", "2"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "DISABLE_MULTIPROC": "1"}
+    subprocess.run([*common, *others, "--output_path", str(tmp_path)], env=offline, check=True, capture_output=True)
+    (file,) = tmp_path.rglob("results*.json")
+    results = json.loads(file.read_text())["results"]
+    for name, key in (("choose", "acc"), ("choose", "acc_norm"), ("last", "acc"), ("last", "perplexity")):
+        assert found[name]["shots"]["2"][key] == pytest.approx(results[name][f"{key},none"], rel=1e-6), (name, key)
+    assert found["choose"]["shots"]["2"]["acc_stderr"] == pytest.approx(results["choose"]["acc_stderr,none"])
+
+
+@pytest.mark.parametrize("kind", ["model", "gpt2"])
+def test_what_is_written_equals_what_lm_eval_writes(request: pytest.FixtureRequest, kind: str):
+    model = request.getfixturevalue(kind)
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     other: Any = HFLM
-    loaded = load_text(model)
+    loaded = opened(model)
     asked = [(f"the {a} {b}", {"until": ["t."], "max_gen_toks": 24, "do_sample": False}) for a, b in WORDS]
     requests: Any = [Instance("generate_until", {}, each, i, metadata=("x", i, 1)) for i, each in enumerate(asked)]
     adapter = suite.lm_eval_adapter(loaded.model, loaded.tokenizer, batch_size=4)
     written = adapter.generate_until(requests)
     assert written == other(pretrained=str(model), device="cpu", batch_size=4).generate_until(requests)
     reading = adapter.readings["x"]
-    assert reading.asked == 6 and reading.tokens >= 6 and 1 <= reading.segments / reading.tokens <= 3
+    assert reading.asked == 6 and reading.tokens and 1 <= reading.segments / reading.tokens <= 3
 
 
 def test_task_files_are_read_by_their_path(files: Path, model: Path):
@@ -215,14 +248,13 @@ def test_scores_are_those_of_the_likelihoods(files: Path):
 
 
 def test_a_number_is_right_in_any_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from hrm.text.measuring import lm_eval as adapter
-    from hrm.text.writing.generation import Completion
+    from hrm.text.measuring.subject import Thinking, Written
 
     answers = (("1200", " 1,200."), (5, "5.0 apples"), (5.0, "it is 5"), ("-3", "-3"), ("4", "14"), ("4", "none"))
     rows = [{"question": "q", "answer": answer} for answer, _ in answers]
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    said = [Completion(text) for _, text in answers]
-    monkeypatch.setattr(adapter, "complete", lambda model, tokenizer, prompts, *rest, **request: said[: len(prompts)])
+    said = [Written(text, 1, 1, True) for _, text in answers]
+    monkeypatch.setattr(Thinking, "write", lambda self, prompts, sampling: said[: len(prompts)])
     model, tokenizer = pair()
     (asked,) = suite.open_tasks(["sums"], tmp_path).values()
     assert suite.evaluate_tasks(model, tokenizer, asked)["sums"]["exact_match"] == pytest.approx(4 / 6)

@@ -11,13 +11,13 @@ from hrm.files.reading import UserError
 from hrm.text.data import Packed, is_packed
 from hrm.text.data.chat import chat_prompt
 from hrm.text.data.gym import MadeQuestions, gym_text
-from hrm.text.load import TextModel
+from hrm.text.measuring.plain import Loaded
 
 
 class SeenQuestions:
     """The questions of packed folders, as a run's model reads them."""
 
-    def __init__(self, loaded: TextModel, folders: Iterable[Path]) -> None:
+    def __init__(self, loaded: Loaded, folders: Iterable[Path]) -> None:
         self.tokenizer, config = loaded.tokenizer, loaded.run.config.text if loaded.run else None
         self.template = config.template if config is not None else None
         self.prompts = {
@@ -32,7 +32,7 @@ class SeenQuestions:
         return tuple(chat_prompt(self.tokenizer, messages, self.template)) in self.prompts
 
 
-def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> MadeQuestions:
+def fresh_questions(loaded: Loaded, count: int, seed: int = 0) -> MadeQuestions:
     """`count` questions of the Reasoning Gym data set of a run, none of them trained on or held out by it; UserError
     for a run that learned something else."""
     run = loaded.run
@@ -43,7 +43,7 @@ def fresh_questions(loaded: TextModel, count: int, seed: int = 0) -> MadeQuestio
     return gym_text(run.config.data, run.config.text.options, count, [seed, 1], seen)
 
 
-def trained_on(loaded: TextModel, prompts: Iterable[str | list[int]]) -> int | None:
+def trained_on(loaded: Loaded, prompts: Iterable[str | list[int]]) -> int | None:
     """How many of these prompts the run was trained on; None where that is not known."""
     folder = loaded.run.data / "train" if loaded.run else None
     if folder is None or not is_packed(folder):

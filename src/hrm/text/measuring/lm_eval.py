@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Unpack
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError, needs
 from hrm.text.measuring.scoring import Scorer
+from hrm.text.measuring.subject import Written
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Request
-from hrm.text.writing.generation import Completion, Sampling, complete
+from hrm.text.writing.generation import Sampling
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Reading:
 
 
 def lm_eval_adapter(
-    model: HRMForCausalLM,
+    model: HRMForCausalLM | PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     batch_size: int = 8,
     progress: Callable[[float], None] | None = None,
@@ -73,10 +74,9 @@ def lm_eval_adapter(
             for how, same in groupby(requests, key=lambda asked: asked.args[1]):
                 while some := list(islice(same, scorer.batch_size)):
                     written = _write(scorer, [asked.args[0] for asked in some], how)
-                    for asked, (completion, cut) in zip(some, written, strict=True):
-                        segments = sum(token.depth for token in completion.tokens)
-                        self.readings[asked.task_name].add(len(completion.tokens), segments, cut)
-                        said.append(completion.text)
+                    for asked, (one, cut) in zip(some, written, strict=True):
+                        self.readings[asked.task_name].add(one.tokens, one.segments, cut)
+                        said.append(one.text)
                     if progress is not None:
                         progress(len(said) / len(requests))
             return said
@@ -86,7 +86,7 @@ def lm_eval_adapter(
     return adapter
 
 
-def _write(scorer: Scorer, contexts: list[str], how: dict[str, Any]) -> Iterator[tuple[Completion, bool]]:
+def _write(scorer: Scorer, contexts: list[str], how: dict[str, Any]) -> Iterator[tuple[Written, bool]]:
     """What is written after each context, and whether that one was cut."""
     stop = how.get("until") or ()
     room = min(int(how.get("max_gen_toks", 256)), scorer.length // 2)
@@ -94,7 +94,7 @@ def _write(scorer: Scorer, contexts: list[str], how: dict[str, Any]) -> Iterator
     temperature, top_p = (1.0 if greedy else float(how.get(name, 1.0)) for name in ("temperature", "top_p"))
     stop = tuple(word for word in ([stop] if isinstance(stop, str) else stop) if word)
     sampling = Sampling(max_new_tokens=room, greedy=greedy, temperature=temperature, top_p=top_p, stop=stop)
-    ids = [scorer.ids(context) for context in contexts]
+    ids = [scorer.subject.ids(context) for context in contexts]
     read = [each[-(scorer.length - room) :] or [scorer.first] for each in ids]
-    said = complete(scorer.model, scorer.tokenizer, read, sampling, **scorer.request)
+    said = scorer.subject.write(read, sampling)
     return zip(said, (len(each) > scorer.length - room for each in ids), strict=True)

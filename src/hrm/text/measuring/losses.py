@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple, Unpack
@@ -21,11 +21,10 @@ from hrm.core.calibration import BINS, interval
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Record
 from hrm.text.data import Tokens
+from hrm.text.measuring.subject import LOGITS
 from hrm.text.model import Budget, HRMForCausalLM, Thought
 from hrm.text.model.budget import Request
 
-LOGITS = 1 << 22
-"""Most logits in memory at once: they are read twice and should stay in a CPU's cache."""
 THRESHOLDS = {
     "q": (0.1, 0.3, 0.5, 0.7, 0.9),
     "kl": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
@@ -35,12 +34,13 @@ THRESHOLDS = {
 
 
 class TokenScores(NamedTuple):
-    """Of each counted token [n]: loss in nats, whether the best next token is right, its probability, P(halt)."""
+    """Of each counted token [n]: loss in nats, whether the best next token is right, its probability, and P(halt) where
+    the model says one."""
 
     loss: np.ndarray
     right: np.ndarray
     probability: np.ndarray
-    confidence: np.ndarray
+    confidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class Means(Record):
     token_accuracy: float
     ece: float
     """Calibration error of the best token's probability."""
-    ece_q: float
-    """That of P(halt)."""
+    ece_q: float | None = None
+    """That of P(halt); None for a model that does not say one."""
     ece_q_target: float | None = None
     """That of P(halt) towards what the Q head was trained to say."""
     exact_match: float | None = None
@@ -125,6 +125,7 @@ class LossTotals:
         self.count, self.loss, self.right, self.segments = 0, 0.0, 0, 0
         self.gaps = {name: np.zeros(BINS) for name in ("ece", "ece_q", "ece_q_target")}
         self.targets = self.answers = self.exact = 0
+        self.halts = True
 
     def add(self, reading: TokenScores, depth: np.ndarray | int, answers: np.ndarray | None = None) -> None:
         """Add the tokens of a batch, with the depth of each and the answer to which it belongs."""
@@ -133,7 +134,10 @@ class LossTotals:
         self.right += int(reading.right.sum())
         self.segments += int(np.sum(depth)) if isinstance(depth, np.ndarray) else depth * len(reading.loss)
         self._gap("ece", reading.probability, reading.right)
-        self._gap("ece_q", reading.confidence, reading.right)
+        if reading.confidence is None:
+            self.halts = False
+        else:
+            self._gap("ece_q", reading.confidence, reading.right)
         if answers is not None:
             wrong = np.bincount(answers, reading.right == 0)
             self.answers, self.exact = self.answers + len(wrong), self.exact + int((wrong == 0).sum())
@@ -152,7 +156,7 @@ class LossTotals:
             mean_segments=self.segments / n, loss=loss, perplexity=math.exp(min(loss, 700)),
             bits_per_byte=self.loss / math.log(2) / max(1, size.bytes),
             bits_per_character=self.loss / math.log(2) / max(1, size.characters), token_accuracy=self.right / n,
-            ece=gaps["ece"] / n, ece_q=gaps["ece_q"] / n,
+            ece=gaps["ece"] / n, ece_q=gaps["ece_q"] / n if self.halts else None,
             ece_q_target=gaps["ece_q_target"] / self.targets if self.targets else None,
             exact_match=self.exact / self.answers if self.answers else None,
             exact_match_interval=list(interval(self.exact, self.answers)) if self.answers else None,
@@ -206,6 +210,44 @@ class TextSize(NamedTuple):
     """Tokens that stand for characters the tokenizer does not know."""
 
 
+class WindowsRead:
+    """The windows of a text one after the other, and what of it was read."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, packed: Tokens, length: int, stride: int | None, limit: int | None,
+        progress: Callable[[float], None] | None,
+    ) -> None:  # fmt: skip
+        self.packed, self.length, self.stride, self.limit, self.progress = packed, length, stride, limit, progress
+        self.answering = stride is None and getattr(packed, "mask", None) is not None
+        self.unknown, self.seen = tokenizer.unk_token_id, 0
+        self._table, self._sizes = byte_lengths(tokenizer), np.zeros(3, np.int64)
+
+    @property
+    def size(self) -> TextSize:
+        """What the counted tokens stand for."""
+        return TextSize(*self._sizes.tolist())
+
+    def batches(self, rows: int, device: torch.device) -> Iterator[tuple[dict[str, Tensor], Tensor, np.ndarray | None]]:
+        """Tokens [b, p], labels [b, p], and of each counted one its answer; up to about `limit` counted ones."""
+        for batch in self.packed.windows(self.length, self.stride, rows):
+            columns = (*batch, batch.token_types)
+            ids, labels, positions, types = (torch.from_numpy(column).to(device) for column in columns)
+            counted = labels != -100
+            if not bool(counted.any()):
+                continue
+            which = labels[counted].cpu().numpy()
+            unknown = 0 if self.unknown is None else (which == self.unknown).sum()
+            self._sizes += (*self._table[which].sum(0), unknown)
+            answers = _numbered(positions, counted) if self.answering else None
+            yield {"input_ids": ids, "position_ids": positions, "token_type_ids": types}, labels, answers
+            self.seen += len(which)
+            if self.progress is not None:
+                most = min(self.limit or self.packed.count, self.packed.count)
+                self.progress(min(1.0, self.seen / max(1, most)))
+            if self.limit is not None and self.seen >= self.limit:
+                return
+
+
 def evaluate(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -232,36 +274,20 @@ def evaluate(
     depths = [LossTotals() for _ in range(fixed.max_segments)]
     generator = torch.Generator().manual_seed(0)
     curve = [AdaptiveDepth(each, control, generator) for each in budgets]
-    table = byte_lengths(tokenizer)
-    answering = stride is None and getattr(packed, "mask", None) is not None
-    unknown, sizes, seen = tokenizer.unk_token_id, np.zeros(3, np.int64), 0
+    windows = WindowsRead(tokenizer, packed, length, stride, limit, progress)
     was_training, start = model.training, time.perf_counter()
     model.eval()
     with torch.inference_mode():
-        for batch in packed.windows(length, stride, batch_size):
-            columns = (*batch, batch.token_types)
-            ids, labels, positions, types = (torch.from_numpy(column).to(model.device) for column in columns)
-            counted = labels != -100
-            if not bool(counted.any()):
-                continue
-            which = labels[counted].cpu().numpy()
-            sizes += (*table[which].sum(0), 0 if unknown is None else (which == unknown).sum())
-            answers = _numbered(positions, counted) if answering else None
-            tokens = {"input_ids": ids, "position_ids": positions, "token_type_ids": types}
+        for tokens, labels, answers in windows.batches(batch_size, model.device):
             _fixed(model, tokens, labels, fixed, depths, answers)
             for each in curve:
                 each.add(model, tokens, labels, answers)
-            seen += len(which)
-            if progress is not None:
-                progress(min(1.0, seen / max(1, min(limit or packed.count, packed.count))))
-            if limit is not None and seen >= limit:
-                break
     model.train(was_training)
     seconds = time.perf_counter() - start
-    size = TextSize(*sizes.tolist())
+    seen, size = windows.seen, windows.size
     own = next((each.chosen for each in curve if each.budget == budget), depths[-1])
     return Measured(
-        n=seen, answers=depths[-1].answers if answering else None, **own.result(size), **size._asdict(),
+        n=seen, answers=depths[-1].answers if windows.answering else None, **own.result(size), **size._asdict(),
         max_segments=budget.max_segments, halting=budget.halting if adaptive else "fixed",
         exit_threshold=budget.exit_threshold if adaptive else None, schedule=list(budget.schedule), length=length,
         stride=stride or length, fixed=[Fixed(segments=i, **tally.result(size)) for i, tally in enumerate(depths, 1)],
@@ -305,7 +331,7 @@ def _fixed(
         model.segment(thought, budget.schedule)
         reading = read(model, thought, labels, budget)
         tally.add(reading, segment, answers)
-        if config.q_target == "improvement" and before is not None:
+        if config.q_target == "improvement" and before is not None and before.confidence is not None:
             depths[segment - 2].add_target(before.confidence, before.loss - reading.loss < config.q_gamma)
         before = reading
 

@@ -11,19 +11,19 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-import numpy as np
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hrm.core import devices
-from hrm.core.calibration import expected_calibration_error, interval
+from hrm.core.calibration import interval
 from hrm.files.reading import UserError, needs
 from hrm.files.records import Json
 from hrm.text.data import Packed, ReadOptions
 from hrm.text.data.chat import chat_prompt, conversations
 from hrm.text.measuring.fresh import prompts_of
+from hrm.text.measuring.subject import Written, subject_of
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Request
-from hrm.text.writing.generation import Completion, Sampling, complete
+from hrm.text.writing.generation import Sampling
 
 
 class Pair(NamedTuple):
@@ -63,7 +63,7 @@ def packed_pairs(packed: Packed, tokenizer: PreTrainedTokenizerFast, limit: int 
 
 
 def evaluate_pairs(
-    model: HRMForCausalLM,
+    model: HRMForCausalLM | PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     pairs: Sequence[Pair],
     batch_size: int = 8,
@@ -78,32 +78,28 @@ def evaluate_pairs(
     sampling = sampling or Sampling(greedy=True)
     # Prompts of like length share a batch, which then has little padding.
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt))
-    found: dict[int, Completion] = {}
+    subject = subject_of(model, tokenizer, **request)
+    found: dict[int, Written] = {}
     start = time.perf_counter()
     for at in range(0, len(order), batch_size):
         rows = order[at : at + batch_size]
-        said = complete(model, tokenizer, [pairs[i].prompt for i in rows], sampling, **request)
-        found |= zip(rows, said, strict=True)
+        found |= zip(rows, subject.write([pairs[i].prompt for i in rows], sampling), strict=True)
         if progress is not None:
             progress(len(found) / len(order))
     seconds, answers = time.perf_counter() - start, [found[i] for i in range(len(pairs))]
     right = [is_exact(a.text, pair.answer) for a, pair in zip(answers, pairs, strict=True)]
     texts, wanted = [a.text.strip() for a in answers], [pair.answer.strip() for pair in pairs]
-    tokens = [token for a in answers for token in a.tokens]
-    sure = np.array([a.confidence for a in answers])
-    budget = model.budget(**request)
-    n = max(1, len(pairs))
+    n, tokens = max(1, len(pairs)), sum(a.tokens for a in answers)
     said = [
-        {"answer": pair.answer, "said": a.text, "right": exact, "confidence": a.confidence}
+        {"answer": pair.answer, "said": a.text, "right": exact}
+        | ({} if a.confidence is None else {"confidence": a.confidence})
         for pair, a, exact in zip(pairs, answers, right, strict=True)
     ]
     return {
         "n": len(pairs), "exact_match": sum(right) / n, "exact_match_interval": list(interval(sum(right), len(pairs))),
-        **overlap(texts, wanted), "mean_segments": sum(token.depth for token in tokens) / max(1, len(tokens)),
-        "ece_q": expected_calibration_error(sure, np.array(right, bool)), "tokens": len(tokens),
-        "ended": sum(a.end == "end" for a in answers) / n, "max_segments": budget.max_segments,
-        "halting": budget.halting, "tokens_per_second": len(tokens) / max(1e-9, seconds), "seconds": seconds,
-        "device": str(model.device), "dtype": devices.named(model.dtype), "answers": said,
+        **overlap(texts, wanted), **subject.thought(answers, right), "tokens": tokens,
+        "ended": sum(a.ended for a in answers) / n, "tokens_per_second": tokens / max(1e-9, seconds),
+        "seconds": seconds, "device": str(model.device), "dtype": devices.named(model.dtype), "answers": said,
     }  # fmt: skip
 
 

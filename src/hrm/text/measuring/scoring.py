@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hrm.files.reading import UserError
-from hrm.text.measuring.losses import LOGITS
+from hrm.text.measuring.subject import subject_of
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Request
-from hrm.text.model.loss import token_loss
 
 
 class Score(NamedTuple):
@@ -33,10 +32,15 @@ class Scorer:
     the context as one."""
 
     def __init__(
-        self, model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, batch_size: int = 8, **request: Unpack[Request]
+        self,
+        model: HRMForCausalLM | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_size: int = 8,
+        **request: Unpack[Request],
     ) -> None:
-        self.model, self.tokenizer, self.batch_size, self.request = model, tokenizer, batch_size, request
-        self.length = model.config.max_position_embeddings
+        self.tokenizer, self.batch_size, self.device = tokenizer, batch_size, model.device
+        self.subject = subject_of(model, tokenizer, **request)
+        self.length = self.subject.length
 
     @property
     def first(self) -> int:
@@ -56,7 +60,7 @@ class Scorer:
         """How likely whole texts are, read in windows that do not overlap."""
         rows, counts = [], []
         for text in texts:
-            ids = [self.first, *self.ids(text)]
+            ids = [self.first, *self.subject.ids(text, alone=True)]
             windows = [ids[at : at + self.length + 1] for at in range(0, len(ids) - 1, self.length)]
             counts.append(len(windows))
             rows += [(window[:1], window[1:]) for window in windows]
@@ -71,16 +75,12 @@ class Scorer:
         """Tokens of both, cut where the context's own tokens end; spaces between them belong to the continuation."""
         kept = context.rstrip()
         text = context[len(kept) :] + text
-        both, alone = self.ids(kept + text), self.ids(kept)
         if not kept:
-            return [self.first], both
+            return [self.first], self.subject.ids(text, alone=True)
+        both, alone = self.subject.ids(kept + text), self.subject.ids(kept)
         if len(both) <= len(alone):
-            return alone, self.ids(text)  # the seam melted into one token
+            return alone, self.subject.ids(text, alone=True)  # the seam melted into one token
         return both[: len(alone)], both[len(alone) :]
-
-    def ids(self, text: str) -> list[int]:
-        """Tokens of a text, none added."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[call-overload]
 
     def _scores(
         self, rows: Sequence[tuple[list[int], list[int]]], progress: Callable[[float], None] | None, prefix: bool = True
@@ -97,7 +97,6 @@ class Scorer:
 
     @torch.inference_mode()
     def _batch(self, rows: Sequence[tuple[list[int], list[int]]], prefix: bool) -> Iterator[Score]:
-        model, device = self.model, self.model.device
         cut = [((context + text)[-self.length - 1 :], min(len(text), self.length)) for context, text in rows]
         width = max(len(ids) - 1 for ids, _ in cut)
         inputs, labels, types = (torch.full((len(cut), width), fill) for fill in (0, -100, 0))
@@ -106,21 +105,10 @@ class Scorer:
             inputs[row, :end] = torch.tensor(ids[:-1])
             labels[row, end - count : end] = torch.tensor(ids[-count:])
             types[row, : len(ids) - count] = 1
-        inputs, labels, types = inputs.to(device), labels.to(device), types.to(device)
-        budget = model.budget(**self.request)
+        inputs, labels, types = (each.to(self.device) for each in (inputs, labels, types))
         # What pads a row comes after all that counts, where nothing looks.
-        thought = model.begin(input_ids=inputs, token_type_ids=types if prefix else None, budget=budget)
-        model.think(thought, budget)
-        where = labels != -100
-        states, wanted = thought.exited.z_h[where], labels[where]
-        losses, greedy = [], []
-        size = max(1, LOGITS // model.config.vocab_size)
-        for z, targets in zip(states.split(size), wanted.split(size), strict=True):
-            logits = model.lm_head(z)
-            losses.append(token_loss(logits[None], targets[None])[0])
-            greedy.append(logits.argmax(-1) == targets)
+        columns = self.subject.columns(inputs, labels, types if prefix else None)
         counts, lost = [count for _, count in cut], [sum(map(len, row)) - 1 > self.length for row in rows]
-        columns = (torch.cat(losses), torch.cat(greedy), thought.depth[where].float())
         split = (column.cpu().split(counts) for column in columns)
         for loss, right, depth, less in zip(*split, lost, strict=True):
             yield Score(-float(loss.cpu().double().sum()), bool(right.all()), len(loss), float(depth.mean()), less)

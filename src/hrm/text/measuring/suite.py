@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hrm.files.digest import data_sha256
 from hrm.files.reading import UserError, nearest, needs, reason
@@ -129,7 +129,7 @@ def _keep_apart(task: Any) -> None:
 
 
 def measure_tasks(
-    model: HRMForCausalLM,
+    model: HRMForCausalLM | PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     asked: Asked,
     shots: Sequence[int] = (0,),
@@ -157,7 +157,7 @@ def measure_tasks(
 
 
 def evaluate_tasks(
-    model: HRMForCausalLM,
+    model: HRMForCausalLM | PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     asked: Asked,
     shots: int = 0,
