@@ -19,7 +19,9 @@ from hrm.training.config import OptimConfig, TrainConfig
 
 PAIRS = Range(257, 1_000_000)
 """Tokens of a vocabulary of byte pairs, with the 256 bytes and the end of text."""
-TALKS = ("chat", "gym")
+QUESTIONS = ("chat", "gym")
+"""Kinds of data in which answers are learned."""
+TALKS = (*QUESTIONS, "preference")
 """Kinds of data in which answers count."""
 TEMPLATES = ("alpaca", "roles")
 """Ways to write questions and answers that have a name."""
@@ -37,9 +39,12 @@ def is_text(path: str | Path) -> bool:
 class CorpusConfig:
     """What a text model reads."""
 
-    kind: Literal["text", "chat", "gym", "rows"] = "text"
+    kind: Literal["text", "chat", "gym", "preference", "rows"] = "text"
     """text: running text; chat: questions and answers or conversations, with the loss on the answers; gym: the same,
-    made by the data set of Reasoning Gym that --data names; rows: HRM's .npy folder of next-token rows."""
+    made by the data set of Reasoning Gym that --data names; preference: a chosen and a rejected answer to each question
+    (DPO); rows: HRM's .npy folder of next-token rows."""
+    beta: Annotated[float, Range(ABOVE_ZERO, 1000)] = 0.1
+    """Of preferences: how much it costs to move away from the model before."""
     tokenizer: str = "char"
     """char: a character model of the data; else a folder, file or Hub name. An existing model brings its own."""
     field: str = "text"
@@ -129,9 +134,9 @@ class TextConfig(Recipe):
         yield from _model_problems(self)
         if self.lora and train.parallel == "fsdp":
             yield "--lora trains few weights, and --train.parallel fsdp splits all: use ddp"
-        if train.target_accuracy > 0 and corpus.kind not in TALKS:
+        if train.target_accuracy > 0 and corpus.kind not in QUESTIONS:
             yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
-        if corpus.frame and (corpus.kind not in TALKS or corpus.tokenizer != "char"):
+        if corpus.frame and (corpus.kind not in QUESTIONS or corpus.tokenizer != "char"):
             yield "--text.frame is for questions (--text.kind chat or gym) with --text.tokenizer char: leave it out"
         if train.learn != "all":
             yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
@@ -142,6 +147,8 @@ class TextConfig(Recipe):
         if corpus.tokenizer.startswith("bpe:"):
             make = "hrm data tokenizer FILES --vocabulary N --out FOLDER"
             yield f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first ({make}), and name that folder"
+        if corpus.kind == "preference" and (self.model is None or saved(self.model) is None):
+            yield "--text.kind preference starts from a model that answers questions: name its run with --model"
         if corpus.kind == "gym" and self.validation is not None:
             yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
         if corpus.kind == "rows" and corpus.tokenizer == "char":

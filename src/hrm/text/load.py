@@ -91,7 +91,8 @@ def load_text(
     model = model.to(device=where, dtype=dtype).eval()
     inside, elsewhere = run.data / "validation", run.config.validation or run.config.data
     held = inside if inside.is_dir() or elsewhere is None else held_out(elsewhere)
-    parts = (held,) if held and held.is_dir() else ()
+    # What was held out of preferences has bad answers in it, which are no text to measure on.
+    parts = (held,) if held and held.is_dir() and run.config.text.kind != "preference" else ()
     return TextModel(model, load_tokenizer(run.path), str(file), run, parts, run.config.text.length)
 
 

@@ -15,6 +15,8 @@ from hrm.text.data.sources import Again, ReadOptions, Row, rows
 Messages = list[dict[str, str]]
 """A conversation as chat templates take it: dictionaries of role (system, user, assistant) and content, which ends with
 an empty line and the `context` where a question has one."""
+Preference = tuple[Messages, Messages]
+"""The same conversation with a chosen and with a rejected answer."""
 
 QUESTIONS = ("instruction", "question", "prompt", "query")
 CONTEXTS = ("input", "context")
@@ -80,6 +82,39 @@ def _conversations(source: str | Path, way: ReadOptions) -> Iterator[Messages]:
     said = f"{source}: " + ", ".join(f"{count:,} rows read as {form}" for form, count in forms.items())
     left = f"; left out: {_counts(out)}" if out else ""
     way.say(said + left + (f"; columns that are not read: {shown(unread)}" if unread else ""))
+
+
+def preferences(source: str | Path, way: ReadOptions | None = None) -> Iterator[Preference]:
+    """The pairs in the rows of a file: a question, perhaps with a context, and a `chosen` and a `rejected` answer, as
+    texts or as messages. UserError names file and line."""
+    how, count, out = way or ReadOptions(), 0, Counter[str]()
+    for row in rows(source, how):
+        count += 1
+        try:
+            yield _preference(row)
+        except RowLeftOut as reason:
+            out[str(reason)] += 1
+    if not count or sum(out.values()) == count:
+        raise UserError(f"{source}: " + (f"every row is left out ({_counts(out)})" if count else "there are no rows"))
+    how.say(f"{source}: {count:,} rows of chosen and rejected answers" + (f"; left out: {_counts(out)}" if out else ""))
+
+
+def _preference(row: Row) -> Preference:
+    fields = _fields(row)
+    if missing := [name for name in ("chosen", "rejected") if name not in fields]:
+        said = "a prompt or instruction, chosen and rejected"
+        raise UserError(f"{row.place} has no {missing[0]} in its columns {shown(row.fields)}: preferences have {said}")
+    question, context, system = (_named(fields, known) for known in (QUESTIONS, CONTEXTS, _SYSTEMS))
+    if question is None:
+        if not isinstance(fields["chosen"], list):
+            _refuse(row, "question")
+        chosen, rejected = (_turns(fields[name], row.place, name) for name in ("chosen", "rejected"))
+    else:
+        asked = (fields, row.place, system, question, context)
+        chosen, rejected = _pair(*asked, "chosen"), _pair(*asked, "rejected")
+    if chosen == rejected:
+        raise RowLeftOut("the same answer twice")
+    return chosen, rejected
 
 
 def are_conversations(source: str | Path, encoding: str | None = None) -> bool:

@@ -21,6 +21,9 @@ from hrm.text.model import HRMConfig, HRMForCausalLM
 
 MEASURES = (
     ("exact_match", "answers exact", ".1%"),
+    ("reward_accuracy", "pairs in which the chosen answer is preferred", ".1%"),
+    ("reward_margin", "by how much, as a reward", "+.3f"),
+    ("preference_loss", "loss of preferences (DPO), nats a pair", ".4f"),
     ("loss", "loss, nats a token", ".4f"),
     ("perplexity", "perplexity", ".2f"),
     ("bits_per_byte", "bits per byte", ".4f"),
@@ -108,7 +111,8 @@ def _results(run: Run[TextConfig], result: Json) -> str:
         return "Not measured: nothing was held out."
     step = (run.best or {}).get("step")
     after = "" if step is None else f", weights of step {step:,}"
-    said = [f"On {result['n']:,} held-out tokens{after}:" if "n" in result else f"On held-out text{after}:"]
+    unit = "pairs of answers" if "reward_accuracy" in result else "tokens"
+    said = [f"On {result['n']:,} held-out {unit}{after}:" if "n" in result else f"On held-out text{after}:"]
     said.append(_table(("measure", "value"), known))
     losses = result.get("loss_by_depth") or []
     if len(losses) > 1:

@@ -79,6 +79,7 @@ def plan(config: TextConfig, rows: int | None = None) -> Plan:
     """The cost of a training that computes this many rows at once, by default those of a part of the batch; UserError
     for rows that the model cannot read."""
     shape, length, batch = _shape(config), config.text.length, config.train.batch_size
+    batch *= 2 if config.text.kind == "preference" else 1  # two answers to each question
     model, counter, visits = _counted(shape, length)
     width = 2 if config.train.precision != "float32" else 4
     slots = shape.slots().count(shape.max_segments)

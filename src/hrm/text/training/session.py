@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
+from hrm.core.devices import device_of
 from hrm.files.output import check_utf8
 from hrm.files.reading import UserError
 from hrm.files.records import Json
@@ -16,10 +18,12 @@ from hrm.runs import Run, checkpoint, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Tokens, chat
+from hrm.text.data.preferences import REFERENCE, Pairs
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer, refuse_quantised
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.plan import count
+from hrm.text.training.preference import HeldOutPairs, PreferenceTrainer, likelihoods, measure
 from hrm.text.training.source import Source
 from hrm.text.training.trainer import TextTrainer
 from hrm.training import cluster
@@ -47,9 +51,10 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.start = config.model
         self.first: dict[str, torch.Tensor] | None = None
         """The initial weights, if this process created the run."""
-        self.training: Tokens | None = None
-        self.held_out: Tokens | None = None
-        self.measured: _HeldOutText | None = None
+        self.training: Tokens | Pairs | None = None
+        self.held_out: Tokens | Pairs | None = None
+        self.measured: _HeldOutText | HeldOutPairs | None = None
+        self.prefers = config.text.kind == "preference"
         self.in_place = config.text.kind == "rows" or (config.data is not None and corpus.is_packed(config.data))
         """Whether the data are packed already."""
 
@@ -57,6 +62,10 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         config = self.config
         if config.data is None:
             raise UserError("a text model needs text: give --data FILE[,FILE ...]")
+        if self.prefers and self.in_place:
+            raise UserError(
+                f"{config.data} is packed: --text.kind preference reads rows of JSON with chosen and rejected"
+            )
         start = Path(config.model or "")
         existing = _continued(start) if config.model and saved(start) else None
         source = None if self.in_place else Source(config, reporter.say)
@@ -84,6 +93,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             shape.save_pretrained(folder / "model")
             if source is not None:
                 source.pack(tokenizer, folder / "data", reporter)
+            if self.prefers:
+                self._ask(model, tokenizer, folder / "data", reporter)
 
         board = {}
         if source is None:
@@ -91,6 +102,17 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             board["data_sha256"] = self.training.fingerprint
         Run.create(path, config, board, overwrite, fill_folder)
         self.first = dict(model.state_dict())
+
+    def _ask(self, model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, reporter: Reporter) -> None:
+        """Write down what the model says of all pairs before it learns from them."""
+        train = self.config.train
+        model.compute_dtype = getattr(torch, train.precision)
+        model = model.to(device_of(train.device))
+        for part in sorted(data.iterdir()):
+            pairs = Pairs(Packed.open(part, tokenizer))
+            with share("the model before", reporter.console) as done:
+                np.save(part / REFERENCE, likelihoods(model, pairs, -(-train.batch_size // train.accumulate), done))
+        model.to("cpu")
 
     def read(self, run: Run[TextConfig], changed: Changes, reporter: Reporter) -> None:
         self.tokenizer = load_tokenizer(run.path)
@@ -100,6 +122,10 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.first is None:  # otherwise this process has just written them
             run.check_data()
         held_out = run.data / "validation"
+        if self.prefers:
+            self.training = Pairs.open(run.data / "train", self.tokenizer)
+            self.held_out = Pairs.open(held_out, self.tokenizer) if held_out.is_dir() else None
+            return
         self.training = Packed.open(run.data / "train", self.tokenizer).verify()
         self.held_out = Packed.open(held_out, self.tokenizer).verify() if held_out.is_dir() else None
 
@@ -122,7 +148,10 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.first is not None:
             fill(model, self.first, run.path)
             self.first = None
-        trainer = TextTrainer(self.config, model, self._training, accelerator)
+        data = self._training
+        if isinstance(data, Pairs):
+            return PreferenceTrainer(self.config, model, data, accelerator)
+        trainer = TextTrainer(self.config, model, data, accelerator)
         name = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else ""
         if (gpu := cluster.known(name)) is not None and model.config.halting == "fixed":
             length, wide = self.config.text.length, self.config.train.precision == "float32"
@@ -132,10 +161,14 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
 
     def amounts(self) -> str:
         rows, held_out = self._training.epoch(self.config.text.length), self.held_out.count if self.held_out else 0
-        return f"{self._training.count:,} tokens ({rows:,} rows), {held_out:,} held out"
+        unit = "pairs of answers" if self.prefers else "rows"
+        return f"{self._training.count:,} tokens ({rows:,} {unit}), {held_out:,} held out"
 
-    def measures(self, trainer: TextTrainer) -> _HeldOutText | None:
-        self.measured = None if self.held_out is None else _HeldOutText(trainer, self.tokenizer, self.held_out)
+    def measures(self, trainer: TextTrainer) -> _HeldOutText | HeldOutPairs | None:
+        if isinstance(self.held_out, Pairs):
+            self.measured = HeldOutPairs(trainer, self.held_out)
+        elif self.held_out is not None:
+            self.measured = _HeldOutText(trainer, self.tokenizer, self.held_out)
         return self.measured
 
     def finish(self, run: Run[TextConfig], trainer: TextTrainer, reporter: Reporter, abandoning: Abandoning) -> Json:
@@ -145,8 +178,9 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.held_out is not None and self.measured is not None:
             device, precision = str(trainer.accelerator.device), self.config.train.precision
             best = load_text(run.path, device=device, precision=precision)
-            found = self.measured.again(Path(best.name))
-            if not found:
+            if isinstance(self.held_out, Pairs):
+                found = measure(best.model, self.held_out, self.config.text.beta)
+            elif isinstance(self.measured, _HeldOutText) and not (found := self.measured.again(Path(best.name))):
                 reporter.say(f"measuring the best checkpoint on the {self.held_out.count:,} held-out tokens")
                 length = self.config.text.length
                 with abandoning(), share("measuring", reporter.console) as done:
@@ -157,7 +191,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         return found
 
     @property
-    def _training(self) -> Tokens:
+    def _training(self) -> Tokens | Pairs:
         assert self.training is not None  # read by now
         return self.training
 
@@ -169,6 +203,8 @@ def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
         refuse_quantised(model, start)
         return model, tokenizer
     old = load_text(start, device="cpu", precision="float32")
+    if old.template is not None:
+        old.tokenizer.chat_template = chat.chat_template(old.template)
     return old.model, old.tokenizer
 
 

@@ -13,6 +13,8 @@ from hrm.files.names import sources
 from hrm.text import data as corpus
 from hrm.text.config import TALKS, TextConfig
 from hrm.text.data import Packed, chat, gym
+from hrm.text.data.forms import preferences
+from hrm.text.data.preferences import encode_pairs
 from hrm.text.data.tokenizers import add_frame
 from hrm.training.progress import Reporter
 
@@ -35,12 +37,20 @@ class Source:
         elif text.kind == "chat":
             self.items: Any = list(chain.from_iterable(chat.conversations(name, self.way) for name in names))
             self.held = list(chain.from_iterable(chat.conversations(name, self.way) for name in others)) or None
+        elif text.kind == "preference":
+            self.items = list(chain.from_iterable(preferences(name, self.way) for name in names))
+            self.held = list(chain.from_iterable(preferences(name, self.way) for name in others)) or None
         else:
             self.items = corpus.texts(names, text.field, self.way)
             self.held = corpus.texts(others, text.field, self.way) if others else None
         if self.held is None and text.holdout:
             self.items, self.held = corpus.hold_out(self.items, text.holdout)
-        for doubt in corpus.doubts(self.items, self.held) if self.held is not None and text.kind != "gym" else ():
+        if self.held is None or text.kind == "gym":
+            return
+        kept, held = self.items, self.held
+        if text.kind == "preference":
+            kept, held = ([chosen for chosen, _ in part] for part in (kept, held))
+        for doubt in corpus.doubts(kept, held):
             say(doubt)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -60,7 +70,12 @@ class Source:
         for name, items in (("train", self.items), ("validation", self.held)):
             if items is None:
                 continue
-            template = self.config.text.template
+            template, length = self.config.text.template, self.config.text.length
+            if self.config.text.kind == "preference":
+                packed = Packed.write(folder / name, tokenizer, encode_pairs(tokenizer, items, template, length))
+                if (long := sum(1 for _ in items) - packed.facts["documents"] // 2) > 0:
+                    reporter.say(f"{long:,} pairs of {name} are left out: longer than --text.length {length}")
+                continue
             tokens = chat.examples(tokenizer, items, template) if self.talks else corpus.encode(tokenizer, items)
             packed = Packed.write(folder / name, tokenizer, tokens)
             if name == "validation" and self.left_out is not None:
