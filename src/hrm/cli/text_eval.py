@@ -56,7 +56,7 @@ class TextOptions:
     fresh: int | None = None
     """Instead: this many new questions of the run's Reasoning Gym data set, none of them seen in training."""
     task: Literal["text", "pairs"] = "text"
-    """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L."""
+    """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L, METEOR."""
     tasks: tuple[str, ...] = ()
     """Instead: tasks, scored by lm-eval: files of --data-folder by name (or all), task files by path, and lm-eval's own
     tasks whose data is at hand."""

@@ -12,6 +12,7 @@ import torch
 from hrm.cli.main import main
 from hrm.text.data import Packed, chat, make_tokenizer
 from hrm.text.load import load_text
+from hrm.text.measuring import pairs
 from hrm.text.measuring.fresh import SeenQuestions, fresh_questions, trained_on
 from hrm.text.measuring.losses import evaluate
 from hrm.text.measuring.pairs import evaluate_pairs, packed_pairs
@@ -125,3 +126,36 @@ def test_questions_that_were_trained_on_are_counted(spells: Path, tmp_path: Path
     _, err = said(capsys, "eval", str(spells), "--data", str(file), "--task", "pairs", "--max-new-tokens", "2")
     assert "2 of the 3 questions were trained on" in err
     assert "--fresh" in refused(capsys, "eval", str(spells), "--fresh", "3")
+
+
+def test_meteor_counts_synonyms_where_wordnet_is_at_hand(capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    class Lemma:
+        def name(self) -> str:
+            return "hound"
+
+    class Synset:
+        def lemmas(self) -> list[Lemma]:
+            return [Lemma()]
+
+    class WordNet:
+        def synsets(self, word: str) -> list[Synset]:
+            return [Synset()] if word == "dog" else []
+
+    said, wanted = ["The dog sat on it."], ["the hound sat on it"]
+    monkeypatch.setattr(pairs, "wordnet", WordNet)
+    # Five words match in one piece: 1 - 0.5 * (1 / 5) ** 3.
+    assert pairs.overlap(said, wanted)["meteor"] == pytest.approx(99.6)
+    assert pairs.overlap(["a bird"], wanted)["meteor"] == 0 and not capsys.readouterr().err
+    monkeypatch.setattr(pairs, "wordnet", lambda: None)
+    assert pairs.overlap(said, wanted).keys() == {"bleu", "chrf", "rouge_l"}
+    assert capsys.readouterr().err == "METEOR is left out: it needs WordNet, python -m nltk.downloader wordnet\n"
+
+
+def test_wordnet_is_looked_for_and_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nltk = pytest.importorskip("nltk", reason="needs the extra [eval]")
+    from nltk.corpus.reader import WordNetCorpusReader
+    from nltk.corpus.util import LazyCorpusLoader
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr("nltk.corpus.wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
+    assert pairs.wordnet() is None

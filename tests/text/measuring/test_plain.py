@@ -39,7 +39,7 @@ def test_each_document_is_read_alone_and_every_token_once(folder: Path, tmp_path
     found = evaluate_plain(model, tokenizer, packed(tmp_path / "text", tokenizer, *texts), length=40, batch_size=2)
     losses: list[float] = []
     right, size = 0, torch.zeros(2)
-    ids = [token for text in texts for token in (*tokenizer(text)["input_ids"], tokenizer.eos_token_id)]
+    ids: list[Any] = [token for text in texts for token in (*tokenizer(text)["input_ids"], tokenizer.eos_token_id)]
     ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_token_id]
     for start in range(0, len(ids) - 1, 40):
         begin = start
@@ -82,7 +82,7 @@ def test_it_answers_questions_greedily(folder: Path, tmp_path: Path, capsys: Any
     assert result["n"] == 2 and not result.keys() & {"mean_segments", "ece_q", "halting"}
     model, tokenizer, *_ = load_plain(folder)
     for answer, question in zip(result["answers"], ("the\n\n", "the dog sat\n\n"), strict=True):
-        ids = list(tokenizer(question)["input_ids"])
+        ids: list[Any] = list(tokenizer(question)["input_ids"])
         start = len(ids)
         while len(ids) < start + 6 and ids[-1] != tokenizer.eos_token_id:
             ids.append(int(log_p(model, ids)[-1].argmax()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -71,8 +71,9 @@ def evaluate_pairs(
     progress: Callable[[float], None] | None = None,
     **request: Unpack[Request],
 ) -> Json:
-    """Exact match, and BLEU, chrF and ROUGE-L (0 to 100) where the extra [eval] is installed, of greedy answers. Also
-    the mean depth, and the calibration of the mean confidence of an answer. `answers` lists what was said."""
+    """Exact match of greedy answers, and BLEU, chrF, ROUGE-L and METEOR (0 to 100) where the extra [eval] is installed.
+    Of a model with depth also its mean, and the calibration of the mean confidence of an answer. `answers` lists what
+    was said."""
     if not pairs:
         raise UserError("there are no questions to answer")
     sampling = sampling or Sampling(greedy=True)
@@ -109,8 +110,9 @@ def is_exact(said: str, answer: str) -> bool:
 
 
 def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU and chrF of sacrebleu and mean ROUGE-L (F1, no stemming), 0 to 100; nothing without [eval]. BLEU
-    counts runs of up to four words; where no answer has four words, over shorter n-grams."""
+    """Corpus BLEU and chrF of sacrebleu, mean ROUGE-L (F1, no stemming) and mean METEOR, 0 to 100; nothing without
+    [eval], and no METEOR without WordNet. BLEU counts runs of up to four words; where no answer has four words, over
+    shorter n-grams."""
     if missing := next((name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None), None):
         print(needs("measuring BLEU, chrF and ROUGE", missing, "eval"), file=sys.stderr)
         return {}
@@ -125,11 +127,36 @@ def overlap(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
         "bleu": BLEU(effective_order=True).corpus_score(texts, references).score,
         "chrf": CHRF().corpus_score(texts, references).score,
         "rouge_l": 100 * sum(f1) / len(f1),
+        **_meteor(said, wanted),
     }
 
 
+def wordnet() -> Any | None:
+    """NLTK's WordNet, by which METEOR knows synonyms; None where its data is not at hand."""
+    try:
+        from nltk.corpus import wordnet
+
+        wordnet.ensure_loaded()
+    except (ImportError, LookupError):
+        return None
+    return wordnet
+
+
+def _meteor(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    if (synonyms := wordnet()) is None:
+        print("METEOR is left out: it needs WordNet, python -m nltk.downloader wordnet", file=sys.stderr)
+        return {}
+    from nltk.translate.meteor_score import meteor_score
+
+    words = _Words().tokenize
+    scores = [
+        meteor_score([words(right)], words(text), wordnet=synonyms) for text, right in zip(said, wanted, strict=True)
+    ]
+    return {"meteor": 100 * sum(scores) / len(scores)}
+
+
 class _Words:
-    """Words for ROUGE: rouge-score's own in English, but it drops every letter outside a to z."""
+    """Words for ROUGE and METEOR: rouge-score's own in English, but it drops every letter outside a to z."""
 
     def tokenize(self, text: str) -> list[str]:
         """Runs of letters and digits in lower case; of a text without any, what stands between spaces."""

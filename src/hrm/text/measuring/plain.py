@@ -43,7 +43,7 @@ Loaded = TextModel | PlainModel
 
 
 def is_plain(path: str | Path) -> bool:
-    """Whether a folder holds a model that transformers saved and that is none of ours."""
+    """Whether a folder holds a model that transformers saved and that does not think in segments."""
     path = Path(path)
     if (path / "run.json").is_file() or not (path / "config.json").is_file():
         return False
