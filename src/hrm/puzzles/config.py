@@ -122,6 +122,8 @@ class Config(Recipe):
                 what = "tokens that --arch.tokens candidates rules out"
                 yield f"--loss.label-smoothing spreads over {what}: use 0 or cells"
         yield from training.problems(self.optim, train)
+        if train.learn == "q":
+            yield "--train.learn q is for models of text: use all, or embedding"
         if train.target_accuracy > 0 and train.eval_puzzles == 0:
             yield "--train.target-accuracy is measured on held-out puzzles: use --train.eval-puzzles 500, not 0"
         if train.patience > 0 and train.eval_puzzles == 0:

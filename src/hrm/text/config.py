@@ -138,8 +138,10 @@ class TextConfig(Recipe):
             yield "--train.target-accuracy counts exact answers, and running text has none: leave it out"
         if corpus.frame and (corpus.kind not in QUESTIONS or corpus.tokenizer != "char"):
             yield "--text.frame is for questions (--text.kind chat or gym) with --text.tokenizer char: leave it out"
-        if train.learn != "all":
-            yield f"--train.learn {train.learn} is for task embeddings: use --lora to train few weights of a text model"
+        if train.learn == "embedding":
+            yield "--train.learn embedding is for task embeddings: use --lora to train few weights of a text model"
+        if train.learn == "q":
+            yield from _q_problems(self)
         for name in ("question", "answer") if corpus.template not in (None, *TEMPLATES) else ():
             if f"{{{name}}}" not in str(corpus.template):
                 known = " or ".join(TEMPLATES)
@@ -156,6 +158,16 @@ class TextConfig(Recipe):
         for flag, path in (("--data", self.data), ("--validation", self.validation)):
             if path is not None and not path.strip():
                 yield f"{flag} is empty: name a file, or leave the flag out"
+
+
+def _q_problems(config: TextConfig) -> Iterator[str]:
+    said = "--train.learn q fits the Q head to a model as it is"
+    if config.model is None or saved(config.model) is None:
+        yield f"{said}: name its run with --model"
+    if config.lora or config.text.kind == "preference":
+        yield f"{said}, and nothing else learns: leave out {'--lora' if config.lora else '--text.kind preference'}"
+    if config.halting.max_segments < 2 or not config.halting.weight:
+        yield f"{said}: it needs --halting.max-segments 2 or more, and a --halting.weight above 0"
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class TrainConfig:
     """Optimizer steps: of puzzles one segment each, of text one batch."""
     minutes: Annotated[float, Range(0, 10**7)] = 0.0
     """Stop after this many minutes; 0 for no limit. The learning-rate schedule follows whichever is nearer."""
-    learn: Literal["all", "embedding"] = "all"
-    """What moves: everything, or the task embeddings alone."""
+    learn: Literal["all", "embedding", "q"] = "all"
+    """What moves: everything, the task embeddings alone, or of a text model the Q head alone."""
     batch_size: Annotated[int, Range(1, 1 << 20)] = 768
     """Puzzles in flight, or rows of text, over all processes."""
     accumulate: Annotated[int, Range(1, 1 << 20)] = 1

@@ -222,3 +222,47 @@ def test_the_loss_of_a_segment_is_that_of_trl(segments: int, tmp_path: Path) -> 
         for name, parameter in model.named_parameters():
             assert (parameter.grad is None) == (name not in gradient)
             torch.testing.assert_close(parameter.grad, gradient.get(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["right", "improvement"])
+def test_the_q_head_is_fitted_to_a_model_that_stays_as_it_is(
+    target: str, asked: Path, tmp_path: Path, capsys: Any
+) -> None:
+    flags = ("--train.learn", "q", "--halting.target", target, "--train.steps", "40", "--train.eval-every", "40")
+    data = ("--text.kind", "chat", "--model", str(asked), "--optim.lr", "0.3", "--optim.ema", "0.5")
+    path = train(tmp_path / "run", rows(tmp_path), *data, *flags)
+    said = capsys.readouterr().err
+    assert "34 of them learning" in said and "the Q head is off by" in said
+    before, after = (load_text(place, "latest", device="cpu").model.state_dict() for place in (asked, path))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= {"model.q_head.weight", "model.q_head.bias"}
+    found = []
+    for place in (asked, path):
+        capsys.readouterr()
+        assert hrm(["eval", str(place), "--data", rows(tmp_path), "--halting", "fixed", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    if target == "right":
+        assert found[1]["ece_q"] < 0.5 * found[0]["ece_q"]
+    else:
+        assert found[1]["fixed"][0]["ece_q_target"] < 0.5 * found[0]["fixed"][0]["ece_q_target"]
+    assert found[1]["loss"] == found[0]["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "name its run with --model"),
+        (["--model", "RUN", "--lora", "2"], "leave out --lora"),
+        (["--model", "RUN", "--text.kind", "preference"], "leave out --text.kind preference"),
+        (["--model", "RUN", "--halting.max-segments", "1"], "--halting.max-segments 2 or more"),
+    ],
+)
+def test_what_fits_no_q_head_ends_in_one_sentence(
+    words: list[str], reason: str, asked: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = [str(asked) if word == "RUN" else word for word in words]
+    out = ["--out", str(tmp_path / "out"), *FLAGS.split()]
+    assert hrm(["train", "text-char", "--data", rows(tmp_path), "--train.learn", "q", *out, *words]) == 2
+    assert reason in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()

@@ -185,7 +185,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
                 length = self.config.text.length
                 with abandoning(), share("measuring", reporter.console) as done:
                     measured = evaluate(best.model, self.tokenizer, self.held_out, length, progress=done, control=False)
-                found = _brief(measured)
+                found = self.measured.brief(measured)
         run.set_result(found)
         durable.write(run.path / "README.md", model_card(run))
         return found
@@ -224,7 +224,7 @@ class _HeldOutText(Evaluator):
         length = self.trainer.config.text.length
         with self.trainer.as_measured() as model:
             measured = evaluate(model, self.tokenizer, self.held_out, length, limit=self.limit, control=False)
-        found = _brief(measured)
+        found = self.brief(measured)
         if self.best is None or self.score(found) >= self.best[1]:
             self.best = self.trainer.step_number, self.score(found), found
         return {**found, "data_sha256": self.fingerprint}
@@ -238,11 +238,26 @@ class _HeldOutText(Evaluator):
         step, _, found = self.best
         return found if checkpoint.step_of(saved) == step else {}
 
+    def brief(self, found: Measured) -> Json:
+        """What a line of metrics holds of a measurement."""
+        kept = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+        measures = [name for name in ("loss", "exact_match") if name in found]
+        kept |= {f"{name}_by_depth": [row[name] for row in found.fixed] for name in measures}
+        if self.trainer.only_q:
+            key = "ece_q" if self.trainer.model.config.q_target == "right" else "ece_q_target"
+            errors = [row[key] for row in found.fixed if row.get(key) is not None]
+            kept["q_error"] = sum(errors) / len(errors)
+        return kept
+
     def score(self, measured: Json) -> float:
+        if "q_error" in measured:
+            return -measured["q_error"]
         # Between equal numbers of exact answers, the lower loss wins.
         return measured["exact_match"] - 1e-6 * measured["loss"] if "exact_match" in measured else -measured["loss"]
 
     def sentence(self, measured: Json) -> str:
+        if "q_error" in measured:
+            return f"held out: the Q head is off by {measured['q_error']:.2%}, the mean over depths of its ECE"
         depths = "  ".join(f"{loss:.3f}" for loss in measured["loss_by_depth"])
         if "exact_match" in measured:
             shares = "  ".join(f"{share:.1%}" for share in measured["exact_match_by_depth"])
@@ -258,10 +273,3 @@ class _HeldOutText(Evaluator):
     def target(self, measured: Json) -> str | None:
         wanted, exact = self.trainer.config.train.target_accuracy, measured.get("exact_match", 0.0)
         return f"{exact:.1%} of the held-out answers are exact: stopping" if wanted and exact >= wanted else None
-
-
-def _brief(found: Measured) -> Json:
-    """What a line of metrics holds of a measurement."""
-    kept = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-    measures = [name for name in ("loss", "exact_match") if name in found]
-    return kept | {f"{name}_by_depth": [row[name] for row in found.fixed] for name in measures}

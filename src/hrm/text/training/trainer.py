@@ -55,6 +55,10 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         self.config, self.data = config, data
         model = model.to(accelerator.device).train()
         model.compute_dtype = getattr(torch, config.train.precision)
+        self.only_q = config.train.learn == "q"
+        if self.only_q:
+            model.requires_grad_(False).q_head.requires_grad_(True)
+            model.config.dropout = 0.0  # the Q head speaks of the model as it is used
         if config.train.checkpoint_activations:
             model.model.gradient_checkpointing = True
         if config.train.compile:
@@ -79,8 +83,9 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         count = (tensors[1] != -100).sum()
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, "sum")  # type: ignore[assignment]
-        budget = self.model.budget()
-        if self.model.config.depth_sampling and budget.max_segments > 1:
+        # To speak of every depth, the Q head has to have seen all tokens there.
+        budget = self.model.budget(halting="fixed") if self.only_q else self.model.budget()
+        if self.model.config.depth_sampling and budget.max_segments > 1 and not self.only_q:
             budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
         return TrainingBatch(*tensors, explore, count, budget)  # type: ignore[call-arg]
 
@@ -102,7 +107,8 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         total, first, last, carries = 0.0, None, None, [thought.carry]
         agree = partial(anyone, accelerator=self.accelerator) if self.sharded else bool
         for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):
-            (loss * self.updates.loss_scale).backward()
+            if loss.requires_grad:
+                (loss * self.updates.loss_scale).backward()
             thought.forget()
             total = total + loss.detach().to(self.wide)
             first, last = (each if first is None else first), each
