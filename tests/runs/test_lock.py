@@ -15,6 +15,7 @@ import pytest
 
 from hrm.files.reading import UserError
 from hrm.runs import lock
+from hrm.runs.folder import refuse_in_use
 
 HOLD = """
 import sys
@@ -60,6 +61,16 @@ def test_the_second_is_told_who_holds_the_folder_and_a_killed_holder_frees_it(tm
         process.kill()
         process.wait()
         lock.own(run, "learn", new=True).release()
+
+
+def test_what_a_start_that_was_killed_as_it_signed_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / ".tmp-.owner.json-12345").write_text('{"proc')
+    with lock.own(folder, "train", new=True):
+        refuse_in_use(folder)
+        assert sorted(os.listdir(folder)) == [".lock", ".owner.json"]
 
 
 def test_a_process_owns_a_folder_as_often_as_it_wants_by_any_name(tmp_path: Path) -> None:

@@ -179,7 +179,9 @@ def _locked(folder: Path, named: Path) -> BaseFileLock:
 
 
 def _sign(folder: Path, verb: str) -> None:
-    """Write down who holds the folder."""
+    """Write down who holds the folder, and remove what one left who was killed while it did."""
+    for left in folder.glob(f".tmp-{_OWNER}-*"):
+        durable.discard(left)
     since = datetime.now(UTC).isoformat(timespec="seconds")
     durable.write_json(folder / _OWNER, {"process": os.getpid(), "host": platform.node(), "verb": verb, "since": since})
 
