@@ -15,7 +15,7 @@ from hrm.files.output import to_json
 from hrm.files.ranges import Range
 from hrm.files.reading import UserError, nearest
 from hrm.files.records import Json
-from hrm.settings import kind_of, load_preset, presets
+from hrm.settings import changed, kind_of, load_preset, presets, settings
 from hrm.text.config import TextConfig
 from hrm.training.cluster import GPUS, sbatch, torchrun
 
@@ -86,23 +86,28 @@ def _found(options: Options) -> Json:
 
     config, gpu, gpus, train = options.config, GPUS[options.gpu.lower()], options.gpus, options.config.train
     each = train.batch_size // gpus
-    rows = -(-each // train.accumulate)
+    asked = -(-each // train.accumulate)
     size, processes = int(_USABLE * gpu.gib * 2**30), gpus if train.parallel == "fsdp" else 1
     with Console(stderr=True).status("counting memory and FLOPs"):
-        figures = plan(config, rows)
+        figures = plan(config, asked)
         other = replace(train, checkpoint_activations=not train.checkpoint_activations)
         ways = {train.checkpoint_activations: figures.memory}
-        ways[other.checkpoint_activations] = memory_of(replace(config, train=other), rows)
-    most = ways[train.checkpoint_activations].rows(size, processes)
+        ways[other.checkpoint_activations] = memory_of(replace(config, train=other), asked)
+    taken = ways[train.checkpoint_activations]
+    most = taken.rows(size, processes)
+    preset = load_preset(options.preset, TextConfig)
+    # In as few parts as fit, unless a flag says how many and those fit.
+    flagged = train.accumulate != preset.train.accumulate and asked <= most
+    tried = range(-(-each // most), min(train.batch_size, each + 1) + 1) if most and not flagged else ()
+    accumulate = next((n for n in tried if train.batch_size % n == 0), train.accumulate)
+    rows = -(-each // accumulate)
     peak = gpu.flops_float32 if train.precision == "float32" else gpu.flops_16_bit
     tokens, per_token = figures.steps * figures.tokens_per_step, figures.flops_per_step / figures.tokens_per_step
     rate = gpus * peak * options.utilisation / per_token
     hours = tokens / rate / 3600
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(options.preset).name.removesuffix(".yaml").removesuffix(".yml"))
-    tried = range(max(1, -(-each // max(1, most))), min(train.batch_size, each + 1) + 1)
-    parts = next((n for n in tried if train.batch_size % n == 0), None) if most else None
-    command = ["train", options.preset, "--data", "CORPUS", "--out", f"runs/{name}"]
-    command += ["--train.accumulate", str(parts)] if parts and parts != train.accumulate else []
+    command = ["train", options.preset, "--data", config.data or "CORPUS", "--out", f"runs/{name}"]
+    command += _flags(changed(config, {"train.accumulate": accumulate}), preset)
     return {
         "preset": options.preset,
         "parameters": figures.parameters,
@@ -117,6 +122,8 @@ def _found(options: Options) -> Json:
         "usable_bytes": size,
         "rows_per_gpu": each,
         "rows_at_once": rows,
+        "accumulate": accumulate,
+        "as_set": {"accumulate": train.accumulate, "rows_at_once": asked, "total": taken.total(asked, processes)},
         "memory": {
             "recomputed" if recomputed else "kept": {
                 **memory.parts(rows, processes),
@@ -136,6 +143,19 @@ def _found(options: Options) -> Json:
         "price": options.price,
         "sbatch": sbatch(name, command, gpus, options.gpus_per_node, math.ceil(1.5 * hours)),
     }
+
+
+def _flags(config: TextConfig, preset: TextConfig) -> list[str]:
+    """The settings that differ from the preset's, as words of a command."""
+    words: list[str] = []
+    known = settings(preset)
+    for name, value in settings(config).items():
+        group, dot, last = name.replace("_", "-").rpartition(".")
+        if name == "data" or value == known[name]:
+            continue
+        words.append(f"--{group}{dot}no-{last}" if value is False else f"--{group}{dot}{last}")
+        words += [] if isinstance(value, bool) else map(str, value if isinstance(value, tuple) else (value,))
+    return words
 
 
 def show(found: Json) -> None:
@@ -175,8 +195,16 @@ def show(found: Json) -> None:
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         console.print(f"{name:<{width}}{value}")
+    asked = found["as_set"]
     if not found["fits"]:
         ways = "--train.checkpoint-activations or --train.parallel fsdp"
-        console.print(f"\nThat does not fit: raise --train.accumulate, or use {ways}.")
+        console.print(f"\nThat does not fit: use {ways}.")
+    elif asked["accumulate"] != found["accumulate"]:
+        fits = "fits as well" if asked["total"] <= found["usable_bytes"] else "does not fit"
+        rows = f"{asked['rows_at_once']:,} row{'s' * (asked['rows_at_once'] > 1)} at once"
+        console.print(
+            f"\nThis is with --train.accumulate {found['accumulate']}. As it is set, {asked['accumulate']}, with "
+            f"{rows}, it takes {asked['total'] / gib:.2f} GiB and {fits}."
+        )
     several = " (on each node, with HEAD and SLURM_JOB_ID as --script sets them)" if "HEAD" in found["torchrun"] else ""
     console.print(f"\nTo start it{several}:\n{found['torchrun']}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +110,32 @@ def test_a_plan_says_what_a_training_takes_and_how_it_starts(
     show(found)
     shown = capsys.readouterr().out
     assert "4 x NVIDIA A100 80GB SXM" in shown and "20 TFLOP/s" in shown and "at 2 per GPU-hour" in shown
+
+
+def test_memory_and_start_are_of_the_same_accumulation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(*flags: str) -> tuple[dict[str, Any], str]:
+        words = ["plan", "text-char", *SMALL.split(), "--gpu", "3090", *flags]
+        assert hrm([*words, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        show(found)
+        return found, capsys.readouterr().out
+
+    found, shown = planned("--train.accumulate", "2", "--train.checkpoint-activations", "--arch.no-gate")
+    assert found["accumulate"] == found["rows_at_once"] == 2 and "This is with" not in shown
+    for words in ("--arch.dim 32", "--train.accumulate 2", "--train.checkpoint-activations", "--arch.no-gate"):
+        assert words in found["torchrun"]
+    monkeypatch.setitem(cluster.GPUS, "3090", replace(cluster.GPUS["3090"], gib=0.02))
+    found, shown = planned("--train.batch-size", "64")
+    assert found["fits"] and found["as_set"]["accumulate"] == 1 and found["as_set"]["rows_at_once"] == 64
+    assert found["rows_at_once"] * found["accumulate"] == 64 and found["accumulate"] > 1
+    assert found["memory"][found["activations"]]["total"] <= found["usable_bytes"] < found["as_set"]["total"]
+    assert f"--train.accumulate {found['accumulate']}" in found["torchrun"]
+    assert f"This is with --train.accumulate {found['accumulate']}. As it is set, 1, with 64 rows" in shown
+    options = shlex.split(found["torchrun"].partition(" -m hrm ")[2])
+    options[options.index("CORPUS")] = __file__
+    assert hrm([*options[: options.index("--out")], *options[options.index("--out") + 2 :], "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize(
