@@ -1,0 +1,164 @@
+"""Puzzles asked of a model of text: written as rows of characters, answered as text, judged by the task's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from hrm.core.calibration import interval
+from hrm.files.reading import UserError
+from hrm.files.records import Json
+from hrm.puzzles.arc import files
+from hrm.puzzles.data import storage
+from hrm.puzzles.data.recognition import infer
+from hrm.puzzles.tasks import PuzzleError, Task, build
+from hrm.puzzles.tasks.arc import grid_of
+from hrm.text.model.budget import Request
+from hrm.text.writing.generation import Sampling, complete
+
+RULES = {
+    "sudoku": "Fill in each . so that every row, column and box holds every symbol once.",
+    "maze": "Mark a shortest path from S to G with o; # is a wall.",
+}
+FREE = "."
+"""Stands for a space, which tokenizers and stop words would not keep."""
+
+
+class Posed(NamedTuple):
+    """A puzzle as text, the answer of the file, and what tells a right answer from a wrong one."""
+
+    question: str
+    answer: str
+    right: Callable[[str], bool]
+    rule: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The puzzle with its answer, as an example."""
+        return f"{self.question}{self.answer}\n\n"
+
+
+def pose(path: Path | str) -> list[Posed]:
+    """The puzzles of a file or dataset folder that have an answer (ARC: a question for each test input). UserError
+    where there are none, or the task cannot be told."""
+    path = Path(path)
+    found = list(_arc(path) if path.name.endswith(files.SUFFIXES) else _grids(path))
+    if not found:
+        raise UserError(f"{path} has no puzzle with an answer: give one with answers")
+    return found
+
+
+def _grids(path: Path) -> Iterator[Posed]:
+    task = build(infer(path))
+    puzzles = storage.read(path, task, "test" if (path / "test").is_dir() else "train")
+    rule = RULES.get(task.name, "Solve the puzzle.")
+    for question, label in zip(puzzles.inputs, puzzles.labels, strict=True):
+        if (label >= 0).all():
+            text = f"Puzzle:\n{written(task, question)}\n\nAnswer:\n"
+            yield Posed(text, written(task, label), _judge(task, question, label), rule)
+
+
+def written(task: Task, tokens: np.ndarray) -> str:
+    """Tokens [cells] as rows of characters."""
+    characters = "".join(task.vocabulary[token] for token in tokens.tolist()).replace(" ", FREE)
+    width = task.shape[1]
+    return "\n".join(characters[at : at + width] for at in range(0, len(characters), width))
+
+
+def _judge(task: Task, question: np.ndarray, label: np.ndarray) -> Callable[[str], bool]:
+    def right(text: str) -> bool:
+        spaced = " " in task.vocabulary
+        try:
+            answer = task.parse_bounded(text.strip().replace(FREE, " ") if spaced else text)
+        except PuzzleError:
+            return False
+        return task.verify(question, answer) if task.verifies else bool((answer == label).all())
+
+    return right
+
+
+def _arc(path: Path) -> Iterator[Posed]:
+    for task in files.read(path):
+        shown = "".join(f"Input:\n{_rows(one.input)}\n\nOutput:\n{_rows(one.output)}\n\n" for one in task.train)
+        for one in task.test:
+            if one.output is not None:
+                asked = f"{shown}Input:\n{_rows(one.input)}\n\nOutput:\n"
+                yield Posed(asked, _rows(one.output), _same(one.output), "Find the rule that turns input into output.")
+
+
+def _rows(grid: np.ndarray | None) -> str:
+    assert grid is not None
+    return "\n".join(" ".join(map(str, row)) for row in grid.tolist())
+
+
+def _same(grid: np.ndarray) -> Callable[[str], bool]:
+    def right(text: str) -> bool:
+        try:
+            found = grid_of([[int(cell) for cell in line.split()] for line in text.strip().splitlines()])
+        except ValueError:
+            return False
+        return found.shape == grid.shape and bool((found == grid).all())
+
+    return right
+
+
+def prompts(posed: Sequence[Posed], shots: int, limit: int | None = None, seed: int = 0) -> list[str]:
+    """The text that asks each puzzle, after `shots` others of the file with their answers."""
+    if shots >= len(posed):
+        raise UserError(f"--shots {shots} wants more other puzzles than the file has, {len(posed) - 1}")
+    found = []
+    for number, one in enumerate(islice(posed, limit)):
+        draw = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
+        others = draw.choice(len(posed) - 1, shots, replace=False)
+        shown = "".join(posed[other + (other >= number)].shown for other in others)
+        found.append(f"{one.rule}\n\n{shown}{one.question}")
+    return found
+
+
+def evaluate_posed(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    posed: Sequence[Posed],
+    shots: int = 0,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **request: Unpack[Request],
+) -> Json:
+    """The share of the first `limit` puzzles that greedy answers solve, with its 95 % interval; what does not fit into
+    the model's context with its answer (`fits` is the share that does) counts as wrong."""
+    asked = prompts(posed, shots, limit, seed)
+    ids: list[list[int]] = [tokenizer(text, verbose=False)["input_ids"] for text in asked]  # type: ignore[misc]
+    room = [len(tokenizer(one.answer + "\n\n", verbose=False)["input_ids"]) for one in posed[: len(asked)]]  # type: ignore[arg-type]
+    positions = model.config.max_position_embeddings
+    fitting = [number for number in range(len(ids)) if len(ids[number]) + room[number] <= positions]
+    order = sorted(fitting, key=lambda number: len(ids[number]))
+    # Nothing of an answer's length is told to the model: each may be as long as the longest of them.
+    longest = max(room, default=1)
+    said: dict[int, str] = {}
+    depth = tokens = 0
+    while batch := order[:batch_size]:
+        while len(batch) > 1 and max(len(ids[n]) for n in batch) + max(room[n] for n in batch) > positions:
+            batch.pop()
+        order = order[len(batch) :]
+        most = min(longest, positions - max(len(ids[number]) for number in batch))
+        sampling = Sampling(max_new_tokens=most, greedy=True, stop=("\n\n",))
+        for number, found in zip(batch, complete(model, tokenizer, [ids[n] for n in batch], sampling, **request)):  # noqa: B905
+            said[number] = found.text
+            tokens += len(found.tokens)
+            depth += sum(token.depth for token in found.tokens)
+        if progress is not None:
+            progress(1 - len(order) / len(fitting))
+    right = [number in said and posed[number].right(said[number]) for number in range(len(asked))]
+    n = max(1, len(asked))
+    return {
+        "n": len(asked), "shots": shots, "solved": sum(right) / n, "solved_interval": list(interval(sum(right), n)),
+        "fits": len(fitting) / n, "mean_segments": depth / max(1, tokens),
+        "answers": [{"said": said.get(number), "right": right[number]} for number in range(len(asked))],
+    }  # fmt: skip
