@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ LENGTH, BATCH, WIDTH, BLOCKS = 256, 8, 256, 2
 """Tokens of a row, rows of a step, width of the model, and blocks of each of its modules."""
 TASKS = ("copa", "piqa", "lambada_openai")
 ITEMS, SHOTS = 100, (0, 5)
+POSED, POSED_SHOTS = 20, (0, 1)
+"""Items of each task and puzzles asked as text, and how many examples stand before each."""
 HRM = [sys.executable, "-m", "hrm"]
 Result = dict[str, Any]
 
@@ -160,6 +163,9 @@ class Rehearsal:
 
     def measured(self) -> Result:
         """Held-out text, WikiText-2 per word and tasks, of both models."""
+        puzzles = self.work / "puzzles.csv"
+        self.hrm("data", "build", "--box", "2", "2", "--puzzles", "40", "--out", str(puzzles), "--overwrite")
+        ask = ["--task", "puzzles", "--data", str(puzzles), "--limit", str(POSED)]
         wiki = ["--data", str(self.data / "text/wikitext2_tokenized_test.txt.gz"), "--words", "wikitext"]
         shots = ["--shots", *map(str, SHOTS)]
         found: Result = {}
@@ -169,6 +175,7 @@ class Rehearsal:
                 "held_out": self.hrm("eval", run, "--json"),
                 "wikitext2": self.hrm("eval", run, *wiki, "--json"),
                 "tasks": self.hrm("eval", run, "--tasks", *TASKS, *shots, "--limit", str(ITEMS), "--json"),
+                "puzzles": self.hrm("eval", run, *ask, "--shots", *map(str, POSED_SHOTS), "--json"),
             }
         return found
 
@@ -326,11 +333,28 @@ def table(found: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _accuracy(task: str, shots: str, one: Result) -> str:
+    found = one["tasks"]["tasks"][task]["shots"][shots]
+    return f"{found['acc']:.0%}" + (f", guessing {found['guessing']:.0%}" if "guessing" in found else "")
+
+
+def _solved(shots: str, one: Result) -> str:
+    found = one["puzzles"]["shots"][shots]
+    return f"{found['solved']:.0%}, {found['fits']:.0%} fit the context"
+
+
 PLANTED = {"equal": "exact copies", "near": "near ones", "asked": "planted questions"}
 MEASURED: dict[str, Callable[[Result], str]] = {
     "held-out text, bits per byte": lambda one: f"{one['held_out']['bits_per_byte']:.3f}",
     "WikiText-2, perplexity per word": lambda one: f"{one['wikitext2']['perplexity_per_word']:,.0f}",
-}
+    **{
+        f"{task}, {shots} shots, accuracy of {ITEMS}": partial(_accuracy, task, str(shots))
+        for task in TASKS for shots in SHOTS
+    },
+    **{
+        f"4x4 Sudoku as text, {shots} shots, solved of {POSED}": partial(_solved, str(shots)) for shots in POSED_SHOTS
+    },
+}  # fmt: skip
 
 
 def main() -> None:
