@@ -60,7 +60,7 @@ class Rehearsal:
         (self.work / "steps").mkdir(parents=True, exist_ok=True)
         parts: list[Callable[[], Result]] = [
             self.raw, self.clean, self.plan, self.killed, self.resumed, self.plain, self.sizes, self.measured,
-            self.tuned, self.meta,
+            self.tuned, self.preferred, self.published, self.meta,
         ]  # fmt: skip
         for number, part in enumerate(parts, 1):
             file = self.work / "steps" / f"{part.__name__}.json"
@@ -196,6 +196,31 @@ class Rehearsal:
         said = {key: value for key, value in pairs.items() if key != "answers"}
         return {**found, "before": before["loss"], "after": after["loss"], "answers": said}
 
+    def preferred(self) -> Result:
+        """Chosen answers before rejected ones (DPO), then the Q head fitted to what came of it."""
+        pairs, runs = self.work / "preferences.jsonl", [self.runs / "preferred", self.runs / "refitted"]
+        rows = pipeline.read(self.data / "instruct/llms_from_scratch_preference_1100.jsonl.gz").splitlines()
+        pairs.write_text("\n".join(rows) + "\n", "utf-8")
+        recipe, course = ["gpt2-1.5b", "--model", str(self.runs / "tuned")], self.course(max(10, self.steps // 4))
+        kind = ["--text.kind", "preference", "--text.template", "alpaca", "--data", str(pairs), "--optim.lr", "1e-4"]
+        found = self.train(*recipe, *kind, *course, "--out", str(runs[0]), "--overwrite", run=runs[0])
+        recipe[-1] = str(runs[0])
+        kind = ["--text.kind", "chat", "--text.template", "alpaca", "--data", str(self.work / "instructions.jsonl")]
+        self.train(*recipe, *kind, *course, "--train.learn", "q", "--out", str(runs[1]), "--overwrite", run=runs[1])
+        held = ["--data", str(self.work / "held.jsonl"), "--template", "alpaca", "--json"]
+        before, after = (self.hrm("eval", str(run), *held)["ece_q_target"] for run in runs)
+        return {"best": found["best"], "calibration_before": before, "calibration_after": after}
+
+    def published(self) -> Result:
+        """Its weights in 8 bits, and the folder that would be published."""
+        small = self.runs / "int8"
+        shutil.rmtree(small, ignore_errors=True)
+        quantised = ["--to", "hrm_lm", "--quantize", "int8", "--json"]
+        self.hrm("convert", str(self.runs / "refitted"), str(small), *quantised)
+        told = self.hrm("push", str(self.runs / "refitted"), "me/small", "--licence", "mit", "--dry-run", "--json")
+        size = sum(path.stat().st_size for path in small.glob("*.safetensors"))
+        return {"bytes_in_8_bits": size, "files": told["files"]}
+
     def meta(self) -> Result:
         """The model at full size without memory for its numbers: built, a batch learned, read and told apart."""
         import torch
@@ -324,6 +349,15 @@ def table(found: Result) -> str:
     row("three sizes", "sizes", f"held-out loss {each}; loss = {sizes['factor']:.2f} N^-{sizes['exponent']:.3f}")
     tuned = found["tuned"]
     row("fine-tuned", "tuned", f"loss of held-out answers {tuned['before']:.3f} -> {tuned['after']:.3f} nats a token")
+    preferred, files = found["preferred"], found["published"]["files"]
+    row(
+        "preferred", "preferred",
+        f"held-out chosen answers before rejected ones: {preferred['best']['preferred']:.0%}; calibration error of the "
+        f"Q head {preferred['calibration_before']:.3f} -> {preferred['calibration_after']:.3f} once fitted again",
+    )  # fmt: skip
+    big = files["model.safetensors"] / 1e6
+    eight = found["published"]["bytes_in_8_bits"] / 1e6
+    row("ready to publish", "published", f"{len(files)} files; {big:.1f} MB of weights, {eight:.1f} MB in 8 bits")
     meta = found["meta"]
     row("full size, no numbers", "meta", f"{meta['parameters']:,} parameters, each with a gradient")
     row("measured", "measured", "below")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrm import posed
 from hrm.files.reading import UserError
 from hrm.posed import evaluate_posed, pose, prompts
 from hrm.text.data.tokenizers import train_characters
-from hrm.text.writing.generation import Completion
+from hrm.text.measuring.subject import Thinking, Written
+from hrm.text.writing.generation import Sampling
 from tests.data import hrm_data
 from tests.text.measuring.small import pair
 
@@ -63,7 +63,7 @@ def test_shots_are_other_puzzles_of_the_file(sudoku: Path):
         assert own == asked[number].question.removeprefix("Puzzle:")
         assert all((other.shown in shown) == (other is not asked[number]) for other in asked)
     assert prompts(asked, 1) == prompts(asked, 1) != prompts(asked, 1, seed=1)
-    with pytest.raises(UserError, match="--shots 3 wants more other puzzles than the file has, 2"):
+    with pytest.raises(UserError, match="--shots 3 wants more other puzzles than the 2 that the file has"):
         prompts(asked, 3)
 
 
@@ -74,12 +74,12 @@ def test_what_does_not_fit_the_context_counts_as_wrong(sudoku: Path, monkeypatch
     tokenizer = train_characters([asked[0].shown + asked[0].rule + "?"])
     given = []
 
-    def right(model, tokenizer, prompts, sampling, **request):
+    def right(self: Thinking, prompts: list[list[int]], sampling: Sampling) -> list[Written]:
         given.extend(prompts)
         assert all(len(ids) + sampling.max_new_tokens <= 200 for ids in prompts)
-        return [Completion(asked[0].answer, []) for _ in prompts]
+        return [Written(asked[0].answer, 20, 20, True, 0.5) for _ in prompts]
 
-    monkeypatch.setattr(posed, "complete", right)
+    monkeypatch.setattr(Thinking, "write", right)
     found = evaluate_posed(model, tokenizer, asked)
     assert found["n"] == 3 and found["fits"] == pytest.approx(2 / 3) == found["solved"] and len(given) == 2
     assert [one["right"] for one in found["answers"]] == [True, False, True] and found["answers"][1]["said"] is None

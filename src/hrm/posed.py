@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hrm.core import devices
 from hrm.core.calibration import interval
 from hrm.files.reading import UserError
 from hrm.files.records import Json
@@ -18,15 +20,16 @@ from hrm.puzzles.data import storage
 from hrm.puzzles.data.recognition import infer
 from hrm.puzzles.tasks import PuzzleError, Task, build
 from hrm.puzzles.tasks.arc import grid_of
+from hrm.text.measuring.subject import Written, subject_of
 from hrm.text.model.budget import Request
-from hrm.text.writing.generation import Sampling, complete
+from hrm.text.writing.generation import Sampling
 
 RULES = {
     "sudoku": "Fill in each . so that every row, column and box holds every symbol once.",
     "maze": "Mark a shortest path from S to G with o; # is a wall.",
 }
-FREE = "."
-"""Stands for a space, which tokenizers and stop words would not keep."""
+FREE, END = ".", "\n\n"
+"""What stands for a space, which tokenizers and stop words would not keep; what follows an answer."""
 
 
 class Posed(NamedTuple):
@@ -40,7 +43,7 @@ class Posed(NamedTuple):
     @property
     def shown(self) -> str:
         """The puzzle with its answer, as an example."""
-        return f"{self.question}{self.answer}\n\n"
+        return f"{self.question}{self.answer}{END}"
 
 
 def pose(path: Path | str) -> list[Posed]:
@@ -54,7 +57,11 @@ def pose(path: Path | str) -> list[Posed]:
 
 
 def _grids(path: Path) -> Iterator[Posed]:
-    task = build(infer(path))
+    try:
+        task = build(infer(path))
+    except UserError as error:
+        problem = str(error).partition(";")[0]
+        raise UserError(f"{problem}: give Sudokus, square mazes or tasks of ARC") from error
     puzzles = storage.read(path, task, "test" if (path / "test").is_dir() else "train")
     rule = RULES.get(task.name, "Solve the puzzle.")
     for question, label in zip(puzzles.inputs, puzzles.labels, strict=True):
@@ -110,7 +117,7 @@ def _same(grid: np.ndarray) -> Callable[[str], bool]:
 def prompts(posed: Sequence[Posed], shots: int, limit: int | None = None, seed: int = 0) -> list[str]:
     """The text that asks each puzzle, after `shots` others of the file with their answers."""
     if shots >= len(posed):
-        raise UserError(f"--shots {shots} wants more other puzzles than the file has, {len(posed) - 1}")
+        raise UserError(f"--shots {shots} wants more other puzzles than the {len(posed) - 1} that the file has")
     found = []
     for number, one in enumerate(islice(posed, limit)):
         draw = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
@@ -121,7 +128,7 @@ def prompts(posed: Sequence[Posed], shots: int, limit: int | None = None, seed: 
 
 
 def evaluate_posed(
-    model: Any,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     posed: Sequence[Posed],
     shots: int = 0,
@@ -133,32 +140,30 @@ def evaluate_posed(
 ) -> Json:
     """The share of the first `limit` puzzles that greedy answers solve, with its 95 % interval; what does not fit into
     the model's context with its answer (`fits` is the share that does) counts as wrong."""
-    asked = prompts(posed, shots, limit, seed)
-    ids: list[list[int]] = [tokenizer(text, verbose=False)["input_ids"] for text in asked]  # type: ignore[misc]
-    room = [len(tokenizer(one.answer + "\n\n", verbose=False)["input_ids"]) for one in posed[: len(asked)]]  # type: ignore[arg-type]
-    positions = model.config.max_position_embeddings
-    fitting = [number for number in range(len(ids)) if len(ids[number]) + room[number] <= positions]
+    subject = subject_of(model, tokenizer, **request)
+    ids = [subject.ids(text) for text in prompts(posed, shots, limit, seed)]
+    room = [len(subject.ids(one.answer + END, alone=True)) for one in posed[: len(ids)]]
+    start = time.perf_counter()
+    fitting = [number for number in range(len(ids)) if len(ids[number]) + room[number] <= subject.length]
     order = sorted(fitting, key=lambda number: len(ids[number]))
     # Nothing of an answer's length is told to the model: each may be as long as the longest of them.
     longest = max(room, default=1)
-    said: dict[int, str] = {}
-    depth = tokens = 0
+    said: dict[int, Written] = {}
     while batch := order[:batch_size]:
-        while len(batch) > 1 and max(len(ids[n]) for n in batch) + max(room[n] for n in batch) > positions:
+        while len(batch) > 1 and max(len(ids[n]) for n in batch) + max(room[n] for n in batch) > subject.length:
             batch.pop()
         order = order[len(batch) :]
-        most = min(longest, positions - max(len(ids[number]) for number in batch))
-        sampling = Sampling(max_new_tokens=most, greedy=True, stop=("\n\n",))
-        for number, found in zip(batch, complete(model, tokenizer, [ids[n] for n in batch], sampling, **request)):  # noqa: B905
-            said[number] = found.text
-            tokens += len(found.tokens)
-            depth += sum(token.depth for token in found.tokens)
+        most = min(longest, subject.length - max(len(ids[number]) for number in batch))
+        sampling = Sampling(max_new_tokens=most, greedy=True, stop=(END,))
+        said |= zip(batch, subject.write([ids[number] for number in batch], sampling), strict=True)
         if progress is not None:
-            progress(1 - len(order) / len(fitting))
-    right = [number in said and posed[number].right(said[number]) for number in range(len(asked))]
-    n = max(1, len(asked))
+            progress(len(said) / len(fitting))
+    right = [number in said and posed[number].right(said[number].text) for number in range(len(ids))]
+    texts = {number: written.text for number, written in said.items()}
+    n = len(ids)
     return {
-        "n": len(asked), "shots": shots, "solved": sum(right) / n, "solved_interval": list(interval(sum(right), n)),
-        "fits": len(fitting) / n, "mean_segments": depth / max(1, tokens),
-        "answers": [{"said": said.get(number), "right": right[number]} for number in range(len(asked))],
+        "n": n, "solved": sum(right) / n, "solved_interval": list(interval(sum(right), n)), "fits": len(fitting) / n,
+        **subject.thought([*said.values()], [right[number] for number in said]),
+        "seconds": time.perf_counter() - start, "device": str(model.device), "dtype": devices.named(model.dtype),
+        "answers": [{"said": texts.get(number), "right": right[number]} for number in range(n)],
     }  # fmt: skip

@@ -55,13 +55,14 @@ class TextOptions:
     held out."""
     fresh: int | None = None
     """Instead: this many new questions of the run's Reasoning Gym data set, none of them seen in training."""
-    task: Literal["text", "pairs"] = "text"
-    """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L, METEOR."""
+    task: Literal["text", "pairs", "puzzles"] = "text"
+    """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L, METEOR; puzzles answers
+    Sudokus, mazes or ARC written as text, judged by their rules."""
     tasks: tuple[str, ...] = ()
     """Instead: tasks, scored by lm-eval: files of --data-folder by name (or all), task files by path, and lm-eval's own
     tasks whose data is at hand."""
     shots: tuple[int, ...] = (0,)
-    """How many answered examples stand before each question of --tasks; several are measured in turn."""
+    """How many answered examples stand before each question of --tasks or puzzle; several are measured in turn."""
     data_folder: Path | None = None
     """Folder with a .jsonl, .jsonl.gz or .jsonl.xz per task; default: eval_tasks in the folder HRM_DATA names."""
     json: bool = False
@@ -76,6 +77,9 @@ class TextOptions:
     """Field of JSON lines or parquet that holds the text."""
     words: Literal["wikitext", "ptb"] | None = None
     """--data is a set of words in this form: join them as people write, and give the perplexity per word of the set."""
+    template: str | None = None
+    """How questions of --data are written (alpaca, roles, or a text with {question} and {answer}); default: as in the
+    run's training."""
     encoding: str | None = None
     """Encoding of --data, such as cp1251 or gb18030; default: detected, and said where it is not UTF-8."""
     split: str = "validation"
@@ -118,24 +122,28 @@ def main(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
-    if min(options.shots, default=-1) < 0 or (options.shots != (0,) and not options.tasks):
-        raise UserError("--shots counts the examples before each question of --tasks: 0 or more, with --tasks")
+    puzzles = options.task == "puzzles"
+    if min(options.shots, default=-1) < 0 or (options.shots != (0,) and not (options.tasks or puzzles)):
+        raise UserError("--shots counts the examples before a question: 0 or more, with --tasks or --task puzzles")
     read = (options.run, options.data, options.data_folder)
     output.check("--json-file", options.json_file, read)
     output.check_picture("--plot", options.plot, read)
-    if options.plot is not None and (options.tasks or options.task == "pairs"):
-        raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task pairs")
+    if options.plot is not None and (options.tasks or options.task != "text"):
+        raise UserError("--plot shows loss against depth: measure running text, without --tasks and --task")
     if options.state == "carry" and options.tasks:
         raise UserError("--tasks reads its items at once and --state carry token by token: leave one of them out")
     if options.state == "carry" and (options.exit_threshold[1:] or options.plot is not None or options.stride):
         raise UserError("--state carry measures one budget: leave out --plot, --stride and further thresholds")
     if options.words and (options.data is None or options.limit or options.state == "carry" or options.tasks):
         raise UserError("--words counts the words of all of --data: name a text, without --limit, --state and --tasks")
-    if options.data is not None and are_puzzles(options.data):
-        raise UserError(f"{options.run} is a model of text and {options.data} holds puzzles: name a text with --data")
+    if puzzles and options.data is None:
+        raise UserError("--task puzzles asks those of a file: name it with --data")
+    if options.data is not None and not puzzles and are_puzzles(options.data):
+        given = f"{options.run} is a model of text and {options.data} holds puzzles"
+        raise UserError(f"{given}: --task puzzles asks them as text")
     threshold = options.exit_threshold[0] if options.exit_threshold else None
     request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
-    request |= {"state": "carry"} if options.state == "carry" and options.task == "pairs" else {}
+    request |= {"state": "carry"} if options.state == "carry" and options.task != "text" else {}
 
     from hrm.runs import threads
     from hrm.text.load import load_text
@@ -152,7 +160,7 @@ def main(args: list[str]) -> int:
         loaded = load_text(options.run, options.checkpoint, options.on.device, options.on.precision)
     length = options.length or loaded.length or longest(loaded.model, loaded.tokenizer)
     threads.settle_for(loaded.model, options.batch_size * length, options.on.threads)
-    measure = _tasks if options.tasks else _pairs if options.task == "pairs" else _text
+    measure = _tasks if options.tasks else {"text": _text, "pairs": _pairs, "puzzles": _puzzles}[options.task]
     result, table = measure(loaded, options, request)
     if options.json_file is not None:
         output.write_json(options.json_file, result)
@@ -205,7 +213,7 @@ def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
     from hrm.text.measuring.plain import PlainModel
     from hrm.text.writing.generation import Sampling
 
-    tokenizer, template = loaded.tokenizer, loaded.template
+    tokenizer, template = loaded.tokenizer, options.template or loaded.template
     if options.fresh is not None:
         source, made = None, _fresh(loaded, options)[: options.limit]
         pairs = [Pair(chat.chat_prompt(tokenizer, item[:1], template), item[1]["content"]) for item in made]
@@ -231,6 +239,22 @@ def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
     result |= ({} if known is None else {"trained_on": known}) | _origin(loaded, source)
     told = {name: value for name, value in result.items() if name != "answers"}
     return result, facts.lines(told, lambda name: name in _SHARES)
+
+
+def _puzzles(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
+    from hrm.posed import evaluate_posed, pose
+
+    assert options.data is not None
+    posed, found, lines = pose(options.data), dict[str, Json](), list[str]()
+    for shots in options.shots:
+        with share(f"{shots} shots", Console(stderr=True)) as report:
+            how = {"progress": report, "batch_size": options.batch_size, "seed": options.seed, **request}
+            row = evaluate_posed(loaded.model, loaded.tokenizer, posed, shots, options.limit, **how)
+        found[str(shots)] = row
+        low, high = row["solved_interval"]
+        solved = f"{row['solved']:.1%} of {row['n']:,} puzzles solved ({low:.1%} to {high:.1%})"
+        lines.append(f"{shots} {'shot' if shots == 1 else 'shots'}: {solved}, {row['fits']:.1%} fit the context")
+    return {"shots": found, "shots_from": "other puzzles"} | _origin(loaded, Path(options.data)), "\n".join(lines)
 
 
 def _fresh(loaded: Loaded, options: TextOptions) -> list[chat.Messages]:
@@ -291,9 +315,9 @@ def _packed(
         yield _folder(loaded, options)
         return
     if source is None:
-        items = chat.examples(tokenizer, _fresh(loaded, options), loaded.template)
+        items = chat.examples(tokenizer, _fresh(loaded, options), options.template or loaded.template)
     elif chat.are_conversations(source, options.encoding):
-        items = chat.examples(tokenizer, chat.conversations(source, _way(options)), loaded.template)
+        items = chat.examples(tokenizer, chat.conversations(source, _way(options)), options.template or loaded.template)
     else:
         documents: Iterable[str] = corpus.documents(source, options.field, way=_way(options))
         if options.words:

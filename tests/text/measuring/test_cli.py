@@ -281,7 +281,8 @@ def test_tasks_need_lm_eval(folder: Path, tmp_path: Path, capsys: Any, monkeypat
     [
         ([], "holds no text to measure on: name some with --data"),
         (["--data", "nowhere.txt"], "there is no file or folder nowhere.txt"),
-        (["--shots", "5"], "--shots counts the examples before each question of --tasks"),
+        (["--shots", "5"], "--shots counts the examples before a question"),
+        (["--task", "puzzles"], "--task puzzles asks those of a file: name it with --data"),
         (["--tasks", "mine", "--shots", "-1"], "--shots counts the examples"),
         (["--tasks", "mine", "--plot", "x.png"], "--plot shows loss against depth"),
         (["--restarts", "3"], "unknown flag '--restarts'"),
