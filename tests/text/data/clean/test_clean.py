@@ -12,10 +12,13 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hrm.cli.main import main
+from hrm.files.output import Refused
+from hrm.files.reading import UserError
 from hrm.text.data import Packed, load_tokenizer, train_bpe
 
 pytest.importorskip("datatrove")
@@ -231,9 +234,53 @@ def test_the_text_of_pages(tmp_path: Path) -> None:
 
 def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
+    from datasets import Dataset
+
     from hrm.text.data.clean.read import Read
     from hrm.text.data.clean.recipe import Source
 
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"content": f"text {n}"}) + "\n" for n in range(5)))
-    source = Source(name="far", hub=str(tmp_path), field="content", limit=3)  # a folder in place of a name
-    assert [document.text for document in Read([(source, [], 0, 1)]).run()] == ["text 0", "text 1", "text 2"]
+    for part in range(2):  # a folder in place of a name
+        rows = [{"id": n, "content": f"text {part}.{n}" if n else ""} for n in range(4)]
+        Dataset.from_list(rows).to_parquet(tmp_path / f"train-{part:05d}-of-00002.parquet")
+    hub = str(tmp_path)
+
+    def texts(source: Source, number: int = 0, count: int = 1) -> list[str]:
+        return [document.text for document in Read([(source, [], number, count)] * 2).run(rank=number)]
+
+    source = Source(name="far", hub=hub, field="content")
+    assert texts(source) == [f"text {part}.{n}" for part in range(2) for n in (1, 2, 3)]
+    assert [texts(source, part, 2) for part in range(2)] == [
+        [f"text {part}.{n}" for n in (1, 2, 3)] for part in range(2)
+    ]
+    assert texts(Source(name="far", hub=f"{hub}:train", field="content", limit=3)) == ["text 0.1", "text 0.2"]
+    (document, *_) = Read([(source, [], 0, 1)]).run()
+    assert document.id == f"{hub} 1"  # text, since 0 would be left out of what is written
+    with pytest.raises(UserError, match="has no text in a field 'text': say which of id, content"):
+        texts(Source(name="far", hub=hub))
+    with pytest.raises(UserError, match=r"a data set of the Hub, cannot be read .*look at its name and at the network"):
+        texts(Source(name="far", hub="nobody/no-such-data-set"))
+
+
+def test_a_task_that_fails_on_ray_ends_the_work(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hrm.text.data.clean import How, Recipe
+    from hrm.text.data.clean.plan import Plan
+    from hrm.text.data.clean.run import _ray
+
+    ran = []
+
+    class Executor:
+        def __init__(self, pipeline: object, tasks: int, workers: int, logging_dir: str) -> None:
+            self.folder, self.tasks = Path(logging_dir), tasks
+
+        def run(self) -> None:
+            """As datatrove's, which says of a task that it failed, and returns."""
+            ran.append(self.folder.name)
+            (self.folder / "completions").mkdir(parents=True)
+            for task in range(self.tasks - (len(ran) == 2)):
+                (self.folder / "completions" / f"{task:05d}").touch()
+
+    monkeypatch.setitem(sys.modules, "datatrove.executor.ray", SimpleNamespace(RayPipelineExecutor=Executor))
+    plan = Plan.make(Recipe.read(home / "recipe.yaml"), tmp_path / "work", 1)
+    with pytest.raises(Refused, match=r"1 of 1 tasks of the stage duplicates failed: .*the same command continues"):
+        _ray(plan, How(executor="ray"))
+    assert ran == ["clean", "duplicates"]

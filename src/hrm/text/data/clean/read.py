@@ -63,7 +63,12 @@ class Read(PipelineStep):
         name, *rest = (source.hub or "").split(":", 2)
         options = {"split": rest[-1] if rest else "train", "name": rest[0] if len(rest) > 1 else None}
         limit = -1 if source.limit is None else source.limit
-        reader = HuggingFaceDatasetReader(name, options, streaming=True, text_key=source.field, limit=limit)
+
+        def fields(_: Any, row: dict[str, Any], path: str, at: str) -> dict[str, str]:
+            text = _text(f"{source.hub} {at}", row, source)
+            return {"text": text or " ", "id": f"{source.hub} {row.get('id', at)}"}  # the reader drops what is empty
+
+        reader = HuggingFaceDatasetReader(name, options, streaming=True, adapter=fields, limit=limit)
         with reading(f"{source.hub}, a data set of the Hub,", "look at its name and at the network"):
             found = ((document.id, document.text) for document in reader.run(None, number, count))
             yield from self._extracted(found, source, bool(source.extract))

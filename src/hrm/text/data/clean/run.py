@@ -184,10 +184,9 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
         pool.shutdown()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
-            process.join(5)
+        pool.shutdown(cancel_futures=True)
         raise
 
 
@@ -195,8 +194,11 @@ def _prepare() -> None:
     """A process of the pool says nothing: datatrove's words are in the log of the task."""
     import signal
 
+    from tqdm import tqdm
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is asked, and ends this process
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is ended leaves behind
     sys.stderr = sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -263,3 +265,9 @@ def _ray(plan: Plan, how: How) -> None:
     for stage in stages(plan):
         logs = str(plan.work / "logs" / stage.name)
         RayPipelineExecutor(stage.pipeline(), tasks=stage.tasks, workers=how.workers or -1, logging_dir=logs).run()
+        # Datatrove gives a task up that fails again and again, and a stage that followed would miss its documents.
+        if left := len(_executor(plan, stage).get_incomplete_ranks()):
+            raise Refused(
+                f"{left} of {stage.tasks} tasks of the stage {stage.name} failed: {logs}/logs says why; what is "
+                "complete is kept, and the same command continues from there"
+            )
