@@ -273,22 +273,61 @@ def test_a_group_of_task_files_is_measured_as_one(files: Path, tmp_path: Path):
     assert found["both"]["acc"] == pytest.approx((found["choose"]["acc"] + found["ends"]["acc"]) / 2)
 
 
+@pytest.fixture
+def some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only two of lm-eval's thousands of tasks, which are quick to find, and an empty cache of data sets."""
+    import datasets.config
+    from lm_eval import tasks
+
+    own = Path(tasks.__file__).parent
+    manager = tasks.TaskManager(include_path=[own / "super_glue/copa", own / "hellaswag"], include_defaults=False)
+    every: Any = tasks.TaskManager
+    monkeypatch.setattr(tasks, "TaskManager", lambda **how: every(**how) if how else manager)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_task_of_lm_eval_is_asked_where_its_data_is_at_hand(some: None, tmp_path: Path, monkeypatch: Any):
+    import datasets
+    from huggingface_hub import constants
+
+    rows = [
+        {"premise": f"The {a} sat.", "choice1": "The cat", "choice2": "A dog", "question": "cause", "label": i % 2}
+        for i, (a, _) in enumerate(WORDS)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = {part: str(tmp_path / "rows.jsonl") for part in ("train", "validation")}
+    builder = datasets.load_dataset_builder("json", data_files=files)
+    builder.download_and_prepare()
+    # As if it had been fetched from the Hub.
+    kept = tmp_path / "cache/aps___super_glue/copa/0.0.0" / ("0" * 40)
+    kept.mkdir(parents=True)
+    for file in Path(builder.cache_dir).glob("*.arrow"):
+        (kept / file.name.replace("json-", "super_glue-")).write_bytes(file.read_bytes())
+    facts = json.loads((Path(builder.cache_dir) / "dataset_info.json").read_text())
+    facts |= {"config_name": "copa", "builder_name": "super_glue", "dataset_name": "super_glue"}
+    (kept / "dataset_info.json").write_text(json.dumps(facts))
+    # Nothing is asked of a network, wherever it would be asked.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    model, tokenizer = pair(max_position_embeddings=128)
+    (asked,) = suite.open_tasks(["copa"]).values()
+    found = suite.measure_tasks(model, tokenizer, asked, (0, 2))["copa"]
+    assert found["shots_from"] == "train" and found["shots"]["2"]["n"] == 6 and "data" not in found
+    assert constants.HF_HUB_OFFLINE is False
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("choos", "no task 'choos'; did you mean 'choose'"),
+        ("cop", "no task 'cop'; did you mean 'copa'"),
         ("hellaswag", "task hellaswag cannot be made ready offline"),
         ("nowhere.yaml", "there is no task file nowhere.yaml"),
         ("empty", "empty holds no task of lm-eval"),
     ],
 )
-def test_what_cannot_be_asked_gets_a_sentence(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
-):
-    from datasets import config
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
+def test_what_cannot_be_asked_gets_a_sentence(some: None, files: Path, tmp_path: Path, name: str, words: str):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         suite.open_tasks([name], files)

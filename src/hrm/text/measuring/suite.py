@@ -212,7 +212,7 @@ def _scores(scores: Json, samples: list[Json] | None, task: Any, reading: Readin
     if samples and task.OUTPUT_TYPE == "multiple_choice":
         found["guessing"] = sum(1 / len(task.doc_to_choice(sample["doc"])) for sample in samples) / len(samples)
     if reading is not None:
-        found["mean_segments"] = reading.segments / max(1, reading.tokens)
+        found |= {"mean_segments": reading.segments / reading.tokens} if reading.tokens else {}
         found["cut"] = reading.cut / max(1, reading.asked)
     groups: dict[str, list[float]] = defaultdict(list)
     for sample in samples or ():
@@ -231,8 +231,8 @@ def _alone() -> Iterator[None]:
     import lm_eval.api.task
     from huggingface_hub import constants
 
-    logger = logging.getLogger("lm_eval")
-    level, bars = logger.level, not datasets.are_progress_bars_disabled()
+    loggers = {name: logging.getLogger(name) for name in ("lm_eval", "datasets")}
+    levels, bars = {name: logger.level for name, logger in loggers.items()}, not datasets.are_progress_bars_disabled()
     changes: list[tuple[Any, str, Any]] = [
         (constants, "HF_HUB_OFFLINE", True),
         (datasets.config, "HF_HUB_OFFLINE", True),
@@ -240,7 +240,8 @@ def _alone() -> Iterator[None]:
     ]
     before = [(where, name, getattr(where, name)) for where, name, _ in changes]
     try:
-        logger.setLevel(logging.CRITICAL)
+        for logger in loggers.values():
+            logger.setLevel(logging.CRITICAL)
         datasets.disable_progress_bars()
         for where, name, value in changes:
             setattr(where, name, value)
@@ -250,6 +251,7 @@ def _alone() -> Iterator[None]:
     finally:
         for where, name, value in before:
             setattr(where, name, value)
-        logger.setLevel(level)
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
         if bars:
             datasets.enable_progress_bars()
