@@ -14,6 +14,7 @@ from hrm import publishing
 from hrm.cli.main import main
 from hrm.puzzles import solvers
 from tests.text.chat import small
+from tests.text.training.test_text import book, train
 
 SOLVER = str(solvers.find("sudoku"))
 
@@ -61,6 +62,20 @@ def test_a_dry_run_of_a_text_model_shows_a_folder_that_loads(run: Path, tmp_path
     assert (
         hrm.generate(loaded.model, loaded.tokenizer, "the").text == hrm.generate(mine.model, mine.tokenizer, "the").text
     )
+
+
+@pytest.mark.slow
+def test_no_place_of_this_machine_is_published(tmp_path: Path) -> None:
+    tokens = str(tmp_path / "pairs")
+    assert main(["data", "tokenizer", str(book(tmp_path)), "--vocabulary", "260", "--out", tokens]) == 0
+    first = train(tmp_path, "first", "--text.tokenizer", tokens)
+    second = train(tmp_path, "second", "--model", str(first))
+    for source, words in ((first, "(pairs)"), (second, "(the tokenizer of first)")):
+        out = tmp_path / f"{source.name}-hub"
+        assert main(["push", str(source), "me/x", "--licence", "mit", "--dry-run", "--out", str(out)]) == 0
+        assert words in (out / "README.md").read_text("utf-8")
+        for file in publishing.files(out):
+            assert tmp_path.name.encode() not in file.read_bytes(), file
 
 
 @pytest.mark.slow

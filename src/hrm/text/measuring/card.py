@@ -15,6 +15,7 @@ from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.text.config import TALKS, TextConfig
 from hrm.text.data import Packed, Tokens, is_packed, open_text
+from hrm.text.data.tokenizers import characters_of
 from hrm.text.load import TextModel, form_of, load_tokenizer
 from hrm.text.measuring.fresh import prompts_of
 from hrm.text.model import HRMConfig, HRMForCausalLM
@@ -53,7 +54,7 @@ def model_card(run: Run[TextConfig], hub: str | None = None, licence: Json | Non
     ]
     parts = {
         "Data": _data(run),
-        "Settings": _table(("setting", "value"), _settings(run.config, model)),
+        "Settings": _table(("setting", "value"), _settings(run.config, model, _tokens(run))),
         "Results": _results(run, result),
         "Use": _use(run, name, hub),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(run, model, result)),
@@ -84,14 +85,14 @@ def _digest(packed: Tokens) -> str:
     return packed.facts["sha256"]["tokens.bin"] if isinstance(packed, Packed) else packed.fingerprint
 
 
-def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
+def _settings(config: TextConfig, model: HRMConfig, tokens: str) -> list[tuple[str, str]]:
     layers = f"{model.fast_layers} fast" + ("" if model.shared else f", {model.slow_layers} slow")
     found: list[tuple[str, Any]] = [
         ("width, heads, keys' heads", f"{model.hidden_size}, {model.num_attention_heads}, {model.num_key_value_heads}"),
         ("layers", layers if model.hierarchy else model.fast_layers + model.slow_layers),
         ("cycles and steps of a segment", f"{model.h_cycles}, {model.l_cycles}" if model.hierarchy else "none"),
         ("halting", model.halting if model.max_segments > 1 else "fixed"),
-        ("vocabulary", f"{model.vocab_size:,} ({config.text.tokenizer})"),
+        ("vocabulary", f"{model.vocab_size:,} ({tokens})"),
         ("tokens of a row", config.text.length),
         ("steps, rows of a step", f"{config.train.steps:,}, {config.train.batch_size}"),
         ("optimizer, learning rate", f"{config.optim.name}, {config.optim.lr:g}"),
@@ -100,9 +101,21 @@ def _settings(config: TextConfig, model: HRMConfig) -> list[tuple[str, str]]:
     ]
     if config.model is not None:
         found.insert(0, ("architecture", Path(config.model).name))
+    if config.train.learn == "q":
+        found.insert(0, ("what learned", "the Q head alone"))
+    if config.text.kind == "preference":
+        found.insert(0, ("what learned", f"preferences (DPO), beta {config.text.beta:g}"))
     if config.lora:
         found.insert(0, ("rank of the adapters (LoRA)", config.lora))
     return [(name, str(value)) for name, value in found]
+
+
+def _tokens(run: Run[TextConfig]) -> str:
+    """What the tokens are, in a word or two."""
+    asked = run.config.text.tokenizer
+    if characters_of(load_tokenizer(run.path)) is not None or run.config.text.frame:
+        return "characters"
+    return f"the tokenizer of {Path(run.config.model or '').name}" if asked == "char" else Path(asked).name
 
 
 def _results(run: Run[TextConfig], result: Json) -> str:
@@ -186,7 +199,7 @@ print(generate(loaded.model, loaded.tokenizer, {json.dumps(begin, ensure_ascii=F
 
 def _limits(run: Run[TextConfig], model: HRMConfig, result: Json) -> list[str]:
     found = ["It knows what its data says and nothing else; what it writes is neither checked nor filtered."]
-    if run.config.text.tokenizer == "char":
+    if _tokens(run) == "characters":
         found.append("It reads only the characters of its data; others become one unknown token.")
     length = f"{run.config.text.length:,}"
     found.append(f"It was trained on rows of {length} tokens: what lies further back was never learned from.")
