@@ -315,6 +315,9 @@ def test_a_task_of_lm_eval_is_asked_where_its_data_is_at_hand(some: None, tmp_pa
     found = suite.measure_tasks(model, tokenizer, asked, (0, 2))["copa"]
     assert found["shots_from"] == "train" and found["shots"]["2"]["n"] == 6 and "data" not in found
     assert constants.HF_HUB_OFFLINE is False
+    asked.check(6)  # all of another part
+    with pytest.raises(UserError, match="has 6 rows to take examples from, and --shots 7 wants more"):
+        asked.check(7)
 
 
 @pytest.mark.parametrize(

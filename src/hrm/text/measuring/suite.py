@@ -44,7 +44,7 @@ class Asked(NamedTuple):
         """UserError where there are not enough rows for that number of examples."""
         for name, task in self.tasks.items():
             rows = len(task.sampler.df) if hasattr(task, "sampler") else shots + 1
-            if shots >= rows and not self.bare:
+            if shots > rows - (_shots_from(task) == OTHER_ROWS) and not self.bare:
                 raise UserError(f"task {name} has {rows:,} rows to take examples from, and --shots {shots} wants more")
 
 
