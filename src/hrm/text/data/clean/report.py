@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from html import escape
 from itertools import islice
@@ -24,6 +25,10 @@ WORDS = {
     "c4": "Quality (C4)", "fineweb_quality": "Quality (FineWeb)", "contamination": "Text of an evaluation",
     "duplicate": "Equal to another document", "near_duplicate": "Nearly equal to another document",
 }  # fmt: skip
+
+
+_GAP, _LINE = re.compile(r"\n\s*\n"), "\n\n"
+"""Empty lines, of which one is shown."""
 
 
 def facts(plan: Plan, labels: dict[str, list[str]]) -> Json:
@@ -84,10 +89,10 @@ def _samples(folder: Path) -> list[Json]:
     for path in files[:SAMPLES]:
         for line in islice(lines_of(path, 1 << 30), each):
             document = json.loads(line)
-            about = document.get("metadata", {})
+            about, text = document.get("metadata", {}), document["text"].strip()
             found.append({
                 "source": about.get("source", ""), "place": document["id"], "reason": about.get("filter_reason", ""),
-                "text": document["text"][:SHOWN],
+                "text": text if len(text) <= SHOWN else text[:SHOWN].rstrip() + " …",
             })  # fmt: skip
     return found[:SAMPLES]
 
@@ -117,7 +122,7 @@ def _section(step: Json) -> str:
     shown = "".join(
         f"<figure><figcaption>{escape(sample['source'])} · {escape(sample['place'])}"
         f"{' · ' + escape(sample['reason']) if sample['reason'] else ''}</figcaption>"
-        f"<blockquote>{escape(sample['text'])}</blockquote></figure>"
+        f"<blockquote>{escape(_GAP.sub(_LINE, sample['text']))}</blockquote></figure>"
         for sample in step["samples"]
     )
     return f"<details><summary>{WORDS[step['step']]}: {step['removed']:,}</summary><p>{why}</p>{shown}</details>"
@@ -132,7 +137,8 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var
   margin: 2rem auto; padding: 0 1rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }}
+th, td {{ padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
+  font-variant-numeric: tabular-nums; vertical-align: top; }}
 th:first-child, .text {{ text-align: left; }}
 .bar {{ width: 30%; text-align: left; }}
 .bar i {{ display: block; height: .8rem; background: var(--bar); min-width: 1px; }}

@@ -58,25 +58,44 @@ class Stage:
 
 def stages(plan: Plan) -> list[Stage]:
     """All stages of a plan, in order."""
-    recipe, at = plan.recipe, plan.work
-    tasks, twins = len(plan.shares), recipe.deduplicate
-    sha1 = HashConfig(hash_fc="sha1")  # xxhash, the default, has changed under datatrove
-    exact = ExactDedupConfig(steps.content, steps.Priority(recipe), sha1)
-    near = None
-    if (seen := twins.minhash) is not None:
-        near = MinhashConfig(seen.n_grams, seen.buckets, seen.hashes, hash_config=sha1)
+    at, tasks, made = plan.work, len(plan.shares), _Tasks(plan)
+    found = [Stage("clean", tasks, made.cleaning)]
+    if plan.recipe.deduplicate.exact:
+        find, places = ExactFindDedups, (str(at / "hashes"), str(at / "equal"))
+        found.append(Stage("duplicates", 1, lambda: [("", find(*places, made.exact))]))
+    if (near := made.near) is not None:
+        sign, bucket = MinhashDedupSignature, MinhashDedupBuckets
+        buckets, every = str(at / "buckets"), str(at / "signatures")
+        found += [
+            Stage("signatures", tasks, lambda: [*made.different(False), ("", sign(every, near))]),
+            Stage("buckets", near.num_buckets, lambda: [("", bucket(every, buckets, config=near))]),
+            Stage("clusters", 1, lambda: [("", steps.Cluster(buckets, str(at / "near"), near))]),
+        ]
+    return [
+        *found,
+        Stage("keep", tasks, made.keeping),
+        Stage("tokenizer", 1, made.spelling),
+        Stage("pack", tasks, made.packing),
+        Stage("finish", 1, made.finishing),
+    ]
 
-    def different(writer: bool) -> Steps:
-        """The documents that were cleaned, without those that are equal to others."""
-        found: Steps = [("", steps.Kept(at / "clean"))]
-        if twins.exact:
-            found.append(("duplicate", ExactDedupFilter(str(at / "equal"), exact, _removed(at, "duplicate", writer))))
-        return found
 
-    def cleaning() -> Steps:
+class _Tasks:
+    """What a task of each stage does."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.recipe, self.at = plan, plan.recipe, plan.work
+        sha1 = HashConfig(hash_fc="sha1")  # xxhash, the default, has changed under datatrove
+        self.exact = ExactDedupConfig(steps.content, steps.Priority(self.recipe), sha1)
+        seen = self.recipe.deduplicate.minhash
+        self.near = seen and MinhashConfig(seen.n_grams, seen.buckets, seen.hashes, hash_config=sha1)
+
+    def cleaning(self) -> Steps:
+        """Read, filter and write what stays."""
+        recipe, at = self.recipe, self.at
         found: Steps = [
             ("", steps.Sweep(at / "clean", at / "removed", at / "hashes")),
-            ("read", Read(plan.shares)),
+            ("read", Read(self.plan.shares)),
         ]
         if recipe.normalise is not None:
             found.append(("normalise", _repair(recipe.normalise.form, recipe.normalise.mojibake)))
@@ -86,16 +105,26 @@ def stages(plan: Plan) -> list[Stage]:
         if recipe.decontaminate is not None and recipe.decontaminate.files:
             found.append(("contamination", steps.IsClean(recipe, _removed(at, "contamination"))))
         found.append(("cleaned", _writer(at / "clean")))
-        if twins.exact:
-            found.append(("", ExactDedupSignature(str(at / "hashes"), exact)))
+        if recipe.deduplicate.exact:
+            found.append(("", ExactDedupSignature(str(at / "hashes"), self.exact)))
         return found
 
-    def keeping() -> Steps:
+    def different(self, writer: bool) -> Steps:
+        """The documents that were cleaned, without those that are equal to others."""
+        found: Steps = [("", steps.Kept(self.at / "clean"))]
+        if self.recipe.deduplicate.exact:
+            removed = _removed(self.at, "duplicate", writer)
+            found.append(("duplicate", ExactDedupFilter(str(self.at / "equal"), self.exact, removed)))
+        return found
+
+    def keeping(self) -> Steps:
+        """Leave duplicates out and set some documents aside."""
+        recipe, at = self.recipe, self.at
         found: Steps = [
             ("", steps.Sweep(at / "kept", at / "held", at / "removed" / "duplicate", at / "removed" / "near_duplicate"))
         ]
-        found += different(True)
-        if near:
+        found += self.different(True)
+        if self.near:
             writer = _removed(at, "near_duplicate")
             found.append(("near_duplicate", MinhashDedupFilter(str(at / "near"), writer)))
         if recipe.pii:
@@ -104,36 +133,21 @@ def stages(plan: Plan) -> list[Stage]:
             found.append(("held_out", steps.IsTraining(recipe.holdout, _writer(at / "held"))))
         return [*found, ("kept", _writer(at / "kept"))]
 
-    sources = [share[0].name for share in plan.shares]
-    train = at / "corpus" / "train"
-    made = [Stage("clean", tasks, cleaning)]
-    if twins.exact:
-        find = ExactFindDedups
-        made.append(Stage("duplicates", 1, lambda: [("", find(str(at / "hashes"), str(at / "equal"), exact))]))
-    if near:
-        sign, bucket = MinhashDedupSignature, MinhashDedupBuckets
-        buckets, every = str(at / "buckets"), str(at / "signatures")
-        made += [
-            Stage("signatures", tasks, lambda: [*different(False), ("", sign(every, near))]),
-            Stage("buckets", near.num_buckets, lambda: [("", bucket(every, buckets, config=near))]),
-            Stage("clusters", 1, lambda: [("", steps.Cluster(buckets, str(at / "near"), near))]),
-        ]
+    def spelling(self) -> Steps:
+        """Make the tokenizer."""
+        tasks, made = len(self.plan.shares), self.at / "tokenizer"
+        return [("", steps.Tokenizer(self.at / "kept", tasks, self.recipe.tokenizer, made))]
 
-    def packing() -> Steps:
-        pack = steps.Pack(sources, at / "tokenizer", train, recipe.shard_tokens)
-        return [("", steps.Kept(at / "kept")), ("packed", pack)]
+    def packing(self) -> Steps:
+        """Write shards."""
+        sources = [share[0].name for share in self.plan.shares]
+        pack = steps.Pack(sources, self.at / "tokenizer", self.at / "corpus" / "train", self.recipe.shard_tokens)
+        return [("", steps.Kept(self.at / "kept")), ("packed", pack)]
 
-    def finishing() -> Steps:
-        return [("", steps.Finish(plan, {"clean": cleaning, "keep": keeping, "pack": packing}))]
-
-    spell = steps.Tokenizer(at / "kept", tasks, recipe.tokenizer, at / "tokenizer")
-    return [
-        *made,
-        Stage("keep", tasks, keeping),
-        Stage("tokenizer", 1, lambda: [("", spell)]),
-        Stage("pack", tasks, packing),
-        Stage("finish", 1, finishing),
-    ]
+    def finishing(self) -> Steps:
+        """Put the corpus together, with a report on the stages that change documents."""
+        told = {"clean": self.cleaning, "keep": self.keeping, "pack": self.packing}
+        return [("", steps.Finish(self.plan, told))]
 
 
 def _filters(filters: Filters, at: Path) -> Steps:
