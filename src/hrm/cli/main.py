@@ -23,7 +23,7 @@ VERBS = {
     "eval": "measure a run on puzzles with known answers, or on text",
     "generate": "continue a prompt with a text model",
     "learn": "read books, one after another, and remember them",
-    "status": "show what a learner has read and still knows",
+    "status": "show how far a run is, or what a learner has read and still knows",
     "chat": "talk with a text model, in any reasoning mode",
     "analyze": "judge what text models write",
     "data": "build, convert, check and show puzzle files and text",

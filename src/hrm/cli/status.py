@@ -1,4 +1,4 @@
-"""hrm status: what a learner has read, how well it still knows it, and how it grew."""
+"""hrm status: what a learner has read, how well it still knows it, and how it grew; how far any other run is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import sys
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hrm.cli.options import Positional, parse
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
+from hrm.files.records import Json
 from hrm.settings import kind_of
 from hrm.text.config import LearnConfig
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Show a learner's books, scores and growth; without RUN, list the runs."""
+    """Show a learner's books, scores and growth, or how far a training is; without RUN, list the runs."""
 
     run: Positional[Path | None] = None
-    """Run folder of hrm learn."""
+    """Run folder of hrm learn or hrm train."""
     folder: Path = Path("runs")
     """Folder whose runs are listed."""
     repair: bool = False
@@ -40,6 +41,13 @@ def main(args: list[str]) -> int:
     from hrm.runs import Run, checkpoint, lock
     from hrm.text import learned
 
+    if not options.repair and (options.run / "run.json").is_file() and kind_of(options.run) is not LearnConfig:
+        told = training(options.run)
+        if options.json:
+            print(to_json(told))
+        else:
+            _show_training(options.run, told)
+        return 0
     with lock.own(options.run, "status --repair") if options.repair else nullcontext():
         run = Run.open(options.run, LearnConfig)
         newest = checkpoint.newest(run.checkpoints, lambda text: print(text, file=sys.stderr))
@@ -55,6 +63,49 @@ def main(args: list[str]) -> int:
     else:
         _show(options.run, state, "characters" if run.config.tokenizer == "char" else "tokens")
     return 0
+
+
+def training(path: Path) -> Json:
+    """What `hrm status --json` says of a run of hrm train."""
+    from hrm.runs import Run, checkpoint, lock
+
+    kind = kind_of(path)
+    run: Run[Any] = Run.open(path, kind)
+    lines = [record for record in run.records() if "event" not in record and type(record.get("step")) is int]
+    saved = checkpoint.complete(run.checkpoints)
+    last, writer, best = lines[-1] if lines else {}, lock.writer(path), run.best
+    step = max(last.get("step", 0), *(checkpoint.step_of(path) for path in saved), 0)
+    ended = run.outcome if run.outcome.get("step") == step else {}  # not that of before it was resumed
+    return {
+        "kind": kind.family, "state": "running" if writer else ended.get("state", "not running"),
+        "writer": writer, "step": step, "steps": run.config.train.steps,
+        "checkpoint": checkpoint.step_of(saved[-1]) if saved else None,
+        "last": _numbers(last), "best": None if best is None else {"step": best["step"], **_numbers(best)},
+    }  # fmt: skip
+
+
+_TOLD = (
+    "loss", "perplexity", "bits_per_byte", "exact_accuracy", "token_accuracy", "accuracy", "grad_norm",
+    "steps_per_second", "tokens_per_second", "utilisation",
+)  # fmt: skip
+"""Of the metrics, what a glance is for."""
+
+
+def _numbers(record: Json) -> dict[str, float]:
+    return {name: record[name] for name in _TOLD if isinstance(record.get(name), int | float)}
+
+
+def _show_training(path: Path, told: Json) -> None:
+    at = "no checkpoint yet" if told["checkpoint"] is None else f"checkpoint of step {told['checkpoint']:,}"
+    share = told["step"] / told["steps"]
+    print(f"{path}: {told['kind']}, step {told['step']:,} of {told['steps']:,} ({share:.0%}), {at}")
+    print(f"{told['state']}{': ' + told['writer'] if told['writer'] else ''}")
+    for name in ("last", "best"):
+        if numbers := {key: value for key, value in (told[name] or {}).items() if key != "step"}:
+            step = f" (step {told['best']['step']:,}, held out)" if name == "best" else ""
+            print(
+                f"{name}{step}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items())
+            )
 
 
 def describe(state: State) -> dict[str, object]:

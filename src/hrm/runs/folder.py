@@ -188,6 +188,12 @@ class Run(Generic[C]):
         """Write `result.json`."""
         durable.write_json(self.result, dict(result))
 
+    @property
+    def outcome(self) -> Json:
+        """`result.json`; empty where the training has not ended."""
+        found = _read_json(self.result) if os.path.lexists(self.result) else {}
+        return found if isinstance(found, dict) else {}
+
     def checkpoint(self, which: str | int = "best", report: Callable[[str], None] = print) -> Path:
         """The checkpoint "best", "latest" or of a step; UserError if there is none. Without a best one it is the
         latest. Damaged ones are reported and skipped, unless asked for by step."""

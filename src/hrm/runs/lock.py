@@ -131,6 +131,11 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
     raise UserError(f"{named or folder} changes its name again and again: stop the other process that writes there")
 
 
+def writer(folder: Path) -> str | None:
+    """A sentence on the process that writes into a folder, if one does; takes no lock."""
+    return _owner(folder / _OWNER)
+
+
 @contextmanager
 def place(out: Path, verb: str) -> Iterator[Path]:
     """An empty, locked folder in which to build `out`; removed at the end. Leftovers of a killed process are deleted.

@@ -1,0 +1,46 @@
+"""`hrm status` says of any run how far it is, and whether a process writes into it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hrm.cli.main import main as hrm
+from hrm.runs import lock
+from tests.training import small
+
+
+def test_of_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = small.train(tmp_path / "run", small.config(task={"holdout": 10}, train={"eval_every": 15}))
+
+    def status(path: Path) -> dict[str, Any]:
+        capsys.readouterr()
+        assert hrm(["status", str(path), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    found = status(run.path)
+    assert (found["state"], found["step"], found["steps"], found["checkpoint"]) == ("finished", 30, 30, 30)
+    assert found["last"]["loss"] == [line["loss"] for line in run.records() if "event" not in line][-1]
+    assert found["best"]["step"] in (15, 30) and found["writer"] is None
+    half = small.cut(run, tmp_path / "half", 15)
+    assert status(half)["state"] == "not running"
+    with lock.own(half, "train --resume"):
+        found = status(half)
+        assert found["state"] == "running" and "hrm train --resume (process" in found["writer"]
+    assert hrm(["status", str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{run.path}: puzzle, step 30 of 30 (100%), checkpoint of step 30\nfinished\nlast: loss" in shown
+    assert "best (step " in shown
+
+
+def test_of_a_training_that_has_done_nothing_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = small.train(tmp_path / "run", small.config(train={"steps": 1}, optim={"warmup_steps": 1}))
+    run.metrics.unlink()
+    run.result.unlink()
+    for path in run.checkpoints.iterdir():
+        path.rename(tmp_path / path.name)
+    assert hrm(["status", str(run.path)]) == 0
+    assert capsys.readouterr().out.endswith("step 0 of 1 (0%), no checkpoint yet\nnot running\n")
