@@ -55,7 +55,11 @@ def test_a_dry_run_of_a_text_model_shows_a_folder_that_loads(run: Path, tmp_path
     facts = json.loads((run / "data/train/index.json").read_text())
     result = json.loads((run / "result.json").read_text())
     assert facts["sha256"]["tokens.bin"] in card and f"{result['loss']:.4f}" in card and "`book.txt`" in card
-    assert "## Limits" in card and 'from_pretrained("me/x")' in card
+    assert (
+        "licenses/MIT.html" in (out / "LICENSE").read_text()
+        and "## Limits" in card
+        and 'from_pretrained("me/x")' in card
+    )
     for file in publishing.files(out):
         assert b"secret-place" not in file.read_bytes(), file
     loaded, mine = hrm.load(out, device="cpu"), hrm.load(run, device="cpu")

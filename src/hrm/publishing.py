@@ -17,12 +17,15 @@ from hrm.puzzles.config import Config
 from hrm.runs import Run, durable
 from hrm.text.config import is_text
 
-LICENCES = (
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "mpl-2.0", "gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0",
-    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "openrail", "unlicense",
-    "odc-by", "cdla-permissive-2.0",
-)  # fmt: skip
-"""What the Hub calls the usual licences."""
+LICENCES = {
+    name.lower(): name
+    for name in (
+        "Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MPL-2.0", "GPL-2.0", "GPL-3.0", "AGPL-3.0",
+        "LGPL-3.0", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0",
+        "CDLA-Permissive-2.0", "Unlicense",
+    )
+}  # fmt: skip
+"""What the Hub calls the usual licences, and what SPDX calls them."""
 _SAVED = ("config.json", "*.safetensors", "model.safetensors.index.json", "modeling_hrm.py")
 """The files of a model that `save_pretrained` wrote, without its tokenizer."""
 
@@ -54,7 +57,8 @@ class Licence(NamedTuple):
     @property
     def file(self) -> str:
         """Its text, or where that is."""
-        return self.text or f"SPDX-License-Identifier: {self.name}\n\nThe text: https://spdx.org/licenses/\n"
+        known = LICENCES.get(self.name)
+        return self.text or f"SPDX-License-Identifier: {known}\n\nhttps://spdx.org/licenses/{known}.html\n"
 
 
 def write(folder: Path, source: Path, name: str, licence: Licence, which: str = "best") -> None:
