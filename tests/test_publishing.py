@@ -85,7 +85,9 @@ def test_no_place_of_this_machine_is_published(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_saved_folder_is_published_with_its_own_files_alone(tmp_path: Path, capsys: Any) -> None:
     source = small.saved(tmp_path / "saved")
-    (source / "README.md").write_text("---\nlicense: other\n---\n# Mine\n\nA model.\n\n## Use\n\nOld.\n")
+    (source / "README.md").write_text(
+        "---\nlicense: other\n---\n# Mine\n\nA model.\n\n---\n\nMore.\n\n## Use\n\nOld.\n"
+    )
     (source / "notes.txt").write_text("private")
     (source / "pytorch_model.bin").write_text("pickle")
     call = ["push", str(source), "me/x", "--licence", "mine-1.0", "--licence-file", str(source / "notes.txt")]
@@ -95,8 +97,19 @@ def test_a_saved_folder_is_published_with_its_own_files_alone(tmp_path: Path, ca
     assert not {"notes.txt", "pytorch_model.bin"} & names
     assert main([*call, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "# Mine\n\nA model." in shown and "Old." not in shown
+    assert "# Mine\n\nA model." in shown and "More." in shown and "Old." not in shown
     assert "license: other\nlicense_name: mine-1.0\nlicense_link: LICENSE" in shown
+
+
+@pytest.mark.slow
+def test_a_learner_is_published_with_the_names_of_its_books(tmp_path: Path, capsys: Any) -> None:
+    flags = ["--arch.dim", "16", "--arch.heads", "2", "--epochs", "1", "--length", "24", "--stride", "24"]
+    assert main(["learn", str(tmp_path / "run"), str(book(tmp_path)), *flags]) == 0
+    assert main(["push", str(tmp_path / "run"), "me/x", "--licence", "mit", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "- `book.txt`, " in shown and "model.safetensors" in shown and str(tmp_path) not in shown.partition("me/x")[2]
+    )
 
 
 def test_a_model_of_puzzles_solves_from_its_published_folder(tmp_path: Path, capsys: Any) -> None:

@@ -75,7 +75,7 @@ def write(folder: Path, source: Path, name: str, licence: Licence, which: str = 
 
 
 def _write_text(folder: Path, source: Path, name: str, licence: Licence, which: str) -> None:
-    from hrm.text import hrm_text
+    from hrm.text import hrm_text, learned
     from hrm.text.load import load_text
     from hrm.text.measuring.card import card_of, model_card
 
@@ -89,8 +89,15 @@ def _write_text(folder: Path, source: Path, name: str, licence: Licence, which: 
         loaded = load_text(source, which, device="cpu", precision="float32")
         loaded.model.save_pretrained(folder)
         loaded.save_tokenizer(folder)
-        run = loaded.run
-        said = card_of(loaded, name, licence.facts) if run is None else model_card(run, name, licence.facts)
+        if loaded.run is not None:
+            said = model_card(loaded.run, name, licence.facts)
+        else:
+            books = learned.load(Path(loaded.name))[1].books
+            rows = [
+                f"- `{Path(book.name).name}`, {book.characters:,} characters, SHA-256 `{book.sha256}`" for book in books
+            ]
+            read = "\n".join(["It read, one after another:", "", *rows])
+            said = card_of(loaded, name, licence.facts, data=read)
     durable.write(folder / "README.md", said)
 
 

@@ -136,15 +136,21 @@ def _results(run: Run[TextConfig], result: Json) -> str:
     return "\n\n".join(said)
 
 
-def card_of(loaded: TextModel, hub: str, licence: Json, kept: str = "") -> str:
-    """The card of a published model that comes from no training run; `kept` is the card that it has."""
+def card_of(
+    loaded: TextModel, hub: str, licence: Json, kept: str = "", data: str = "Not recorded beside the model."
+) -> str:
+    """The card of a published model that comes from no training run; `kept` is the card that it has, and `data` says
+    what it learned from, where it has none."""
     model, talks = loaded.model.config, bool(loaded.tokenizer.chat_template)
-    _, _, body = kept.rpartition("\n---\n") if kept.startswith("---\n") else ("", "", kept)
-    sections = re.split(r"(?m)^(?=## )", body.strip())
+    body = (kept[4:].partition("\n---\n")[2] if kept.startswith("---\n") else kept).strip()
+    sections = re.split(r"(?m)^(?=## )", body)
     form = ", its matrices in 8 bits" if getattr(model, "quantization_config", None) else ""
     about = f"A causal language model with {loaded.model.num_parameters():,} parameters: a hierarchical reasoning model"
     opening = sections[0].strip() or f"# {hub.rpartition('/')[2]}\n\n{about}{form}."
     others = [section.strip() for section in sections[1:] if not section.startswith("## Use")]
+    if not body:
+        others = [f"## Data\n\n{data}", "## Results\n\nNot recorded: `hrm eval` measures it on a text of yours."]
+        others.append("## Limits\n\n- It knows what its data says; what it writes is neither checked nor filtered.")
     return "\n\n".join([_front(licence), opening, *others, f"## Use\n\n{_published(hub, talks)}"]) + "\n"
 
 
