@@ -228,13 +228,17 @@ def _plain(value: Any) -> Any:
 
 def _filled(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T:
     """A dataclass of settings with what a tree says, in its types and ranges."""
-    hints, changes = get_type_hints(kind, include_extras=True), {}
+    hints, marked, changes = get_type_hints(kind), get_type_hints(kind, include_extras=True), {}
     for key, value in tree.items():
         name = f"{prefix}{key}" if isinstance(key, str) else quoted(key)
         if key not in hints:
             known = nearest(name, [prefix + each for each in hints])
             raise UserError(f"{where}: unknown key {quoted(name)}{known or '; it can be ' + ', '.join(hints)}")
-        changes[key] = _value(hints[key], value, where, name)
+        found = changes[key] = _value(hints[key], value, where, name)
+        for each in _ranges(marked[key]):
+            for number in found if isinstance(found, tuple) else (found,):
+                if number is not None and not each.least <= number <= each.most:
+                    raise UserError(f"{where}: '{name}' must be {each}, not {quoted(number)}")
     return kind(**changes)
 
 
@@ -254,27 +258,16 @@ def _value(hint: Any, value: Any, where: str, name: str) -> Any:
         if not isinstance(value, list) or not value or not all(isinstance(each, Mapping) for each in value):
             raise UserError(f"{where}: 'sources' must be a list of entries with a name and a path")
         return tuple(_filled(Source, each, where, f"sources.{number}.") for number, each in enumerate(value, 1))
-    ranges = [mark for each in (plain, *get_args(plain)) for mark in getattr(each, "__metadata__", ())]
     try:
-        found = fit(_bare(hint), value)
+        return fit(hint, value)
     except ValueError as error:
         raise UserError(f"{where}: '{name}' {error}") from None
-    for each in ranges:
-        for number in found if isinstance(found, tuple) else (found,):
-            if number is not None and not each.least <= number <= each.most:
-                raise UserError(f"{where}: '{name}' must be {each}, not {quoted(number)}")
-    return found
 
 
-def _bare(hint: Any) -> Any:
-    """A type without the ranges beside it."""
-    if get_origin(hint) is Annotated:
-        return _bare(get_args(hint)[0])
-    if get_origin(hint) in (Union, types.UnionType):
-        return Union[tuple(_bare(each) for each in get_args(hint))]  # noqa: UP007
-    if get_origin(hint) is tuple:
-        return tuple[tuple(each if each is ... else _bare(each) for each in get_args(hint))]  # type: ignore[misc]
-    return hint
+def _ranges(hint: Any) -> list[Range]:
+    """All ranges beside a type and within it."""
+    own = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Range)]
+    return [*own, *(each for inner in get_args(hint) for each in _ranges(inner))]
 
 
 def _check(recipe: Recipe, where: Path) -> None:
