@@ -59,6 +59,7 @@ class Recipe:
 
 
 C = TypeVar("C", bound=Recipe)
+T = TypeVar("T")
 _FAMILIES = {
     "puzzle": "hrm.puzzles.config.Config",
     "text": "hrm.text.config.TextConfig",
@@ -270,29 +271,51 @@ def _load(name_or_path: str, children: tuple[str, ...], kind: type[C]) -> C:
     return from_yaml(text, where, kind, (*children, where))
 
 
-def overlay(base: C, tree: Mapping[str, Any], where: str) -> C:
-    """The configuration with what a tree of settings says; a UserError names `where` and the key."""
+def overlay(base: T, tree: Mapping[str, Any], where: str) -> T:
+    """A dataclass of settings with what a tree says; a UserError names `where` and the key."""
     return _overlay(base, tree, where, "", type(base)())
 
 
-def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Recipe) -> Any:
+def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Any) -> Any:
     changes: dict[str, Any] = {}
     hints = get_type_hints(type(base))
     kinds = {each.name: hints[each.name] for each in fields(base)}
     for key, value in tree.items():
         name = f"{prefix}{key if isinstance(key, str) else quoted(key)}"
         if key not in kinds:
-            ours = root.here(str(key))
-            hint = f": use {quoted(ours)}" if ours else nearest(name, [*settings(root), *vars(root)])
-            raise UserError(f"{where}: unknown key {quoted(name)}{hint or '; `hrm config show` lists all keys'}")
-        if is_dataclass(kinds[key]):
-            if not isinstance(value, Mapping):
-                inner = next(iter(vars(getattr(base, key))))
-                raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {quoted(value)}")
-            changes[key] = _overlay(getattr(base, key), value, where, f"{name}.", root)
-        else:
-            try:
-                changes[key] = fit(kinds[key], value)
-            except ValueError as error:
-                raise UserError(f"{where}: '{name}' {error}") from None
+            raise UserError(f"{where}: unknown key {quoted(name)}{_advice(root, str(key), name, prefix, kinds)}")
+        changes[key] = _given(kinds[key], getattr(base, key), value, where, name, root)
     return replace(base, **changes)
+
+
+def _advice(root: Any, key: str, name: str, prefix: str, kinds: Mapping[str, Any]) -> str:
+    if not isinstance(root, Recipe):
+        return nearest(name, [prefix + each for each in kinds]) or "; it can be " + ", ".join(kinds)
+    ours = root.here(key)
+    hint = f": use {quoted(ours)}" if ours else nearest(name, [*settings(root), *vars(root)])
+    return hint or "; `hrm config show` lists all keys"
+
+
+def _given(kind: Any, before: Any, value: Any, where: str, name: str, root: Any) -> Any:
+    """What a tree says of one setting: a value, a group of settings, or a list of groups. A group that can be absent is
+    left out by `false`."""
+    group = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
+    if group is None:
+        try:
+            return fit(kind, value)
+        except ValueError as error:
+            raise UserError(f"{where}: '{name}' {error}") from None
+    make: Any = group
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+            first, second, *_ = fields(group)
+            raise UserError(f"{where}: '{name}' must be a list of entries with a {first.name} and a {second.name}")
+        return tuple(_overlay(make(), each, where, f"{name}.{at}.", root) for at, each in enumerate(value, 1))
+    if kind is not group and (value is None or value is False):
+        return None
+    if value is True and not isinstance(root, Recipe):
+        value = {}
+    if not isinstance(value, Mapping):
+        inner = fields(group)[0].name
+        raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {quoted(value)}")
+    return _overlay(make() if before is None else before, value, where, f"{name}.", root)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from hrm.files import names
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, Range
-from hrm.files.reading import SMALL, UserError, nearest, quoted, text_of, yaml_of
-from hrm.settings import fit
+from hrm.files.reading import SMALL, UserError, quoted, text_of, yaml_of
+from hrm.settings import overlay
 
-T = TypeVar("T")
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(0, 10**9)]
 OVER = -1
@@ -191,7 +189,8 @@ class Recipe:
         tree = yaml_of(text_of(path, SMALL), path)
         if not isinstance(tree, Mapping):
             raise UserError(f"{path} must consist of `key: value` lines")
-        recipe = _filled(cls, tree, str(path), "").below(path.parent)
+        recipe = overlay(cls(), tree, str(path)).below(path.parent)
+        _check_ranges(recipe, str(path))
         _check(recipe, path)
         return recipe
 
@@ -226,42 +225,18 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _filled(kind: type[T], tree: Mapping[str, Any], where: str, prefix: str) -> T:
-    """A dataclass of settings with what a tree says, in its types and ranges."""
-    hints, marked, changes = get_type_hints(kind), get_type_hints(kind, include_extras=True), {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}" if isinstance(key, str) else quoted(key)
-        if key not in hints:
-            known = nearest(name, [prefix + each for each in hints])
-            raise UserError(f"{where}: unknown key {quoted(name)}{known or '; it can be ' + ', '.join(hints)}")
-        found = changes[key] = _value(hints[key], value, where, name)
-        for each in _ranges(marked[key]):
-            for number in found if isinstance(found, tuple) else (found,):
-                if number is not None and not each.least <= number <= each.most:
-                    raise UserError(f"{where}: '{name}' must be {each}, not {quoted(number)}")
-    return kind(**changes)
-
-
-def _value(hint: Any, value: Any, where: str, name: str) -> Any:
-    optional = get_origin(hint) in (Union, types.UnionType)
-    plain = next(each for each in get_args(hint) if each is not types.NoneType) if optional else hint
-    if is_dataclass(plain):
-        if optional and (value is False or value is None):
-            return None
-        if value is True:
-            value = {}
-        if not isinstance(value, Mapping):
-            inner = fields(plain)[0].name
-            raise UserError(f"{where}: '{name}' must hold settings such as '{name}.{inner}', not {quoted(value)}")
-        return _filled(plain, value, where, f"{name}.")  # type: ignore[type-var]
-    if name == "sources":
-        if not isinstance(value, list) or not value or not all(isinstance(each, Mapping) for each in value):
-            raise UserError(f"{where}: 'sources' must be a list of entries with a name and a path")
-        return tuple(_filled(Source, each, where, f"sources.{number}.") for number, each in enumerate(value, 1))
-    try:
-        return fit(hint, value)
-    except ValueError as error:
-        raise UserError(f"{where}: '{name}' {error}") from None
+def _check_ranges(group: Any, where: str, prefix: str = "") -> None:
+    """UserError for the first number that is out of its range."""
+    for name, hint in get_type_hints(type(group), include_extras=True).items():
+        found = getattr(group, name)
+        values: tuple[Any, ...] = found if isinstance(found, tuple) else (found,)
+        for at, value in enumerate(values, 1):
+            if is_dataclass(value):
+                _check_ranges(value, where, f"{prefix}{name}.{f'{at}.' if value is not found else ''}")
+                continue
+            for each in _ranges(hint):
+                if value is not None and not each.least <= value <= each.most:
+                    raise UserError(f"{where}: '{prefix}{name}' must be {each}, not {quoted(value)}")
 
 
 def _ranges(hint: Any) -> list[Range]:
