@@ -1,6 +1,6 @@
 """From raw text to a fine-tuned model in one command, with the commands that a cluster runs: the road in small.
 
-    python benchmarks/rehearsal.py [--data HRM_DATA] [--tokens 400000] [--work FOLDER]
+    python benchmarks/rehearsal.py [--data HRM_DATA] [--tokens 200000] [--work FOLDER]
         [--out FILE.json] [--table FILE.md]
 
 Some 8 MB of raw text with planted duplicates and questions of a test are cleaned, deduplicated, decontaminated and
@@ -41,7 +41,8 @@ LENGTH, BATCH, WIDTH, BLOCKS = 256, 8, 256, 2
 TASKS = ("copa", "piqa", "lambada_openai")
 ITEMS, SHOTS = 100, (0, 5)
 POSED, POSED_SHOTS = 20, (0, 1)
-"""Items of each task and puzzles asked as text, and how many examples stand before each."""
+LINES = 600
+"""Items of each task, puzzles asked as text, how many examples stand before each, and lines of WikiText-2's test."""
 HRM = [sys.executable, "-m", "hrm"]
 Result = dict[str, Any]
 
@@ -86,7 +87,7 @@ class Rehearsal:
             "sources:\n  - {name: wiki, path: wiki.jsonl, licence: CC BY-SA 4.0}\n"
             "  - {name: books, path: books, licence: public domain}\n  - {name: planted, path: planted.jsonl}\n"
             f"decontaminate: {{files: [test.jsonl, {', '.join(map(str, tests))}]}}\n"
-            "tokenizer: bpe:4096\nholdout: 0.02\nshard_tokens: 500000\n"
+            "tokenizer: bpe:4096\nholdout: 0.01\nshard_tokens: 500000\n"
         )
         files = [raw / "wiki.jsonl", *raw.glob("books/*"), raw / "planted.jsonl"]
         rows = sum(len(path.read_text("utf-8").splitlines()) for path in files)
@@ -145,11 +146,12 @@ class Rehearsal:
 
     def sizes(self) -> Result:
         """Loss of held-out text at three sizes, and the line through them: loss = a x parameters ** -b."""
-        found = [self.size(WIDTH, self.runs / "hrm")]
+        main = json.loads((self.work / "steps/resumed.json").read_text("utf-8"))
+        found = [self.size(WIDTH, self.runs / "hrm", main["loss"])]
         for width in (WIDTH // 2, WIDTH // 4):
             run = self.runs / f"hrm-{width}"
-            self.train(*self.recipe(width), "--out", str(run), "--overwrite", run=run)
-            found.append(self.size(width, run))
+            loss = self.train(*self.recipe(width), "--out", str(run), "--overwrite", run=run)["loss"]
+            found.append(self.size(width, run, loss))
         found.reverse()
         x, y = ([math.log(one[key]) for one in found] for key in ("parameters", "loss"))
         middle = sum(x) / len(x), sum(y) / len(y)
@@ -162,18 +164,20 @@ class Rehearsal:
         }  # fmt: skip
 
     def measured(self) -> Result:
-        """Held-out text, WikiText-2 per word and tasks, of both models."""
+        """WikiText-2 per word, tasks, and puzzles as text, of both models."""
         puzzles = self.work / "puzzles.csv"
         self.hrm("data", "build", "--box", "2", "2", "--puzzles", "40", "--out", str(puzzles), "--overwrite")
         ask = ["--task", "puzzles", "--data", str(puzzles), "--limit", str(POSED)]
-        wiki = ["--data", str(self.data / "text/wikitext2_tokenized_test.txt.gz"), "--words", "wikitext"]
+        text = self.work / "wiki.test.tokens"
+        whole = pipeline.read(self.data / "text/wikitext2_tokenized_test.txt.gz")
+        text.write_text("".join(whole.splitlines(keepends=True)[:LINES]), "utf-8")
+        wiki = ["--data", str(text), "--words", "wikitext"]
         shots = ["--shots", *map(str, SHOTS)]
         found: Result = {}
         for name in ("hrm", "plain"):
             run = str(self.runs / name)
             found[name] = {
-                "held_out": self.hrm("eval", run, "--json"),
-                "wikitext2": self.hrm("eval", run, *wiki, "--json"),
+                "wiki": self.hrm("eval", run, *wiki, "--json"),
                 "tasks": self.hrm("eval", run, "--tasks", *TASKS, *shots, "--limit", str(ITEMS), "--json"),
                 "puzzles": self.hrm("eval", run, *ask, "--shots", *map(str, POSED_SHOTS), "--json"),
             }
@@ -202,7 +206,8 @@ class Rehearsal:
         rows = pipeline.read(self.data / "instruct/llms_from_scratch_preference_1100.jsonl.gz").splitlines()
         pairs.write_text("\n".join(rows) + "\n", "utf-8")
         recipe, course = ["gpt2-1.5b", "--model", str(self.runs / "tuned")], self.course(max(10, self.steps // 4))
-        kind = ["--text.kind", "preference", "--text.template", "alpaca", "--data", str(pairs), "--optim.lr", "1e-4"]
+        kind = ["--text.kind", "preference", "--text.template", "alpaca", "--data", str(pairs), "--text.holdout", "0.1"]
+        kind += ["--optim.lr", "1e-4"]
         found = self.train(*recipe, *kind, *course, "--out", str(runs[0]), "--overwrite", run=runs[0])
         recipe[-1] = str(runs[0])
         kind = ["--text.kind", "chat", "--text.template", "alpaca", "--data", str(self.work / "instructions.jsonl")]
@@ -267,13 +272,14 @@ class Rehearsal:
         ]  # fmt: skip
 
     def train(self, *args: str, run: Path) -> Result:
-        """Train in one process; what the run then knows of itself."""
-        self.hrm("train", *args, "--json")
+        """Train in one process; what was measured at its end on held-out text, at full depth."""
+        found = self.hrm("train", *args, "--json")
         best = json.loads((run / "best.json").read_text("utf-8"))
-        return {"steps": self.newest(run), "best": best}
+        kept = ("n", "loss", "perplexity", "bits_per_byte", "training_seconds")
+        return {"steps": self.newest(run), "best": best} | {key: found[key] for key in kept if key in found}
 
-    def size(self, width: int, run: Path) -> Result:
-        """A run's parameters and its loss on held-out text."""
+    def size(self, width: int, run: Path, loss: float) -> Result:
+        """A run's parameters beside its loss on held-out text."""
         import torch
 
         from hrm.text.load import form_of
@@ -281,7 +287,7 @@ class Rehearsal:
 
         with torch.device("meta"):
             parameters = HRMForCausalLM(form_of(run)).num_parameters()
-        return {"width": width, "parameters": parameters, "loss": self.hrm("eval", str(run), "--json")["loss"]}
+        return {"width": width, "parameters": parameters, "loss": loss}
 
     @staticmethod
     def newest(run: Path) -> int:
@@ -362,6 +368,8 @@ def table(found: Result) -> str:
     row("full size, no numbers", "meta", f"{meta['parameters']:,} parameters, each with a gradient")
     row("measured", "measured", "below")
     lines += ["", "| measured | HRM | plain Transformer |", "|---|---|---|"]
+    held = " | ".join(f"{found[arm]['bits_per_byte']:.3f}" for arm in ("resumed", "plain"))
+    lines.append(f"| held-out text, bits per byte | {held} |")
     for name, value in MEASURED.items():
         lines.append(f"| {name} | " + " | ".join(value(found["measured"][arm]) for arm in ("hrm", "plain")) + " |")
     return "\n".join(lines) + "\n"
@@ -379,8 +387,7 @@ def _solved(shots: str, one: Result) -> str:
 
 PLANTED = {"equal": "exact copies", "near": "near ones", "asked": "planted questions"}
 MEASURED: dict[str, Callable[[Result], str]] = {
-    "held-out text, bits per byte": lambda one: f"{one['held_out']['bits_per_byte']:.3f}",
-    "WikiText-2, perplexity per word": lambda one: f"{one['wikitext2']['perplexity_per_word']:,.0f}",
+    "beginning of WikiText-2's test, perplexity per word": lambda one: f"{one['wiki']['perplexity_per_word']:,.0f}",
     **{
         f"{task}, {shots} shots, accuracy of {ITEMS}": partial(_accuracy, task, str(shots))
         for task in TASKS for shots in SHOTS
@@ -396,7 +403,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HRM_DATA", "data")))
     parser.add_argument("--work", type=Path, default=Path("rehearsal"), help="folder of all that is made")
-    parser.add_argument("--tokens", type=int, default=400_000, help="that each model is trained on")
+    parser.add_argument("--tokens", type=int, default=200_000, help="that each model is trained on")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rehearsal.json"))
     parser.add_argument("--table", type=Path, default=Path("benchmarks/results/rehearsal.md"))
     args = parser.parse_args()

@@ -455,7 +455,7 @@ _RANGES: dict[str, Range] = {
     "fresh": Range(1, 10**7), "largest": Range(1, 30), "length": Range(2, 1 << 20), "limit": Range(1, MANY),
     "memory": Range(2, MANY), "min_characters": Range(0, 10**9), "min_path": Range(1, 1 << 20),
     "puzzles": Range(1, 10**9), "row": Range(1, MANY), "rows": Range(2, 1 << 20), "schedule": Range(1, 1000),
-    "segments": Range(1, 1000), "shape": Range(1, 1024), "size": Range(1, 1024), "skip": Range(0, MANY),
+    "segments": Range(1, 1000), "shots": Range(0, 10_000), "shape": Range(1, 1024), "size": Range(1, 1024), "skip": Range(0, MANY),
     "steps": Range(1, 10**9), "stride": Range(1, 1 << 20), "tasks": Range(1, 10**6), "test": Range(0, 10**9),
     "threads": Range(0, 1024), "workers": Range(0, 4096),
     "top_k_table": Range(1, 10**6), "vocabulary": Range(2, 1_000_000), "data pack.holdout": Range(0, BELOW_ONE),

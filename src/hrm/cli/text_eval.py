@@ -123,8 +123,8 @@ def main(args: list[str]) -> int:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} leaves nothing to measure: use 1 or more")
     puzzles = options.task == "puzzles"
-    if min(options.shots, default=-1) < 0 or (options.shots != (0,) and not (options.tasks or puzzles)):
-        raise UserError("--shots counts the examples before a question: 0 or more, with --tasks or --task puzzles")
+    if not options.shots or (options.shots != (0,) and not (options.tasks or puzzles)):
+        raise UserError("--shots counts the examples before a question: give numbers, with --tasks or --task puzzles")
     read = (options.run, options.data, options.data_folder)
     output.check("--json-file", options.json_file, read)
     output.check_picture("--plot", options.plot, read)

@@ -283,7 +283,7 @@ def test_tasks_need_lm_eval(folder: Path, tmp_path: Path, capsys: Any, monkeypat
         (["--data", "nowhere.txt"], "there is no file or folder nowhere.txt"),
         (["--shots", "5"], "--shots counts the examples before a question"),
         (["--task", "puzzles"], "--task puzzles asks those of a file: name it with --data"),
-        (["--tasks", "mine", "--shots", "-1"], "--shots counts the examples"),
+        (["--tasks", "mine", "--shots", "-1"], "--shots"),
         (["--tasks", "mine", "--plot", "x.png"], "--plot shows loss against depth"),
         (["--restarts", "3"], "unknown flag '--restarts'"),
         (["--limit", "0"], "--limit must be"),
