@@ -1,7 +1,7 @@
 """From raw text to a fine-tuned model in one command, with the commands that a cluster runs: the road in small.
 
     python benchmarks/rehearsal.py [--data HRM_DATA] [--tokens 200000] [--work FOLDER]
-        [--out FILE.json] [--table FILE.md]
+        [--out FILE.json] [--table FILE.md] [--plot FILE.png]
 
 Some 8 MB of raw text with planted duplicates and questions of a test are cleaned, deduplicated, decontaminated and
 packed; the training is planned, begun by two processes of which one is killed, and ended by one; the model is measured
@@ -142,7 +142,8 @@ class Rehearsal:
         """A Transformer of as many blocks, shaped as GPT-2, on the same tokens."""
         run = self.runs / "plain"
         off = ["--arch.no-hierarchy", "--halting.kind", "fixed", "--halting.max-segments", "1"]
-        return self.train(*self.recipe(), *off, "--out", str(run), "--overwrite", run=run)
+        found = self.train(*self.recipe(), *off, "--out", str(run), "--overwrite", run=run)
+        return found | self.size(WIDTH, run, found["loss"])
 
     def sizes(self) -> Result:
         """Loss of held-out text at three sizes, and the line through them: loss = a x parameters ** -b."""
@@ -375,6 +376,24 @@ def table(found: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(found: Result, path: Path) -> None:
+    """Loss against parameters: three sizes, the line through them, and the plain Transformer."""
+    from matplotlib.figure import Figure
+
+    sizes, plain = found["sizes"], found["plain"]
+    x, y = ([one[key] for one in sizes["sizes"]] for key in ("parameters", "loss"))
+    line = [sizes["factor"] * value ** -sizes["exponent"] for value in (x[0] * 0.8, x[-1] * 1.25)]
+    figure = Figure((5.5, 3.6), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.plot((x[0] * 0.8, x[-1] * 1.25), line, color="0.6", label=f"{sizes['factor']:.2f} N^-{sizes['exponent']:.3f}")
+    axes.plot(x, y, "o", color="#2a5db0", label="HRM, three widths")
+    axes.plot([plain["parameters"]], [plain["loss"]], "s", color="#c05a00", label="plain Transformer")
+    axes.set(xscale="log", xlabel="parameters N", ylabel="held-out loss, nats a token")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
 def _accuracy(task: str, shots: str, one: Result) -> str:
     found = one["tasks"]["tasks"][task]["shots"][shots]
     return f"{found['acc']:.0%}" + (f", guessing {found['guessing']:.0%}" if "guessing" in found else "")
@@ -406,12 +425,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200_000, help="that each model is trained on")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rehearsal.json"))
     parser.add_argument("--table", type=Path, default=Path("benchmarks/results/rehearsal.md"))
+    parser.add_argument("--plot", type=Path, help="picture of loss against parameters")
     args = parser.parse_args()
     found = Rehearsal(args.data.resolve(), args.work.resolve(), args.tokens)()
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     seconds = sum(step["seconds"] for step in found.values())
     write_json(args.out, {"machine": machine, "tokens": args.tokens, "seconds": seconds, **found})
     args.table.write_text(table(found), "utf-8")
+    if args.plot:
+        draw(found, args.plot)
     print(f"\n{args.table.read_text('utf-8')}\n{seconds / 60:.0f} minutes")
 
 
