@@ -87,10 +87,6 @@ def main(args: list[str]) -> int:
         output.check_picture("--sweep", _picture(options.sweep), read)
         output.check("--sweep", _picture(options.sweep).with_suffix(".json"), read)
 
-    import numpy as np
-
-    from hrm.puzzles import data
-    from hrm.puzzles.data import LocatedPuzzles
     from hrm.puzzles.measuring import Measurement
     from hrm.puzzles.solving import load
     from hrm.runs import threads
@@ -98,20 +94,7 @@ def main(args: list[str]) -> int:
     where = options.on
     solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
-    if options.data is None:
-        located = LocatedPuzzles(_held_out(options.run, solver.task), lambda row: f"held-out puzzle {row + 1}")
-    else:
-        located = data.locate(options.data, solver.task, options.split, Console(stderr=True))
-    puzzles = located.puzzles
-    n = len(puzzles.inputs)
-    if options.skip >= n > 0:
-        raise UserError(f"--skip {options.skip} leaves nothing of the {n} puzzles of {puzzles.source}: use less")
-    if options.limit is not None or options.skip:
-        puzzles = puzzles.take(np.arange(options.skip, min(n, options.skip + (options.limit or n))))
-    if not options.allow_overlap:
-        # What a run held out is none of its own training puzzles; another run may have seen it.
-        for run in (*options.also, *([] if options.data is None else [options.run])):
-            _refuse_trained(run, LocatedPuzzles(puzzles, lambda row: located.where(row + options.skip)), solver.task)
+    puzzles = _puzzles(options, solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
     measurement = Measurement(solver, puzzles, options.batch_size, **vars(options.strategy))
@@ -133,6 +116,30 @@ def main(args: list[str]) -> int:
         return 0
     print(f"stopped after {done} of {total} puzzles; --skip {options.skip + done} measures the others", file=sys.stderr)
     return 130
+
+
+def _puzzles(options: Options, task: tasks.Task) -> PuzzleSet:
+    """The puzzles to measure on; UserError for some that a run was trained on."""
+    import numpy as np
+
+    from hrm.puzzles import data
+    from hrm.puzzles.data import LocatedPuzzles
+
+    if options.data is None:
+        located = LocatedPuzzles(_held_out(options.run, task), lambda row: f"held-out puzzle {row + 1}")
+    else:
+        located = data.locate(options.data, task, options.split, Console(stderr=True))
+    puzzles = located.puzzles
+    n = len(puzzles.inputs)
+    if options.skip >= n > 0:
+        raise UserError(f"--skip {options.skip} leaves nothing of the {n} puzzles of {puzzles.source}: use less")
+    if options.limit is not None or options.skip:
+        puzzles = puzzles.take(np.arange(options.skip, min(n, options.skip + (options.limit or n))))
+    if not options.allow_overlap:
+        # What a run held out is none of its own training puzzles; another run may have seen it.
+        for run in (*options.also, *([] if options.data is None else [options.run])):
+            _refuse_trained(run, LocatedPuzzles(puzzles, lambda row: located.where(row + options.skip)), task)
+    return puzzles
 
 
 def _named(args: list[str]) -> list[str]:

@@ -105,9 +105,7 @@ def _found(options: Options) -> Json:
     tokens, per_token = figures.steps * figures.tokens_per_step, figures.flops_per_step / figures.tokens_per_step
     rate = gpus * peak * options.utilisation / per_token
     hours = tokens / rate / 3600
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(options.preset).name.removesuffix(".yaml").removesuffix(".yml"))
-    command = ["train", options.preset, "--data", config.data or "CORPUS", "--out", f"runs/{name}"]
-    command += _flags(changed(config, {"train.accumulate": accumulate}), preset)
+    name, command = _command(options, preset, accumulate)
     return {
         "preset": options.preset,
         "parameters": figures.parameters,
@@ -143,6 +141,13 @@ def _found(options: Options) -> Json:
         "price": options.price,
         "sbatch": sbatch(name, command, gpus, options.gpus_per_node, math.ceil(1.5 * hours)),
     }
+
+
+def _command(options: Options, preset: TextConfig, accumulate: int) -> tuple[str, list[str]]:
+    """What the run is called, and the arguments of `hrm` that start it."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(options.preset).name.removesuffix(".yaml").removesuffix(".yml"))
+    command = ["train", options.preset, "--data", options.config.data or "CORPUS", "--out", f"runs/{name}"]
+    return name, command + _flags(changed(options.config, {"train.accumulate": accumulate}), preset)
 
 
 def _flags(config: TextConfig, preset: TextConfig) -> list[str]:
