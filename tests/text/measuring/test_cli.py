@@ -174,14 +174,18 @@ def test_measuring_writes_the_numbers_it_prints(folder: Path, tmp_path: Path, ca
     result = json.loads((tmp_path / "out.json").read_text())
     assert {*COMMON, "data_sha256", "loss", "bits_per_byte", "mean_segments", "max_segments"} <= result.keys()
     assert [row["exit_threshold"] for row in result["adaptive"]] == [0.5, 0.4] and len(result["fixed"]) == 3
-    rows = {line[:28].strip(): line[28:] for line in shown.splitlines()}
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+    def row_of(name: str) -> list[str]:
+        return next(line for line in shown.splitlines() if line.startswith(name)).removeprefix(name).split()
+
     for depth, row in enumerate(result["fixed"], 1):
         name = "1 segment" if depth == 1 else f"{depth} segments"
-        assert rows[name].split()[:2] == [f"{row['loss']:.4f}", f"{row['perplexity']:.2f}"]
+        assert row_of(name)[:2] == [f"{row['loss']:.4f}", f"{row['perplexity']:.2f}"]
     for row in result["adaptive"]:
         name = f"{result['halting']} {row['exit_threshold']:g}: {row['mean_segments']:.2f} on average"
-        assert rows[name].split()[0] == f"{row['loss']:.4f}"
-    assert "the same at random" in rows and f"{result['n']:,} tokens, {result['bytes']:,} bytes" in shown
+        assert row_of(name)[0] == f"{row['loss']:.4f}"
+    assert "  the same at random" in shown and f"{result['n']:,} tokens, {result['bytes']:,} bytes" in shown
     assert json.loads(said(capsys, *call, "--json")[0])["loss"] == result["loss"]
 
 

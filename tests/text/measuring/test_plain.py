@@ -70,7 +70,7 @@ def test_the_command_takes_it_as_a_run_or_as_a_model(folder: Path, tmp_path: Pat
     words = ["--words", "ptb", "--length", "32"]
     assert main(["eval", str(folder), *rest[:2], *words]) == 0
     shown = capsys.readouterr().out
-    assert "perplexity per word" in shown and "1 segment " in shown and "ECE of Q" not in shown
+    assert "perplexity per word" in shown and "1 segment " in shown and "Q's ECE" not in shown
 
 
 def test_it_answers_questions_greedily(folder: Path, tmp_path: Path, capsys: Any):

@@ -14,13 +14,13 @@ OTHER_ROWS = "other rows"
 """Where a task's examples come from that are of the same part of its data as the asked row."""
 
 COLUMNS = (
-    ("loss", "loss, nats", "{:.4f}"),
+    ("loss", "loss", "{:.4f}"),
     ("perplexity", "perplexity", "{:.2f}"),
     ("bits_per_byte", "bits/byte", "{:.4f}"),
     ("bits_per_character", "bits/char", "{:.4f}"),
     ("token_accuracy", "accuracy", "{:.2%}"),
     ("ece", "ECE", "{:.3f}"),
-    ("ece_q", "ECE of Q", "{:.3f}"),
+    ("ece_q", "Q's ECE", "{:.3f}"),
     ("exact_match", "exact", "{:.1%}"),
     ("exact_match_interval", "95% interval", "{0[0]:.1%}-{0[1]:.1%}"),
 )
@@ -39,15 +39,15 @@ def rows_of(result: Measured) -> Iterator[tuple[str, Means]]:
 
 
 def table(result: Measured) -> str:
-    """The measurement of a text in lines of 80 to 110 characters."""
+    """The measurement of a text, in nats a token, in lines of about 80 characters."""
     answering = "exact_match" in result
     columns = [column for column in COLUMNS if (column[0] in ANSWERS if answering else column[0] in result)]
-    lines = _lines("depth", columns, rows_of(result), 14 if answering else 11)
+    lines = _lines("depth", columns, rows_of(result))
     if answering:
         lines.append(f"{result.answers:,} answers; exact: each token of the answer, and its end, is the likeliest")
     lines.append(
         f"{result.n:,} tokens, {result.bytes:,} bytes, {result.characters:,} characters in windows of "
-        f"{result.length}; {result.tokens_per_second:,.0f} tokens a second on {result.device}"
+        f"{result.length};\nloss in nats a token; {result.tokens_per_second:,.0f} tokens a second on {result.device}"
     )
     if result.unknown:
         many = "token stands" if result.unknown == 1 else "tokens stand"
@@ -93,17 +93,20 @@ def _shown(value: float) -> str:
 def states_table(result: Json) -> str:
     """The measurement of a text read with fresh and with carried states."""
     kept = [column for column in COLUMNS if column[0] in result and not column[0].startswith("ece")]
-    lines = _lines("state", kept, result["states"].items(), 14)
+    lines = _lines("state", kept, result["states"].items())
     return "\n".join([*lines, f"{result['n']:,} tokens, one text a row of {result['length']}"])
 
 
-def _lines(
-    first: str, columns: Iterable[tuple[str, str, str]], rows: Iterable[tuple[str, Means]], width: int
-) -> list[str]:
-    lines = [f"{first:<28}" + "".join(f"{head:>{width}}" for _, head, _ in columns)]
-    return lines + [
-        f"{name:<28}" + "".join(f"{form.format(row[key]):>{width}}" for key, _, form in columns) for name, row in rows
-    ]
+def _lines(first: str, columns: Iterable[tuple[str, str, str]], rows: Iterable[tuple[str, Means]]) -> list[str]:
+    """A table whose columns are as wide as what is in them."""
+    rows, cells = list(rows), list[list[str]]()
+    for key, head, form in columns:
+        column = [head, *(form.format(row[key]) for _, row in rows)]
+        width = max(map(len, column)) + 1
+        cells.append([f"{cell:>{width}}" for cell in column])
+    names = [first, *(name for name, _ in rows)]
+    width = max(map(len, names))
+    return [f"{name:<{width}}" + "".join(row) for name, row in zip(names, zip(*cells, strict=True), strict=True)]
 
 
 def draw(result: Measured, path: Path) -> None:
