@@ -15,7 +15,7 @@ OTHER_ROWS = "other rows"
 
 COLUMNS = (
     ("loss", "loss", "{:.4f}"),
-    ("perplexity", "perplexity", "{:.2f}"),
+    ("perplexity", "ppl", "{:.2f}"),
     ("bits_per_byte", "bits/byte", "{:.4f}"),
     ("bits_per_character", "bits/char", "{:.4f}"),
     ("token_accuracy", "accuracy", "{:.2%}"),
@@ -39,7 +39,7 @@ def rows_of(result: Measured) -> Iterator[tuple[str, Means]]:
 
 
 def table(result: Measured) -> str:
-    """The measurement of a text, in nats a token, in lines of about 80 characters."""
+    """The measurement of a text in lines of about 80 characters."""
     answering = "exact_match" in result
     columns = [column for column in COLUMNS if (column[0] in ANSWERS if answering else column[0] in result)]
     lines = _lines("depth", columns, rows_of(result))
