@@ -36,7 +36,8 @@ def test_a_sudoku_is_written_row_by_row_and_judged_by_its_rules(sudoku: Path):
     assert first.right("1234\n3412\n2143\n4321\n") and first.right("1234341221434321")
     assert first.right("1342\n3124\n2413\n4231") is False, "its boxes hold a symbol twice"
     assert first.right("1243\n3421\n2134\n4312"), "another answer than the file's that keeps the rules"
-    assert not any(map(first.right, ("", "1234", "2134\n3412\n1243\n4321", "no idea")))
+    more = "1234\n3412\n2143\n4321\n123"
+    assert not any(map(first.right, ("", "1234", "2134\n3412\n1243\n4321", "no idea", more)))
 
 
 def test_free_cells_of_a_maze_are_written_as_points(tmp_path: Path):
@@ -65,6 +66,20 @@ def test_shots_are_other_puzzles_of_the_file(sudoku: Path):
     assert prompts(asked, 1) == prompts(asked, 1) != prompts(asked, 1, seed=1)
     with pytest.raises(UserError, match="--shots 3 wants more other puzzles than the 2 that the file has"):
         prompts(asked, 3)
+
+
+def test_no_shot_is_the_asked_puzzle_or_another_question_of_its_riddle(sudoku: Path, tmp_path: Path):
+    sudoku.write_text(sudoku.read_text() + "1...3...2...4...,1234341221434321\n")
+    asked = pose(sudoku)
+    assert all(prompt.count(one.question) == 1 for one, prompt in zip(asked, prompts(asked, 2), strict=True))
+    path = tmp_path / "arc.jsonl"
+    other = {"train": ARC["train"], "test": ARC["test"][:1]}
+    path.write_text("".join(json.dumps({"id": name, **task}) + "\n" for name, task in (("a", ARC), ("b", other))))
+    asked = pose(path)
+    assert [prompt.count("Output:") for prompt in prompts(asked, 1)] == [4, 4, 4]
+    assert asked[2].shown in prompts(asked, 1)[0] and asked[2].shown in prompts(asked, 1)[1]
+    with pytest.raises(UserError, match="--shots 2 wants more other puzzles than the 1 that the file has"):
+        prompts(asked, 2)
 
 
 def test_what_does_not_fit_the_context_counts_as_wrong(sudoku: Path, monkeypatch: pytest.MonkeyPatch):

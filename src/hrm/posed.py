@@ -18,7 +18,7 @@ from hrm.files.records import Json
 from hrm.puzzles.arc import files
 from hrm.puzzles.data import storage
 from hrm.puzzles.data.recognition import infer
-from hrm.puzzles.tasks import PuzzleError, Task, build
+from hrm.puzzles.tasks import Task, build
 from hrm.puzzles.tasks.arc import grid_of
 from hrm.text.measuring.subject import Written, subject_of
 from hrm.text.model.budget import Request
@@ -28,6 +28,7 @@ RULES = {
     "sudoku": "Fill in each . so that every row, column and box holds every symbol once.",
     "maze": "Mark a shortest path from S to G with o; # is a wall.",
 }
+ARC_RULE = "Find the rule that turns input into output."
 FREE, END = ".", "\n\n"
 """What stands for a space, which tokenizers and stop words would not keep; what follows an answer."""
 
@@ -39,6 +40,8 @@ class Posed(NamedTuple):
     answer: str
     right: Callable[[str], bool]
     rule: str = ""
+    riddle: str = ""
+    """What it shares with other questions of one riddle (tasks of ARC); by default the question itself."""
 
     @property
     def shown(self) -> str:
@@ -79,11 +82,12 @@ def written(task: Task, tokens: np.ndarray) -> str:
 
 def _judge(task: Task, question: np.ndarray, label: np.ndarray) -> Callable[[str], bool]:
     def right(text: str) -> bool:
-        spaced = " " in task.vocabulary
-        try:
-            answer = task.parse_bounded(text.strip().replace(FREE, " ") if spaced else text)
-        except PuzzleError:
+        said = "".join(text.split())
+        if len(said) != task.cells:
             return False
+        # A sign that no token has becomes padding, which is in no right answer.
+        signs = said.replace(FREE, " ") if " " in task.vocabulary else said
+        answer = np.array([max(0, task.vocabulary.find(sign)) for sign in signs], task.dtype)
         return task.verify(question, answer) if task.verifies else bool((answer == label).all())
 
     return right
@@ -95,7 +99,7 @@ def _arc(path: Path) -> Iterator[Posed]:
         for one in task.test:
             if one.output is not None:
                 asked = f"{shown}Input:\n{_rows(one.input)}\n\nOutput:\n"
-                yield Posed(asked, _rows(one.output), _same(one.output), "Find the rule that turns input into output.")
+                yield Posed(asked, _rows(one.output), _same(one.output), ARC_RULE, task.id)
 
 
 def _rows(grid: np.ndarray | None) -> str:
@@ -115,14 +119,19 @@ def _same(grid: np.ndarray) -> Callable[[str], bool]:
 
 
 def prompts(posed: Sequence[Posed], shots: int, limit: int | None = None, seed: int = 0) -> list[str]:
-    """The text that asks each puzzle, after `shots` others of the file with their answers."""
-    if shots >= len(posed):
-        raise UserError(f"--shots {shots} wants more other puzzles than the {len(posed) - 1} that the file has")
+    """The text that asks each puzzle, after `shots` others of the file with their answers; UserError if it has less."""
+    riddles = [one.riddle or one.question for one in posed]
+    kinds = {riddle: number for number, riddle in enumerate(dict.fromkeys(riddles))}
+    own = np.array([kinds[riddle] for riddle in riddles])
+    if shots >= len(kinds):
+        raise UserError(f"--shots {shots} wants more other puzzles than the {len(kinds) - 1} that the file has")
     found = []
     for number, one in enumerate(islice(posed, limit)):
         draw = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
-        others = draw.choice(len(posed) - 1, shots, replace=False)
-        shown = "".join(posed[other + (other >= number)].shown for other in others)
+        # Of each other riddle one question at most: no puzzle stands beside itself, nor twice.
+        order = draw.permutation(np.flatnonzero(own != own[number])) if shots else own[:0]
+        _, first = np.unique(own[order], return_index=True)
+        shown = "".join(posed[other].shown for other in order[np.sort(first)[:shots]])
         found.append(f"{one.rule}\n\n{shown}{one.question}")
     return found
 
