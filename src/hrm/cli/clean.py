@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,14 @@ def clean(args: list[str]) -> int:
         )
     else:
         for step in facts["steps"]:
-            print(f"{step['step']:18} {step['removed']:>12,} of {step['seen']:>12,} documents removed")
+            cut = f", {step['lines_cut']:,} lines cut" if step.get("lines_cut") else ""
+            print(f"{step['step']:18} {step['removed']:>12,} of {step['seen']:>12,} documents removed{cut}")
+        for name, source in facts["sources"].items():
+            if not source["kept"]:
+                hint = "see the reasons in the report; separator: cuts a text file into documents"
+                print(f"{name}: none of {source['read']:,} documents is kept ({hint})", file=sys.stderr)
+        if not facts["held_out"]:
+            print("nothing is held out: use more documents or a larger holdout", file=sys.stderr)
         kept = f"{facts['kept']:,} of {facts['read']:,} documents kept, {facts['tokens']:,} tokens"
         print(f"{options.out}: {kept}; {facts['held_out']:,} documents held out; see {options.out / 'report.html'}")
     return 0

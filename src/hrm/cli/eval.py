@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrm.cli import arc, facts
-from hrm.cli.options import TRIES, Machine, OnMachine, Positional, Tries, parse
+from hrm.cli.options import TRIES, Machine, OnMachine, Positional, Tries, first_named, parse
 from hrm.cli.text_eval import TextOptions as TextOptions
 from hrm.cli.text_eval import main as measure_text
 from hrm.console import Console
@@ -19,6 +19,7 @@ from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.progress import bar, share
+from hrm.puzzles import solvers
 from hrm.puzzles.config import Config, Strategy
 from hrm.text.config import is_text
 from hrm.training.interrupt import Terminated
@@ -73,6 +74,9 @@ def main(args: list[str]) -> int:
     args = _named(args)
     if any(is_text(word) for word in args if not word.startswith("-")):
         return measure_text(args)
+    named = first_named((Options, TextOptions), args)
+    if named and not solvers.find(named).exists():  # its kind decides which flags there are
+        raise UserError(f"there is no run at {named}: give the folder that 'hrm train' wrote")
     example = "hrm eval runs/sudoku --data test.csv --max-segments 64 --restarts 8"
     options = parse("eval", Options, args, example=example, main=(*TRIES, "device", "threads"))
     if arc.is_run(options.run):
@@ -154,7 +158,6 @@ def _named(args: list[str]) -> list[str]:
 
 def _held_out(run: str, task: tasks.Task) -> PuzzleSet:
     """The puzzles that a run held out; UserError if there are none."""
-    from hrm.puzzles import solvers
     from hrm.puzzles.training.session import puzzles_of
     from hrm.runs import Run
 

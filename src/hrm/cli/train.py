@@ -79,6 +79,8 @@ class TextOptions(RunOptions):
 def main(args: list[str]) -> int:
     """Run the verb."""
     named, resumed = _named(args)
+    if not named and "--model" in args:
+        raise UserError("--model continues a model of text: name a preset first, as in hrm train text-char --model RUN")
     kind = kind_of(named) if named else Config
     if resumed and kind is LearnConfig:
         raise UserError(f"{named} is a learner, which reads books: resume it with hrm learn {named}")

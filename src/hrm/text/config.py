@@ -150,7 +150,7 @@ class TextConfig(Recipe):
             make = "hrm data tokenizer FILES --vocabulary N --out FOLDER"
             yield f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first ({make}), and name that folder"
         if corpus.kind == "preference" and (self.model is None or saved(self.model) is None):
-            yield "--text.kind preference starts from a model that answers questions: name its run with --model"
+            yield "--text.kind preference starts from a model that answers: name its run with --model beside a preset"
         if corpus.kind == "gym" and self.validation is not None:
             yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
         if corpus.kind == "rows" and corpus.tokenizer == "char":
@@ -163,7 +163,7 @@ class TextConfig(Recipe):
 def _q_problems(config: TextConfig) -> Iterator[str]:
     said = "--train.learn q fits the Q head to a model as it is"
     if config.model is None or saved(config.model) is None:
-        yield f"{said}: name its run with --model"
+        yield f"{said}: name its run with --model beside a preset"
     if config.lora or config.text.kind == "preference":
         yield f"{said}, and nothing else learns: leave out {'--lora' if config.lora else '--text.kind preference'}"
     if config.halting.max_segments < 2 or not config.halting.weight:

@@ -324,3 +324,10 @@ def test_a_terminal_shows_prompt_colours_and_a_summary(folder: Path, tmp_path: P
     assert process.exitcode == 0, err
     assert "depth in segments" in shown and "\x1b[2mthe cat" in shown and "38;2;" in shown
     assert "5 tokens" in err and "mean depth" in err
+
+
+def test_a_run_that_is_not_there_is_said_before_its_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["eval", str(tmp_path / "none"), "--length", "64"]) == 2
+    assert "there is no run at" in capsys.readouterr().err
+    assert main(["train", "--model", str(tmp_path / "none"), "--data", "x"]) == 2
+    assert "name a preset first" in capsys.readouterr().err

@@ -171,8 +171,8 @@ def test_mistakes_with_preferences_end_in_one_sentence(asked: Path, tmp_path: Pa
     data, out = rows(tmp_path, "pairs.jsonl", PAIRS), tmp_path / "out"
     call = ["train", "text-char", "--text.kind", "preference", "--out", str(out), *FLAGS.split(), "--data"]
     for words, reason in (
-        ([data], "starts from a model that answers questions"),
-        ([data, "--model", "text-char"], "starts from a model that answers questions"),
+        ([data], "starts from a model that answers"),
+        ([data, "--model", "text-char"], "starts from a model that answers"),
         ([data, "--model", str(asked), "--text.length", "8"], "no pair of answers fits into --text.length 8"),
         ([str(asked / "data/train"), "--model", str(asked)], "is packed"),
         ([data, "--model", str(asked), "--text.beta", "0"], "beta"),

@@ -125,3 +125,19 @@ def test_records(tmp_path: Path) -> None:
     ])  # fmt: skip
     found = list(records(tmp_path / "a.warc.gz"))
     assert found == [("http://a/1", "<p>Grüße</p>"), ("http://a/3", "Plain text, größer.")]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_document_that_stays_keeps_its_lines_unless_they_are_to_be_cut(tmp_path: Path, cut: bool):
+    pytest.importorskip("datatrove")
+    pytest.importorskip("spacy")
+    from datatrove.data import Document  # pyright: ignore[reportMissingImports]
+
+    from hrm.text.data.clean import steps
+
+    rules = recipe(tmp_path, f"{SOURCE}filters: {{c4: {{cut_lines: {str(cut).lower()}}}}}\n").filters.c4
+    line = "The Lory said that it was very late indeed."
+    text = f"{line}\nyou speak?”\n\n    {line}\n{line}\nUse of cookies is explained in our cookie policy."
+    document = Document(text, "one")
+    assert steps.ByLine(**vars(rules)).filter(document) is True
+    assert document.text == ("\n".join([line] * 3) if cut else text)

@@ -91,6 +91,9 @@ class GopherQuality:
 class C4:
     """Lines and documents as C4 leaves them out (Raffel et al. 2020); -1 turns a number off."""
 
+    cut_lines: bool = False
+    """Cut the lines that its rules name out of documents that stay, as C4 and FineWeb do; otherwise they only do not
+    count as sentences."""
     filter_no_terminal_punct: bool = False
     """Drop lines without a full stop at their end; FineWeb leaves this rule out."""
     remove_citations: bool = True

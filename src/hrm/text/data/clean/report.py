@@ -41,6 +41,7 @@ def facts(plan: Plan, labels: dict[str, list[str]]) -> Json:
     }  # fmt: skip
     seen: Counter[str] = Counter()
     removed: Counter[str] = Counter()
+    cut = 0
     reasons: dict[str, Counter[str]] = {}
     seconds: Counter[str] = Counter()
     for stage, named in labels.items():
@@ -65,6 +66,7 @@ def facts(plan: Plan, labels: dict[str, list[str]]) -> Json:
                     gone = counts.get("dropped", 0)
                     removed[label] += gone
                     of["removed"][label] = of["removed"].get(label, 0) + gone
+                    cut += sum(n for name, n in counts.items() if name.startswith("line-filter-"))
                     why = {name[8:]: n for name, n in counts.items() if name.startswith("dropped_")}
                     reasons.setdefault(label, Counter()).update(why)
     steps = [
@@ -72,6 +74,10 @@ def facts(plan: Plan, labels: dict[str, list[str]]) -> Json:
          "reasons": dict(reasons[label].most_common()), "samples": _samples(plan.work / "removed" / label)}
         for label in REMOVED if label in seen
     ]  # fmt: skip
+    c4 = plan.recipe.filters.c4
+    for step in steps:
+        if step["step"] == "c4" and c4 is not None and c4.cut_lines:
+            step["lines_cut"] = cut
     totals = {name: sum(of[name] for of in sources.values()) for name in ("read", "kept", "held_out", "tokens")}
     spent = {name: round(value, 2) for name, value in seconds.items() if value}
     return {**totals, "sources": sources, "steps": steps, "seconds": spent}
@@ -119,6 +125,7 @@ def page(facts: Json) -> str:
 
 def _section(step: Json) -> str:
     why = ", ".join(f"{escape(reason)}: {count:,}" for reason, count in step["reasons"].items())
+    why += f"; {step['lines_cut']:,} lines cut out of documents" if step.get("lines_cut") else ""
     shown = "".join(
         f"<figure><figcaption>{escape(sample['source'])} · {escape(sample['place'])}"
         f"{' · ' + escape(sample['reason']) if sample['reason'] else ''}</figcaption>"

@@ -25,7 +25,6 @@ from datatrove.pipeline.dedup import (  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.dedup.minhash import MinhashConfig  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.filters import (  # pyright: ignore[reportMissingImports]
-    C4QualityFilter,
     FineWebQualityFilter,
     GopherQualityFilter,
     GopherRepetitionFilter,
@@ -153,7 +152,7 @@ class _Tasks:
 def _filters(filters: Filters, at: Path) -> Steps:
     """The filters that the recipe has, with its numbers."""
     kinds: dict[str, Any] = {
-        "gopher_repetition": GopherRepetitionFilter, "gopher_quality": GopherQualityFilter, "c4": C4QualityFilter,
+        "gopher_repetition": GopherRepetitionFilter, "gopher_quality": GopherQualityFilter, "c4": steps.ByLine,
         "fineweb_quality": FineWebQualityFilter,
     }  # fmt: skip
     found: Steps = []

@@ -15,6 +15,7 @@ from typing import Any
 from datatrove.data import Document  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.base import PipelineStep  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.dedup.minhash import MinhashDedupCluster  # pyright: ignore[reportMissingImports]
+from datatrove.pipeline.filters import C4QualityFilter  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.filters.base_filter import BaseFilter  # pyright: ignore[reportMissingImports]
 from datatrove.utils.binaryio import read_tuples_from_file  # pyright: ignore[reportMissingImports]
 
@@ -96,6 +97,22 @@ def _model(path: str) -> Any:
 
     with reading(path, "name a fastText model such as lid.176.bin"):
         return _FastText(path)
+
+
+class ByLine(C4QualityFilter):
+    """C4's rules; unless they are to cut lines, a document that stays keeps all of its text."""
+
+    def __init__(self, cut_lines: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.cut_lines = cut_lines
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        """datatrove's verdict, and its cut text only where it is wanted."""
+        text = doc.text
+        found = super().filter(doc)
+        if not self.cut_lines:
+            doc.text = text
+        return found
 
 
 class IsClean(BaseFilter):
