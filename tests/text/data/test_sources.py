@@ -131,7 +131,12 @@ def test_a_folder_gives_its_files_in_order_without_hidden_and_empty_ones(tmp_pat
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not valid JSON"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', "line 2 is not an object"),
         ("a.jsonl", b'{"text": "a"}\n{"story": "b"}\n', "line 2 has no text in a field 'text': say which of story"),
-        ("a.jsonl", b'{"text": 7}\n', "line 1 has no text"),
+        ("a.jsonl", b'{"text": 5}\n', "line 1 holds a number and no text in the field 'text': correct or remove it"),
+        (
+            "a.jsonl",
+            b'{"text": [], "q": 1}\n',
+            "line 1 holds a list and no text .*: correct it, or say which of q with",
+        ),
         ("a.jsonl", b"", "holds no text"),
         ("a.json", b"{}", "is not a list of objects, nor lines"),
         ("a.json", b'["a"]', "entry 1 is not an object"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
@@ -164,13 +164,28 @@ def _texts(source: str, table: Iterable[Row], field: str) -> Iterator[str]:
     empty = True
     for place, fields in table:
         if not isinstance(text := fields.get(field), str):
-            advice = f"say which of {shown(fields)} with --field, or read them as conversations with --kind chat"
-            raise UserError(f"{place} has no text in a field {quoted(field)}: {advice}")
+            raise no_text(place, fields, field, "with --field, or read them as conversations with --kind chat")
         if text:
             empty = False
             yield text
     if empty:
         raise UserError(f"{source} holds no text")
+
+
+def no_text(place: str, fields: Mapping[str, Any], field: str, how: str) -> UserError:
+    """The error for a row without text in a field; `how` another field is named."""
+    others = [name for name in fields if name != field]
+    advice = f"say which of {shown(others)} {how}"
+    if field not in fields:
+        return UserError(f"{place} has no text in a field {quoted(field)}: {advice}")
+    kind = _KINDS.get(type(fields[field]), "something else")
+    advice = f"correct it, or {advice}" if others else "correct or remove it"
+    return UserError(f"{place} holds {kind} and no text in the field {quoted(field)}: {advice}")
+
+
+_KINDS = {
+    int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object", type(None): "nothing",
+}  # fmt: skip
 
 
 def _pieces(path: Path, way: ReadOptions) -> Iterator[str]:

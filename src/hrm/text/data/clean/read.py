@@ -13,10 +13,10 @@ from datatrove.pipeline.base import PipelineStep  # pyright: ignore[reportMissin
 from datatrove.pipeline.extractors import Trafilatura  # pyright: ignore[reportMissingImports]
 from datatrove.pipeline.readers.huggingface import HuggingFaceDatasetReader  # pyright: ignore[reportMissingImports]
 
-from hrm.files.reading import UserError, needs, opened, reading, shown
+from hrm.files.reading import UserError, needs, opened, reading
 from hrm.text.data.clean.plan import Share, form
 from hrm.text.data.clean.recipe import Source
-from hrm.text.data.sources import documents, rows
+from hrm.text.data.sources import documents, no_text, rows
 
 TABLES = ".jsonl", ".ndjson", ".json", ".parquet"
 ARCHIVES = ".warc", ".wet"
@@ -93,8 +93,7 @@ class Read(PipelineStep):
 
 def _text(place: str, fields: Mapping[str, Any], source: Source) -> str:
     if not isinstance(text := fields.get(source.field), str):
-        advice = f"say which of {shown(fields)} with `field:`"
-        raise UserError(f"{place} has no text in a field {source.field!r}: {advice}")
+        raise no_text(place, fields, source.field, "with `field:`")
     return text
 
 
