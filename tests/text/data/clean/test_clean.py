@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +143,56 @@ def test_manifest(corpus: Path) -> None:
 def test_a_corpus_is_not_replaced_by_accident(corpus: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(corpus)]) == 2
     assert "exists: choose another --out, or add --overwrite" in capsys.readouterr().err
+
+
+def test_begun_work_is_kept_until_the_plan_is_known_to_work(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = home / "begun.work" / "plan.json"
+    begun.parent.mkdir()
+    begun.write_text("{}")
+    (home / "none.yaml").write_text("sources: [{name: a, path: none}]")
+    command = ["--out", str(home / "begun"), "--overwrite"]
+    assert main(["data", "clean", str(home / "none.yaml"), *command]) == 2
+    assert "there is no file none" in capsys.readouterr().err
+    (home / "dry.yaml").write_text("sources: [{name: a, path: second.txt}]\ntokenizer: bpe:400")
+    far = ["--executor", "slurm", "--partition", "cpu", "--dry-run"]
+    assert main(["data", "clean", str(home / "dry.yaml"), *command, *far]) == 0
+    assert begun.read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["k[1]", "p[1]/k", "k*", "k::x"])
+def test_places_that_look_like_patterns(
+    home: Path, capsys: pytest.CaptureFixture[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = (home / name).parent
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", Path(name).name]) == 2
+    assert "in its path, a sign of patterns: choose a place without it" in capsys.readouterr().err
+    assert not (folder / f"{Path(name).name}.work").exists()
+
+
+def test_a_tokenizer_without_an_end(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(home / "endless.json"))
+    (home / "endless.yaml").write_text("sources: [{name: a, path: second.txt}]\ntokenizer: endless.json")
+    far = ["--executor", "slurm", "--partition", "cpu", "--dry-run"]
+    assert main(["data", "clean", str(home / "endless.yaml"), "--out", str(home / "far"), *far]) == 2
+    assert "has no end token" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from hrm.text.data.clean import run
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(run, "_spell", lambda _: None)
+    monkeypatch.setattr(run, "_task", full)
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "full")]) == 1
+    said = capsys.readouterr().err
+    assert f"working in {home / 'full.work'}: no space is left on the device; what is complete is kept" in said
 
 
 def test_scripts_for_slurm(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

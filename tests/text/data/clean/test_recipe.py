@@ -43,6 +43,10 @@ def test_written_and_read_back(tmp_path: Path) -> None:
         (SOURCE + "language: {model: lid.bin}", "nothing is downloaded"),
         (SOURCE + "decontaminate: {files: [test.jsonl]}", "there is no file test.jsonl"),
         (SOURCE + "tokenizer: bpe:many", "bpe:N"),
+        (SOURCE + "tokenizer: bpe:1", "tokenizer 'bpe:1' must be bpe:N with N at least 257 and at most 1,000,000"),
+        (SOURCE + "tokenizer: bpe:99999999999999999999", "tokenizer 'bpe:99999999999999999999' must be bpe:N"),
+        ("sources: [{name: a, path: a.txt, weight: 1.e-300}]", "weight' must be at least 1e-06"),
+        ("sources: [{name: Corpus.json, path: a.txt}]", "'Corpus.json' is a file of every corpus"),
         ("sources: [{name: a, path: a.txt}, {name: A, path: a.txt}]", "comes twice"),
         ("sources: [{name: a, path: a.txt, weight: 1}, {name: b, path: a.txt}]", "b has none"),
         ("sources: [{name: ../a, path: a.txt}]", "a name that a folder can have"),
@@ -81,6 +85,36 @@ def test_another_recipe_does_not_go_on_with_this_work(tmp_path: Path) -> None:
         Plan.make(Recipe.read(_changed(tmp_path, SOURCE + "pii: false")), work, 1).begin()
 
 
+def test_changed_files_beside_the_sources_are_noticed(tmp_path: Path) -> None:
+    for name in ("eval.txt", "lid.bin", "spelling.json", "folder/vocab.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    beside = "decontaminate: {files: [eval.txt]}\nlanguage: {model: lid.bin}\ntokenizer: "
+    for tokenizer, names in (("spelling.json", ["eval.txt", "lid.bin", "spelling.json"]), ("folder", ["vocab.json"])):
+        plan = Plan.make(recipe(tmp_path, SOURCE + beside + tokenizer), tmp_path / f"{tokenizer}.work", 1)
+        plan.begin()
+        for path in (path for name in names for path in tmp_path.rglob(name)):
+            path.write_text("newer")
+            with pytest.raises(UserError, match=rf"the file {path} changed since"):
+                plan.begin()
+            (plan.work / "plan.json").unlink()
+            plan.begin()
+
+
+def test_brackets_in_the_names_of_files(tmp_path: Path) -> None:
+    for name in ("w[1].jsonl", "w1.jsonl", "x1.jsonl"):
+        (tmp_path / "p[1]" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "p[1]" / name).write_text("{}")
+
+    def files(path: str) -> list[str]:
+        made = recipe(tmp_path / "p[1]", f"sources: [{{name: a, path: '{path}'}}]")
+        return [Path(file).name for _, found, _, _ in Plan.make(made, tmp_path / "work", 1).shares for file in found]
+
+    assert files("w[1].jsonl") == ["w[1].jsonl"]  # and not w1.jsonl, which it matches
+    assert files("x[1].jsonl") == ["x1.jsonl"]
+    assert files("*1.jsonl") == ["w1.jsonl", "x1.jsonl"]
+
+
 def _changed(folder: Path, text: str) -> Path:
     (folder / "recipe.yaml").write_text(text)
     return folder / "recipe.yaml"
@@ -98,6 +132,12 @@ def test_text_of_an_evaluation_is_found(tmp_path: Path) -> None:
     assert index.find("they ask how many rivers meet below the bridge of sighs today") == str(tmp_path / "more.csv")
     assert index.find("Which of the seven hills of the old town was built upon last") is None  # twelve words
     assert index.find("yes") is None and index.find("") is None
+
+
+def test_a_long_passage_of_an_evaluation(tmp_path: Path) -> None:
+    passage = " ".join(f"word{number}" for number in range(20_000))
+    (tmp_path / "long.csv").write_text(f"id,passage\n1,{passage}\n")
+    assert Index([str(tmp_path / "long.csv")], n_grams=13, shortest=8).find(passage[-500:])
 
 
 def _archive(path: Path, records: list[tuple[str, str, bytes, str]]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hrm.files.reading import UserError, reading, text_of
+from hrm.files.reading import WHOLE, UserError, reading, text_of
 from hrm.text.data.clean.plan import form
 from hrm.text.data.sources import rows
 
@@ -87,9 +87,13 @@ def _texts(path: Path) -> Iterator[str]:
         for row in rows(path):
             yield from _strings(row.fields)
     elif ending == ".csv":
-        with reading(path):
-            for line in csv.reader(io.StringIO(text_of(path))):
-                yield from line
+        before = csv.field_size_limit(WHOLE)  # a passage may be longer than the module allows
+        try:
+            with reading(path):
+                for line in csv.reader(io.StringIO(text_of(path))):
+                    yield from line
+        finally:
+            csv.field_size_limit(before)
     elif ending == ".txt":
         text = text_of(path)
         yield text

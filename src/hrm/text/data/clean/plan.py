@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
@@ -46,10 +47,20 @@ class Plan:
             if not number:
                 facts[f"source {source.name}"] = {name: value for name, value in vars(source).items() if value}
                 facts[f"tasks of {source.name}"] = count
-                for file in files:
-                    state = Path(file).stat()
-                    facts[f"the file {file}"] = [state.st_size, state.st_mtime_ns]
+                facts |= {f"the file {file}": _state(Path(file)) for file in files}
+        facts |= {f"the file {file}": _state(file) for file in self._beside()}
         return json.loads(json.dumps(facts))
+
+    def _beside(self) -> Iterator[Path]:
+        """The files that are read beside those of the sources: evaluations, the model of languages, the tokenizer."""
+        recipe = self.recipe
+        yield from map(Path, recipe.decontaminate.files if recipe.decontaminate else ())
+        if recipe.language is not None:
+            yield Path(recipe.language.model)
+        tokenizer = Path(recipe.tokenizer).expanduser()
+        if recipe.tokenizer != "char" and os.path.exists(tokenizer):  # else bpe:N or a name of the Hub
+            within = sorted(tokenizer.iterdir()) if tokenizer.is_dir() else [tokenizer]
+            yield from (file for file in within if file.is_file() and not file.name.startswith("."))
 
     def begin(self) -> None:
         """Note down what is done here; UserError where something else was begun."""
@@ -74,6 +85,12 @@ def form(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in PACKINGS else path).suffix.lower()
 
 
+def _state(file: Path) -> list[int]:
+    """What changes with the content of a file."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
 def _files(source: Source) -> list[str]:
     """The files of a source, in order; UserError where there is none that can be read."""
     path = Path(str(source.path)).expanduser()
@@ -81,7 +98,8 @@ def _files(source: Source) -> list[str]:
         found = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size]
         found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     else:
-        found = [Path(name) for name in sorted(glob(str(path), recursive=True)) if Path(name).is_file()]
+        named = [str(path)] if path.is_file() else sorted(glob(str(path), recursive=True))
+        found = [Path(name) for name in named if Path(name).is_file()]
     if not found:
         raise UserError(f"source {source.name}: there is no file {source.path}")
     for file in found:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from hrm.files import names
-from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, Range
+from hrm.files.ranges import BELOW_ONE, Range
 from hrm.files.reading import SMALL, UserError, quoted, text_of, yaml_of
 from hrm.settings import overlay
+from hrm.text.config import PAIRS
+from hrm.text.data.corpus import MANIFEST
 
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(0, 10**9)]
@@ -37,7 +40,7 @@ class Source:
     """What stands between the documents of a text file, such as "\\n"; without it a file is one document."""
     extract: bool | None = None
     """Whether the text is HTML, of which the main part is taken; default: of WARC files."""
-    weight: Annotated[float, Range(ABOVE_ZERO, 1e12)] | None = None
+    weight: Annotated[float, Range(1e-6, 1e12)] | None = None
     """Share of the rows a training reads, relative to the others; default: its number of tokens."""
     licence: str = ""
     origin: str = ""
@@ -200,11 +203,14 @@ class Recipe:
     def below(self, folder: Path) -> Recipe:
         """The same with the paths of its files made relative to a folder, where they are found there."""
 
-        def found(name: str) -> str:
-            here = folder / Path(name).expanduser()
-            return str(here) if glob(str(here), recursive=True) else name
+        def found(name: str, patterns: bool = False) -> str:
+            path = Path(name).expanduser()
+            if os.path.exists(folder / path):
+                return str(folder / path)
+            pattern = str(Path(escape(str(folder))) / path)
+            return pattern if patterns and glob(pattern, recursive=True) else name
 
-        sources = [replace(each, path=each.path and found(each.path)) for each in self.sources]
+        sources = [replace(each, path=each.path and found(each.path, patterns=True)) for each in self.sources]
         language = self.language and replace(self.language, model=found(self.language.model))
         against = self.decontaminate
         against = against and replace(against, files=tuple(map(found, against.files)))
@@ -259,6 +265,8 @@ def _check(recipe: Recipe, where: Path) -> None:
             raise UserError(f"{named} needs a name that a folder can have ({why or 'it begins with a dot'})")
         if source.name.lower() in seen:
             raise UserError(f"{named}: the name {quoted(source.name)} comes twice: give each source its own")
+        if source.name.lower() == MANIFEST:
+            raise UserError(f"{named}: {quoted(source.name)} is a file of every corpus: give it another name")
         seen.add(source.name.lower())
         if (source.path is None) == (source.hub is None):
             raise UserError(f"{named} ({source.name}) needs either a path or a hub")
@@ -279,5 +287,8 @@ def _check(recipe: Recipe, where: Path) -> None:
     for file in recipe.decontaminate.files if recipe.decontaminate else ():
         if not Path(file).is_file():
             raise UserError(f"{where}: decontaminate.files: there is no file {file}")
-    if recipe.tokenizer.startswith("bpe:") and not recipe.tokenizer[4:].isdecimal():
-        raise UserError(f"{where}: tokenizer must be bpe:N with N a number such as bpe:32000")
+    kind, _, pairs = recipe.tokenizer.partition("bpe:")
+    if not kind and not (pairs.isdecimal() and PAIRS.least <= float(pairs) <= PAIRS.most):
+        raise UserError(
+            f"{where}: tokenizer {quoted(recipe.tokenizer)} must be bpe:N with N {PAIRS}, such as bpe:32000"
+        )

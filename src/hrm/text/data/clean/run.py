@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrm.files import names
-from hrm.files.output import Refused, check_utf8
+from hrm.files.output import Refused, check_utf8, refused
 from hrm.files.reading import UserError, needs
 from hrm.files.records import Json
 from hrm.progress import bar
@@ -66,25 +66,26 @@ def clean(recipe: Recipe, out: Path, how: How | None = None, console: Console | 
         plan = Plan.make(recipe, work, how.tasks)
         if how.dry_run:
             return {"scripts": _scripts(plan, how)}
+        if how.overwrite:
+            discard(work)
         plan.begin()
         if how.executor == "slurm" and not (work / "logs" / "finish" / "completions" / "00000").exists():
             return {"submitted": _submit(plan, how)}  # given again when that has ended, the command continues below
-        if how.executor == "ray":
-            _ray(plan, how)
-        elif how.executor == "local":
-            _local(plan, how, console)
+        with refused(f"working in {work}", lambda: "what is complete is kept: the same command continues from there"):
+            if how.executor == "ray":
+                _ray(plan, how)
+            elif how.executor == "local":
+                _local(plan, how, console)
         return _put(plan, out, how)
 
 
 def _free(out: Path, work: Path, overwrite: bool) -> None:
-    """UserError for places that are taken; `overwrite` empties the work folder, and none that is something else."""
+    """UserError for places that are taken; `overwrite` lets ours be replaced."""
     for path, mark in ((out, "train/corpus.json"), (work, "plan.json")):
         ours = (path / mark).is_file() or (path.is_dir() and not any(path.iterdir()))
         if os.path.lexists(path) and not ours:
             raise UserError(f"{path} exists and is no corpus: choose another --out")
-    if overwrite:
-        discard(work)
-    elif os.path.lexists(out):
+    if not overwrite and os.path.lexists(out):
         raise UserError(f"{out} exists: choose another --out, or add --overwrite")
 
 
@@ -108,9 +109,12 @@ def _check(recipe: Recipe, out: Path, how: How) -> None:
             )
     elif how.dry_run:
         raise UserError("--dry-run shows the scripts for Slurm: add --executor slurm")
-    if how.executor != "local":
+    if how.executor != "local" or how.overwrite:  # else a process of the pool looks, which has to load it anyway
         _spell(recipe.tokenizer)
     check_utf8(out)
+    for mark in ("*", "?", "[", "::"):  # below such a path datatrove would find no duplicates
+        if mark in str(out.absolute()):
+            raise UserError(f"{out.absolute()} has {mark} in its path, a sign of patterns: choose a place without it")
     names.apart(out, [source.path for source in recipe.sources])
 
 
@@ -162,9 +166,9 @@ def _executor(plan: Plan, stage: Stage, pipeline: Any = ()) -> Any:
 
 
 def _spell(kind: str) -> None:
-    """UserError for a tokenizer that cannot be loaded, before hours of work."""
-    if not kind.startswith("bpe:") and kind != "char":
-        load_tokenizer(kind)
+    """UserError for a tokenizer that cannot be used, before hours of work."""
+    if not kind.startswith("bpe:") and kind != "char" and load_tokenizer(kind).eos_token_id is None:
+        raise UserError(f"{kind} has no end token (eos_token), which separates documents: set one")
 
 
 def _task(plan: Plan, number: int, rank: int) -> None:

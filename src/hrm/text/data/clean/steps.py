@@ -204,8 +204,6 @@ class Tokenizer(PipelineStep):
             made = train_bpe(self._sample(), int(self.kind[4:]))
         else:
             made = make_tokenizer(self.kind, every)
-        if made.eos_token_id is None:
-            raise UserError(f"{self.kind} has no end token (eos_token), which separates documents: set one")
         made.save_pretrained(self.out)
 
     def _sample(self) -> Iterator[str]:
