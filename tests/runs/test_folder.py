@@ -129,6 +129,7 @@ def test_an_old_run_stays_when_a_new_one_cannot_be_made(run: Run) -> None:
     with pytest.raises(UserError, match="line 7"):
         Run.create(run.path, Config(seed=9), BOARD, overwrite=True, fill=fill)
     assert Run.open(run.path, Config).config.seed == 5
+    assert not (run.path / ".tmp-run-new").exists()
     assert Run.create(run.path, Config(seed=9), BOARD, overwrite=True).config.seed == 9
     assert not (run.path / ".tmp-run-new").exists()
 

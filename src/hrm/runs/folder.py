@@ -65,7 +65,11 @@ class Run(Generic[C]):
         durable.write(new / "config.yaml", to_yaml(config))
         durable.write(new / "metrics.jsonl", "")
         if fill is not None:
-            fill(new)
+            try:
+                fill(new)
+            except UserError:
+                durable.discard(new)
+                raise
         facts: Json = {
             "format": FORMAT, "kind": config.family, "board": dict(board), "version": _version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "data": manifest.of(new / "data"),

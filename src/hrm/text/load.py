@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from hrm.core.devices import device_of, dtype_of
@@ -177,6 +177,7 @@ def load_model(path: Path, **more: Any) -> HRMForCausalLM:
             logging.disable_progress_bar()
             end.callback(logging.enable_progress_bar)
         model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **more)
+        check_numbers(model, path)
         for name, value in vars(model.generation_config).items():
             wanted = bool if name.startswith(("use_", "output_", "return_", "do_")) else int | float | str | list | dict
             if value is not None and not name.startswith("_") and not isinstance(value, wanted):
@@ -251,3 +252,11 @@ def fill(model: HRMForCausalLM, weights: dict[str, Tensor], where: Path) -> None
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{where} does not hold the weights that its run describes: {reason(error)}") from error
+    check_numbers(model, where)
+
+
+def check_numbers(model: PreTrainedModel, where: Path) -> None:
+    """UserError for weights that are NaN, which nothing after them would notice."""
+    for name, tensor in model.state_dict().items():
+        if type(tensor) is Tensor and tensor.is_floating_point() and tensor.sum().isnan():
+            raise UserError(f"{where} gives no numbers (NaN) in {quoted(name)}: its weights are damaged")

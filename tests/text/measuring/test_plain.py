@@ -147,3 +147,29 @@ def test_our_own_folders_stay_what_they_are(folder: Path, tmp_path: Path):
     from hrm.text.measuring.plain import is_plain
 
     assert is_plain(folder) and not is_plain(saved(tmp_path / "own")) and not is_plain(tmp_path)
+
+
+@pytest.mark.parametrize("make", [saved_gpt2, saved])
+def test_a_model_without_a_tokenizer_is_not_measured(tmp_path: Path, capsys: Any, make: Any):
+    made = make(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    (made / "tokenizer.json").unlink()
+    (made / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    said = f"{made} has no tokenizer: save the model's own there\n"
+    assert refused(capsys, "eval", str(made), "--data", str(tmp_path / "text.txt")).endswith(said)
+    (made / "tokenizer_config.json").unlink()
+    assert refused(capsys, "eval", str(made), "--data", str(tmp_path / "text.txt")).endswith(said)
+
+
+@pytest.mark.parametrize("make", [saved_gpt2, saved])
+def test_weights_that_are_no_numbers_get_no_score(tmp_path: Path, capsys: Any, make: Any):
+    from safetensors.torch import load_file, save_file
+
+    made = make(tmp_path / "model")
+    weights = load_file(made / "model.safetensors")
+    name = sorted(weights)[-1]
+    weights[name].view(-1)[-1] = torch.nan
+    save_file(weights, made / "model.safetensors", {"format": "pt"})
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    said = refused(capsys, "eval", str(made), "--data", str(tmp_path / "text.txt"))
+    assert said.endswith(f"{made} gives no numbers (NaN) in '{name}': its weights are damaged\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hrm.text.data import ReadOptions, make_tokenizer
 from hrm.text.data.forms import preferences
 from hrm.text.load import load_text, quantised
 from hrm.text.training.preference import DrawnPairs, by_depth, preference_loss
+from hrm.text.training.source import Source
 from tests.text.data.texts import lines
 from tests.text.model import small
 from tests.text.training.test_text import FLAGS, SHAPE, last_weights
@@ -149,6 +151,9 @@ def test_pairs_are_read_in_their_forms(tmp_path: Path) -> None:
     twice = [*asked, {"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "", "rejected": "b"}]
     assert len(list(preferences(rows(tmp_path, data=twice), ReadOptions(said.append)))) == 3
     assert "1 the same answer twice, 1 with an empty answer" in said[0].replace("left out: ", "")
+    other = [*asked, {"chosen": [question, good], "rejected": [{**question, "content": "else"}, bad]}]
+    assert len(list(preferences(rows(tmp_path, data=other), ReadOptions(said.append)))) == 3
+    assert "left out: 1 with no question in common" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,17 @@ def test_rows_that_are_no_pairs_end_in_one_sentence(tmp_path: Path, data: Any, r
         list(preferences(rows(tmp_path, data=data)))
 
 
+def test_nothing_is_said_of_pairs_that_do_not_fit(tmp_path: Path) -> None:
+    pairs = [{"prompt": "a", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(20)]
+    said: list[str] = []
+    nobody: Any = None
+    settings = replace(TextConfig().text, kind="preference", length=8, holdout=0.5)
+    source = Source(TextConfig(data=rows(tmp_path, data=pairs), text=settings), said.append)
+    with pytest.raises(UserError, match="no pair of answers fits"):
+        source.pack(make_tokenizer("char", ["abdgo 0123456789"]), tmp_path / "packed", nobody)
+    assert len(said) == 1 and "20 rows of chosen" in said[0]
+
+
 @pytest.mark.slow
 def test_mistakes_with_preferences_end_in_one_sentence(asked: Path, tmp_path: Path, capsys: Any) -> None:
     data, out = rows(tmp_path, "pairs.jsonl", PAIRS), tmp_path / "out"
@@ -179,7 +195,7 @@ def test_mistakes_with_preferences_end_in_one_sentence(asked: Path, tmp_path: Pa
     ):
         capsys.readouterr()
         assert hrm([*call, *words]) == 2 and reason in capsys.readouterr().err.splitlines()[-1]
-        assert not (out / "run.json").exists()
+        assert not out.exists()
 
 
 @pytest.mark.slow

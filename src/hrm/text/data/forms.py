@@ -114,6 +114,9 @@ def _preference(row: Row) -> Preference:
         chosen, rejected = _pair(*asked, "chosen"), _pair(*asked, "rejected")
     if chosen == rejected:
         raise RowLeftOut("the same answer twice")
+    asked_of = [[turn for turn in side if turn["role"] != "assistant"] for side in (chosen, rejected)]
+    if asked_of[0] != asked_of[1]:
+        raise RowLeftOut("no question in common")
     return chosen, rejected
 
 

@@ -26,6 +26,8 @@ END, UNKNOWN = "<|end|>", "<|unknown|>"
 _END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END, _END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 """What the end of a document is called in files that do not say so."""
+_SAVED = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
+"""Files of which a saved tokenizer has at least one."""
 
 
 def make_tokenizer(kind: str | Path, documents: Iterable[str] = ()) -> PreTrainedTokenizerFast:
@@ -111,12 +113,19 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
 
 
 def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder that transformers wrote; it has read and written a text, so that faults show here."""
+    """The tokenizer of a folder that transformers wrote; it has read and written a text, so that faults show here.
+    UserError for a folder without one."""
     from transformers import AutoTokenizer
 
     names.folder_of_files(folder)
+    nothing = UserError(f"{folder} has no tokenizer: save the model's own there")
+    if not any(file for pattern in _SAVED for file in folder.glob(pattern)):
+        raise nothing
     with code_refused(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Where the vocabulary is missing, transformers makes one of the special tokens alone.
+        if not {*tokenizer.get_vocab()} - {*tokenizer.all_special_tokens, "▁"}:
+            raise nothing
         tokenizer.decode(tokenizer("a b")["input_ids"], skip_special_tokens=True)
         if not isinstance(tokenizer.chat_template, str | dict | None):
             raise ValueError("its chat template is no text")

@@ -20,7 +20,7 @@ from hrm.files.reading import SMALL, UserError, json_of, quoted, reading, shown
 from hrm.files.records import Json
 from hrm.text.data import Tokens
 from hrm.text.data.tokenizers import code_refused, saved_tokenizer
-from hrm.text.load import TextModel
+from hrm.text.load import TextModel, check_numbers
 from hrm.text.measuring.losses import Fixed, LossTotals, Measured, TokenScores, WindowsRead
 from hrm.text.measuring.subject import Plain
 from hrm.text.model import HRMConfig
@@ -76,6 +76,7 @@ def load_plain(path: str | Path, device: str | None = None, precision: str | Non
         model, found = loaded
         if missing := sorted(found["missing_keys"]):
             raise UserError(f"{path} lacks the weights {shown(missing, 3)}: save the model again")
+        check_numbers(model, path)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(f"{path} has a tokenizer without tokenizer.json: save it again with a fast one")
         if len(tokenizer) > (size := model.get_input_embeddings().num_embeddings):

@@ -45,13 +45,18 @@ class Source:
             self.held = corpus.texts(others, text.field, self.way) if others else None
         if self.held is None and text.holdout:
             self.items, self.held = corpus.hold_out(self.items, text.holdout)
-        if self.held is None or text.kind == "gym":
-            return
+        if text.kind != "preference":  # of these not all may fit
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """Say what makes the held-out part doubtful."""
         kept, held = self.items, self.held
-        if text.kind == "preference":
+        if held is None or self.config.text.kind == "gym":
+            return
+        if self.config.text.kind == "preference":
             kept, held = ([chosen for chosen, _ in part] for part in (kept, held))
         for doubt in corpus.doubts(kept, held):
-            say(doubt)
+            self.way.say(doubt)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer in the settings; one of characters knows those of the training part."""
@@ -85,3 +90,5 @@ class Source:
                 reporter.say(f"{len(items):,} questions are held out; none is trained on ({out})")
             if packed.facts["unknown"]:
                 reporter.say(f"{packed.facts['unknown']:,} tokens of {name} are unknown to the tokenizer")
+        if self.config.text.kind == "preference":
+            self._doubt()
