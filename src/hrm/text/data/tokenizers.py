@@ -123,8 +123,9 @@ def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise nothing
     with code_refused(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # Where the vocabulary is missing, transformers makes one of the special tokens alone.
-        if not {*tokenizer.get_vocab()} - {*tokenizer.all_special_tokens, "▁"}:
+        # Where the vocabulary is missing, transformers makes one of the special tokens alone; a learner begins with it.
+        written = (folder / "tokenizer.json").is_file()
+        if not written and not {*tokenizer.get_vocab()} - {*tokenizer.all_special_tokens, "▁"}:
             raise nothing
         tokenizer.decode(tokenizer("a b")["input_ids"], skip_special_tokens=True)
         if not isinstance(tokenizer.chat_template, str | dict | None):
