@@ -18,6 +18,7 @@ from hrm.cli.main import main as hrm
 from hrm.cli.plan import show
 from hrm.settings import load_preset
 from hrm.text.config import TextConfig
+from hrm.text.data import Packed, encode, make_tokenizer
 from hrm.text.load import configure
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.supervision import supervision
@@ -178,3 +179,13 @@ def test_a_script_takes_no_command_from_a_recipes_name() -> None:
     made = sbatch("a", ["train", "x\nrm -rf y.yaml", "--data", "CORPUS", "--out", "runs/a b"], 16, 8, 40)
     assert "train 'x\nrm -rf y.yaml' --data" in made
     assert "if [ -f 'runs/a b'/run.json ]" in made and "--resume 'runs/a b'" in made and "--time=1-16:00:00" in made
+
+
+def test_a_plan_counts_the_tokens_of_the_tokenizer_beside_packed_data(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("char", ["abc"])
+    Packed.write(tmp_path / "train", tokenizer, encode(tokenizer, ["abcabc"]))
+    config = replace(load_preset("gpt2-1.5b", TextConfig), data=str(tmp_path))
+    before = plan(config).parameters
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    fewer = 50_257 - len(tokenizer)
+    assert before - plan(config).parameters in (fewer * 3072, 2 * fewer * 3072)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,9 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from hrm.files.reading import UserError
 from hrm.files.records import Record
 from hrm.text.config import TextConfig, saved
+from hrm.text.data import tokenizer_of
 from hrm.text.load import configure
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.supervision import supervision
+from hrm.text.training.source import in_place
 from hrm.training.memory import Memory, training_memory
 
 _PARTS = {"model.recurrence.fast": "fast stack", "model.recurrence.slow": "slow stack", "lm_head": "output layer"}
@@ -121,7 +124,8 @@ def _step(model: HRMForCausalLM, rows: int, length: int) -> None:
 
 def _shape(config: TextConfig) -> HRMConfig:
     file = saved(config.model) if config.model else None
-    shape = configure(config, None, HRMConfig.from_pretrained(file.parent) if file else None)
+    tokenizer = tokenizer_of(Path(config.data)) if file is None and config.data and in_place(config) else None
+    shape = configure(config, tokenizer, HRMConfig.from_pretrained(file.parent) if file else None)
     length = config.text.length
     if length > shape.max_position_embeddings:
         raise UserError(f"--text.length {length} is longer than the model's {shape.max_position_embeddings} positions")

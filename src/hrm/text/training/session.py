@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.plan import count
 from hrm.text.training.preference import HeldOutPairs, PreferenceTrainer, likelihoods, measure
-from hrm.text.training.source import Source
+from hrm.text.training.source import Source, in_place
 from hrm.text.training.trainer import TextTrainer
 from hrm.training import cluster
 from hrm.training.interrupt import Abandoning
@@ -55,8 +56,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.held_out: Tokens | Pairs | None = None
         self.measured: _HeldOutText | HeldOutPairs | None = None
         self.prefers = config.text.kind == "preference"
-        self.in_place = config.text.kind == "rows" or (config.data is not None and corpus.is_packed(config.data))
-        """Whether the data are packed already."""
+        self.in_place = in_place(config)
 
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
         config = self.config
@@ -110,6 +110,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         model = model.to(device_of(train.device))
         for part in sorted(data.iterdir()):
             pairs = Pairs(Packed.open(part, tokenizer))
+            reporter.say(f"computing what the model before says of {pairs.rows:,} answers ({part.name})")
             with share("the model before", reporter.console) as done:
                 np.save(part / REFERENCE, likelihoods(model, pairs, -(-train.batch_size // train.accumulate), done))
         model.to("cpu")
@@ -163,6 +164,11 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         rows, held_out = self._training.epoch(self.config.text.length), self.held_out.count if self.held_out else 0
         unit = "pairs of answers" if self.prefers else "rows"
         return f"{self._training.count:,} tokens ({rows:,} {unit}), {held_out:,} held out"
+
+    def notes(self) -> Iterator[str]:
+        if self.held_out is None:
+            how = "--validation FOLDER" if self.in_place else "--validation FILE or --text.holdout 0.1"
+            yield f"nothing is held out, so no best checkpoint can be chosen and the newest is taken: see {how}"
 
     def measures(self, trainer: TextTrainer) -> _HeldOutText | HeldOutPairs | None:
         if isinstance(self.held_out, Pairs):

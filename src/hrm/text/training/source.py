@@ -19,6 +19,11 @@ from hrm.text.data.tokenizers import add_frame
 from hrm.training.progress import Reporter
 
 
+def in_place(config: TextConfig) -> bool:
+    """Whether the data are packed already, and read where they are."""
+    return config.text.kind == "rows" or (config.data is not None and corpus.is_packed(config.data))
+
+
 class Source:
     """The training and the held-out part of the data, before tokenization."""
 
