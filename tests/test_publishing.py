@@ -101,6 +101,20 @@ def test_a_saved_folder_is_published_with_its_own_files_alone(tmp_path: Path, ca
     assert "license: other\nlicense_name: mine-1.0\nlicense_link: LICENSE" in shown
 
 
+def test_what_is_not_of_a_saved_model_stays_here(tmp_path: Path, capsys: Any) -> None:
+    source, out = small.saved(tmp_path / "saved"), tmp_path / "hub"
+    code = (source / "modeling_hrm.py").read_text()
+    (source / "modeling_hrm.py").write_text("secret = 1")
+    (source / "optimizer.safetensors").write_bytes((source / "model.safetensors").read_bytes())
+    (source / "README.md").write_text(
+        "# Mine\n\nTrained on /home/alice/secret/data.txt.\nSee https://x.org/a/b and a/b/c\n"
+    )
+    assert main(["push", str(source), "me/x", "--licence", "mit", "--dry-run", "--out", str(out)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "README.md, line" in line]
+    assert len(said) == 1 and "README.md, line 3: the path '/home/alice/secret/data.txt" in said[0]
+    assert (out / "modeling_hrm.py").read_text() == code and not (out / "optimizer.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_a_learner_is_published_with_the_names_of_its_books(tmp_path: Path, capsys: Any) -> None:
     flags = ["--arch.dim", "16", "--arch.heads", "2", "--epochs", "1", "--length", "24", "--stride", "24"]

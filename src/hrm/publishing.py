@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from hrm.files import names
-from hrm.files.reading import UserError, nearest, quoted, reason, text_of
+from hrm.files.reading import UserError, json_of, nearest, quoted, reading, reason, text_of
 from hrm.files.records import Json
 from hrm.puzzles.config import Config
 from hrm.runs import Run, durable
@@ -26,8 +26,9 @@ LICENCES = {
     )
 }  # fmt: skip
 """What the Hub calls the usual licences, and what SPDX calls them."""
-_SAVED = ("config.json", "*.safetensors", "model.safetensors.index.json", "modeling_hrm.py")
-"""The files of a model that `save_pretrained` wrote, without its tokenizer."""
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PLACE = re.compile(r"(?<![\w/:.<~-])(?:~?/[\w.~-]+/[^\s`'\")>]+|[A-Za-z]:\\\\?[^\s`'\")>]+)")
+"""A path from the root of a disk or of a home, and no part of an address."""
 
 
 class Licence(NamedTuple):
@@ -61,10 +62,13 @@ class Licence(NamedTuple):
         return self.text or f"SPDX-License-Identifier: {known}\n\nhttps://spdx.org/licenses/{known}.html\n"
 
 
-def write(folder: Path, source: Path, name: str, licence: Licence, which: str = "best") -> None:
-    """Fill a new folder with all that the repository `name` is to hold; UserError for what is no model."""
+def write(folder: Path, source: Path, name: str, licence: Licence, which: str = "best") -> list[str]:
+    """Fill a new folder with all that the repository `name` is to hold; returns a sentence for each line of a kept card
+    that a person should look at first. UserError for what is no model."""
+    doubts: list[str] = []
     if is_text(source):
         _write_text(folder, source, name, licence, which)
+        doubts = _places(source / "README.md") if not (source / "run.json").is_file() else []
     elif (source / "run.json").is_file():
         _write_puzzles(folder, source, name, licence, which)
     else:
@@ -72,6 +76,27 @@ def write(folder: Path, source: Path, name: str, licence: Licence, which: str = 
     durable.write(folder / "LICENSE", licence.file)
     for file in files(folder):
         file.chmod(0o644)
+    return doubts
+
+
+def _places(card: Path) -> list[str]:
+    """A sentence for each line of a card with a path of a machine in it."""
+    lines = names.read_text(card).splitlines() if card.is_file() else []
+    found = ((number, _PLACE.search(line)) for number, line in enumerate(lines, 1))
+    told = "is published with the card: change it there if it is private"
+    return [f"{card}, line {number}: the path {quoted(place[0])} {told}" for number, place in found if place]
+
+
+def _saved_files(source: Path) -> list[str]:
+    """The files of a model that `save_pretrained` wrote, without its code and tokenizer."""
+    if (source / _WEIGHTS).is_file():
+        return ["config.json", _WEIGHTS]
+    index = source / _INDEX
+    with reading(index, "save the model again"):
+        parts = sorted({*json_of(index)["weight_map"].values()})
+        if not all(part == Path(part).name for part in parts):
+            raise ValueError("it names files of other folders")
+    return ["config.json", _INDEX, *parts]
 
 
 def _write_text(folder: Path, source: Path, name: str, licence: Licence, which: str) -> None:
@@ -81,8 +106,9 @@ def _write_text(folder: Path, source: Path, name: str, licence: Licence, which: 
 
     if not (source / "run.json").is_file():
         loaded, card = load_text(source, which, device="cpu"), source / "README.md"
-        for file in (file for pattern in _SAVED for file in source.glob(pattern)):
-            shutil.copy(names.regular(file), folder / file.name)
+        for file in _saved_files(source):
+            shutil.copy(names.regular(source / file), folder / file)
+        loaded.model.write_code(folder)
         hrm_text.copy_tokenizer(source, folder)
         said = card_of(loaded, name, licence.facts, names.read_text(card) if card.is_file() else "")
     else:

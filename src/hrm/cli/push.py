@@ -52,7 +52,8 @@ def main(args: list[str]) -> int:
     if not options.dry_run:
         publishing.check_access()
     with _folder(options) as folder:
-        publishing.write(folder, options.run, options.name, licence, options.checkpoint)
+        for doubt in publishing.write(folder, options.run, options.name, licence, options.checkpoint):
+            print(doubt, file=sys.stderr)
         shown = publishing.tree(folder)
         card = (folder / "README.md").read_text("utf-8")
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in publishing.files(folder)}

@@ -110,6 +110,9 @@ def test_a_bad_row_is_named(tmp_path: Path):
         (good.replace('"c"', "3"), "line 1: what is asked and answered must be text"),
         (good + '\n{"context": "a", "continuation": "b"}', "line 2: its form differs"),
         ('{"question": "a", "answer": "many"}', "line 1 cannot be read"),
+        (good.replace("0", "1.9"), "line 1 cannot be read .1.9 is no number of a choice"),
+        (good.replace("0", "true"), "line 1 cannot be read .True is no number of a choice"),
+        (good.replace('["b", "c"]', '"bc"'), "line 1 cannot be read .'bc' is no list of choices"),
         ("[1]", "line 1 is not an object"),
         ("", "holds no items"),
     ):

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from hrm.files.reading import UserError, lines_of, parsed, reading, shown
+from hrm.files.reading import UserError, lines_of, parsed, quoted, reading, shown
 from hrm.files.records import Json
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
@@ -122,12 +122,16 @@ def _formed(row: Json, asked: str) -> tuple[str, Json]:
         pair = [row["sentence_good"], row["sentence_bad"]]
         return "sentences", {"query": "", "choices": pair, "gold": 0, "group": str(row.get("UID", ""))}
     if "endings" in row:
-        return "choices", {"query": row["ctx"], "choices": list(row["endings"]), "gold": int(row["label"])}
+        return "choices", {"query": row["ctx"], "choices": _list(row["endings"]), "gold": _which(row["label"])}
     if "choices" in row:
-        return "choices", {"query": row["query"] + asked, "choices": list(row["choices"]), "gold": int(row["gold"])}
+        return "choices", {
+            "query": row["query"] + asked,
+            "choices": _list(row["choices"]),
+            "gold": _which(row["gold"]),
+        }
     if "context_options" in row:
-        contexts = list(row["context_options"])
-        return "contexts", {"choices": contexts, "continuation": row["continuation"], "gold": int(row["gold"])}
+        contexts = _list(row["context_options"])
+        return "contexts", {"choices": contexts, "continuation": row["continuation"], "gold": _which(row["gold"])}
     if "continuation" in row:
         return "continuation", {"context": row["context"] + asked, "continuation": " " + row["continuation"]}
     if "answer" in row:
@@ -136,3 +140,16 @@ def _formed(row: Json, asked: str) -> tuple[str, Json]:
             raise ValueError(f"{answer} is no number")
         return "number", {"question": f"Q: {question}\nA:", "answer": str(answer)}
     return "", {}
+
+
+def _list(value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError(f"{quoted(value)} is no list of choices")
+    return value
+
+
+def _which(value: object) -> int:
+    """The number of a choice, as a number or in digits."""
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
+        raise ValueError(f"{quoted(value)} is no number of a choice")
+    return int(value)

@@ -93,9 +93,14 @@ class HRMPreTrainedModel(PreTrainedModel):
             generation._from_model_config = False  # otherwise transformers drops names that it does not know on loading
         result = super().save_pretrained(save_directory, *args, **kwargs)
         # transformers' own hook would copy the whole source instead.
-        names = ", ".join(sorted(_AUTO.values()))
-        Path(save_directory, "modeling_hrm.py").write_text(f"from hrm import {names}  # noqa: F401\n")
+        self.write_code(Path(save_directory))
         return result
+
+    @staticmethod
+    def write_code(folder: Path) -> None:
+        """Write the one line of code that lies beside a saved model."""
+        names = ", ".join(sorted(_AUTO.values()))
+        (folder / "modeling_hrm.py").write_text(f"from hrm import {names}  # noqa: F401\n")
 
 
 class HRMModel(HRMPreTrainedModel):
