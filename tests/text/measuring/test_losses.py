@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hrm.core.calibration import expected_calibration_error
 from hrm.text.data import train_bpe
 from hrm.text.measuring import losses as text
+from hrm.text.measuring.losses import WindowsRead
 from tests.text.measuring.small import TEXT, packed, pair
 
 LENGTH = 16
@@ -174,3 +175,19 @@ def test_rows_of_a_dataset_folder_are_measured_like_the_text_they_came_from(tmp_
     one, other = (text.evaluate(model, tokenizer, each, LENGTH) for each in (data, rows))
     assert one["n"] == other["n"] and one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     assert one["bits_per_byte"] == pytest.approx(other["bits_per_byte"], rel=1e-5)
+
+
+def test_a_limit_reads_windows_from_all_over_the_text(tmp_path: Path):
+    _, tokenizer = pair()
+    data = packed(tmp_path / "long", tokenizer, *([TEXT] * 6))
+    for limit in (1, 24, 100, data.count, 10 * data.count):
+        windows = WindowsRead(tokenizer, data, 24, None, limit, None)
+        seen = [labels[labels != -100] for _, labels, _ in windows.batches(2, torch.device("cpu"))]
+        assert min(limit, windows.seen) <= sum(map(len, seen)) <= limit + 3 * 24 and sum(map(len, seen)) > 0
+    every = WindowsRead(tokenizer, data, 24, None, None, None)
+    whole = torch.cat([labels for _, labels, _ in every.batches(1, torch.device("cpu"))])
+    some = WindowsRead(tokenizer, data, 24, None, data.count // 4, None)
+    found = torch.cat([labels for _, labels, _ in some.batches(2, torch.device("cpu"))])
+    places = [next(at for at, row in enumerate(whole) if at > before and bool((row == one).all()))
+              for before, one in zip(range(-1, 10**6, 3), found)]  # fmt: skip # noqa: B905
+    assert len(places) > 4 and max(places) > 0.7 * len(whole)
