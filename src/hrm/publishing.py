@@ -101,7 +101,7 @@ def _saved_files(source: Path) -> list[str]:
 
 def _write_text(folder: Path, source: Path, name: str, licence: Licence, which: str) -> None:
     from hrm.text import hrm_text, learned
-    from hrm.text.load import load_text
+    from hrm.text.load import load_text, silent
     from hrm.text.measuring.card import card_of, model_card
 
     if not (source / "run.json").is_file():
@@ -113,7 +113,8 @@ def _write_text(folder: Path, source: Path, name: str, licence: Licence, which: 
         said = card_of(loaded, name, licence.facts, names.read_text(card) if card.is_file() else "")
     else:
         loaded = load_text(source, which, device="cpu", precision="float32")
-        loaded.model.save_pretrained(folder)
+        with silent():
+            loaded.model.save_pretrained(folder)
         loaded.save_tokenizer(folder)
         if loaded.run is not None:
             said = model_card(loaded.run, name, licence.facts)

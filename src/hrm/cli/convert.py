@@ -102,14 +102,14 @@ def _export(options: Options) -> int:
     """Export a text run, adapters merged, with its tokenizer: for transformers (hrm_lm) or as hrm_text."""
     from hrm.text import hrm_text
     from hrm.text.config import is_text
-    from hrm.text.load import load_text, quantised
+    from hrm.text.load import load_text, quantised, silent
 
     if not is_text(options.source):
         raise UserError(
             f"{options.source} is no run of text: --to {options.to} takes one of hrm train text-... or learn"
         )
     loaded = load_text(options.source, options.checkpoint, device="cpu", precision="float32")
-    with _complete(options.out) as folder:
+    with _complete(options.out) as folder, silent():
         if options.to == "hrm_lm":
             (quantised(loaded.model) if options.quantize else loaded.model).save_pretrained(folder)
         else:
@@ -155,11 +155,11 @@ def _convert_text(options: Options) -> int:
     if not _is_text(options.source):
         raise UserError(f"{options.source} holds no config.json: give a folder that save_pretrained has written")
     from hrm.text import hrm_text
-    from hrm.text.load import load_model
+    from hrm.text.load import load_model, silent
 
     source, kind = options.source, hrm_text.model_type(options.source)
     if options.to == "hrm" and kind == "hrm_text":
-        with _complete(options.out) as folder:
+        with _complete(options.out) as folder, silent():
             model = hrm_text.read(source)
             model.save_pretrained(folder)
             hrm_text.copy_tokenizer(source, folder)

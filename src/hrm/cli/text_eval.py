@@ -59,8 +59,8 @@ class TextOptions:
     """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L, METEOR; puzzles answers
     Sudokus, mazes or ARC written as text, judged by their rules."""
     tasks: tuple[str, ...] = ()
-    """Instead: tasks, scored by lm-eval: files of --data-folder by name (or all), task files by path, and lm-eval's own
-    tasks whose data is at hand."""
+    """Instead: tasks, scored by lm-eval: files of --data-folder by name (or all), task files by path, which may run
+    code (give only those you trust), and lm-eval's own tasks whose data is at hand."""
     shots: tuple[int, ...] = (0,)
     """How many answered examples stand before each question of --tasks or puzzle; several are measured in turn."""
     data_folder: Path | None = None

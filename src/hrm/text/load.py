@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from hrm.core.devices import device_of, dtype_of
 from hrm.files import names
-from hrm.files.reading import SMALL, UserError, json_of, needs, quoted, reading, reason
+from hrm.files.reading import SMALL, UserError, json_of, needs, quoted, reading, reason, shown
 from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
@@ -172,12 +172,11 @@ def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
 def load_model(path: Path, **more: Any) -> HRMForCausalLM:
     """Only the model of a folder that `save_pretrained` wrote; `more` for `from_pretrained`."""
     names.folder_of_files(path)
-    with reading(path, "save a model there"), code_refused(path), ExitStack() as end:
-        if logging.is_progress_bar_enabled():  # it would stand before every answer
-            logging.disable_progress_bar()
-            end.callback(logging.enable_progress_bar)
-        model = HRMForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False, **more)
-        check_numbers(model, path)
+    with reading(path, "save a model there"), code_refused(path), silent():
+        how: Json = {"output_loading_info": True, "ignore_mismatched_sizes": True, "local_files_only": True}
+        loaded: Any = HRMForCausalLM.from_pretrained(path, trust_remote_code=False, **how, **more)
+        model, found = loaded
+        check_weights(model, found, path)
         for name, value in vars(model.generation_config).items():
             wanted = bool if name.startswith(("use_", "output_", "return_", "do_")) else int | float | str | list | dict
             if value is not None and not name.startswith("_") and not isinstance(value, wanted):
@@ -199,7 +198,7 @@ def quantised(model: HRMForCausalLM) -> HRMForCausalLM:
         raise UserError(needs("--quantize", "torchao", "quantize", error)) from None
     from transformers import TorchAoConfig
 
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, silent():
         model.save_pretrained(folder)
         return load_model(Path(folder), quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
 
@@ -253,6 +252,31 @@ def fill(model: HRMForCausalLM, weights: dict[str, Tensor], where: Path) -> None
     except RuntimeError as error:
         raise UserError(f"{where} does not hold the weights that its run describes: {reason(error)}") from error
     check_numbers(model, where)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """What transformers loads or saves in here, it does without bars and tables on standard error."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_weights(model: PreTrainedModel, found: Json, path: Path) -> None:
+    """UserError where weights are missing, of another size or NaN; `found` is what `from_pretrained` says of them."""
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(f"{path} lacks the weights {shown(missing, 3)}: save the model again")
+    if wrong := sorted(name for name, *_ in found["mismatched_keys"]):
+        raise UserError(
+            f"{path} has the weights {shown(wrong, 3)} in sizes that its config.json does not say: restore it"
+        )
+    check_numbers(model, path)
 
 
 def check_numbers(model: PreTrainedModel, where: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hrm.cli.main import main
+from hrm.text.load import silent
 from hrm.text.measuring.losses import byte_lengths
 from hrm.text.measuring.plain import evaluate_plain, load_plain
 from tests.text.measuring.small import TEXT, packed, saved, saved_gpt2
@@ -167,9 +168,24 @@ def test_weights_that_are_no_numbers_get_no_score(tmp_path: Path, capsys: Any, m
 
     made = make(tmp_path / "model")
     weights = load_file(made / "model.safetensors")
-    name = sorted(weights)[-1]
+    name = sorted(weights)[0]
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    call = ["eval", str(made), "--data", str(tmp_path / "text.txt")]
+    for changed, words in (
+        ({}, f"lacks the weights {name}: save the model again\n"),
+        ({name: torch.zeros(3)}, f"has the weights {name} in sizes that its config.json does not say: restore it\n"),
+    ):
+        rest = {other: tensor for other, tensor in weights.items() if other != name}
+        save_file(rest | changed, made / "model.safetensors", {"format": "pt"})
+        assert refused(capsys, *call) == f"hrm eval: {made} {words}"
     weights[name].view(-1)[-1] = torch.nan
     save_file(weights, made / "model.safetensors", {"format": "pt"})
-    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
-    said = refused(capsys, "eval", str(made), "--data", str(tmp_path / "text.txt"))
+    said = refused(capsys, *call)
     assert said.endswith(f"{made} gives no numbers (NaN) in '{name}': its weights are damaged\n")
+
+
+def test_nothing_is_said_of_saving(tmp_path: Path, capsys: Any):
+    capsys.readouterr()
+    with silent():
+        saved(tmp_path / "model")
+    assert capsys.readouterr().err == ""

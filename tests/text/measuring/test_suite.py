@@ -334,3 +334,26 @@ def test_what_cannot_be_asked_gets_a_sentence(some: None, files: Path, tmp_path:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         suite.open_tasks([name], files)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task: [x\n", "bad.yaml is not valid YAML, line 2, column 1: "),
+        ("task: &a [*a]\n", "bad.yaml is not valid YAML, line 1, column 11: an alias of what it stands in"),
+        ("- 1\n- 2\n", r"bad.yaml is no task of lm-eval: it holds \[1, 2\] in place"),
+        ("", "bad.yaml is no task of lm-eval: it holds None in place"),
+        ("include: bad.yaml\ntask: inc\n", "bad.yaml includes itself"),
+        ("include: [a.yaml]\ndoc_to_text: !function some.thing\n", "bad.yaml holds no task of lm-eval"),
+    ],
+)
+def test_a_broken_task_file_is_refused_with_its_reason(tmp_path: Path, text: str, words: str):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        suite.open_tasks([str(tmp_path / "bad.yaml")])
+
+
+def test_one_row_is_a_row(tmp_path: Path):
+    (tmp_path / "one.jsonl").write_text(json.dumps({"query": "a", "choices": ["b", "c"], "gold": 0}))
+    with pytest.raises(UserError, match="task one has 1 row to take"):
+        suite.open_tasks(["one"], tmp_path)["one"].check(1)

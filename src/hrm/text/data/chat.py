@@ -106,7 +106,7 @@ def _halves(template: str) -> tuple[str, str]:
     before, found, after = template.partition("{answer}")
     if not found or "{question}" not in before or "{answer}" in after or "{question}" in after:
         known = f"{' or '.join(TEMPLATES)}, or hold {{question}} and then {{answer}}, once each"
-        raise UserError(f"--template {template!r} should be {known}")
+        raise UserError(f"--template (of hrm train: --text.template) {template!r} should be {known}")
     return before, after
 
 

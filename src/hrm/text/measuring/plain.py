@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging
 
 from hrm.core import devices
 from hrm.core.devices import device_of, dtype_of
 from hrm.files import names
-from hrm.files.reading import SMALL, UserError, json_of, quoted, reading, shown
+from hrm.files.reading import SMALL, UserError, json_of, quoted, reading
 from hrm.files.records import Json
 from hrm.text.data import Tokens
 from hrm.text.data.tokenizers import code_refused, saved_tokenizer
-from hrm.text.load import TextModel, check_numbers
+from hrm.text.load import TextModel, check_weights, silent
 from hrm.text.measuring.losses import Fixed, LossTotals, Measured, TokenScores, WindowsRead
 from hrm.text.measuring.subject import Plain
 from hrm.text.model import HRMConfig
@@ -62,21 +60,17 @@ def load_plain(path: str | Path, device: str | None = None, precision: str | Non
     if not any(path.glob("*.safetensors")):
         raise UserError(f"{path} holds no .safetensors: save the model again, pickled weights are never read")
     where = device_of(device)
-    with reading(path, "save a causal model and its tokenizer there"), code_refused(path), ExitStack() as end:
-        if logging.is_progress_bar_enabled():
-            logging.disable_progress_bar()
-            end.callback(logging.enable_progress_bar)
+    with reading(path, "save a causal model and its tokenizer there"), code_refused(path), silent():
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise UserError(f"{path} holds a model of type {quoted(config.model_type)}, which does not continue texts")
         tokenizer = saved_tokenizer(path)
         dtype = "auto" if precision is None else dtype_of(precision)
         how: Json = {"use_safetensors": True, "dtype": dtype, "output_loading_info": True, "local_files_only": True}
+        how |= {"ignore_mismatched_sizes": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **how)
         model, found = loaded
-        if missing := sorted(found["missing_keys"]):
-            raise UserError(f"{path} lacks the weights {shown(missing, 3)}: save the model again")
-        check_numbers(model, path)
+        check_weights(model, found, path)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(f"{path} has a tokenizer without tokenizer.json: save it again with a fast one")
         if len(tokenizer) > (size := model.get_input_embeddings().num_embeddings):

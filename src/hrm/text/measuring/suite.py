@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Unpack
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hrm.files.digest import data_sha256
-from hrm.files.reading import UserError, nearest, needs, reason
+from hrm.files.reading import SMALL, UserError, nearest, needs, quoted, reason, text_of, yaml_of
 from hrm.files.records import Json
 from hrm.text.measuring.lm_eval import Reading, lm_eval_adapter
 from hrm.text.measuring.published import of_task, published
@@ -45,7 +45,8 @@ class Asked(NamedTuple):
         for name, task in self.tasks.items():
             rows = len(task.sampler.df) if hasattr(task, "sampler") else shots + 1
             if shots > rows - (_shots_from(task) == OTHER_ROWS) and not self.bare:
-                raise UserError(f"task {name} has {rows:,} rows to take examples from, and --shots {shots} wants more")
+                count = "1 row" if rows == 1 else f"{rows:,} rows"
+                raise UserError(f"task {name} has {count} to take examples from, and --shots {shots} wants more")
 
 
 def open_tasks(wanted: Sequence[str], folder: Path | None = None) -> dict[str, Asked]:
@@ -97,8 +98,25 @@ def _from_path(path: Path) -> Asked:
         known = ((name, entry.yaml_path) for name, entry in manager.task_index.items())
         inside = [name for name, file in known if file is not None and path.samefile(file)]
     if not inside:
+        if path.is_file():
+            _check_settings(path)
         raise UserError(f"{path} holds no task of lm-eval: name a task file (.yaml), or a folder of them")
     return _loaded(manager, inside, str(path))
+
+
+def _check_settings(path: Path) -> None:
+    """UserError with what is wrong with a task file that lm-eval passes over in silence, or one that it includes."""
+    seen: list[Path] = []
+    name: object = path.name
+    while isinstance(name, str):
+        path = path.parent / name
+        if path.resolve() in seen:
+            raise UserError(f"{path} includes itself: take that line out")
+        seen.append(path.resolve())
+        tree = yaml_of(text_of(path, SMALL).replace("!function", ""), path)
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} is no task of lm-eval: it holds {quoted(tree)} in place of names and values")
+        name = tree.get("include")
 
 
 def _loaded(manager: Any, specs: list[str], name: str) -> Asked:
