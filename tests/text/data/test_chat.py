@@ -189,3 +189,10 @@ def test_gsm8k_answers_are_learned_and_its_questions_are_not(tmp_path: Path):
     batch = packed.batch(0, 0, range(8), 8, 512)
     for row in batch.labels:
         assert gpt2.decode(row[row != -100]).count("####") == (row == gpt2.eos_token_id).sum()
+
+
+def test_a_template_names_the_flags_that_give_it():
+    with pytest.raises(
+        UserError, match=r"^--template \(of hrm train: --text.template\) '{answer}{question}' should be"
+    ):
+        chat.chat_template("{answer}{question}")
