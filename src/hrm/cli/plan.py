@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +34,7 @@ class Options:
     gpus: Annotated[int, Range(1, 1_000_000)] = 1
     """GPUs in all."""
     gpu: str = "h100"
-    """b200, h200, h100, a100, a100-40, l40s, 4090, 3090 or mi300x."""
+    """b200, h200, h100 or h100-80, a100 or a100-80, a100-40, l40s, 4090, 3090, mi300x."""
     gpus_per_node: Annotated[int, Range(1, 1024)] = 8
     """GPUs of a node."""
     utilisation: Annotated[float, Range(0.001, 1)] = 0.3
@@ -74,6 +76,7 @@ def main(args: list[str]) -> int:
     found = _found(options)
     if options.script is not None:
         output.write(options.script, found["sbatch"])
+        print(f"wrote {options.script}: sbatch {shlex.quote(str(options.script))}", file=sys.stderr)
     if options.json:
         print(to_json(found))
     else:
@@ -176,6 +179,9 @@ def show(found: Json) -> None:
     ]
     for part in found["parts"]:
         facts.append(("", f"{part['flops_per_token']:.3e} {part['name']}, {part['visits']} visits"))
+    if any(part["name"] == "fast stack" for part in found["parts"]):
+        facts.append(("", "visits: how often a token passes through these layers;"))
+        facts.append(("", "the fast stack takes each step, a slow one each cycle"))
     facts += [
         ("GPUs", f"{found['gpus']} x {gpu['name']}"),
         ("", f"{gpu['gib']} GiB, of which {found['usable_bytes'] / gib:.1f} are used"),

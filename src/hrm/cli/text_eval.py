@@ -211,6 +211,7 @@ def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
     from hrm.text.measuring.fresh import trained_on
     from hrm.text.measuring.pairs import Pair, evaluate_pairs, packed_pairs, pairs_of
     from hrm.text.measuring.plain import PlainModel
+    from hrm.text.measuring.report import ranks_table
     from hrm.text.writing.generation import Sampling
 
     tokenizer, template = loaded.tokenizer, options.template or loaded.template
@@ -237,6 +238,8 @@ def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
             sampling = Sampling(options.max_new_tokens, greedy=True)
             result = evaluate_pairs(loaded.model, tokenizer, pairs, sampling=sampling, **how)
     result |= ({} if known is None else {"trained_on": known}) | _origin(loaded, source)
+    if "best_of" in result:
+        return result, ranks_table(result)
     told = {name: value for name, value in result.items() if name != "answers"}
     return result, facts.lines(told, lambda name: name in _SHARES)
 

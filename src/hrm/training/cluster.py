@@ -43,6 +43,7 @@ GPUS = {
     ),
 }  # fmt: skip
 """FLOPs without sparsity; where a maker gives the figure with it, half of that."""
+GPUS |= {"h100-80": GPUS["h100"], "a100-80": GPUS["a100"]}  # by their memory, as a100-40 is called
 
 
 def known(device: str) -> GPU | None:

@@ -94,10 +94,12 @@ def test_a_plan_says_what_a_training_takes_and_how_it_starts(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     script = tmp_path / "run.sbatch"
-    gpus = ["--gpus", "4", "--gpus-per-node", "2", "--gpu", "a100", "--price", "2"]
+    gpus = ["--gpus", "4", "--gpus-per-node", "2", "--gpu", "a100-80", "--price", "2"]
     words = ["plan", "text-char", *SMALL.split(), *gpus]
     assert hrm([*words, "--json", "--script", str(script)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert f"wrote {script}" in printed.err
+    found = json.loads(printed.out)
     assert found["tokens"] == found["steps"] * 4 * 32 and found["flops"] > 0
     assert found["tokens_per_second"] == pytest.approx(4 * 19.5e12 * 0.3 / found["flops_per_token"])
     assert found["cost"] == pytest.approx(found["days"] * 24 * 4 * 2)

@@ -59,7 +59,8 @@ def tasks_table(tasks: dict[str, Json], length: int) -> str:
     """Scores of tasks in lines of 80 characters, and what has to be known to read them; `length`: tokens that the model
     reads."""
     form = "{:<26}{:>6}{:>7}{:>6}{:>9}{:>7}{:>6}{:>5}{:>8}"
-    table, notes = [form.format("task", "shots", "score", "+-", "acc_norm", "guess", "depth", "cut", "n")], []
+    table = [form.format("task", "shots", "score", "+-", "acc_norm", "guess", "depth", "cut", "n")]
+    notes = ["score: acc unless said; +-: its standard error"]
     for name, task in tasks.items():
         for shots, row in task["shots"].items():
             score = _score(row)
@@ -71,7 +72,7 @@ def tasks_table(tasks: dict[str, Json], length: int) -> str:
             if score != "acc":
                 notes.append(f"score of {name}: {score}")
             if "perplexity" in row and score != "perplexity":
-                notes.append(f"perplexity of {name} with {shots} shots: {row['perplexity']:,.2f}")
+                notes.append(f"perplexity of {name} with {shots} shots: {_large(row['perplexity'], '.2f')}")
     if any(row.get("cut") for task in tasks.values() for row in task["shots"].values()):
         notes.append(f"cut: questions longer than the model's {length} tokens, which lose their beginning")
     shot = (name for name, task in tasks.items() if any(map(int, task["shots"])))
@@ -87,7 +88,29 @@ def _score(row: Json) -> str:
 
 
 def _shown(value: float) -> str:
-    return f"{value:.1%}" if 0 <= value <= 1 else f"{value:.4g}"
+    return f"{value:.1%}" if 0 <= value <= 1 else _large(value, ".4g")
+
+
+def _large(value: float, form: str) -> str:
+    """A number without decimals above 1,000."""
+    return f"{value:,.0f}" if 1000 < value < 1e9 else format(value, form)
+
+
+def ranks_table(result: Json) -> str:
+    """What `compare_ranks` found, in lines of 80 characters with their meaning."""
+    count, n = result["best_of"], result["n"]
+    rows = [
+        ("q", "the text of the highest mean P(halt)"),
+        ("q-drawn", "so, but 1 - P(halt) where not the likeliest was drawn"),
+        ("likelihood", "the text of the highest mean log-probability"),
+        ("one", f"one of the {count:,} at random"),
+        ("any", f"any of the {count:,}: no choice can do better"),
+    ]
+    lines = [f"{n:,} questions, {count:,} texts drawn for each; answered exactly by"]
+    lines += [f"{name:<10}{result[name]:>7.1%}  {what}" for name, what in rows]
+    for name, (own, other) in result["against_likelihood"].items():
+        lines.append(f"{name} alone picks a right text in {own:,}, likelihood alone in {other:,}")
+    return "\n".join(lines)
 
 
 def states_table(result: Json) -> str:
