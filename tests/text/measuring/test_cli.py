@@ -13,6 +13,7 @@ import pytest
 
 from hrm.cli.generate import legend, style_of, table
 from hrm.cli.main import main
+from hrm.text.measuring.report import ranks_table
 from tests import forks
 from tests.text.measuring.small import TEXT, saved
 
@@ -234,6 +235,30 @@ def test_a_card_of_a_run_that_measured_nothing_says_so(run: Path):
     assert "Not measured" in card and "loss, nats" not in card
 
 
+def test_a_card_names_the_sources_of_a_corpus_and_what_came_before(tmp_path: Path):
+    from hrm.runs import Run
+    from hrm.text.config import TextConfig
+    from hrm.text.data import Packed, SourceFacts, encode, make_tokenizer, seal
+    from hrm.text.measuring.card import model_card
+
+    tokenizer = make_tokenizer("char", [TEXT])
+    Packed.write(tmp_path / "corpus/train/tales/0", tokenizer, encode(tokenizer, [TEXT] * 5))
+    seal(tmp_path / "corpus/train", [SourceFacts("tales", 2.0, "CC0 | free", "/home/me/tales.txt")])
+    tokenizer.save_pretrained(tmp_path / "corpus/tokenizer")
+    flags = ["--text.length=24", "--train.steps=1", "--train.batch-size=2", "--optim.warmup-steps=1"]
+    shape = ["--arch.dim=32", "--arch.heads=2", "--arch.fast-layers=1", "--arch.slow-layers=1"]
+    first, second, book = tmp_path / "first", tmp_path / "second", tmp_path / "book.txt"
+    assert main(["train", "text-char", "--data", str(tmp_path / "corpus"), "--out", str(first), *shape, *flags]) == 0
+    (tmp_path / "corpus").rename(tmp_path / "moved")
+    book.write_text(TEXT, "utf-8")
+    again = ["--text.holdout=0", "--model", str(first), "--data", str(book)]
+    assert main(["train", "text-char", "--out", str(second), *again, *flags]) == 0
+    (card, later), count = ((run / "README.md").read_text() for run in (first, second)), len(TEXT) * 5 + 5
+    assert f"| tales | 100.0% | {count:,} | CC0 \\| free | tales.txt |" in card and f"| trained on | {count:,} |" in card
+    assert "- `first`, from `corpus`: tales (CC0 | free)" in later and str(tmp_path) not in card + later
+    assert "| tales | 100.0% |" in model_card(Run.open(first, TextConfig))
+
+
 @pytest.mark.slow
 def test_questions_are_answered_in_the_order_of_the_file(folder: Path, tmp_path: Path, capsys: Any):
     (tmp_path / "q.jsonl").write_text('{"question": "the", "answer": "cat"}\n{"question": "a", "answer": "la mer"}\n')
@@ -243,6 +268,13 @@ def test_questions_are_answered_in_the_order_of_the_file(folder: Path, tmp_path:
     assert [row["answer"] for row in result["answers"]] == ["cat", "la mer"]
     ranked = json.loads(said(capsys, *call, "--best-of", "3", "--json")[0])
     assert {"q", "likelihood", "one", "any"} <= ranked.keys() and ranked["best_of"] == 3
+
+
+def test_ranks_are_told_in_lines() -> None:
+    shares = {"q": 0.5, "q-drawn": 1.0, "likelihood": 0.25, "one": 0.1, "any": 1.0}
+    lines = ranks_table({"n": 4, "best_of": 2, **shares, "against_likelihood": {"q": [1, 0]}}).splitlines()
+    assert max(map(len, lines)) <= 80 and lines[0] == "4 questions, 2 texts drawn for each; answered exactly by"
+    assert lines[-1] == "q alone picks a right text in 1, likelihood alone in 0"
 
 
 def test_of_conversations_only_the_answers_are_measured(folder: Path, tmp_path: Path, capsys: Any):

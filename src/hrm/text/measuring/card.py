@@ -13,10 +13,12 @@ import yaml
 from hrm.files.reading import SMALL, json_of
 from hrm.files.records import Json
 from hrm.runs import Run
+from hrm.settings import presets
 from hrm.text.config import TALKS, TextConfig
-from hrm.text.data import Packed, Tokens, is_packed, open_text
+from hrm.text.data import Packed, is_packed, open_text
 from hrm.text.data.tokenizers import characters_of
 from hrm.text.load import TextModel, form_of, load_tokenizer
+from hrm.text.measuring import origins
 from hrm.text.measuring.fresh import prompts_of
 from hrm.text.model import HRMConfig, HRMForCausalLM
 
@@ -64,25 +66,49 @@ def model_card(run: Run[TextConfig], hub: str | None = None, licence: Json | Non
 
 def _data(run: Run[TextConfig]) -> str:
     config, rows, digests = run.config, [], []
-    for part, words in (("train", "trained on"), ("validation", "held out")):
-        if not is_packed(run.data / part):
-            continue
-        packed = open_text(run.data / part)
-        digests.append(f"{words} `{_digest(packed)}`")
+    for words, packed in origins.parts(run).items():
         sizes = [packed.count, getattr(packed, "characters", 0), getattr(packed, "bytes", 0)]
         rows.append((words, *(f"{size:,}" if size else "unknown" for size in sizes)))
-    source = ", ".join(f"`{Path(part.strip()).name}`" for part in (config.data or "").split(",") if part.strip())
+        if words != "trained on" or "data_sha256" not in run.board:
+            digests.append(f"{words} `{origins.digest(packed)}`")
+    if "data_sha256" in run.board:
+        digests.insert(0, f"trained on `{run.board['data_sha256']}`")
+    source = ", ".join(f"`{name}`" for name in origins.names(config.data))
     held = f" Held out: `{Path(config.validation).name}`." if config.validation else ""
     answers = " Only answers count in the loss." if config.text.kind in TALKS else ""
-    table = _table(("part", "tokens", "characters", "bytes"), rows)
-    if "data_sha256" in run.board:
-        digests.append(f"trained on `{run.board['data_sha256']}`")
-    hashes = f"\n\nSHA-256 of the tokens: {', '.join(digests)}." if digests else ""
-    return f"From {source or 'unknown sources'}.{held}{answers}\n\n{table}{hashes}"
+    said = [f"From {source or 'unknown sources'}.{held}{answers}", *_sources(origins.sources_of(run))]
+    said += [_table(("part", "tokens", "characters", "bytes"), rows)] if rows else []
+    said += [f"SHA-256 of the tokens: {', '.join(digests)}."] if digests else []
+    if earlier := origins.before_of(run):
+        said.append(f"It continues `{earlier[-1]['name']}`. What was learned before, the oldest first:")
+        said.append("\n".join(f"- `{each['name']}`, {_learned(each)}" for each in earlier))
+    return "\n\n".join(said)
 
 
-def _digest(packed: Tokens) -> str:
-    return packed.facts["sha256"]["tokens.bin"] if isinstance(packed, Packed) else packed.fingerprint
+def _sources(sources: list[Json]) -> list[str]:
+    """A table of the sources of a corpus, if there are any."""
+    rows = [
+        (each["name"], f"{each['share']:.1%}", f"{each['tokens']:,}", each["licence"], _place(each["origin"]))
+        for each in sources
+    ]
+    head = ("source", "share of the rows", "tokens", "licence", "origin")
+    return [_table(head, [tuple(map(_cell, row)) for row in rows])] if rows else []
+
+
+def _learned(before: Json) -> str:
+    """What an earlier model learned from, in words."""
+    names = ", ".join(f"`{name}`" for name in before.get("data", []))
+    told = ", ".join(f"{each['name']} ({each['licence'] or 'licence unknown'})" for each in before.get("sources", []))
+    return f"from {names or 'unknown data'}" + (f": {told}" if told else "")
+
+
+def _place(origin: str) -> str:
+    """A page as it is, a file by its name."""
+    return origin if "://" in origin else Path(origin).name
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def _settings(config: TextConfig, model: HRMConfig, tokens: str) -> list[tuple[str, str]]:
@@ -112,10 +138,15 @@ def _settings(config: TextConfig, model: HRMConfig, tokens: str) -> list[tuple[s
 
 def _tokens(run: Run[TextConfig]) -> str:
     """What the tokens are, in a word or two."""
-    asked = run.config.text.tokenizer
-    if characters_of(load_tokenizer(run.path)) is not None or run.config.text.frame:
+    config, tokenizer = run.config, load_tokenizer(run.path)
+    if characters_of(tokenizer) is not None or config.text.frame:
         return "characters"
-    return f"the tokenizer of {Path(run.config.model or '').name}" if asked == "char" else Path(asked).name
+    kind = type(tokenizer.backend_tokenizer.model).__name__
+    if config.model and config.model not in presets(TextConfig):
+        return f"{kind}, the tokenizer of {Path(config.model).name}"
+    if "data_sha256" in run.board and config.data:
+        return f"{kind}, the tokenizer of {Path(config.data).name}"
+    return Path(config.text.tokenizer).name
 
 
 def _results(run: Run[TextConfig], result: Json) -> str:

@@ -21,6 +21,7 @@ from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Tokens, chat
 from hrm.text.data.preferences import REFERENCE, Pairs
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer, refuse_quantised
+from hrm.text.measuring import origins
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.plan import count
@@ -96,10 +97,10 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             if self.prefers:
                 self._ask(model, tokenizer, folder / "data", reporter)
 
-        board = {}
+        board: Json = {"before": earlier} if (earlier := origins.before(config.model)) else {}
         if source is None:
             self.training = corpus.open_text(Path(config.data), tokenizer)
-            board["data_sha256"] = self.training.fingerprint
+            board |= {"data_sha256": self.training.fingerprint, "sources": origins.sources(self.training)}
         Run.create(path, config, board, overwrite, fill_folder)
         self.first = dict(model.state_dict())
 
