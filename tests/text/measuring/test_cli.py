@@ -254,7 +254,9 @@ def test_a_card_names_the_sources_of_a_corpus_and_what_came_before(tmp_path: Pat
     again = ["--text.holdout=0", "--model", str(first), "--data", str(book)]
     assert main(["train", "text-char", "--out", str(second), *again, *flags]) == 0
     (card, later), count = ((run / "README.md").read_text() for run in (first, second)), len(TEXT) * 5 + 5
-    assert f"| tales | 100.0% | {count:,} | CC0 \\| free | tales.txt |" in card and f"| trained on | {count:,} |" in card
+    assert (
+        f"| tales | 100.0% | {count:,} | CC0 \\| free | tales.txt |" in card and f"| trained on | {count:,} |" in card
+    )
     assert "- `first`, from `corpus`: tales (CC0 | free)" in later and str(tmp_path) not in card + later
     assert "| tales | 100.0% |" in model_card(Run.open(first, TextConfig))
 
