@@ -41,8 +41,8 @@ LENGTH, BATCH, WIDTH, BLOCKS = 256, 8, 256, 2
 TASKS = ("copa", "piqa", "lambada_openai")
 ITEMS, SHOTS = 100, (0, 5)
 POSED, POSED_SHOTS = 20, (0, 1)
-LINES = 600
-"""Items of each task, puzzles asked as text, how many examples stand before each, and lines of WikiText-2's test."""
+LINES, PAIRS = 600, 300
+"""Items of each task, puzzles as text, examples before each; lines of WikiText-2's test, and pairs of answers."""
 HRM = [sys.executable, "-m", "hrm"]
 Result = dict[str, Any]
 
@@ -205,16 +205,17 @@ class Rehearsal:
         """Chosen answers before rejected ones (DPO), then the Q head fitted to what came of it."""
         pairs, runs = self.work / "preferences.jsonl", [self.runs / "preferred", self.runs / "refitted"]
         rows = pipeline.read(self.data / "instruct/llms_from_scratch_preference_1100.jsonl.gz").splitlines()
-        pairs.write_text("\n".join(rows) + "\n", "utf-8")
+        pairs.write_text("\n".join(rows[:PAIRS]) + "\n", "utf-8")
         recipe, course = ["gpt2-1.5b", "--model", str(self.runs / "tuned")], self.course(max(10, self.steps // 4))
         kind = ["--text.kind", "preference", "--text.template", "alpaca", "--data", str(pairs), "--text.holdout", "0.1"]
         kind += ["--optim.lr", "1e-4"]
         found = self.train(*recipe, *kind, *course, "--out", str(runs[0]), "--overwrite", run=runs[0])
         recipe[-1] = str(runs[0])
         kind = ["--text.kind", "chat", "--text.template", "alpaca", "--data", str(self.work / "instructions.jsonl")]
+        kind += ["--validation", str(self.work / "held.jsonl")]
         self.train(*recipe, *kind, *course, "--train.learn", "q", "--out", str(runs[1]), "--overwrite", run=runs[1])
         held = ["--data", str(self.work / "held.jsonl"), "--template", "alpaca", "--json"]
-        before, after = (self.hrm("eval", str(run), *held)["ece_q_target"] for run in runs)
+        before, after = (self.hrm("eval", str(run), *held)["ece_q"] for run in runs)
         return {"best": found["best"], "calibration_before": before, "calibration_after": after}
 
     def published(self) -> Result:
@@ -359,7 +360,7 @@ def table(found: Result) -> str:
     preferred, files = found["preferred"], found["published"]["files"]
     row(
         "preferred", "preferred",
-        f"held-out chosen answers before rejected ones: {preferred['best']['preferred']:.0%}; calibration error of the "
+        f"held-out chosen answers before rejected ones: {preferred['best']['reward_accuracy']:.0%}; calibration error of the "
         f"Q head {preferred['calibration_before']:.3f} -> {preferred['calibration_after']:.3f} once fitted again",
     )  # fmt: skip
     big = files["model.safetensors"] / 1e6

@@ -60,7 +60,7 @@ def trainer(text, args, halting: Any = "fixed", callbacks=None, **settings):
     form: Any = {"hidden_size": 64, "num_attention_heads": 4, "fast_layers": 1, "slow_layers": 1, "max_segments": 2}
     form |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = hrm.HRMConfig(**form | settings, vocab_size=len(tokenizer), halting=halting)
-    all_rows = rows(text, tokenizer)
+    all_rows: Any = rows(text, tokenizer)
     held_out = max(1, len(all_rows) // 10)
     return Trainer(
         model_init=lambda: hrm.HRMForCausalLM(config),  # made after the seed is set
