@@ -360,7 +360,7 @@ def table(found: Result) -> str:
     preferred, files = found["preferred"], found["published"]["files"]
     row(
         "preferred", "preferred",
-        f"held-out chosen answers before rejected ones: {preferred['best']['reward_accuracy']:.0%}; calibration error of the "
+        f"held-out chosen answers first: {preferred['best']['reward_accuracy']:.0%}; calibration error of the "
         f"Q head {preferred['calibration_before']:.3f} -> {preferred['calibration_after']:.3f} once fitted again",
     )  # fmt: skip
     big = files["model.safetensors"] / 1e6
