@@ -305,7 +305,7 @@ class Rehearsal:
             log.write(done.stdout)
         if done.returncode:
             raise SystemExit(f"'{shlex.join(args)}' ended with exit code {done.returncode}: see {self.log()}")
-        return json.loads(done.stdout) if "--json" in args else {}
+        return _placeless(json.loads(done.stdout)) if "--json" in args else {}
 
     def note(self, command: list[str]) -> None:
         """Keep a command as a user would type it."""
@@ -317,6 +317,14 @@ class Rehearsal:
 
     def log(self) -> Path:
         return self.work / "log"
+
+
+def _placeless(told: Any) -> Any:
+    """A result without the places of this machine."""
+    if isinstance(told, list):
+        return [_placeless(one) for one in told]
+    places = ("checkpoint", "data") if isinstance(told, dict) else ()
+    return {key: _placeless(one) for key, one in told.items() if key not in places} if places else told
 
 
 def environment() -> dict[str, str]:
