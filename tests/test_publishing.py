@@ -75,7 +75,7 @@ def test_no_place_of_this_machine_is_published(tmp_path: Path) -> None:
     assert main(["data", "tokenizer", str(book(tmp_path)), "--vocabulary", "260", "--out", tokens]) == 0
     first = train(tmp_path, "first", "--text.tokenizer", tokens)
     second = train(tmp_path, "second", "--model", str(first))
-    for source, words in ((first, "(pairs)"), (second, "(the tokenizer of first)")):
+    for source, words in ((first, "(pairs)"), (second, "the tokenizer of first)")):
         out = tmp_path / f"{source.name}-hub"
         assert main(["push", str(source), "me/x", "--licence", "mit", "--dry-run", "--out", str(out)]) == 0
         assert words in (out / "README.md").read_text("utf-8")
