@@ -215,7 +215,8 @@ class Rehearsal:
         kind += ["--validation", str(self.work / "held.jsonl")]
         self.train(*recipe, *kind, *course, "--train.learn", "q", "--out", str(runs[1]), "--overwrite", run=runs[1])
         held = ["--data", str(self.work / "held.jsonl"), "--template", "alpaca", "--json"]
-        before, after = (self.hrm("eval", str(run), *held)["ece_q"] for run in runs)
+        # What it learned to say: whether a second segment would bring little, known of the first.
+        before, after = (self.hrm("eval", str(run), *held)["fixed"][0]["ece_q_target"] for run in runs)
         return {"best": found["best"], "calibration_before": before, "calibration_after": after}
 
     def published(self) -> Result:

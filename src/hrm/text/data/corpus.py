@@ -164,9 +164,9 @@ class Corpus:
         """
         return joined([self._row(seed, step * size + row, length) for row in rows])
 
-    def windows(self, length: int, stride: int | None = None, rows: int = 8) -> Iterator[Batch]:
+    def windows(self, length: int, stride: int | None = None, rows: int = 8, apart: int = 1) -> Iterator[Batch]:
         """All rows in order, shard after shard, each as those of Packed."""
-        return chain.from_iterable(shard.windows(length, stride, rows) for shard in self._opened())
+        return chain.from_iterable(shard.windows(length, stride, rows, apart) for shard in self._opened())
 
     def samples(self, length: int, pad: int | None, rows: int = 256) -> Iterator[Batch]:
         """All documents in order, each in a row of its own or in several, as those of Packed."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,9 @@ class Example(NamedTuple):
     """Whether the document ends here."""
 
 
+R = TypeVar("R")
+
+
 class Batch(NamedTuple):
     """Rows of a language model, int64 [rows, length]."""
 
@@ -63,6 +66,11 @@ class Batch(NamedTuple):
         types = np.ones_like(self.labels)
         types[:, 1:] = (self.labels[:, :-1] == IGNORE) | (self.position_ids[:, 1:] == 0)
         return types
+
+
+def spread(rows: Sequence[R], apart: int) -> Sequence[R]:
+    """One of every `apart` rows from all over them, and at least one where there are any."""
+    return rows[(min(apart, max(1, len(rows))) - 1) // 2 :: apart]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -197,18 +205,19 @@ class Packed:
         """Row `number` of an epoch in the stream form, before rows are put in order."""
         return self._assemble([self._grid(seed, epoch, number, length)], length)
 
-    def windows(self, length: int, stride: int | None = None, rows: int = 8) -> Iterator[Batch]:
+    def windows(self, length: int, stride: int | None = None, rows: int = 8, apart: int = 1) -> Iterator[Batch]:
         """All rows in order, `rows` at a time, for evaluation: every token but a document's first is a label once. With
         a stride below `length`, text runs through the rows and each after the first counts its last `stride` labels
-        only, so that every one has at least `length - stride` tokens before it."""
+        only, so that every one has at least `length - stride` tokens before it. `apart`: one row of so many, and at
+        least one."""
         step = length if stride is None else stride
         if not 1 <= step <= length:
             raise UserError(f"--stride must be from 1 to {length}, the length of a row")
         if self.whole and stride is None:
-            every: Iterator[Sequence[Span]] = iter(self._whole(length))
+            every: Iterator[Sequence[Span]] = iter(spread(self._whole(length), apart))
         else:
             last = self.count - 1
-            starts = range(0, max(1, last - length + step), step)
+            starts = spread(range(0, max(1, last - length + step), step), apart)
             every = ([(start, min(length, last - start))] for start in starts)
         first = 1
         while some := list(islice(every, rows)):

@@ -17,7 +17,7 @@ from hrm.files.npy import IGNORE
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.text.data.corpus import MANIFEST, Corpus
-from hrm.text.data.packed import Batch, Packed, order
+from hrm.text.data.packed import Batch, Packed, order, spread
 from hrm.text.data.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -98,13 +98,14 @@ class Rows:
         places = [divmod(step * size + row, count) for row in rows]
         return self._take([int(order(seed, epoch, count)[place]) for epoch, place in places])
 
-    def windows(self, length: int, stride: int | None = None, rows: int = 8) -> Iterator[Batch]:
-        """All rows in order, `rows` at a time."""
+    def windows(self, length: int, stride: int | None = None, rows: int = 8, apart: int = 1) -> Iterator[Batch]:
+        """All rows in order, or one of `apart`, `rows` at a time."""
         self._require(length)
         if stride not in (None, length):
             raise UserError(f"{self.folder} has rows of its own: --stride cannot be given")
-        for start in range(0, self.rows, rows):
-            yield self._take(range(start, min(start + rows, self.rows)))
+        chosen = spread(range(self.rows), apart)
+        for start in range(0, len(chosen), rows):
+            yield self._take(chosen[start : start + rows])
 
     def _require(self, length: int) -> None:
         if length != self.length:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from typing import NamedTuple, Unpack
 
 import numpy as np
@@ -21,7 +21,6 @@ from hrm.core.calibration import BINS, interval
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Record
 from hrm.text.data import Tokens
-from hrm.text.data.packed import Batch
 from hrm.text.measuring.subject import LOGITS
 from hrm.text.model import Budget, HRMForCausalLM, Thought
 from hrm.text.model.budget import Request
@@ -231,7 +230,10 @@ class WindowsRead:
     def batches(self, rows: int, device: torch.device) -> Iterator[tuple[dict[str, Tensor], Tensor, np.ndarray | None]]:
         """Tokens [b, p], labels [b, p], and of each counted one its answer; about `limit` counted ones, from all over
         the text."""
-        for batch in self._windows(rows):
+        each = self.stride or self.length
+        wanted = max(1, -(-(self.limit or self.packed.count) // each))
+        apart = max(1, -(-self.packed.count // each) // wanted)
+        for batch in self.packed.windows(self.length, self.stride, rows, apart):
             columns = (*batch, batch.token_types)
             ids, labels, positions, types = (torch.from_numpy(column).to(device) for column in columns)
             counted = labels != -100
@@ -248,18 +250,6 @@ class WindowsRead:
                 self.progress(min(1.0, self.seen / max(1, most)))
             if self.limit is not None and self.seen >= self.limit:
                 return
-
-    def _windows(self, rows: int) -> Iterator[Batch]:
-        each = self.stride or self.length
-        wanted = -(-(self.limit or self.packed.count) // each)
-        apart = -(-self.packed.count // each) // max(1, wanted)
-        if apart < 2:
-            yield from self.packed.windows(self.length, self.stride, rows)
-            return
-        # The sources of a corpus lie one behind another.
-        some = islice(self.packed.windows(self.length, self.stride, 1), (apart - 1) // 2, None, apart)
-        while taken := list(islice(some, rows)):
-            yield Batch(*map(np.concatenate, zip(*taken, strict=True)))
 
 
 def evaluate(

@@ -223,9 +223,7 @@ class _HeldOutText(Evaluator):
         self.limit = trainer.config.train.eval_puzzles * trainer.config.text.length
         self.best: tuple[int, float, Json] | None = None
         """Step, score and measurement of the best weights that this process has measured."""
-        self.fingerprint = (
-            held_out.facts["sha256"]["tokens.bin"] if isinstance(held_out, Packed) else held_out.fingerprint
-        )
+        self.fingerprint = origins.digest(held_out)
 
     def __call__(self) -> Json:
         length = self.trainer.config.text.length
