@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -100,6 +97,7 @@ def _write_run(path: Path, model: ImportedModel, options: Options) -> None:
 
 def _export(options: Options) -> int:
     """Export a text run, adapters merged, with its tokenizer: for transformers (hrm_lm) or as hrm_text."""
+    from hrm.runs import lock
     from hrm.text import hrm_text
     from hrm.text.config import is_text
     from hrm.text.load import load_text, quantised, silent
@@ -109,7 +107,7 @@ def _export(options: Options) -> int:
             f"{options.source} is no run of text: --to {options.to} takes one of hrm train text-... or learn"
         )
     loaded = load_text(options.source, options.checkpoint, device="cpu", precision="float32")
-    with _complete(options.out) as folder, silent():
+    with lock.complete(options.out, "convert") as folder, silent():
         if options.to == "hrm_lm":
             (quantised(loaded.model) if options.quantize else loaded.model).save_pretrained(folder)
         else:
@@ -134,18 +132,6 @@ def _copy_card(options: Options, folder: Path) -> None:
         card.write_bytes(card.read_bytes() + note.encode())
 
 
-@contextmanager
-def _complete(out: Path) -> Iterator[Path]:
-    """A folder to fill; it is moved into place once it is complete. UserError if the target exists."""
-    from hrm.runs import lock
-
-    if os.path.lexists(out):
-        raise UserError(f"{out} exists already: choose a new folder for the converted model")
-    with lock.place(out, "convert") as place:
-        yield place / out.name
-        (place / out.name).replace(out)
-
-
 def _is_text(path: Path) -> bool:
     """Whether this is a transformers folder with a text model."""
     return (path / "config.json").is_file()
@@ -154,12 +140,13 @@ def _is_text(path: Path) -> bool:
 def _convert_text(options: Options) -> int:
     if not _is_text(options.source):
         raise UserError(f"{options.source} holds no config.json: give a folder that save_pretrained has written")
+    from hrm.runs import lock
     from hrm.text import hrm_text
     from hrm.text.load import load_model, silent
 
     source, kind = options.source, hrm_text.model_type(options.source)
     if options.to == "hrm" and kind == "hrm_text":
-        with _complete(options.out) as folder, silent():
+        with lock.complete(options.out, "convert") as folder, silent():
             model = hrm_text.read(source)
             model.save_pretrained(folder)
             hrm_text.copy_tokenizer(source, folder)
@@ -168,7 +155,7 @@ def _convert_text(options: Options) -> int:
         return 0
     if options.to == "hrm_text" and kind == "hrm_lm":
         model = load_model(source)
-        with _complete(options.out) as folder:
+        with lock.complete(options.out, "convert") as folder:
             for line in hrm_text.write(folder, model, options.segments, source):
                 print(line, file=sys.stderr)
             _copy_card(options, folder)

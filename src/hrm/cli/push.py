@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -78,11 +77,8 @@ def _folder(options: Options) -> Iterator[Path]:
     from hrm.runs import lock
 
     names.apart(options.out, [options.run], "--out")
-    if os.path.lexists(options.out):
-        raise UserError(f"{options.out} exists already: choose a new folder with --out")
-    with lock.place(options.out, "push") as place:
-        yield _made(place / options.out.name)
-        (place / options.out.name).replace(options.out)
+    with lock.complete(options.out, "push", "--out") as place:
+        yield _made(place)
 
 
 def _made(folder: Path) -> Path:

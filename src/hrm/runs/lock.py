@@ -163,6 +163,16 @@ def _identity(file: Path, make: bool = False) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+@contextmanager
+def complete(out: Path, verb: str, flag: str = "OUT") -> Iterator[Path]:
+    """A folder to make and fill; it is moved to `out` once it is complete. UserError if that exists."""
+    if os.path.lexists(out):
+        raise UserError(f"{out} exists already: choose a new folder for the model ({flag})")
+    with place(out, verb) as made:
+        yield made / out.name
+        (made / out.name).replace(out)
+
+
 def _locked(folder: Path, named: Path) -> BaseFileLock:
     lock, free = FileLock(folder / _LOCK, thread_local=False), True
     with warnings.catch_warnings(), suppress(NotImplementedError):

@@ -184,3 +184,12 @@ def test_a_model_is_trained_on_a_corpus_where_it_is(tmp_path: Path, capsys: pyte
     (corpus / "train" / "corpus.json").write_text(json.dumps(facts))
     assert hrm(["train", "--resume", str(run), "--train.steps", "6"]) == 2
     assert "has changed since the run" in capsys.readouterr().err
+
+
+def test_windows_apart_are_from_every_source(tmp_path: Path) -> None:
+    corpus = make(tmp_path / "corpus", {"a": 1, "b": 1, "c": 1}, documents=9)
+    whole, some = list(corpus.windows(8, rows=1)), list(corpus.windows(8, rows=1, apart=6))
+    assert len(whole) / 8 < len(some) < len(whole) / 4
+    tokens = make_tokenizer("char", [LETTERS]).convert_ids_to_tokens([int(batch.input_ids[0, 1]) for batch in some])
+    assert {"a", "b", "c"} <= set(tokens)
+    assert [len(list(corpus.windows(8, rows=99, apart=10**6)))] == [6], "at least one of each shard"
