@@ -208,7 +208,7 @@ class Packed:
     def windows(self, length: int, stride: int | None = None, rows: int = 8, apart: int = 1) -> Iterator[Batch]:
         """All rows in order, `rows` at a time, for evaluation: every token but a document's first is a label once. With
         a stride below `length`, text runs through the rows and each after the first counts its last `stride` labels
-        only, so that every one has at least `length - stride` tokens before it. `apart`: one row of so many, and at
+        only, so that every one has at least `length - stride` tokens before it. `apart`: one row of that length, and at
         least one."""
         step = length if stride is None else stride
         if not 1 <= step <= length:
