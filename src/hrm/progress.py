@@ -1,7 +1,8 @@
-"""Progress bars with the time left, drawn only on a terminal and gone when done."""
+"""Progress bars with the time left, drawn on a terminal and gone when done; of long jobs, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,6 +10,8 @@ from typing import TypeVar
 from hrm.console import Console
 
 T = TypeVar("T")
+EVERY = 10.0
+"""Seconds from one plain line to the next."""
 
 
 @contextmanager
@@ -28,6 +31,33 @@ def bar(what: str, total: int, console: Console | None) -> Iterator[Callable[...
             progress.update(task, advance=count, rate=f"{progress.tasks[0].speed or 0:,.0f}/s")
 
         yield advance
+
+
+@contextmanager
+def counted(
+    what: str, total: int, unit: str, console: Console | None, done: int = 0
+) -> Iterator[Callable[..., object]]:
+    """`bar`, and where there is no terminal a line at once and then every `EVERY` seconds; `done` were done before.
+    Call what it gives with 0 now and then where a thing takes long."""
+    if console is None or console.is_terminal:
+        with bar(what, total, console) as advance:
+            advance(done)
+            yield advance
+        return
+    start = said = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"{what}: {text}", highlight=False, soft_wrap=True)
+
+    def line(count: int = 1) -> None:
+        nonlocal done, said
+        done, now = done + count, time.monotonic()
+        if now - said >= EVERY:
+            said = now
+            say(f"{done:,} of {total:,} {unit}s done, {now - start:.0f} s")
+
+    say(f"{total:,} {unit}{'s'[: total != 1]}" + (f", {done:,} done before" if done else ""))
+    yield line
 
 
 @contextmanager

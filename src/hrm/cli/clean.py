@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from hrm.cli.options import Positional, parse
 from hrm.console import Console
 from hrm.files.output import to_json
+from hrm.files.records import Json
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,25 @@ def clean(args: list[str]) -> int:
             f"submitted; job {facts['submitted']} is the last: then the same command puts the corpus in {options.out}"
         )
     else:
-        for step in facts["steps"]:
-            cut = f", {step['lines_cut']:,} lines cut" if step.get("lines_cut") else ""
-            print(f"{step['step']:18} {step['removed']:>12,} of {step['seen']:>12,} documents removed{cut}")
-        for name, source in facts["sources"].items():
-            if not source["kept"]:
-                hint = "see the reasons in the report; separator: cuts a text file into documents"
-                print(f"{name}: none of {source['read']:,} documents is kept ({hint})", file=sys.stderr)
-        if not facts["held_out"]:
-            print("nothing is held out: use more documents or a larger holdout", file=sys.stderr)
-        kept = f"{facts['kept']:,} of {facts['read']:,} documents kept, {facts['tokens']:,} tokens"
-        print(f"{options.out}: {kept}; {facts['held_out']:,} documents held out; see {options.out / 'report.html'}")
+        _show(options.out, facts)
     return 0
+
+
+def _show(out: Path, facts: Json) -> None:
+    """What each step removed and what came out, in lines for a terminal of 80 columns."""
+    result, note = (partial(Console(stderr=err).print, highlight=False, soft_wrap=True) for err in (False, True))
+    wide = len(f"{facts['read']:,}")
+    for step in facts["steps"]:
+        result(f"{step['step']:18} {step['removed']:>{wide},} of {step['seen']:>{wide},} documents removed")
+        if step.get("lines_cut"):
+            result(f"{'':18} {step['lines_cut']:>{wide},} lines cut out of documents")
+    for name, source in facts["sources"].items():
+        if not source["kept"]:
+            note(f"{name}: none of {source['read']:,} documents is kept")
+            note("(the report has the reasons; separator: cuts a text file into documents)")
+    kept = f"{facts['kept']:,} of {facts['read']:,} documents kept, {facts['held_out']:,} held out"
+    result(f"{kept}; {facts['tokens']:,} tokens")
+    if not facts["held_out"]:
+        note("nothing is held out: use more documents or a larger holdout")
+    result(f"written to {out}")
+    result(f"{out / 'report.html'} says what was removed, and why")

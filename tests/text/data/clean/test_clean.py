@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
+import io
 import json
 import os
 import random
@@ -18,6 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hrm.cli.clean import _show
 from hrm.cli.main import main
 from hrm.files.output import Refused
 from hrm.files.reading import UserError
@@ -87,7 +90,9 @@ def corpus(home: Path) -> Path:
     done = {path: path.stat().st_mtime_ns for path in work.glob("logs/[cs]*/completions/*")}
     (work / "corpus" / "train" / "first" / ".tmp-00001-00000-1").mkdir(parents=True)  # what a killed task leaves
     (work / "corpus" / "train" / "first" / "00001-00099").mkdir()
-    assert main([*command, "--keep-work"]) == 0
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main([*command, "--keep-work"]) == 0
+    (home / "said").write_text(said.getvalue(), "utf-8")
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     return home / "corpus"
 
@@ -113,6 +118,21 @@ def test_what_stays_and_what_goes(corpus: Path) -> None:
     repaired = next(text for text in every if "there." in text)
     assert "someone@company.com" not in repaired and "we’re there" in repaired
     assert 0 < len(held) < len(every) / 2
+
+
+def test_each_step_is_told_where_there_is_no_terminal(corpus: Path, home: Path) -> None:
+    lines = (home / "said").read_text("utf-8").splitlines()
+    assert lines[0] == "1/9 clean: 2 tasks, 2 done before" and lines[-1] == "9/9 finish: 1 task"
+
+
+def test_a_summary_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    step = {"step": "gopher_repetition", "removed": 123_456_789, "seen": 2_000_000_000, "lines_cut": 987_654_321}
+    facts = {"read": 2_000_000_000, "kept": 123_456_789, "tokens": 150_000_000_000, "held_out": 0, "steps": [step],
+             "sources": {"a-rather-long-name": {"read": 1_000_000_000, "kept": 0}}}  # fmt: skip
+    _show(Path("corpora/web"), facts)
+    out, err = capsys.readouterr()
+    assert "987,654,321 lines cut" in out and "none of 1,000,000,000 documents" in err
+    assert max(map(len, (out + err).splitlines())) <= 80
 
 
 def test_report(corpus: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from hrm.files import names
 from hrm.files.output import Refused, check_utf8, refused
 from hrm.files.reading import UserError, needs
 from hrm.files.records import Json
-from hrm.progress import bar
+from hrm.progress import counted
 from hrm.runs import lock
 from hrm.runs.durable import discard
 from hrm.text.data.clean.plan import Plan
@@ -139,15 +139,17 @@ def _local(plan: Plan, how: How, console: Console | None) -> None:
     most = max(stage.tasks for stage in listed)
     with _pool(min(most, how.workers or _cores())) as pool:
         pool.submit(_spell, plan.recipe.tokenizer).result()
-        for number, stage in enumerate(listed):
+        for number, stage in enumerate(listed, 1):
             left = _executor(plan, stage).get_incomplete_ranks()
-            with bar(stage.name, stage.tasks, console) as advance:
-                advance(stage.tasks - len(left))
-                running = [pool.submit(_task, plan, number, rank) for rank in left]
+            what, before = f"{number}/{len(listed)} {stage.name}", stage.tasks - len(left)
+            with counted(what, stage.tasks, "task", console, before) as advance:
+                running = {pool.submit(_task, plan, number - 1, rank) for rank in left}
                 try:
-                    for done in as_completed(running):
-                        done.result()
-                        advance(1)
+                    while running:
+                        done, running = wait(running, 1, FIRST_COMPLETED)
+                        for task in done:
+                            task.result()
+                        advance(len(done))
                 except BrokenProcessPool as error:
                     raise Refused(
                         f"a task of the stage {stage.name} was killed, perhaps for want of memory; what is complete is "
