@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,10 @@ def main(args: list[str]) -> int:
     request = budget_of(options.max_segments, options.halting, threshold, options.schedule)
     request |= {"state": "carry"} if options.state == "carry" and options.task != "text" else {}
 
+    if options.tasks:
+        from hrm.text.measuring.tasks import check_names
+
+        check_names(*_wanted(options))  # before the model is loaded
     from hrm.runs import threads
     from hrm.text.load import load_text
     from hrm.text.measuring.plain import is_plain, load_plain
@@ -270,6 +274,22 @@ def _fresh(loaded: Loaded, options: TextOptions) -> list[chat.Messages]:
     return items
 
 
+def _wanted(options: TextOptions) -> tuple[Sequence[str], Path | None]:
+    """The names given to --tasks, and the folder with local ones, where there is one."""
+    from hrm.text.measuring.tasks import names
+
+    folder = options.data_folder
+    if folder is None and (data := os.environ.get("HRM_DATA")):
+        folder = Path(data) / "eval_tasks"
+    wanted: Sequence[str] = options.tasks
+    if wanted == ("all",):
+        if folder is None:
+            where = "name their folder with --data-folder, or its parent in HRM_DATA"
+            raise UserError(f"--tasks all reads local files: {where}")
+        wanted = sorted(names(folder))
+    return wanted, folder if options.data_folder or (folder and folder.is_dir()) else None
+
+
 def _tasks(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
     from importlib.metadata import version
 
@@ -277,18 +297,9 @@ def _tasks(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
     from hrm.text.measuring.report import tasks_table
     from hrm.text.measuring.subject import longest
     from hrm.text.measuring.suite import measure_tasks, open_tasks
-    from hrm.text.measuring.tasks import names
 
-    folder = options.data_folder
-    if folder is None and (data := os.environ.get("HRM_DATA")):
-        folder = Path(data) / "eval_tasks"
-    wanted = options.tasks
-    if wanted == ("all",):
-        if folder is None:
-            where = "name their folder with --data-folder, or its parent in HRM_DATA"
-            raise UserError(f"--tasks all reads local files: {where}")
-        wanted = sorted(names(folder))
-    asked = open_tasks(wanted, folder if options.data_folder or (folder and folder.is_dir()) else None)
+    wanted, folder = _wanted(options)
+    asked = open_tasks(wanted, folder)
     for task in asked.values():
         for count in options.shots:
             task.check(count)

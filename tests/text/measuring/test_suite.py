@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from hrm.cli.main import main as hrm
 from hrm.files.reading import UserError
 from hrm.text.load import load_text
 from hrm.text.measuring import suite
 from hrm.text.measuring.plain import is_plain, load_plain
+from hrm.text.measuring.tasks import check_names
 from tests.text.measuring.small import pair, saved, saved_gpt2
 
 lm_eval: Any = pytest.importorskip("lm_eval", reason="needs the extra [eval]")
@@ -318,6 +320,25 @@ def test_a_task_of_lm_eval_is_asked_where_its_data_is_at_hand(some: None, tmp_pa
     asked.check(6)  # all of another part
     with pytest.raises(UserError, match="has 6 rows to take examples from, and --shots 7 wants more"):
         asked.check(7)
+
+
+def test_an_unknown_name_is_refused_before_the_model_is_loaded(
+    files: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    from lm_eval import tasks
+
+    def late(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(tasks, "TaskManager", late)
+    monkeypatch.setattr("hrm.text.load.load_text", late)
+    names = ["choose", "hellaswag", "mmlu", "ai2_arc", "arab_culture_egypt"]  # a file, tasks, a group and a tag
+    check_names(names, files)
+    with pytest.raises(UserError, match="no task 'choos'; did you mean 'choose'"):
+        check_names([*names, "choos"], files)
+    (tmp_path / "config.json").touch()  # as of a saved model
+    assert hrm(["eval", str(tmp_path), "--tasks", "hellaswg", "--data-folder", str(files)]) == 2
+    assert "did you mean 'hellaswag'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Unpack
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hrm.files.digest import data_sha256
-from hrm.files.reading import SMALL, UserError, nearest, needs, quoted, reason, text_of, yaml_of
+from hrm.files.reading import SMALL, UserError, needs, quoted, reason, text_of, yaml_of
 from hrm.files.records import Json
 from hrm.text.measuring.lm_eval import Reading, lm_eval_adapter
 from hrm.text.measuring.published import of_task, published
 from hrm.text.measuring.report import OTHER_ROWS
-from hrm.text.measuring.tasks import FORMS, Rows, load, names
+from hrm.text.measuring.tasks import FORMS, Rows, is_file, load, names, unknown
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Request
 
@@ -65,14 +65,12 @@ def open_tasks(wanted: Sequence[str], folder: Path | None = None) -> dict[str, A
         with _alone():
             if name in rows:
                 found[name] = Asked({name: _local(name, rows[name])}, {}, known[name])
-            elif Path(name).is_dir() or Path(name).suffix == ".yaml":
+            elif is_file(name):
                 found[name] = _from_path(Path(name))
             else:
                 manager = manager or TaskManager()  # reads some 14,000 files
                 if name not in manager.task_index:
-                    where = f"{folder} and lm-eval have" if folder is not None else "lm-eval has"
-                    near = nearest(name, known) or nearest(name, manager.task_index)
-                    raise UserError(f"{where} no task '{name}'{near or ': see lm-eval ls tasks'}")
+                    raise unknown(name, folder, known, manager.task_index)
                 found[name] = _loaded(manager, [name], name)
     return found
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from hrm.files.reading import UserError, lines_of, parsed, quoted, reading, shown
+from hrm.files.reading import UserError, lines_of, nearest, needs, parsed, quoted, reading, shown
 from hrm.files.records import Json
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
@@ -81,6 +85,46 @@ def names(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.iterdir())
         if path.name.endswith(ending)
     }
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is the path of a task file or folder of lm-eval's form."""
+    return Path(name).is_dir() or Path(name).suffix == ".yaml"
+
+
+# What lm-eval's files of settings call a task, a group or a tag, and the members of a group.
+_NAMED = re.compile(rb"^(?:\W?(?:task|group|tag)\W?[ \t]*:|[ \t]*-)[ \t\[]+[\"']?(\w[^\s\"',#\[\]]*)", re.MULTILINE)
+_OTHERS = (".py", ".pyc", ".md", ".sh", ".json")
+
+
+def check_names(wanted: Sequence[str], folder: Path | None = None) -> None:
+    """UserError for a name that neither `folder` nor lm-eval has a task of. Lm-eval's files are only searched for it,
+    which takes a second; to make its index of them takes half a minute."""
+    spec = find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(needs("measuring tasks", "lm-eval", "eval"))
+    known = names(folder) if folder is not None else {}
+    asked = [name for name in wanted if name not in known and not is_file(name)]
+    if not asked:
+        return
+    word = re.compile(rb"(?<![\w-])(?:%b)(?![\w-])" % b"|".join(re.escape(os.fsencode(name)) for name in asked))
+    named, found = set[bytes](), set[bytes]()
+    for path in Path(spec.submodule_search_locations[0], "tasks").rglob("*"):
+        if path.suffix not in _OTHERS and path.is_file():
+            content = path.read_bytes()
+            named.update(_NAMED.findall(content))
+            found.update(word.findall(content))
+    for name in asked:
+        if os.fsencode(name) not in found:
+            raise unknown(name, folder, known, [other.decode("utf-8", "replace") for other in named])
+
+
+def unknown(name: str, folder: Path | None, known: Iterable[str], others: Iterable[str]) -> UserError:
+    """What is said of a name of no task; `known` are those of the folder, `others` lm-eval's."""
+    where = f"{folder} and lm-eval have" if folder is not None else "lm-eval has"
+    alike = sorted(others, key=lambda other: (other[:2] != name[:2], other))  # of so many only the first are compared
+    near = nearest(name, known) or nearest(name, alike)
+    return UserError(f"{where} no task '{name}'{near or ': see lm-eval ls tasks'}")
 
 
 def load(name: str, path: Path) -> Rows:
