@@ -1,6 +1,6 @@
 """From raw text to a fine-tuned model in one command, with the commands that a cluster runs: the road in small.
 
-    python benchmarks/rehearsal.py [--data HRM_DATA] [--tokens 200000] [--work FOLDER]
+    python benchmarks/rehearsal.py [--data HRM_DATA] [--tokens 300000] [--work FOLDER]
         [--out FILE.json] [--table FILE.md] [--plot FILE.png]
 
 Some 8 MB of raw text with planted duplicates and questions of a test are cleaned, deduplicated, decontaminated and
@@ -36,7 +36,7 @@ from benchmarks import pipeline
 from hrm.files.output import write_json
 from hrm.runs import checkpoint
 
-LENGTH, BATCH, WIDTH, BLOCKS = 256, 8, 256, 2
+LENGTH, BATCH, WIDTH, BLOCKS = 256, 8, 192, 2
 """Tokens of a row, rows of a step, width of the model, and blocks of each of its modules."""
 TASKS = ("copa", "piqa", "lambada_openai")
 ITEMS, SHOTS = 100, (0, 5)
@@ -258,9 +258,9 @@ class Rehearsal:
     def recipe(self, width: int = WIDTH) -> list[str]:
         """The preset of the model at full size, made small."""
         return [
-            "gpt2-1.5b", "--data", str(self.corpus), "--arch.dim", str(width), "--arch.heads", str(width // 32),
+            "gpt2-1.5b", "--data", str(self.corpus), "--arch.dim", str(width), "--arch.heads", str(max(1, width // 32)),
             "--arch.fast-layers", str(BLOCKS), "--arch.slow-layers", str(BLOCKS), "--halting.max-segments", "2",
-            "--arch.max-position-embeddings", "512", "--optim.lr", "1e-3", *self.course(self.steps),
+            "--arch.max-position-embeddings", "512", "--optim.lr", "3e-3", *self.course(self.steps),
         ]  # fmt: skip
 
     def course(self, steps: int) -> list[str]:
@@ -432,7 +432,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HRM_DATA", "data")))
     parser.add_argument("--work", type=Path, default=Path("rehearsal"), help="folder of all that is made")
-    parser.add_argument("--tokens", type=int, default=200_000, help="that each model is trained on")
+    parser.add_argument("--tokens", type=int, default=300_000, help="that each model is trained on")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rehearsal.json"))
     parser.add_argument("--table", type=Path, default=Path("benchmarks/results/rehearsal.md"))
     parser.add_argument("--plot", type=Path, help="picture of loss against parameters")
