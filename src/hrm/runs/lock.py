@@ -136,6 +136,19 @@ def writer(folder: Path) -> str | None:
     return _owner(folder / _OWNER)
 
 
+def reader(folder: Path) -> str | None:
+    """A sentence on another process of this machine that has a file of the folder mapped; None also where the system
+    does not tell."""
+    import psutil
+
+    home = folder.resolve()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError, AttributeError):  # another's, ended, or macOS, which tells nobody
+            if process.pid != os.getpid() and any(Path(m.path).is_relative_to(home) for m in process.memory_maps()):
+                return f"process {process.pid} ({_plain(' '.join(process.cmdline()))}) is reading it"
+    return None
+
+
 @contextmanager
 def place(out: Path, verb: str) -> Iterator[Path]:
     """An empty, locked folder in which to build `out`; removed at the end. Leftovers of a killed process are deleted.

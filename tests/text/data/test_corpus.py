@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_changed_shards_are_found(tmp_path: Path) -> None:
     content[0] ^= 1
     tokens.write_bytes(content)
     assert [str(tokens) in sentence for sentence in Corpus.open(corpus.folder).check()] == [True]
+
+
+def test_nothing_is_read_of_a_corpus_that_took_the_place_of_this_one(tmp_path: Path) -> None:
+    corpus, other = make(tmp_path / "corpus", {"a": 1}), make(tmp_path / "other", {"a": 1}, documents=9)
+    first = corpus.sources[0].shards[0]
+    before = corpus._shard(first).row(0, 0, 0, 8)
+    shutil.rmtree(corpus.folder)
+    other.folder.rename(corpus.folder)
+    again = corpus._shard(first).row(0, 0, 0, 8)
+    assert all((one == two).all() for one, two in zip(before, again, strict=True))
+    with pytest.raises(UserError, match=r"00001 has changed since .*corpus.json was read: restore it"):
+        corpus.batch(0, 0, range(20), 20, 8)
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:

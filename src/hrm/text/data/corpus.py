@@ -189,11 +189,12 @@ class Corpus:
         return (self._shard(shard) for source in self.sources for shard in source.shards)
 
     def _open(self, facts: ShardFacts) -> Shard:
-        shard = Shard.open(self.folder / facts.folder, self._tokenizer)
+        where, index = self.folder / facts.folder, self.folder / facts.folder / "index.json"
+        if index.is_file() and sha256(names.regular(index)) != facts.sha256:
+            raise UserError(f"{where} has changed since {self.folder / MANIFEST} was read: restore it")
+        shard = Shard.open(where, self._tokenizer)
         if shard.facts["tokenizer"] != self._manifest.tokenizer or shard.whole:
-            raise UserError(
-                f"{shard.folder} does not fit {self.folder / MANIFEST}: restore it or make the corpus again"
-            )
+            raise UserError(f"{where} does not fit {self.folder / MANIFEST}: restore it or make the corpus again")
         return shard
 
     def _row(self, seed: int, number: int, length: int) -> Batch:

@@ -122,7 +122,7 @@ def check_names(wanted: Sequence[str], folder: Path | None = None) -> None:
 def unknown(name: str, folder: Path | None, known: Iterable[str], others: Iterable[str]) -> UserError:
     """What is said of a name of no task; `known` are those of the folder, `others` lm-eval's."""
     where = f"{folder} and lm-eval have" if folder is not None else "lm-eval has"
-    alike = sorted(others, key=lambda other: (other[:2] != name[:2], other))  # of so many only the first are compared
+    alike = sorted(others, key=lambda other: (other[:2] != name[:2], other))  # only the first 2,000 are compared
     near = nearest(name, known) or nearest(name, alike)
     return UserError(f"{where} no task '{name}'{near or ': see lm-eval ls tasks'}")
 

@@ -13,11 +13,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 
 from hrm.cli.clean import _show
@@ -25,6 +28,7 @@ from hrm.cli.main import main
 from hrm.files.output import Refused
 from hrm.files.reading import UserError
 from hrm.text.data import Packed, load_tokenizer, train_bpe
+from hrm.text.data.clean import run
 
 pytest.importorskip("datatrove")
 pytest.importorskip("spacy")
@@ -165,6 +169,58 @@ def test_a_corpus_is_not_replaced_by_accident(corpus: Path, home: Path, capsys: 
     assert "exists: choose another --out, or add --overwrite" in capsys.readouterr().err
 
 
+@pytest.fixture
+def beside() -> Iterator[Callable[[str], int]]:
+    """Runs lines of Python in another process, which lives until the end of the test; gives its number."""
+    with contextlib.ExitStack() as stack:
+
+        def run(lines: str) -> int:
+            program = f"{lines}\nprint(flush=True)\ninput()"
+            command, pipe = [sys.executable, "-c", program], subprocess.PIPE
+            process = stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe))
+            stack.callback(process.kill)
+            assert process.stdout is not None and process.stdout.readline() == b"\n"
+            return process.pid
+
+        yield run
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="the system does not say who reads a file")
+def test_a_corpus_that_is_being_read_is_not_replaced(
+    corpus: Path, home: Path, beside: Callable[[str], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = f"Corpus.open(Path({str(corpus / 'train')!r}))"
+    number = beside(f"from pathlib import Path\nfrom hrm.text.data.corpus import Corpus\n"
+                    f"read = {opened}\nread.batch(0, 0, range(1), 1, 8)")  # fmt: skip
+    kept = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(corpus), "--overwrite"]) == 2
+    assert f"{corpus} is in use: process {number} (" in (said := capsys.readouterr().err)
+    assert "wait until that has ended, or choose another --out" in said
+    assert kept == {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+
+
+def test_a_second_command_for_the_same_place_is_refused(
+    home: Path, beside: Callable[[str], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = home / "both"
+    number = beside(f"from pathlib import Path\nfrom hrm.runs import lock\n"
+                    f"held = lock.place(Path({str(out)!r}), 'data clean')\nheld.__enter__()")  # fmt: skip
+    assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(out)]) == 2
+    assert f"{out} is in use: hrm data clean (process {number} on" in capsys.readouterr().err
+    assert not list(home.glob("both*"))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_old_corpus_makes_room_at_once(tmp_path: Path, keep: bool) -> None:
+    out, work = tmp_path / "corpus", tmp_path / "corpus.work"
+    for folder, facts in ((out, {"kept": 1}), (work / "corpus", {"kept": 2})):
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(facts))
+    plan: Any = SimpleNamespace(work=work)
+    assert run._put(plan, out, run.How(overwrite=True, keep_work=keep)) == {"kept": 2}
+    assert work.exists() == keep and not (work / "before").exists()
+
+
 def test_begun_work_is_kept_until_the_plan_is_known_to_work(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun = home / "begun.work" / "plan.json"
     begun.parent.mkdir()
@@ -202,7 +258,6 @@ def test_a_tokenizer_without_an_end(home: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_full_disk_is_named(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from hrm.text.data.clean import run
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -252,7 +307,6 @@ def test_tasks_are_handed_to_slurm_once(
 def test_ray_is_refused_where_it_is_missing(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hrm.text.data.clean import run
 
     monkeypatch.setattr(run, "find_spec", lambda name: None if name == "ray" else object())
     assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "far"), "--executor", "ray"]) == 2
@@ -263,7 +317,6 @@ def test_ray_is_refused_where_it_is_missing(
 def test_a_killed_task_ends_the_command_in_a_sentence(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hrm.text.data.clean import run
 
     monkeypatch.setattr(run, "_task", _killed)
     assert main(["data", "clean", str(home / "recipe.yaml"), "--out", str(home / "ended")]) == 1

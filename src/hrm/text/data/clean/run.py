@@ -87,6 +87,13 @@ def _free(out: Path, work: Path, overwrite: bool) -> None:
             raise UserError(f"{path} exists and is no corpus: choose another --out")
     if not overwrite and os.path.lexists(out):
         raise UserError(f"{out} exists: choose another --out, or add --overwrite")
+    _check_unread(out, "wait until that has ended, or choose another --out")
+
+
+def _check_unread(out: Path, hint: str) -> None:
+    """UserError where a corpus is being read: a training opens shard after shard, and would soon miss one."""
+    if (told := lock.reader(out)) is not None:
+        raise UserError(f"{out} is in use: {told}; {hint}")
 
 
 def _check(recipe: Recipe, out: Path, how: How) -> None:
@@ -120,11 +127,12 @@ def _check(recipe: Recipe, out: Path, how: How) -> None:
 
 def _put(plan: Plan, out: Path, how: How) -> Json:
     """Give the complete corpus its name, and remove what it was made from."""
-    if how.overwrite:
-        discard(out)
-    (plan.work / "corpus").replace(out)
-    if not how.keep_work:
-        discard(plan.work)
+    made, before = plan.work / "corpus", plan.work / "before"
+    if how.overwrite and os.path.lexists(out):
+        _check_unread(out, f"{made} is complete: once that has ended, move it there in its place")
+        out.rename(before)  # so that there is no part of a corpus at any time
+    made.replace(out)
+    discard(before if how.keep_work else plan.work)
     return json.loads((out / "report.json").read_text("utf-8"))
 
 
