@@ -44,3 +44,24 @@ def test_of_a_training_that_has_done_nothing_yet(tmp_path: Path, capsys: pytest.
         path.rename(tmp_path / path.name)
     assert hrm(["status", str(run.path)]) == 0
     assert capsys.readouterr().out.endswith("step 0 of 1 (0%), no checkpoint yet\nnot running\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"config.json": '{"model_type": "hrm_lm"}', "m.safetensors": ""}, "a saved model of type 'hrm_lm': hrm e"),
+        ({"config.json": '{"model_type": "hrm_text"}', "m.safetensors": ""}, "a saved model of type 'hrm_text': "),
+        ({"adapter_config.json": "{}", "adapter_model.safetensors": ""}, "a PEFT adapter: merge it into its model"),
+        ({"train/corpus.json": "{}"}, "a corpus of packed text: hrm data check"),
+        ({"index.json": "{}"}, "a corpus of packed text: hrm data check"),
+        ({"step_10": ""}, "a checkpoint of the official program: hrm convert"),
+    ],
+)  # fmt: skip
+def test_what_is_no_run_is_named_with_the_command_that_reads_it(
+    files: dict[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in files.items():
+        (tmp_path / "it" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "it" / name).write_text(content)
+    assert hrm(["status", str(tmp_path / "it")]) == 2
+    assert f"hrm status: {tmp_path / 'it'} is no run but {said}" in capsys.readouterr().err

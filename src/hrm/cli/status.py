@@ -41,7 +41,13 @@ def main(args: list[str]) -> int:
     from hrm.runs import Run, checkpoint, lock
     from hrm.text import learned
 
-    if not options.repair and (options.run / "run.json").is_file() and kind_of(options.run) is not LearnConfig:
+    is_run = (options.run / "run.json").is_file()
+    if not is_run and options.run.is_dir():
+        from hrm.inspection import other_than_run
+
+        if (known := other_than_run(options.run)) is not None:
+            raise UserError(f"{options.run} is no run but {known}")
+    if not options.repair and is_run and kind_of(options.run) is not LearnConfig:
         told = training(options.run)
         if options.json:
             print(to_json(told))

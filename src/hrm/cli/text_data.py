@@ -179,7 +179,7 @@ def is_text(path: str) -> bool:
 def check(path: str, as_json: bool) -> int:
     """Find files of packed text that are incomplete or have changed."""
     found: list[str] = []
-    if [part.name for part in _parts(path)] == ["validation"]:
+    if _parts(path) == [Path(path) / "validation"]:
         found.append(f"{Path(path) / 'train'} has neither {corpus.MANIFEST} nor index.json: restore it")
     for part in _parts(path):
         try:

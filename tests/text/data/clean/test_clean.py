@@ -161,6 +161,9 @@ def test_manifest(corpus: Path) -> None:
     assert all(source.weight == source.count for source in opened.sources)
     assert len(opened.sources[1].shards) > 1  # of a thousand tokens and the rest of a document
     assert not list(opened.check())
+    assert all(
+        main(["data", "check", str(folder)]) == 0 for folder in (corpus, corpus / "train", corpus / "validation")
+    )
     assert not list((corpus / "train").glob("*/.tmp*")) and not (corpus / "train" / "first" / "00001-00099").exists()
 
 
