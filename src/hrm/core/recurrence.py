@@ -39,8 +39,33 @@ class Schedule(NamedTuple):
             for step in range(self.l_cycles + 1)
         )
 
+    def until(self, cycle: int, step: int) -> Interrupted:
+        """This schedule, broken off after a step of L with an update of H: what the model would say by then."""
+        return Interrupted(*self, cycle, step)
+
+
+class Interrupted(Schedule):
+    """A schedule's visits up to one step of L, then the update of H that ends its cycle."""
+
+    last: tuple[int, int]
+
+    def __new__(cls, h_cycles: int, l_cycles: int, cycle: int, step: int) -> Interrupted:
+        new = super().__new__(cls, h_cycles, l_cycles)
+        new.last = cycle, step
+        return new
+
+    def visits(self, n_fast: int, n_slow: int, first_slot: int = 0) -> tuple[Visit, ...]:
+        cycle, step = self.last
+        return tuple(
+            visit
+            for visit in super().visits(n_fast, n_slow, first_slot)
+            if visit.cycle < cycle or (visit.cycle == cycle and (visit.step <= step or visit.role == "H"))
+        )
+
 
 Horizon = Callable[[Visit, Schedule], bool]
+Watch = Callable[[Visit, "Carry"], None]
+"""Told the states after each visit."""
 
 
 def last_step(visit: Visit, schedule: Schedule) -> bool:
@@ -196,6 +221,7 @@ class Recurrence(nn.Module):
         schedule: Schedule | None = None,
         first_slot: int = 0,
         visit_with: Callable[[Stack, Tensor, Context, int], Tensor] = Stack.__call__,
+        watch: Watch | None = None,
     ) -> Carry:
         """One segment from `carry` with input `x` [b, p, d]; the new carry is not detached."""
         schedule = schedule or self.schedule
@@ -210,4 +236,6 @@ class Recurrence(nn.Module):
                     z_l = visit_with(fast, z_l + injected, context, visit.slot if kept else 0)
                 else:
                     z_h = visit_with(slow, z_h + z_l, context, visit.slot if kept else 0)
+            if watch is not None:
+                watch(visit, Carry(z_h, z_l))
         return Carry(z_h, z_l)

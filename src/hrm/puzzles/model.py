@@ -14,6 +14,7 @@ from hrm.core.arch import ArchConfig
 from hrm.core.halting import QHead
 from hrm.core.kernels import weights
 from hrm.core.layers import Context, Embedding, Linear, rotary_angles, truncated_normal_
+from hrm.core.probe import Probe
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.puzzles.config import Config
 
@@ -67,6 +68,8 @@ class PuzzleModel(nn.Module):
         super().__init__()
         self.arch, self.board = arch, board
         self.dtype = torch.float32
+        self.probe: Probe | None = None
+        """Told the states after every visit (`hrm.core.probe.probing`)."""
         dim, std = arch.dim, arch.dim**-0.5
         self.candidates = board.symbols[1] if arch.tokens == "candidates" else 0
         self.positions = positions = board.cells * max(1, self.candidates) + arch.task_positions
@@ -127,8 +130,12 @@ class PuzzleModel(nn.Module):
         z_l = self.z_l_init.to(self.dtype).expand(shape)
         if self.recurrence.first_state:
             self._refresh()
-            return Carry(self.embed(inputs, task_ids), z_l)
-        return Carry(self.z_h_init.to(self.dtype).expand(shape), z_l)
+            carry = Carry(self.embed(inputs, task_ids), z_l)
+        else:
+            carry = Carry(self.z_h_init.to(self.dtype).expand(shape), z_l)
+        if self.probe is not None:
+            self.probe.begin(carry)
+        return carry
 
     def segment(
         self, carry: Carry, inputs: Int[Tensor, "b c"], task_ids: Int[Tensor, " b"], schedule: Schedule | None = None
@@ -138,7 +145,8 @@ class PuzzleModel(nn.Module):
         rope = (self.rope_cos, self.rope_sin) if self.arch.positions == "rope" else None
         groups = tuple((getattr(self, f"members_{i}"), getattr(self, f"group_of_{i}")) for i in range(self.partitions))
         context = Context(rope=rope, causal=self.arch.attention == "causal", groups=groups)
-        carry = self.recurrence(carry, self.embed(inputs, task_ids), context, schedule)
+        x = self.embed(inputs, task_ids)
+        carry = self.recurrence(carry, x, context, schedule, watch=self.probe and self.probe.see)
         z = carry.z_h
         summary = z[:, 0] if self.arch.q_from == "first" else z.mean(1)
         answers = z[:, self.arch.task_positions :]

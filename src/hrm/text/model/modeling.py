@@ -20,6 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from hrm.core.halting import QHead
 from hrm.core.kernels import weights
 from hrm.core.layers import Context, Embedding, Linear, truncated_normal_
+from hrm.core.probe import Probe
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.files.reading import UserError, nearest
 from hrm.text.model.attention import RecordedAttention, RegisteredAttention
@@ -115,6 +116,8 @@ class HRMModel(HRMPreTrainedModel):
         self.gradient_checkpointing = False
         self.gathers = True
         """In training, compute only live tokens. Turn it off for compiled stacks: the shapes vary."""
+        self.probe: Probe | None = None
+        """Told the states after every visit (`hrm.core.probe.probing`)."""
         self.decoder: Decoder | None = None
         """Runs single new tokens in compiled code, during a `generate` with `compile_config`."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
@@ -192,7 +195,10 @@ class HRMModel(HRMPreTrainedModel):
             retried=blank,
             new=length,
             drop=drop,
+            watch=VisitRecords(probe=self.probe),
         )
+        if self.probe is not None:
+            self.probe.begin(carry)
         if thought.keys_values is not None and thought.keys_values.lags:
             thought.rope = tuple(t.expand(rows, -1, -1) for t in thought.rope)  # type: ignore[assignment]
             thought.blocks = torch.full_like(thought.depth, -1) if seen.blocks is None else seen.blocks
@@ -223,8 +229,8 @@ class HRMModel(HRMPreTrainedModel):
         x = selection.of(thought.x)
         if self.decoder is not None and self.decoder.can(context, x):
             visit = self.decoder
-        visit = thought.watch.visit(visit, thought, selection, schedule)
-        thought.advance(selection, self.recurrence(carry, x, context, schedule, first_slot, visit))
+        watch = thought.watch.watch(thought, selection, schedule)
+        thought.advance(selection, self.recurrence(carry, x, context, schedule, first_slot, visit, watch))
 
     def think(self, thought: Thought, budget: Budget, head: Callable[[Tensor], Tensor] | None = None) -> None:
         """Segments until every token has halted or spent its budget."""
@@ -287,7 +293,7 @@ class HRMModel(HRMPreTrainedModel):
         """The records that a forward pass keeps of its visits: those asked for here, or else by the settings."""
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         shares = self.config.output_attentions if output_attentions is None else output_attentions
-        return VisitRecords(bool(states), bool(shares))
+        return VisitRecords(bool(states), bool(shares), self.probe)
 
     def blocks(self, token_types: Tensor | None, length: int) -> Int[Tensor, "b p"] | None:
         """The prefix block of each of the last tokens, -1 outside; None where there is no prefix."""

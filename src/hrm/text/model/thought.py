@@ -8,34 +8,38 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from hrm.core.layers import Context
-from hrm.core.recurrence import Carry, Schedule, Stack
+from hrm.core.probe import Probe
+from hrm.core.recurrence import Carry, Schedule, Visit, Watch
 from hrm.text.model.dropout import Dropout
 from hrm.text.model.key_values import KeyValueStore
 from hrm.text.model.selection import AllTokens, LiveTokens, MaskedTokens
 
-Visit = Callable[[Stack, Tensor, Context, int], Tensor]
-
 
 class VisitRecords:
-    """Records of every visit, on request: states [b, new, d], attention weights [b, new, heads, keys]."""
+    """Records of every visit, on request: states [b, new, d], attention weights [b, new, heads, keys]. `probe` is
+    told the states."""
 
-    def __init__(self, states: bool = False, attentions: bool = False) -> None:
+    def __init__(self, states: bool = False, attentions: bool = False, probe: Probe | None = None) -> None:
         self.states: list[Tensor] | None = [] if states else None
         self.attentions: list[Tensor] | None = [] if attentions else None
+        self.probe = probe
 
-    def visit(self, visit: Visit, thought: Thought, selection: AllTokens, schedule: Schedule) -> Visit:
-        """Wraps a visit so that its states are recorded, if they were asked for."""
-        if self.states is None:
-            return visit
-        keep = self.keeper(self.states, schedule.h_cycles * (schedule.l_cycles + 1), thought.new, selection)
+    def watch(self, thought: Thought, selection: AllTokens, schedule: Schedule) -> Watch | None:
+        """What is called after each visit of a segment; None if nobody asked for the states."""
+        if self.states is None and self.probe is None:
+            return None
+        each, new = schedule.h_cycles * (schedule.l_cycles + 1), thought.new
+        keep = None if self.states is None else self.keeper(self.states, each, new, selection)
+        live = None if thought.all_live else thought.live[:, -new:]
 
-        def watched(stack: Stack, z: Tensor, context: Context, slot: int) -> Tensor:
-            z = visit(stack, z, context, slot)
-            keep(z)
-            return z
+        def watch(visit: Visit, carry: Carry) -> None:
+            if keep is not None:
+                keep(carry.z_l if visit.role == "L" else carry.z_h)
+            if self.probe is not None:
+                whole = zip(thought.carry, carry, strict=True)
+                self.probe.see(visit, Carry(*(selection.show(old[:, -new:], z, new) for old, z in whole)), live)
 
-        return watched
+        return watch
 
     def keeper(self, records: list[Tensor], each: int, new: int, selection: AllTokens) -> Callable[[Tensor], None]:
         """Returns a function that records [b', p', ...] for the last `new` tokens; halted ones repeat their record
