@@ -1,4 +1,4 @@
-"""`hrm analyze text`: what trained models do."""
+"""`hrm analyze QUESTION RUN`: what trained models do, and what goes on inside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, watched
 from hrm.cli.options import DEVICE, Device, OnDevice, Positional, choose, parse
 from hrm.console import Console
 from hrm.files import output
@@ -70,8 +71,36 @@ class ForgettingOptions:
     """File for a picture of the matrix."""
 
 
+@dataclass(frozen=True)
+class StepsOptions:
+    """Show how far the states move at every step of L and update of H, and what other schedules bring and cost."""
+
+    run: Positional[str]
+    """Run, saved model, or the name of a solver that comes with the package."""
+    segments: int | None = None
+    """How many are watched; default: as many as the model was trained with."""
+    schedules: tuple[str, ...] = ()
+    """Cycles x steps to measure beside the model's own, such as 1x1 2x2 3x2 6x4."""
+    look: Look = field(default_factory=Looking)
+
+
 def main(args: list[str]) -> int:
-    return choose("analyze", {"text": text, "forgetting": forgetting}, args)
+    return choose("analyze", {"steps": steps, "text": text, "forgetting": forgetting}, args)
+
+
+def steps(args: list[str]) -> int:
+    """Show how far the states move at every step, and what other schedules bring."""
+    example = "hrm analyze steps runs/sudoku --schedules 1x1 2x2 3x2 6x4"
+    options = parse("analyze steps", StepsOptions, args, example=example)
+    schedules = schedules_of(options.schedules)
+    with subject_of(options.run, options.look) as subject, watched("watching") as progress:
+        from hrm.insight.steps import steps as measure
+
+        look = options.look
+        found = measure(
+            subject, options.segments or subject.max_segments, look.limit, look.batch_size, schedules, progress
+        )
+    return answer(found, options.run, look)
 
 
 def forgetting(args: list[str]) -> int:

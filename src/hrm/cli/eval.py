@@ -98,7 +98,7 @@ def main(args: list[str]) -> int:
     where = options.on
     solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
-    puzzles = _puzzles(options, solver.task)
+    puzzles = puzzles_to_measure(options, solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
     measurement = Measurement(solver, puzzles, options.batch_size, **vars(options.strategy))
@@ -122,7 +122,7 @@ def main(args: list[str]) -> int:
     return 130
 
 
-def _puzzles(options: Options, task: tasks.Task) -> PuzzleSet:
+def puzzles_to_measure(options: Options, task: tasks.Task) -> PuzzleSet:
     """The puzzles to measure on; UserError for some that a run was trained on."""
     import numpy as np
 

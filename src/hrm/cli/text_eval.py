@@ -182,7 +182,7 @@ def _text(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, st
     from hrm.text.measuring.words import per_word
 
     most, words = longest(loaded.model, loaded.tokenizer), list[int]()
-    with _packed(loaded, options, words.append) as (packed, source), share("", Console(stderr=True)) as report:
+    with text_to_measure(loaded, options, words.append) as (packed, source), share("", Console(stderr=True)) as report:
         rows = getattr(packed, "length", None)  # rows of a fixed length
         length = options.length or rows or min(loaded.length or most, max(1, packed.count - 1))
         if length > most:
@@ -317,7 +317,7 @@ def _tasks(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
 
 
 @contextmanager
-def _packed(
+def text_to_measure(
     loaded: Loaded, options: TextOptions, count: Callable[[int], object]
 ) -> Iterator[tuple[Tokens, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from; `count` hears

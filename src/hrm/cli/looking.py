@@ -1,0 +1,139 @@
+"""What the questions of `hrm analyze` share: the run, what it thinks about, and where the answer goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from hrm.cli.options import Machine, OnMachine
+from hrm.console import Console
+from hrm.files.output import to_json
+from hrm.files.reading import UserError
+from hrm.progress import share
+from hrm.puzzles import solvers
+from hrm.text.config import is_text
+
+if TYPE_CHECKING:
+    from hrm.insight.figures import Finding, Table
+    from hrm.insight.subject import Puzzles, Subject, Text
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What is looked at, and where the answer goes."""
+
+    data: str | None = None
+    """Puzzles or text to think about; default: what the run held out."""
+    limit: int = 64
+    """Puzzles, or windows of text."""
+    batch_size: int = 16
+    """Puzzles or windows in a batch."""
+    checkpoint: str = "best"
+    """best, latest or a step."""
+    out: Path | None = None
+    """Folder for the picture (PNG, SVG) and the numbers (JSON); default: analysis in the run."""
+    json: bool = False
+    """Print the numbers instead of the table."""
+    split: str = "test"
+    """Which split of a dataset folder."""
+    on: OnMachine = field(default_factory=Machine)
+
+
+Look = Annotated[Looking, tyro.conf.arg(name="")]
+"""These flags without a prefix."""
+
+
+@contextmanager
+def subject_of(run: str, options: Looking) -> Iterator[Subject]:
+    """The model of a run with what it is to think about."""
+    if is_text(run):
+        with _text(run, options) as subject:
+            yield subject
+    else:
+        yield _puzzles(run, options)
+
+
+def answer(finding: Finding, run: str, options: Looking) -> int:
+    """Save what was found and print it."""
+    folder = options.out or solvers.find(run) / "analysis"
+    files = finding.save(folder)
+    if options.json:
+        print(to_json(finding.plain(), indent=2))
+        return 0
+    console = Console(highlight=False)
+    console.print(finding.title, style="bold")
+    for title, table in finding.tables.items():
+        console.print(_shown(title, table))
+    for sentence in finding.says:
+        console.print(sentence)
+    print("wrote " + ", ".join(str(file) for file in files), file=sys.stderr)
+    return 0
+
+
+@contextmanager
+def watched(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar while something is computed."""
+    with share(what, Console(stderr=True)) as report:
+        yield report
+
+
+def _puzzles(run: str, options: Looking) -> Puzzles:
+    from hrm.cli.eval import Options, puzzles_to_measure
+    from hrm.insight.subject import Puzzles as Subject
+    from hrm.puzzles.solving import load
+    from hrm.runs import threads
+
+    solver = load(run, options.checkpoint, options.on.device, options.on.precision)
+    threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.on.threads)
+    wanted = Options(run=run, data=options.data, limit=options.limit, split=options.split, allow_overlap=True)
+    return Subject(solver, puzzles_to_measure(wanted, solver.task))
+
+
+@contextmanager
+def _text(run: str, options: Looking) -> Iterator[Text]:
+    from hrm.cli.text_eval import TextOptions, text_to_measure
+    from hrm.insight.subject import Text as Subject
+    from hrm.runs import threads
+    from hrm.text.load import load_text
+    from hrm.text.measuring.subject import longest
+
+    loaded = load_text(run, options.checkpoint, options.on.device, options.on.precision)
+    wanted = TextOptions(run=run, data=options.data)
+    with text_to_measure(loaded, wanted, lambda count: None) as (packed, source):
+        length = getattr(packed, "length", None) or min(
+            loaded.length or longest(loaded.model, loaded.tokenizer), max(1, packed.count - 1)
+        )
+        threads.settle_for(loaded.model, options.batch_size * length, options.on.threads)
+        yield Subject(loaded, packed, length, str(source))
+
+
+def _shown(title: str, table: Table) -> Any:
+    import rich.table
+
+    shown = rich.table.Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in table.columns:
+        shown.add_column(name, justify="right")
+    for row in table.rows:
+        shown.add_row(
+            *("" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+        )
+    return shown
+
+
+def schedules_of(words: tuple[str, ...]) -> list[Any]:
+    """Schedules written as 2x2; UserError for anything else."""
+    from hrm.core.recurrence import Schedule
+
+    found = []
+    for word in words:
+        parts = word.lower().split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 64 for part in parts):
+            raise UserError(f"--schedules {word} is no schedule: write cycles x steps, such as 2x2 or 6x4")
+        found.append(Schedule(*map(int, parts)))
+    return found

@@ -1,0 +1,90 @@
+"""What a question has found: a table, a picture, its numbers and what to see in it; and how all pictures look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hrm.files import output
+from hrm.files.records import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart by the colour-blind (Okabe and Ito)."""
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 3)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+"""So that lines can be told apart without their colours."""
+
+
+class Table(NamedTuple):
+    """Rows of strings, numbers and None."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a question."""
+
+    question: str
+    """Name of the question; its files are called so."""
+    title: str
+    about: Json
+    """Of which model and data it is."""
+    says: list[str]
+    """Sentences: what was found, and what to see in the picture."""
+    tables: dict[str, Table]
+    """By title."""
+    numbers: Json
+    """All that was measured."""
+    draw: Callable[[], Figure] | None = None
+    more: dict[str, bytes] = field(default_factory=dict)
+    """Further files by name, such as a moving picture."""
+
+    def plain(self) -> Json:
+        """Its JSON."""
+        return {
+            "question": self.question, "title": self.title, "about": self.about, "says": self.says,
+            "tables": {name: table._asdict() for name, table in self.tables.items()}, **self.numbers,
+        }  # fmt: skip
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write its JSON, PNG, SVG and further files into a folder; returns them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"{self.question}.json"]
+        output.write_json(files[0], self.plain())
+        if self.draw is not None:
+            figure = self.draw()
+            for suffix in (".png", ".svg"):
+                files.append(folder / f"{self.question}{suffix}")
+                output.write_figure(files[-1], figure, 144)
+        for name, content in self.more.items():
+            files.append(folder / name)
+            output.write(files[-1], content)
+        return files
+
+
+def canvas(panels: int = 1, height: float = 3.4, width: float = 4.6, title: str = "") -> tuple[Figure, Sequence[Axes]]:
+    """A figure with panels side by side, in the look of all of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width * panels + 0.4, height), dpi=144, layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for each in axes:
+        each.grid(alpha=0.25)
+        each.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, axes
+
+
+def look(number: int, marks: bool = True) -> dict[str, Any]:
+    """Colour, line and mark of the line with this number."""
+    chosen: dict[str, Any] = {"color": COLOURS[number % 7], "linestyle": LINES[number % 7]}
+    return chosen | ({"marker": MARKS[number % 7], "markersize": 4} if marks else {})
