@@ -84,8 +84,22 @@ class StepsOptions:
     look: Look = field(default_factory=Looking)
 
 
+@dataclass(frozen=True)
+class DimensionsOptions:
+    """Show in how many directions z_h and z_l spread, trained and untrained, against the number of puzzles or texts."""
+
+    run: Positional[str]
+    """Run, saved model, or the name of a solver that comes with the package."""
+    segments: int | None = None
+    """How many are watched; default: as many as the model was trained with."""
+    seed: int = 0
+    """Of the fresh weights, and of the order of the puzzles."""
+    look: Look = field(default_factory=Looking)
+
+
 def main(args: list[str]) -> int:
-    return choose("analyze", {"steps": steps, "text": text, "forgetting": forgetting}, args)
+    actions = {"steps": steps, "dimensions": dimensions, "text": text, "forgetting": forgetting}
+    return choose("analyze", actions, args)
 
 
 def steps(args: list[str]) -> int:
@@ -100,6 +114,17 @@ def steps(args: list[str]) -> int:
         found = measure(
             subject, options.segments or subject.max_segments, look.limit, look.batch_size, schedules, progress
         )
+    return answer(found, options.run, look)
+
+
+def dimensions(args: list[str]) -> int:
+    """Show in how many directions the states spread."""
+    options = parse("analyze dimensions", DimensionsOptions, args, example="hrm analyze dimensions runs/sudoku")
+    with subject_of(options.run, options.look) as subject, watched("watching") as progress:
+        from hrm.insight.dimensions import dimensions as measure
+
+        look, segments = options.look, options.segments or subject.max_segments
+        found = measure(subject, segments, look.limit, look.batch_size, options.seed, progress)
     return answer(found, options.run, look)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +14,10 @@ import tyro
 
 from hrm.cli.options import Machine, OnMachine
 from hrm.console import Console
+from hrm.files.names import KEPT_BY_RUNS
 from hrm.files.output import to_json
-from hrm.files.reading import UserError
+from hrm.files.reading import UserError, needs
 from hrm.progress import share
-from hrm.puzzles import solvers
 from hrm.text.config import is_text
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Looking:
     checkpoint: str = "best"
     """best, latest or a step."""
     out: Path | None = None
-    """Folder for the picture (PNG, SVG) and the numbers (JSON); default: analysis in the run."""
+    """Folder for the picture (PNG, SVG) and the numbers (JSON); default: analysis in the run, or here for a solver that
+    comes with the package."""
     json: bool = False
     """Print the numbers instead of the table."""
     split: str = "test"
@@ -51,7 +53,10 @@ Look = Annotated[Looking, tyro.conf.arg(name="")]
 
 @contextmanager
 def subject_of(run: str, options: Looking) -> Iterator[Subject]:
-    """The model of a run with what it is to think about."""
+    """The model of a run with what it is to think about; UserError where the answer could not be drawn or written."""
+    if find_spec("matplotlib") is None:
+        raise UserError(needs("hrm analyze", "matplotlib", "report"))
+    _folder(run, options)
     if is_text(run):
         with _text(run, options) as subject:
             yield subject
@@ -61,8 +66,7 @@ def subject_of(run: str, options: Looking) -> Iterator[Subject]:
 
 def answer(finding: Finding, run: str, options: Looking) -> int:
     """Save what was found and print it."""
-    folder = options.out or solvers.find(run) / "analysis"
-    files = finding.save(folder)
+    files = finding.save(_folder(run, options))
     if options.json:
         print(to_json(finding.plain(), indent=2))
         return 0
@@ -74,6 +78,19 @@ def answer(finding: Finding, run: str, options: Looking) -> int:
         console.print(sentence)
     print("wrote " + ", ".join(str(file) for file in files), file=sys.stderr)
     return 0
+
+
+def _folder(run: str, options: Looking) -> Path:
+    """Where the answer goes; UserError for a place where none can be written."""
+    if options.out is None:
+        return Path(run) / "analysis" if Path(run).is_dir() else Path("analysis") / Path(run).name
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file: name a folder")
+    if any(
+        options.out.resolve().is_relative_to(Path(run).resolve() / name) for name in KEPT_BY_RUNS if name != "analysis"
+    ):
+        raise UserError(f"--out {options.out} belongs to the run {run}: choose another folder")
+    return options.out
 
 
 @contextmanager

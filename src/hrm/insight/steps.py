@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hrm.core.probe import Moment, Motion, Probe, probing
 from hrm.core.recurrence import Schedule
 from hrm.files.records import Json
 from hrm.insight.figures import Finding, Table, canvas, look
 from hrm.insight.subject import Puzzles, Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Tried(NamedTuple):

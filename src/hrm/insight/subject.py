@@ -67,7 +67,8 @@ class Subject(Protocol):
 
     family: Literal["puzzle", "text"]
     name: str
-    model: PuzzleModel | HRMForCausalLM
+    model: Any
+    """PuzzleModel or HRMForCausalLM."""
     schedule: Schedule
     max_segments: int
     front: int
@@ -99,7 +100,8 @@ class Puzzles:
 
     def __init__(self, solver: Solver, puzzles: PuzzleSet, run: Run[Any] | None = None) -> None:
         self.solver, self.puzzles, self.run = solver, puzzles, run
-        self.model, self.task, self.name = solver.model, solver.task, solver.checkpoint
+        self.model: Any = solver.model
+        self.task, self.name = solver.task, solver.checkpoint
         self.schedule, self.max_segments = self.model.recurrence.schedule, solver.max_segments
         self.front, self.count = self.model.arch.task_positions, len(puzzles.inputs)
 
@@ -151,7 +153,8 @@ class Text:
 
     def __init__(self, loaded: TextModel, packed: Tokens, length: int, source: str) -> None:
         self.loaded, self.packed, self.length, self.source = loaded, packed, length, source
-        self.model, self.tokenizer, self.run, self.name = loaded.model, loaded.tokenizer, loaded.run, loaded.name
+        self.model: Any = loaded.model
+        self.tokenizer, self.run, self.name = loaded.tokenizer, loaded.run, loaded.name
         budget = self.model.budget()
         self.schedule, self.max_segments, self.front = budget.schedule, budget.max_segments, 0
         self.count = max(1, -(-packed.count // length))
