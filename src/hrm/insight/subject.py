@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ from hrm.runs import Run
 from hrm.text.data import Tokens
 from hrm.text.load import TextModel
 from hrm.text.model import HRMForCausalLM
+from hrm.text.model.budget import Budget
+from hrm.text.model.thought import Thought
 
 LOGITS = 1 << 22
 """Most logits in memory at once."""
@@ -62,6 +65,21 @@ class Reading(NamedTuple):
     """[b, front + p, dim]"""
 
 
+class Thinking(Protocol):
+    """A batch that is being thought about, a segment at a time."""
+
+    carry: Carry
+    """The states from which the next segment goes on; they may be changed."""
+
+    def segment(self, schedule: Schedule | None = None) -> Reading:
+        """Think one segment; nothing halts."""
+        ...
+
+    def copy(self) -> Thinking:
+        """The same, to go on from here in another way."""
+        ...
+
+
 class Subject(Protocol):
     """A model with puzzles or a text, and how it thinks about them."""
 
@@ -82,6 +100,10 @@ class Subject(Protocol):
 
     def think(self, batch: Batch, segments: int, schedule: Schedule | None = None) -> Iterator[Reading]:
         """Readings after every segment, from fresh states; nothing halts."""
+        ...
+
+    def begin(self, batch: Batch, segments: int, schedule: Schedule | None = None) -> Thinking:
+        """The same, for those who change the states or the schedule on the way."""
         ...
 
     def untrained(self, seed: int = 0) -> Subject:
@@ -114,14 +136,15 @@ class Puzzles:
             labels = torch.where(labels == IGNORE, -100, labels)
             yield Batch(first, inputs, labels, {"task_ids": ids})
 
-    @torch.no_grad()
     def think(self, batch: Batch, segments: int, schedule: Schedule | None = None) -> Iterator[Reading]:
-        ids = batch.more["task_ids"]
-        carry = self.model.initial_carry(batch.inputs, ids)
-        for segment in range(1, segments + 1):
-            carry, readout = self.model.segment(carry, batch.inputs, ids, schedule)
-            halt, stops = readout.q[:, :1].sigmoid(), wants_to_halt(readout.q, self.solver.q_continue)[:, None]
-            yield Reading(segment, *_scores(readout.logits, batch.labels), halt, stops, carry)
+        thinking = self.begin(batch, segments, schedule)
+        for _ in range(segments):
+            yield thinking.segment()
+
+    @torch.no_grad()
+    def begin(self, batch: Batch, segments: int, schedule: Schedule | None = None) -> PuzzleThinking:
+        carry = self.model.initial_carry(batch.inputs, batch.more["task_ids"])
+        return PuzzleThinking(self, batch, schedule, carry)
 
     def solved(self, batch: Batch, reading: Reading) -> np.ndarray:
         """[b] whether each readout is right: equal to the label, in a maze a shortest path."""
@@ -171,25 +194,26 @@ class Text:
             if first >= wanted:
                 return
 
-    @torch.no_grad()
     def think(self, batch: Batch, segments: int, schedule: Schedule | None = None) -> Iterator[Reading]:
-        model = self.model
+        thinking = self.begin(batch, segments, schedule)
+        for _ in range(segments):
+            yield thinking.segment()
+
+    @torch.no_grad()
+    def begin(self, batch: Batch, segments: int, schedule: Schedule | None = None) -> TextThinking:
         how: Any = {"max_segments": segments, "halting": "fixed"}
-        budget = model.budget(**how)
+        budget = self.model.budget(**how)
         if schedule is not None:
             budget = budget._replace(schedule=schedule)
-        thought = model.begin(input_ids=batch.inputs, **batch.more, budget=budget)  # type: ignore[arg-type]
-        for segment in range(1, segments + 1):
-            model.segment(thought, budget.schedule)
-            z = thought.exited.z_h
-            pieces = zip(z.flatten(0, 1).split(self._rows), batch.labels.flatten().split(self._rows), strict=True)
-            scores = [_scores(model.lm_head(some), labels) for some, labels in pieces]
-            best, probability, entropy, loss, right = (
-                torch.cat(column).view(batch.labels.shape) for column in zip(*scores, strict=True)
-            )
-            halt = budget.probability(model.q_head(z))
-            stops = halt > budget.exit_threshold
-            yield Reading(segment, best, probability, entropy, loss, right, halt, stops, thought.exited)
+        thought = self.model.begin(input_ids=batch.inputs, **batch.more, budget=budget)  # type: ignore[arg-type]
+        return TextThinking(self, batch, budget, thought)
+
+    def scores(self, z_h: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """What the head says of slow states [b, p, dim]; few logits are in memory at once."""
+        size = max(1, LOGITS // self.model.config.vocab_size)
+        pieces = zip(z_h.flatten(0, 1).split(size), labels.flatten().split(size), strict=True)
+        found = [_scores(self.model.lm_head(some), wanted) for some, wanted in pieces]
+        return tuple(torch.cat(column).view(labels.shape) for column in zip(*found, strict=True))
 
     def untrained(self, seed: int = 0) -> Text:
         other = copy.copy(self)
@@ -209,9 +233,64 @@ class Text:
             "max_segments": self.max_segments,
         }  # fmt: skip
 
+
+@dataclass
+class PuzzleThinking:
+    """Puzzles between two segments."""
+
+    subject: Puzzles
+    batch: Batch
+    schedule: Schedule | None
+    carry: Carry
+    done: int = 0
+    logits: Tensor | None = None
+    """Of the last segment, [b, p, vocabulary]."""
+
+    @torch.no_grad()
+    def segment(self, schedule: Schedule | None = None) -> Reading:
+        batch, subject = self.batch, self.subject
+        ids, schedule = batch.more["task_ids"], schedule or self.schedule
+        self.carry, readout = subject.model.segment(self.carry, batch.inputs, ids, schedule)
+        self.done, self.logits = self.done + 1, readout.logits
+        halt, stops = readout.q[:, :1].sigmoid(), wants_to_halt(readout.q, subject.solver.q_continue)[:, None]
+        return Reading(self.done, *_scores(readout.logits, batch.labels), halt, stops, self.carry)
+
+    def copy(self) -> PuzzleThinking:
+        return replace(self)
+
+
+@dataclass
+class TextThinking:
+    """Windows of a text between two segments."""
+
+    subject: Text
+    batch: Batch
+    budget: Budget
+    thought: Thought
+
     @property
-    def _rows(self) -> int:
-        return max(1, LOGITS // self.model.config.vocab_size)
+    def carry(self) -> Carry:
+        return self.thought.carry
+
+    @carry.setter
+    def carry(self, states: Carry) -> None:
+        self.thought.carry = states
+
+    @torch.no_grad()
+    def segment(self, schedule: Schedule | None = None) -> Reading:
+        subject, thought, budget = self.subject, self.thought, self.budget
+        subject.model.segment(thought, schedule or budget.schedule)
+        states = thought.exited
+        best, probability, entropy, loss, right = subject.scores(states.z_h, self.batch.labels)
+        halt = budget.probability(subject.model.q_head(states.z_h))
+        stops = halt > budget.exit_threshold
+        return Reading(thought.segment, best, probability, entropy, loss, right, halt, stops, states)
+
+    def copy(self) -> TextThinking:
+        keys_values = copy.deepcopy(
+            self.thought.keys_values
+        )  # a segment writes into them where attention slots are shared
+        return replace(self, thought=replace(self.thought, keys_values=keys_values))
 
 
 def _scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
