@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -218,7 +219,7 @@ def check(config: Recipe) -> None:
 def ranges(kind: type) -> dict[str, Range]:
     """The ranges of the settings of a dataclass by their dotted names."""
     found: dict[str, Range] = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    for name, hint in _hints(kind, True).items():
         plain, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         if is_dataclass(plain):
             found |= {f"{name}.{inner}": each for inner, each in ranges(plain).items()}  # type: ignore[arg-type]
@@ -226,6 +227,12 @@ def ranges(kind: type) -> dict[str, Range]:
             if isinstance(mark, Range):
                 found[name] = mark
     return found
+
+
+@cache
+def _hints(kind: type, include_extras: bool = False) -> dict[str, Any]:
+    """`get_type_hints`, which takes long, once for each class."""
+    return get_type_hints(kind, include_extras=include_extras)
 
 
 def check_ranges(config: Any) -> None:
@@ -278,7 +285,7 @@ def overlay(base: T, tree: Mapping[str, Any], where: str) -> T:
 
 def _overlay(base: Any, tree: Mapping[str, Any], where: str, prefix: str, root: Any) -> Any:
     changes: dict[str, Any] = {}
-    hints = get_type_hints(type(base))
+    hints = _hints(type(base))
     kinds = {each.name: hints[each.name] for each in fields(base)}
     for key, value in tree.items():
         name = f"{prefix}{key if isinstance(key, str) else quoted(key)}"

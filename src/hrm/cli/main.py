@@ -24,6 +24,7 @@ VERBS = {
     "generate": "continue a prompt with a text model",
     "learn": "read books, one after another, and remember them",
     "status": "show how far a run is, or what a learner has read and still knows",
+    "runs": "list the runs below a folder: what they learn, how far and how good they are",
     "chat": "talk with a text model, in any reasoning mode",
     "analyze": "judge what text models write",
     "data": "build, convert, check and show puzzle files and text",

@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hrm.cli.options import Positional, parse
 from hrm.files.output import to_json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Show a learner's books, scores and growth, or how far a training is; without RUN, list the runs."""
+    """Show a learner's books, scores and growth, or how far a training is; without RUN, what hrm runs shows."""
 
     run: Positional[Path | None] = None
     """Run folder of hrm learn or hrm train."""
@@ -37,7 +37,9 @@ def main(args: list[str]) -> int:
     """Run the verb."""
     options = parse("status", Options, args, example="hrm status runs/reader")
     if options.run is None:
-        return _list(options)
+        from hrm.cli.runs import show
+
+        return show(options.folder, as_json=options.json)
     from hrm.runs import Run, checkpoint, lock
     from hrm.text import learned
 
@@ -48,6 +50,8 @@ def main(args: list[str]) -> int:
         if (known := other_than_run(options.run)) is not None:
             raise UserError(f"{options.run} is no run but {known}")
     if not options.repair and is_run and kind_of(options.run) is not LearnConfig:
+        from hrm.overview import training
+
         told = training(options.run)
         if options.json:
             print(to_json(told))
@@ -69,36 +73,6 @@ def main(args: list[str]) -> int:
     else:
         _show(options.run, state, "characters" if run.config.tokenizer == "char" else "tokens")
     return 0
-
-
-def training(path: Path) -> Json:
-    """What `hrm status --json` says of a run of hrm train."""
-    from hrm.runs import Run, checkpoint, lock
-
-    kind = kind_of(path)
-    run: Run[Any] = Run.open(path, kind)
-    lines = [record for record in run.records() if "event" not in record and type(record.get("step")) is int]
-    saved = checkpoint.complete(run.checkpoints)
-    last, writer, best = lines[-1] if lines else {}, lock.writer(path), run.best
-    step = max(last.get("step", 0), *(checkpoint.step_of(path) for path in saved), 0)
-    ended = run.outcome if run.outcome.get("step") == step else {}  # not that of before it was resumed
-    return {
-        "kind": kind.family, "state": "running" if writer else ended.get("state", "not running"),
-        "writer": writer, "step": step, "steps": run.config.train.steps,
-        "checkpoint": checkpoint.step_of(saved[-1]) if saved else None,
-        "last": _numbers(last), "best": None if best is None else {"step": best["step"], **_numbers(best)},
-    }  # fmt: skip
-
-
-_TOLD = (
-    "loss", "perplexity", "bits_per_byte", "exact_accuracy", "token_accuracy", "accuracy", "grad_norm",
-    "steps_per_second", "tokens_per_second", "utilisation",
-)  # fmt: skip
-"""Of the metrics, what a glance is for."""
-
-
-def _numbers(record: Json) -> dict[str, float]:
-    return {name: record[name] for name in _TOLD if isinstance(record.get(name), int | float)}
 
 
 def _show_training(path: Path, told: Json) -> None:
@@ -183,16 +157,3 @@ def _repair(path: Path, state: State) -> None:
         print(f"the old tokenizer is kept as {old}", file=sys.stderr)
     kept.save_pretrained(folder)
     print(f"{folder} restored with {len(state.tokens)} tokens", file=sys.stderr)
-
-
-def _list(options: Options) -> int:
-    names = sorted(p.parent for p in options.folder.glob("*/run.json"))
-    rows = [{"run": str(path), "kind": kind_of(path).family.replace("puzzle", "puzzles")} for path in names]
-    if options.json:
-        print(to_json(rows))
-        return 0
-    for row in rows:
-        print(f"{row['run']}  {row['kind']}")
-    if not rows:
-        print(f"no runs in {options.folder}", file=sys.stderr)
-    return 0

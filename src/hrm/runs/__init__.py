@@ -11,7 +11,7 @@ __all__ = ["Run"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: it imports torch, and refusing a folder in use need not wait for that.
+    # Imported on first use: refusing a folder in use need not wait for all that it imports.
     if name == "Run":
         from hrm.runs.folder import Run
 

@@ -15,12 +15,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from hrm.files import names
 from hrm.files.output import refused, to_json
@@ -28,6 +25,9 @@ from hrm.files.reading import UserError, quoted, reading, reason
 from hrm.files.records import Json
 from hrm.runs import durable
 from hrm.runs.manifest import Facts, facts_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -69,6 +69,10 @@ def writing(
     directory: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
 ) -> Iterator[Path]:
     """A folder into which a block may write more groups of tensors; it is the checkpoint when the block is done."""
+    # On first use: listing runs need not wait for torch.
+    import torch
+    from safetensors.torch import save_file
+
     said = f"the checkpoint of step {step} could not be saved in {directory}"
     with refused(said, lambda: intact(directory)):
         if not names.place_in(directory.parent, directory.name).is_dir():
@@ -131,9 +135,22 @@ def counted(state: Json, name: str) -> Any:
     return state[name]
 
 
-def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
+def shapes(path: Path, group: str) -> dict[str, list[int]]:
+    """The shape of each tensor of a group, from the file's header alone; empty where the checkpoint lacks the group."""
+    file = path / (group + _SUFFIX)
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="np") as tensors:
+            return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedCheckpoint(path, f"{file.name} is not readable ({reason(error)})") from error
+
+
+def verify(path: Path, groups: Collection[str] | None = None, contents: bool = True) -> list[str]:
     """Check the state and the wanted groups (default: all) against the manifest; return their file names. Raises
-    DamagedCheckpoint for a missing file, a size or SHA-256 that differs, or a file that cannot be read."""
+    DamagedCheckpoint for a missing file, a size or SHA-256 that differs, or a file that cannot be read; without
+    `contents` for a missing file or another size alone."""
     files = _read_manifest(path)
     if groups is not None:
         files = {name: facts for name, facts in files.items() if name == _STATE or name.removesuffix(_SUFFIX) in groups}
@@ -143,6 +160,8 @@ def verify(path: Path, groups: Collection[str] | None = None) -> list[str]:
             size = file.stat().st_size
             if size != facts["bytes"]:
                 raise DamagedCheckpoint(path, f"{name} has {size} bytes instead of {facts['bytes']}")
+            if not contents:
+                continue
             found = facts_of(file)
         except names.BadName as error:
             raise DamagedCheckpoint(path, f"{name}: {error.reason}") from error

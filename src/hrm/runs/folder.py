@@ -150,10 +150,16 @@ class Run(Generic[C]):
                     file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
 
-    def records(self) -> list[Json]:
-        """The lines of `metrics.jsonl`, without those that a crash left unreadable."""
+    def records(self, most: int | None = None) -> list[Json]:
+        """The lines of `metrics.jsonl`, without those that a crash left unreadable; `most`: of its last bytes alone."""
+        if not self.metrics.exists():
+            return []
+        with names.regular(self.metrics).open("rb") as file:
+            if most is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            lines = file.read().split(b"\n")[:-1]
         records = []
-        for line in names.regular(self.metrics).read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []:
+        for line in lines:
             try:
                 records.append(json.loads(line))
             except (ValueError, RecursionError):

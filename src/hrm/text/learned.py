@@ -8,15 +8,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hrm.files.encoding import known_encoding
 from hrm.files.reading import UserError, quoted
 from hrm.files.records import Record, taken
 from hrm.runs import checkpoint
 from hrm.runs.checkpoint import DamagedCheckpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOST = 1 << 53
 
