@@ -12,6 +12,7 @@ import sys
 import torch._dynamo
 import torch.distributed.fsdp  # noqa: F401
 
+import hrm.cli.options
 import hrm.puzzles.training.session
 import hrm.text.training.session  # noqa: F401
 from hrm.cli.main import main

@@ -26,7 +26,10 @@ from hrm.text.training.plan import memory_of, plan
 from hrm.training import cluster
 from hrm.training.cluster import sbatch
 
-SMALL = "--arch.dim 32 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --text.length 32 --train.batch-size 4"
+SMALL = (
+    "--arch.dim 32 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1"
+    " --halting.max-segments 2 --text.length 32 --train.batch-size 4"
+)
 
 
 def recipe(dim: int, length: int, precision: str = "float32", recompute: bool = False) -> TextConfig:
@@ -186,8 +189,11 @@ def test_a_script_takes_no_command_from_a_recipes_name() -> None:
 def test_a_plan_counts_the_tokens_of_the_tokenizer_beside_packed_data(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("char", ["abc"])
     Packed.write(tmp_path / "train", tokenizer, encode(tokenizer, ["abcabc"]))
-    config = replace(load_preset("gpt2-1.5b", TextConfig), data=str(tmp_path))
-    before = plan(config).parameters
+    preset = load_preset("gpt2-1.5b", TextConfig)
+    arch = replace(preset.arch, dim=32, heads=2, fast_layers=1, slow_layers=1)
+    halting, text = replace(preset.halting, max_segments=1), replace(preset.text, length=16)
+    config = replace(preset, arch=arch, halting=halting, text=text, data=str(tmp_path))
+    before = plan(config, 1).parameters
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     fewer = 50_257 - len(tokenizer)
-    assert before - plan(config).parameters in (fewer * 3072, 2 * fewer * 3072)
+    assert before - plan(config, 1).parameters in (fewer * 32, 2 * fewer * 32)
