@@ -97,8 +97,23 @@ class DimensionsOptions:
     look: Look = field(default_factory=Looking)
 
 
+@dataclass(frozen=True)
+class AnswersOptions:
+    """Show what a model would answer after every step of L: a puzzle's grids, or a text's next tokens as a heat map."""
+
+    run: Positional[str]
+    """Run, saved model, or the name of a solver that comes with the package."""
+    row: int = 1
+    """The puzzle or window that is drawn, of those that are looked at."""
+    prompt: str | None = None
+    """Instead: a puzzle, or a text, of your own."""
+    segments: int | None = None
+    """How many are watched; default: as many as the model was trained with."""
+    look: Look = field(default_factory=Looking)
+
+
 def main(args: list[str]) -> int:
-    actions = {"steps": steps, "dimensions": dimensions, "text": text, "forgetting": forgetting}
+    actions = {"steps": steps, "dimensions": dimensions, "answers": answers, "text": text, "forgetting": forgetting}
     return choose("analyze", actions, args)
 
 
@@ -125,6 +140,17 @@ def dimensions(args: list[str]) -> int:
 
         look, segments = options.look, options.segments or subject.max_segments
         found = measure(subject, segments, look.limit, look.batch_size, options.seed, progress)
+    return answer(found, options.run, look)
+
+
+def answers(args: list[str]) -> int:
+    """Show what it would answer after every step."""
+    options = parse("analyze answers", AnswersOptions, args, example="hrm analyze answers runs/sudoku --row 3")
+    with subject_of(options.run, options.look) as subject, watched("answering") as progress:
+        from hrm.insight.answers import answers as measure
+
+        look, segments = options.look, options.segments or subject.max_segments
+        found = measure(subject, segments, look.limit, look.batch_size, options.row, options.prompt, progress)
     return answer(found, options.run, look)
 
 

@@ -18,7 +18,7 @@ from hrm.files.npy import IGNORE
 from hrm.files.records import Json
 from hrm.puzzles.data import PuzzleSet
 from hrm.puzzles.measuring import is_right
-from hrm.puzzles.model import PuzzleModel
+from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.solving import Solver
 from hrm.runs import Run
 from hrm.text.data import Tokens
@@ -68,8 +68,13 @@ class Reading(NamedTuple):
 class Thinking(Protocol):
     """A batch that is being thought about, a segment at a time."""
 
-    carry: Carry
-    """The states from which the next segment goes on; they may be changed."""
+    @property
+    def carry(self) -> Carry:
+        """The states from which the next segment goes on; they may be changed."""
+        ...
+
+    @carry.setter
+    def carry(self, states: Carry) -> None: ...
 
     def segment(self, schedule: Schedule | None = None) -> Reading:
         """Think one segment; nothing halts."""
@@ -243,15 +248,15 @@ class PuzzleThinking:
     schedule: Schedule | None
     carry: Carry
     done: int = 0
-    logits: Tensor | None = None
-    """Of the last segment, [b, p, vocabulary]."""
+    readout: Readout | None = None
+    """Of the last segment."""
 
     @torch.no_grad()
     def segment(self, schedule: Schedule | None = None) -> Reading:
         batch, subject = self.batch, self.subject
         ids, schedule = batch.more["task_ids"], schedule or self.schedule
         self.carry, readout = subject.model.segment(self.carry, batch.inputs, ids, schedule)
-        self.done, self.logits = self.done + 1, readout.logits
+        self.done, self.readout = self.done + 1, readout
         halt, stops = readout.q[:, :1].sigmoid(), wants_to_halt(readout.q, subject.solver.q_continue)[:, None]
         return Reading(self.done, *_scores(readout.logits, batch.labels), halt, stops, self.carry)
 

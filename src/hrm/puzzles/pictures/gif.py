@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.files.reading import UserError, needs
-from hrm.puzzles.pictures.page import chosen, verdict
+from hrm.puzzles.pictures.page import Steps, chosen, verdict
 from hrm.puzzles.solving.answer import Answer
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.solving.solver import Solver
@@ -45,11 +45,11 @@ def pillow() -> None:
         raise UserError(needs("a GIF", "Pillow", "report")) from error
 
 
-def gif(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> bytes:
+def gif(solver: Solver, answer: Answer, segments: Sequence[Segment], steps: Steps = Steps()) -> bytes:  # noqa: B008
     """An endless animated GIF of one answer and its observed segments (at least one). Segments are skipped to keep it
     under 1 MB."""
     pillow()
-    drawing, end = _Drawing(solver, answer, segments), chosen(solver, answer, segments)
+    drawing, end = _Drawing(solver, answer, segments, steps), chosen(solver, answer, segments)
     frames = len(segments)
     while True:
         content = _content(drawing, _steps(segments, end, frames))
@@ -86,10 +86,11 @@ def _content(drawing: _Drawing, steps: Sequence[int]) -> bytes:
 class _Drawing:
     """What all frames share."""
 
-    def __init__(self, solver: Solver, answer: Answer, segments: Sequence[Segment]) -> None:
+    def __init__(self, solver: Solver, answer: Answer, segments: Sequence[Segment], steps: Steps) -> None:
         from PIL import ImageFont
 
         self.solver, self.answer, self.segments, self.look = solver, answer, segments, solver.task.look()
+        self.steps = steps
         self.rows, self.columns = solver.task.shape
         self.cell = max(10, min(72, SIZE // max(self.rows, self.columns)))
         self.width = max(self.columns * self.cell, 320) + 2 * MARGIN
@@ -105,8 +106,7 @@ class _Drawing:
 
         image = Image.new("RGB", (self.width, self.height), CARD)
         self.pen = ImageDraw.Draw(image)
-        segment = self.segments[step - 1] if step else None
-        wrong = set(self.solver.task.wrong(segment.question, segment.readout)) if segment else set()
+        wrong = set(self.steps.marked(self.solver.task, self.segments, step - 1)) if step else set()
         for cell in range(self.rows * self.columns):
             self._cell(cell, step, cell in wrong)
         self._lines()
@@ -163,10 +163,13 @@ class _Drawing:
         if step:
             segment = self.segments[step - 1]
             again = f"attempt {segment.attempt}, " if self.segments[-1].attempt > 1 else ""
-            first = f"{again}segment {segment.segment}".capitalize()
+            named = self.steps.names[step - 1] if self.steps.names else f"segment {segment.segment}"
+            first = again + named
+            first = first[:1].upper() + first[1:]
             second = f"confidence {self.solver.confidence(segment.q):.0%}"
-            if self.solver.task.marks:
-                second += f", {wrong} cell{' breaks' if wrong == 1 else 's break'} a rule"
+            if self.solver.task.marks or self.steps.wrong is not None:
+                one, several, _ = self.steps.means
+                second += f", {wrong} cell {one}" if wrong == 1 else f", {wrong} cells {several}"
         if last:
             first, colour = verdict(self.answer), {"solved": GOOD, "unsolved": WRONG}.get(self.answer.status, INK)
         y, right = MARGIN + self.rows * self.cell + 12, self.width - MARGIN

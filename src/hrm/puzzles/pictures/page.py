@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,18 +22,42 @@ BARS = 16
 """Up to this many symbols each has its own bar; of more, a cell shows its most probable ones."""
 
 
-def page(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> str:
+class Steps(NamedTuple):
+    """What the steps of a page or a moving picture are, where they are something else than a solver's segments."""
+
+    unit: str = "segment"
+    """One word."""
+    names: Sequence[str] = ()
+    """Of each step; by default they are counted."""
+    wrong: Sequence[Sequence[int]] | None = None
+    """The cells that are marked in each step; by default those that break a rule."""
+    means: tuple[str, str, str] = (
+        "breaks a rule", "break a rule",
+        "Cells that contradict another cell or the question. With none left, the answer is checked.",
+    )  # fmt: skip
+    """Why a cell, or several, are marked, and the same in a sentence."""
+    about: str = ""
+    """A sentence below the verdict; by default about the answer."""
+
+    def marked(self, task: Task, segments: Sequence[Segment], number: int) -> list[int]:
+        """The cells that are marked in a step, counted from 0."""
+        segment = segments[number]
+        return task.wrong(segment.question, segment.readout) if self.wrong is None else list(self.wrong[number])
+
+
+def page(solver: Solver, answer: Answer, segments: Sequence[Segment], steps: Steps = Steps()) -> str:  # noqa: B008
     """The HTML of a page about one answer and its observed segments (at least one). It needs no other file and no
     network. Probabilities are rounded to 0.1 percent."""
     fields = {
         "title": html.escape(f"{_name(solver)}: {verdict(answer)}"),
         "status": answer.status,
         "verdict": html.escape(verdict(answer)),
-        "about": html.escape(_about(solver, answer)),
+        "about": html.escape(steps.about or _about(solver, answer)),
+        "unit": html.escape(steps.unit),
         "question": html.escape(_rows(answer.question, solver.task)),
         "answer": html.escape(_rows(answer.answer or "none was accepted", solver.task)),
         # A "<" could end the script element that holds the data.
-        "data": to_json(_data(solver, answer, segments), separators=(",", ":")).replace("<", "\\u003c"),
+        "data": to_json(_data(solver, answer, segments, steps), separators=(",", ":")).replace("<", "\\u003c"),
     }
     template = resources.files("hrm.puzzles.pictures").joinpath("page.html").read_text("utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
@@ -77,21 +102,23 @@ def _about(solver: Solver, answer: Answer) -> str:
     return f"{_name(solver)}. {checked.get(answer.status, '').capitalize()}; {believed}."
 
 
-def _data(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> Json:
+def _data(solver: Solver, answer: Answer, segments: Sequence[Segment], told: Steps) -> Json:
     task, style = solver.task, solver.task.look()
     steps = [
         {
             "segment": each.segment, "attempt": each.attempt, "confidence": _number(solver.confidence(each.q)),
             "q": [_number(value) for value in each.q], "residual": _number(each.residual),
-            "wrong": task.wrong(each.question, each.readout), "shares": _shares(each),
+            "wrong": told.marked(task, segments, number), "shares": _shares(each),
         }
-        for each in segments
+        for number, each in enumerate(segments)
     ]  # fmt: skip
     return {
         "rows": task.shape[0], "columns": task.shape[1], **style._asdict(),
-        "bars": list(task.symbols) if len(task.symbols) <= BARS else [], "rules": task.marks,
+        "bars": list(task.symbols) if len(task.symbols) <= BARS else [], 
+        "rules": task.marks if told.wrong is None else True,
         "both": solver.q_continue, "question": segments[0].question.tolist(),
         "chosen": chosen(solver, answer, segments), "steps": steps,
+        "unit": told.unit, "places": list(told.names), "means": told.means,
     }  # fmt: skip
 
 
