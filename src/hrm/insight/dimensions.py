@@ -150,7 +150,10 @@ def _draw(numbers: Json, arms: list[tuple[str, str]], names: list[str], unit: st
         )
         shares = np.cumsum(numbers[which][role]["eigenvalues"])
         right.plot(np.arange(1, len(shares) + 1), shares, label=name, **look(number, marks=False))
-    left.set(xscale="log", xlabel=f"{unit} (shaded: disjoint samples)", ylabel="participation ratio", ylim=(0, None))
-    right.set(xscale="log", xlabel="directions, widest first", ylabel="share of the variance", ylim=(0, 1.02))
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+    left.set(xlabel=f"{unit} (shaded: disjoint samples)", ylabel="participation ratio", ylim=(0, None))
+    right.set(xlabel="directions, widest first", ylabel="share of the variance, summed", ylim=(0, 1.02))
     left.legend(frameon=False, fontsize=8)
     return figure

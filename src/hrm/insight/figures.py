@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,16 @@ class Finding:
         return files
 
 
-def canvas(panels: int = 1, height: float = 3.4, width: float = 4.6, title: str = "") -> tuple[Figure, Sequence[Axes]]:
+def svg(finding: Finding) -> bytes | None:
+    """Its picture as SVG, if there is one."""
+    if finding.draw is None:
+        return None
+    content = io.BytesIO()
+    finding.draw().savefig(content, format="svg")
+    return content.getvalue()
+
+
+def canvas(panels: int = 1, height: float = 3.4, width: float = 4.0, title: str = "") -> tuple[Figure, Sequence[Axes]]:
     """A figure with panels side by side, in the look of all of them."""
     from matplotlib.figure import Figure
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOVES = 1e-3
+"""A relative change below this is that of a state that has settled."""
+
+
 class Tried(NamedTuple):
     """A schedule, how good the readouts of the last segment are under it, and what it takes."""
 
@@ -111,12 +115,15 @@ def _sentences(means: list[tuple[Moment, dict[str, Any]]], schedule: Schedule) -
         if first and end and last > 1:
             a, b = sum(first) / len(first), sum(end) / len(end)
             said.append(f"{role} moves by {a:.1%} of its length a visit in segment 1 and by {b:.1%} in segment {last}.")
-    if schedule.h_cycles > 1 and schedule.l_cycles > 1:
-        starts = [v["change"] for m, v in means if m.visit.role == "L" and m.visit.step == 0 and m.segment == last]
-        rest = [v["change"] for m, v in means if m.visit.role == "L" and m.visit.step > 0 and m.segment == last]
-        times = (sum(starts) / len(starts)) / max(1e-12, sum(rest) / len(rest))
+    # The first cycle begins at the initial state, and a settled state does not move at all.
+    fast = [(m, v["change"]) for m, v in means if m.visit.role == "L" and (m.segment, m.visit.cycle) > (1, 0)]
+    moving = [(m, change) for m, change in fast if change > MOVES]
+    starts = [change for m, change in moving if m.visit.step == 0]
+    rest = [change for m, change in moving if m.visit.step > 0]
+    if starts and rest:
+        times = (sum(starts) / len(starts)) / (sum(rest) / len(rest))
         said.append(
-            f"In segment {last} the first step of L in a cycle is {times:.1f} times as large as the others: "
+            f"After an update of H the first step of L is {times:.1f} times as large as the later ones: "
             + ("every update of H sets L moving again, as in Figure 3 of the HRM paper." if times > 1.2 else
                "an update of H does not set L moving, unlike in Figure 3 of the HRM paper.")
         )  # fmt: skip
@@ -126,7 +133,7 @@ def _sentences(means: list[tuple[Moment, dict[str, Any]]], schedule: Schedule) -
 def _draw(
     means: list[tuple[Moment, dict[str, Any]]], tried: list[Tried], title: str, quality: str, cost: str
 ) -> Figure:
-    figure, axes = canvas(3, title=title)
+    figure, axes = canvas(3 if len(tried) > 1 else 2, title=title)
     for name, label, axis in (("change", "relative change", axes[0]), ("turn", "turn (cosine)", axes[1])):
         for number, role in enumerate("LH"):
             points = [
@@ -141,6 +148,8 @@ def _draw(
         axis.set(xlabel="visit (lines: segments begin)", ylabel=label)
     axes[0].set_yscale("log")
     axes[0].legend(frameon=False)
+    if len(tried) == 1:
+        return figure
     for number, one in enumerate(tried):
         how: dict[str, Any] = {**look(number), "linestyle": "none"}
         name = f"{one.schedule.h_cycles} x {one.schedule.l_cycles}"
