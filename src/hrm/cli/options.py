@@ -451,7 +451,7 @@ _RANGES: dict[str, Range] = {
     "top_k": Range(0, 10**9), "top_p": Range(ABOVE_ZERO, 1), "repetition_penalty": Range(0.01, 100),
     "max_segments": Range(1, 100_000), "batch_size": Range(1, 1 << 16), "best_of": Range(1, 10_000),
     "block": Range(200, 10**6), "box": Range(2, 8), "characters": Range(1, 10**8), "copies": Range(1, 100_000),
-    "count": Range(1, MANY), "delay": Range(0, 60), "exit_threshold": Range(-(10**6), 10**6),
+    "count": Range(1, MANY), "delay": Range(0, 60), "price": Range(0, 10**6), "exit_threshold": Range(-(10**6), 10**6),
     "fresh": Range(1, 10**7), "largest": Range(1, 30), "length": Range(2, 1 << 20), "limit": Range(1, MANY),
     "memory": Range(2, MANY), "min_characters": Range(0, 10**9), "min_path": Range(1, 1 << 20),
     "puzzles": Range(1, 10**9), "row": Range(1, MANY), "rows": Range(2, 1 << 20), "schedule": Range(1, 1000),

@@ -90,7 +90,7 @@ def _finding(subject: Subject, segments: int, motion: Motion, tried: list[Tried]
         ],
     }  # fmt: skip
     title = f"How far the states move, mean over {count:,} {unit}"
-    says = [*_sentences(means, subject.schedule)]
+    says = [*_sentences(means)]
     return Finding(
         "steps", title, subject.about(), says, tables, numbers, lambda: _draw(means, tried, title, quality, cost)
     )
@@ -101,7 +101,7 @@ def _moment(moment: Moment) -> Json:
     return {"segment": moment.segment, "role": visit.role, "cycle": visit.cycle + 1, "step": visit.step + 1}
 
 
-def _sentences(means: list[tuple[Moment, dict[str, Any]]], schedule: Schedule) -> list[str]:
+def _sentences(means: list[tuple[Moment, dict[str, Any]]]) -> list[str]:
     """What the curves say of this model, from the numbers."""
     said = [
         "change: the length of what a visit adds to a state, divided by the length of the state; turn: the cosine of "
