@@ -92,3 +92,17 @@ def test_a_mistake_is_said_in_one_sentence(
     assert main(["analyze", *words.replace("RUN", str(run)).split()]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_a_folder_of_transformers_own_hrm_text_is_looked_into(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hrm.text import hrm_text
+    from tests.text.model import small
+
+    model = small.model(dtype=torch.float32, **small.FORMS["hrm_text"], rms_norm_eps=1e-6, vocab_size=50, slow_layers=2)
+    hrm_text.write(tmp_path / "theirs", model, 2, saved)
+    data = ["--data", str(saved.parent / "text.txt"), "--limit", "2", "--json"]
+    assert main(["analyze", "steps", str(tmp_path / "theirs"), *data]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {one["segment"] for one in found["visits"]} == {1, 2}

@@ -23,7 +23,7 @@ from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
 from hrm.settings import kind_of, presets
-from hrm.text import learned
+from hrm.text import hrm_text, learned
 from hrm.text.config import TALKS, LearnConfig, TextConfig, groups_of
 from hrm.text.data.chat import chat_template
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
@@ -153,16 +153,18 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
 
 
 def load_saved(path: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
-    """Model and tokenizer of a folder that `save_pretrained` wrote; UserError for one of another kind."""
+    """Model and tokenizer of a folder that `save_pretrained` wrote, or of transformers' hrm_text, which then runs at
+    every depth; UserError for one of another kind."""
     from transformers import AutoConfig
 
     names.folder_of_files(path)
     json_of(path / "config.json", SMALL)  # says best what is wrong with it
     with reading(path, "save a model and its tokenizer there"), code_refused(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        if config.model_type == "hrm_text":
+            return hrm_text.read(path), saved_tokenizer(path)
         if config.model_type != HRMConfig.model_type:
-            kind = quoted(config.model_type)
-            raise UserError(f"{path} holds a model of type {kind}: convert it with hrm convert, if it is hrm_text")
+            raise UserError(f"{path} holds a model of type {quoted(config.model_type)}, and not one of this package")
         if getattr(config, "quantization_config", None) and find_spec("torchao") is None:
             raise UserError(needs(f"{path}, which is quantised,", "torchao", "quantize"))
         tokenizer = saved_tokenizer(path)
