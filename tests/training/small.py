@@ -60,10 +60,10 @@ TEXT = (
 )  # fmt: skip
 """Flags of a small training of text of four steps, which lack --data and --out."""
 LONG_TEXT = (
-    *TEXT, "--optim.schedule", "constant", "--train.batch-size", "4", "--train.steps", "8", "--train.keep", "9",
-    "--train.checkpoint-every", "2", "--train.eval-every", "8",
+    *TEXT, "--optim.schedule", "constant", "--train.batch-size", "4", "--train.steps", "20", "--train.keep", "9",
+    "--train.checkpoint-every", "4", "--train.eval-every", "20",
 )  # fmt: skip
-"""The same for eight steps and up to four processes."""
+"""The same for twenty steps and up to four processes."""
 IGNORED = (*CLOCKED, "data")
 
 

@@ -52,18 +52,18 @@ def assert_close(left: Run[Any], right: Run[Any], within: float = 1e-6) -> None:
 
 
 def in_turns(begin: list[str], run: Path) -> list[tuple[int, list[str]]]:
-    """Commands that train eight steps in two processes, begun anew in between, then in four, and at last in one."""
-    turns = [(2, 4), (4, 6), (1, 8)]
+    """Commands that train twenty steps in two processes, begun anew in between, then in four, and at last in one."""
+    turns = [(2, 12), (4, 16), (1, 20)]
     again = [(processes, ["train", "--resume", str(run), "--train.steps", str(end)]) for processes, end in turns]
-    return [(2, [*begin, "--train.steps", "2"]), *again]
+    return [(2, [*begin, "--train.steps", "8"]), *again]
 
 
 def assert_same_turns(one: Run[Any], two: Run[Any], turns: Run[Any]) -> None:
     """Where two processes began anew, they go on to the bit; four and one go on as any number does."""
     assert_close(one, turns)
     straight, anew = losses(two), losses(turns)
-    assert all(anew[step] == straight[step] for step in range(1, 5))
-    (tensors, state), (others, other) = small.state(two, 4), small.state(turns, 4)
+    assert all(anew[step] == straight[step] for step in range(1, 13))
+    (tensors, state), (others, other) = small.state(two, 12), small.state(turns, 12)
     assert state == other and tensors.keys() == others.keys()
     assert all(torch.equal(tensor, others[g][name]) for g, named in tensors.items() for name, tensor in named.items())
 
@@ -90,9 +90,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("processes")
     data.write_folder(folder / "puzzles", small.SUDOKU, small.puzzles(task_ids=4))
     changes: dict[str, Any] = {
-        "optim": {"name": "adamw", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3, "warmup_steps": 2},
+        "optim": {"name": "adamw", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3},
         # Without an accelerator auto is the CPU, for processes that belong together as well.
-        "train": {"steps": 8, "log_every": 1, "checkpoint_every": 2, "keep": 9, "device": "auto"},
+        "train": {"steps": 20, "log_every": 1, "checkpoint_every": 4, "keep": 9, "device": "auto"},
         "task": {"holdout": 10},
     }
     tasks = config(**{**changes, "train": changes["train"] | {"device": "cpu"}, "data": str(folder / "puzzles")})
@@ -100,7 +100,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     for name, its in {"puzzles": config(**changes), "tasks": tasks}.items():
         one = small.train(folder / f"{name}-one", its)
         commands.append((2, small.command(folder / f"{name}-two", its)))
-        half = small.cut(one, folder / f"{name}-one-two", 4)
+        half = small.cut(one, folder / f"{name}-one-two", 8)
         commands.append((2, ["train", "--resume", str(half), "--optim.ema", "0.8"]))
     commands.append((4, small.command(folder / "tasks-four", tasks)))
     commands += in_turns(small.command(folder / "tasks-turns", tasks), folder / "tasks-turns")
@@ -108,7 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     text = ["train", *small.LONG_TEXT, "--data", str(folder / "poem.txt")]
     assert hrm([*text, "--out", str(folder / "text-one")]) == 0
     commands += [(count, [*text, "--out", str(folder / f"text-{name}")]) for name, count in (("two", 2), ("four", 4))]
-    half = small.cut(Run.open(folder / "text-one", TextConfig), folder / "text-one-two", 4)
+    half = small.cut(Run.open(folder / "text-one", TextConfig), folder / "text-one-two", 8)
     commands.append((2, ["train", "--resume", str(half), "--train.device", "cpu"]))
     commands += in_turns([*text, "--out", str(folder / "text-turns")], folder / "text-turns")
     timed = config(train=ENDLESS | {"minutes": 0.02}, optim={"schedule": "cosine"})

@@ -35,9 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that several processes train, in one start."""
     folder = tmp_path_factory.mktemp("sharding")
     changes: dict[str, Any] = {
-        "optim": {"name": "adam_atan2", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3, "warmup_steps": 2},
+        "optim": {"name": "adam_atan2", "ema": 0.9, "clip": 1.0, "task_lr": 1e-3},
         "train": {
-            "steps": 8, "log_every": 1, "checkpoint_every": 2, "eval_every": 4, "keep": 9, "device": "cpu",
+            "steps": 20, "log_every": 1, "checkpoint_every": 4, "eval_every": 4, "keep": 9, "device": "cpu",
         },
         "task": {"holdout": 10},
     }  # fmt: skip
@@ -55,9 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert hrm([*text, "--out", str(folder / f"{form}-one")]) == 0
         commands.append((2, [*text, "--out", str(folder / f"{form}-two"), *FSDP]))
     text = ["train", *small.LONG_TEXT, "--data", str(folder / "poem.txt")]
-    half = small.cut(Run.open(folder / f"{PLAIN}-one", TextConfig), folder / f"{PLAIN}-one-two", 4)
+    half = small.cut(Run.open(folder / f"{PLAIN}-one", TextConfig), folder / f"{PLAIN}-one-two", 8)
     commands += [
         (2, ["train", "--resume", str(half), *FSDP]),
+        (4, [*text, "--out", str(folder / f"{PLAIN}-four"), *FSDP]),
         *in_turns([*text, "--out", str(folder / f"{PLAIN}-turns"), *FSDP], folder / f"{PLAIN}-turns"),
     ]
     beside = [*text, "--out", str(folder / f"{PLAIN}-beside"), *FSDP, "--train.async-checkpoints"]
@@ -84,14 +85,15 @@ def test_text_trains_alike(folder: Path, form: str) -> None:
 
 
 def test_text_checkpoints_are_exchangeable(folder: Path) -> None:
-    one, two, mixed, turns = (
-        Run.open(folder / f"{PLAIN}-{name}", TextConfig) for name in ("one", "two", "one-two", "turns")
+    one, two, four, mixed, turns = (
+        Run.open(folder / f"{PLAIN}-{name}", TextConfig) for name in ("one", "two", "four", "one-two", "turns")
     )
+    assert_close(one, four)
     assert_close(one, mixed)
     assert_same_turns(one, two, turns)
 
 
 def test_checkpoints_written_beside_the_steps_are_the_same_to_the_bit(folder: Path) -> None:
     two, beside = (Run.open(folder / f"{PLAIN}-{name}", TextConfig) for name in ("two", "beside"))
-    for step in (2, 6, 8):
+    for step in (4, 12, 20):
         small.assert_same(two, beside, step)
