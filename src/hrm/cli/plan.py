@@ -8,8 +8,9 @@ import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from hrm.cli.looking import schedules_of, watched
 from hrm.cli.options import Positional, TextSettings, first_named, parse
 from hrm.console import Console
 from hrm.files import output
@@ -20,6 +21,9 @@ from hrm.files.records import Json
 from hrm.settings import changed, kind_of, load_preset, presets, settings
 from hrm.text.config import TextConfig
 from hrm.training.cluster import GPUS, sbatch, torchrun
+
+if TYPE_CHECKING:
+    from hrm.core.recurrence import Schedule
 
 _USABLE = 0.92
 """Of a GPU's memory: the rest is taken by its driver, the communication and what lies between allocations."""
@@ -41,6 +45,10 @@ class Options:
     """Share of the GPUs' FLOPs that a training reaches. An assumption: measure yours and give it here."""
     price: Annotated[float | None, Range(0, 10**6)] = None
     """Price of one GPU-hour, in any currency."""
+    time: bool = False
+    """Also measure how fast the model learns and writes on this machine, for several cycles x steps."""
+    schedules: tuple[str, ...] = ()
+    """Cycles x steps to measure beside the model's own; implies --time; default: 1x1 2x2 3x2 6x4."""
     script: Path | None = None
     """New file for a Slurm script that starts the training and resumes it."""
     json: bool = False
@@ -73,7 +81,10 @@ def main(args: list[str]) -> int:
     output.check("--script", options.script, (options.preset,))
     if options.script is not None and options.script.is_file():
         raise UserError(f"--script {options.script} exists: choose another file or remove it")
+    schedules = schedules_of(options.schedules)
     found = _found(options)
+    if options.time or schedules:
+        found["timed"] = _timed(options, schedules, found["tokens"])
     if options.script is not None:
         output.write(options.script, found["sbatch"])
         print(f"wrote {options.script}: sbatch {shlex.quote(str(options.script))}", file=sys.stderr)
@@ -144,6 +155,16 @@ def _found(options: Options) -> Json:
         "price": options.price,
         "sbatch": sbatch(name, command, gpus, options.gpus_per_node, math.ceil(1.5 * hours)),
     }
+
+
+def _timed(options: Options, schedules: list[Schedule], tokens: int) -> Json:
+    """What was measured here, with the hours that the whole training would take."""
+    from hrm.text.training.timing import timed
+
+    with watched("timing cycles x steps") as progress:
+        found = timed(options.config, schedules, progress=progress)
+    rows = [{**row, "hours": tokens / row.training / 3600} for row in found.schedules]
+    return {**found, "schedules": rows}
 
 
 def _command(options: Options, preset: TextConfig, accumulate: int) -> tuple[str, list[str]]:
@@ -217,5 +238,26 @@ def show(found: Json) -> None:
             f"\nThis is with --train.accumulate {found['accumulate']}. As it is set, {asked['accumulate']}, with "
             f"{rows}, it takes {asked['total'] / gib:.2f} GiB and {fits}."
         )
+    if "timed" in found:
+        _show_timed(found["timed"])
     several = " (on each node, with HEAD and SLURM_JOB_ID as --script sets them)" if "HEAD" in found["torchrun"] else ""
     console.print(f"\nTo start it{several}:\n{found['torchrun']}")
+
+
+def _show_timed(timed: Json) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("cycles x steps", "training, tokens/s", "generating, tokens/s", "the whole training"):
+        table.add_column(name, justify="right")
+    for row in timed["schedules"]:
+        own = "*" if row["own"] else " "
+        table.add_row(
+            f"{row['h_cycles']}x{row['l_cycles']}{own}", f"{row['training']:,.0f}", f"{row['generating']:,.1f}",
+            f"{row['hours']:,.1f} hours",
+        )  # fmt: skip
+    threads = f" with {timed['threads']} thread{'s'[: timed['threads'] > 1]}" if timed["device"] == "cpu" else ""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\nMeasured here, on {timed['device']}{threads}, at full depth, {timed['seconds']:g} s each:")
+    console.print(table)
+    console.print("*: the recipe's own schedule", soft_wrap=True)

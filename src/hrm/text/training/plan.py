@@ -81,7 +81,7 @@ class Plan(Record):
 def plan(config: TextConfig, rows: int | None = None) -> Plan:
     """The cost of a training that computes this many rows at once, by default those of a part of the batch; UserError
     for rows that the model cannot read."""
-    shape, length, batch = _shape(config), config.text.length, config.train.batch_size
+    shape, length, batch = shape_of(config), config.text.length, config.train.batch_size
     batch *= 2 if config.text.kind == "preference" else 1  # two answers to each question
     model, counter, visits = _counted(shape, length)
     width = 2 if config.train.precision != "float32" else 4
@@ -101,7 +101,7 @@ def plan(config: TextConfig, rows: int | None = None) -> Plan:
 
 def memory_of(config: TextConfig, rows: int, shape: HRMConfig | None = None) -> Memory:
     """The memory of a training at full depth that computes this many rows at once."""
-    shape = shape or _shape(config)
+    shape = shape or shape_of(config)
 
     with torch.device("meta"):
         model = HRMForCausalLM(shape).train()
@@ -122,7 +122,8 @@ def _step(model: HRMForCausalLM, rows: int, length: int) -> None:
         thought.forget()
 
 
-def _shape(config: TextConfig) -> HRMConfig:
+def shape_of(config: TextConfig) -> HRMConfig:
+    """The form of a recipe's model, also before its data is there; UserError for rows that it cannot read."""
     file = saved(config.model) if config.model else None
     tokenizer = tokenizer_of(Path(config.data)) if file is None and config.data and in_place(config) else None
     shape = configure(config, tokenizer, HRMConfig.from_pretrained(file.parent) if file else None)
