@@ -10,7 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PYTHONHASHSEED := 0
 
 # Shapes and types in the signatures of the models, checked at every call: three times as slow, so in part of the tests.
-SHAPES := --jaxtyping-packages=hrm.core.layers,hrm.core.recurrence,hrm.core.halting,hrm.puzzles.model,hrm.text.model,beartype.beartype tests/core tests/text/model tests/puzzles/training
+# tests/conftest.py marks these tests, and each runs in one of the two passes.
+SHAPES := -m shapes --jaxtyping-packages=hrm.core.layers,hrm.core.recurrence,hrm.core.halting,hrm.puzzles.model,hrm.text.model,beartype.beartype tests/core tests/text/model tests/puzzles/training
 
 .PHONY: demo test test-fast wheel clean
 
@@ -22,8 +23,8 @@ test: $(VENV)/dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist worksteal
-	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow" $(SHAPES)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not shapes"
+	$(BIN)/pytest -n 2 --dist loadfile -q $(SHAPES)
 
 test-fast: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" -q

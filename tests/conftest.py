@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -12,6 +13,9 @@ from hypothesis import settings
 
 settings.register_profile("hrm", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("hrm")
+
+SHAPES = [Path(__file__).parent / name for name in ("core", "text/model", "puzzles/training")]
+"""Where all tests but the slow ones run with checks of shapes in `make test`."""
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does so with what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +31,12 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules that start processes once for all their tests come first: later, a worker that takes over half of their
-    tests from the other would start them again."""
+    """Tests for the checks of shapes are marked.
+
+    Modules that start processes once for all their tests come first: later, a worker that takes over half of their
+    tests from the other would start them again.
+    """
+    for item in items:
+        if any(folder in item.path.parents for folder in SHAPES) and not item.get_closest_marker("slow"):
+            item.add_marker("shapes")
     items.sort(key=lambda item: item.path.stem not in ("test_sharding", "test_processes", "test_clean"))
