@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, watched
 from hrm.cli.options import DEVICE, Device, OnDevice, Positional, choose, parse
@@ -15,6 +15,7 @@ from hrm.files import output
 from hrm.files.output import to_json
 from hrm.files.reading import UserError
 from hrm.progress import share
+from hrm.settings import Range
 
 if TYPE_CHECKING:
     from hrm.text.data import ReadOptions
@@ -112,8 +113,32 @@ class AnswersOptions:
     look: Look = field(default_factory=Looking)
 
 
+@dataclass(frozen=True)
+class PathsOptions:
+    """Show where thinking goes over many segments, where it ends, and whether a solved state comes back after noise."""
+
+    run: Positional[str]
+    """Run, saved model, or the name of a solver that comes with the package."""
+    segments: int = 64
+    """How many are watched."""
+    restarts: Annotated[int | None, Range(0, 1000)] = None
+    """Further starts with noise in the initial states; default: 3 where that leaves the question as it is."""
+    views: Annotated[int | None, Range(0, 1000)] = None
+    """Further starts through symmetries of the puzzle; default: 3 where there are some."""
+    seed: int = 0
+    """Of the noise."""
+    look: Look = field(default_factory=Looking)
+
+
 def main(args: list[str]) -> int:
-    actions = {"steps": steps, "dimensions": dimensions, "answers": answers, "text": text, "forgetting": forgetting}
+    actions = {
+        "steps": steps,
+        "dimensions": dimensions,
+        "answers": answers,
+        "paths": paths,
+        "text": text,
+        "forgetting": forgetting,
+    }
     return choose("analyze", actions, args)
 
 
@@ -151,6 +176,17 @@ def answers(args: list[str]) -> int:
 
         look, segments = options.look, options.segments or subject.max_segments
         found = measure(subject, segments, look.limit, look.batch_size, options.row, options.prompt, progress)
+    return answer(found, options.run, look)
+
+
+def paths(args: list[str]) -> int:
+    """Show where thinking goes and how firmly it stays."""
+    options = parse("analyze paths", PathsOptions, args, example="hrm analyze paths runs/sudoku --limit 32")
+    with subject_of(options.run, options.look) as subject, watched("following") as progress:
+        from hrm.insight.paths import paths as measure
+
+        look, starts = options.look, (options.restarts, options.views, options.seed)
+        found = measure(subject, options.segments, look.limit, look.batch_size, *starts, progress)
     return answer(found, options.run, look)
 
 

@@ -333,15 +333,17 @@ def _shaken(carry: Carry, rows: list[_Row], seed: int) -> Carry:
     states = torch.stack(carry).clone()
     for i, row in enumerate(rows):
         if row.attempt.noise:
-            noise = _noise(tuple(states.shape[2:]), seed, row).to(states.device, states.dtype)
+            noise = noise_of(tuple(states.shape[2:]), seed, row.attempt.noise, row.question).to(
+                states.device, states.dtype
+            )
             states[:, i] += NOISE * noise * states[:, i].square().mean((1, 2), keepdim=True).sqrt()
     return Carry(*states)
 
 
-def _noise(shape: tuple[int, ...], seed: int, row: _Row) -> Tensor:
+def noise_of(shape: tuple[int, ...], seed: int, number: int, question: np.ndarray) -> Tensor:
     """Two truncated normal states of mean square 1, a function of (seed, question, number) and nothing else."""
     # So neither the batch size nor the order of the puzzles can change an answer.
-    key = hashlib.sha256(f"{seed} {row.attempt.noise} ".encode() + row.question.astype("<i4").tobytes()).digest()
+    key = hashlib.sha256(f"{seed} {number} ".encode() + question.astype("<i4").tobytes()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little"))
     noise = nn.init.trunc_normal_(torch.empty(2, *shape), generator=generator)
     return noise / noise.square().mean().sqrt()
