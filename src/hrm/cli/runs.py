@@ -68,7 +68,7 @@ def _print(found: list[Listed], folder: Path) -> None:
     for run in found:
         table.add_row(
             str(Path(run.run).relative_to(folder)), run.kind, run.task, _size(run.parameters), _step(run),
-            str(run.score or ""), run.state, _when(run),
+            str(run.score or "").replace("/character", "/char"), run.state, _when(run),
             style={"damaged": "red", "training": "green"}.get(run.state, ""),
         )  # fmt: skip
     console.print(table)

@@ -112,3 +112,57 @@ def test_bad_input_ends_in_one_sentence(
     assert analyze(*args) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert words in error[-1] and error[-1].startswith("hrm analyze: ")
+
+
+def test_baselines_write_and_the_cloze_is_beside_the_scale(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert analyze("good.txt", "--baselines", "ngram", "--cloze", "--characters", "5000") == 0
+    out = capsys.readouterr().out
+    assert out.count("n-gram, order ") == 2 and "its words shuffled" in out and "guesses each word from" in out
+    assert analyze("good.txt", "--baselines", "ngram", "--cloze", "--characters", "5000", "--json") == 0
+    chain, good = json.loads(capsys.readouterr().out)["texts"]
+    assert chain["name"].startswith("n-gram, order ") and chain["characters"] == 5000
+    assert set(good["cloze"]) == {"words", "order", "top_1", "top_5", "log_probability", "overall"}
+    assert analyze("good.txt", "--json") == 0
+    assert "cloze" not in json.loads(capsys.readouterr().out)["texts"][0]
+
+
+@pytest.mark.slow
+def test_any_causal_model_writes_without_segments(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from tests.text.measuring.small import saved_gpt2
+
+    monkeypatch.setattr("hrm.text.quality.writing._ROW", 100)
+    folder = str(saved_gpt2(tmp_path / "gpt2"))
+    assert analyze(folder, "--characters", "800", "--block", "200", "--json") == 0
+    first = capsys.readouterr().out
+    (found,) = json.loads(first)["texts"]
+    assert found["name"] == "gpt2" and found["characters"] == 800
+    assert analyze(folder, "--characters", "800", "--block", "200", "--json") == 0
+    assert capsys.readouterr().out == first
+    assert analyze(folder, "--max-segments", "2") == 2 and "has no segments" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_plain_transformer_learns_by_the_recipe_of_the_run(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from hrm.runs import Run
+    from hrm.text.config import TextConfig
+    from hrm.text.quality.twin import recipe
+    from tests.training import small
+
+    monkeypatch.setattr("hrm.text.quality.writing._ROW", 100)
+    run = str(tmp_path / "run")
+    assert main(["train", *small.TEXT, "--data", "book.txt", "--out", run]) == 0
+    twin = recipe(Run.open(run, TextConfig), place / "good.txt")
+    assert (twin.arch.hierarchy, twin.halting.max_segments, twin.train.steps) == (False, 1, 4)
+    assert (twin.arch.fast_layers, twin.arch.slow_layers, twin.train.batch_size) == (1, 1, 2)
+    capsys.readouterr()
+    assert analyze(run, "--baselines", "transformer", "--characters", "800", "--block", "200", "--json") == 0
+    out, said = capsys.readouterr()
+    plain, own = json.loads(out)["texts"]
+    assert (plain["name"], own["name"]) == ("plain Transformer", "run") and plain["characters"] == 800
+    assert "trained the plain Transformer: 128 tokens in 4 steps" in said
+    assert analyze("good.txt", "--baselines", "transformer") == 2
+    assert "--baselines transformer needs a run" in capsys.readouterr().err

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from hrm.files import output
+from hrm.text.quality.cloze import Cloze, Filled
 from hrm.text.quality.scale import COUNTED, GROUPS, Judged, Scale
 
 _HEADS = {head.replace("-\n", ""): head for head in ("tri-\ngrams", "sen-\ntences", "repe-\ntition", "diver-\nsity")}
@@ -68,6 +69,31 @@ def ends(scale: Scale) -> str:
     return (
         f"100: the held-out half of {scale.name}, in blocks of {scale.size:,} characters; 0: the same with its "
         "characters shuffled (characters: all equally frequent, not in overall)"
+    )
+
+
+def cloze_table(filled: Mapping[str, Filled], cloze: Cloze) -> Table:
+    """One row a text: its score with half the interval, and the three numbers; below them those of the ends."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown.add_column("cloze", overflow="fold")
+    for head in ("score", "top 1", "top 5", "log p", "words"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for name, one in filled.items():
+        overall = one.overall
+        half = "" if overall.high is None or overall.low is None else f" ± {(overall.high - overall.low) / 2:.1f}"
+        values = f"{one.top_1.value:.1%}", f"{one.top_5.value:.1%}", f"{one.log_probability.value:.2f}"
+        shown.add_row(name, Text.assemble((_number(overall.score), "bold"), half), *values, f"{one.words:,}")
+    for name, (first, five, log_p) in (("held out", cloze.natural), ("its words shuffled", cloze.shuffled)):
+        shown.add_row(name, "", f"{first:.1%}", f"{five:.1%}", f"{log_p:.2f}", "", style="dim")
+    return shown
+
+
+def cloze_ends(cloze: Cloze) -> str:
+    """What a cloze asks, and what 0 and 100 are, in a sentence."""
+    around = f"{cloze.order - 1} word{'s'[: cloze.order > 2]} to either side"
+    return (
+        f"cloze: a {cloze.order}-gram model of the known half guesses each word from {around}; 100: the held-out half, "
+        "0: the same with the words of each block shuffled"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,9 +77,8 @@ class Scale:
             least = f"give at least {_STRETCHES * size:,}, {_STRETCHES} times --block"
             raise UserError(f"{name} has {len(text):,} characters, too few for a reference: {least}")
         self.size, self.name, self._seed = size, name, seed
-        odd = np.arange(len(blocks)) * _STRETCHES // len(blocks) % 2 == 1
-        held_out = [block for block, out in zip(blocks, odd, strict=True) if out]
-        self.reference = Reference([block for block, out in zip(blocks, odd, strict=True) if not out], words)
+        known, held_out = halves(blocks)
+        self.reference = Reference(known, words)
         rng = np.random.default_rng(seed)
         natural = measure(held_out, self.reference)
         bottom = measure(["".join(rng.permutation(list(block))) for block in held_out], self.reference)
@@ -111,37 +110,50 @@ class Scale:
             least = f"give at least {LEAST_BLOCKS * self.size:,}, or a smaller --block than {self.size}"
             raise UserError(f"{name} has {len(text):,} characters, too few to judge: {least}")
         values = measure(blocks, self.reference)
-        rng = np.random.default_rng(self._seed)
-        drawn = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), _RESAMPLES) / len(blocks)
+        drawn = resampled(len(blocks), self._seed)
         # Row 0 is the text itself, the others are resampled.
         scores = self.scores(np.vstack([values.mean(0), drawn @ values]))
-        groups = {group: _mean(scores[:, [one.group == group for one in MEASURES]]) for group in GROUPS}
-        overall = _mean(np.stack([groups[group] for group in COUNTED], 1))
+        groups = {group: mean_of(scores[:, [one.group == group for one in MEASURES]]) for group in GROUPS}
+        overall = mean_of(np.stack([groups[group] for group in COUNTED], 1))
         own = repeats(text)
         copies = training.copies(text) if training else None
         flags = {"copies": copies is not None and copies.share > FLAG, "repeats": own.share > FLAG}
         measures = {
             one.name: Measure(
                 one.definition, float(values[:, i].mean()), float(self.natural[i]), float(self.shuffled[i]),
-                **_interval(scores[:, i]),
+                **interval_of(scores[:, i]),
             )
             for i, one in enumerate(MEASURES)
         }  # fmt: skip
         return Judged(
-            name=name, characters=len(text), blocks=len(blocks), overall=_interval(overall),
-            groups={group: _interval(column) for group, column in groups.items()}, measures=measures,
+            name=name, characters=len(text), blocks=len(blocks), overall=interval_of(overall),
+            groups={group: interval_of(column) for group, column in groups.items()}, measures=measures,
             copied=None if copies is None else copies.share, longest_copy=None if copies is None else copies.longest,
             repeated=own.share, longest_repeat=own.longest, flags=[flag for flag, up in flags.items() if up],
         )  # fmt: skip
 
 
-def _mean(scores: np.ndarray) -> np.ndarray:
+def halves(blocks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The blocks of a reference that are known, and those held out: every second of its stretches."""
+    odd = np.arange(len(blocks)) * _STRETCHES // max(1, len(blocks)) % 2 == 1
+    return [b for b, out in zip(blocks, odd, strict=True) if not out], [
+        b for b, out in zip(blocks, odd, strict=True) if out
+    ]
+
+
+def resampled(count: int, seed: int) -> np.ndarray:
+    """Weights of the blocks in each resample, [resamples, blocks]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES) / count
+
+
+def mean_of(scores: np.ndarray) -> np.ndarray:
     """Over the measures that tell something, [resamples]; nan without any."""
     telling = scores[:, ~np.isnan(scores).any(0)]
     return telling.mean(1) if telling.shape[1] else np.full(len(scores), np.nan)
 
 
-def _interval(column: np.ndarray) -> Interval:
+def interval_of(column: np.ndarray) -> Interval:
     if np.isnan(column).any():
         return Interval(None, None, None)
     low, high = np.quantile(column[1:], (0.025, 0.975))
