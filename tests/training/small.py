@@ -61,7 +61,7 @@ TEXT = (
 """Flags of a small training of text of four steps, which lack --data and --out."""
 LONG_TEXT = (
     *TEXT, "--optim.schedule", "constant", "--train.batch-size", "4", "--train.steps", "20", "--train.keep", "9",
-    "--train.checkpoint-every", "4", "--train.eval-every", "20",
+    "--train.checkpoint-every", "8", "--train.eval-every", "20",
 )  # fmt: skip
 """The same for twenty steps and up to four processes."""
 IGNORED = (*CLOCKED, "data")
