@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, watched
+from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, subjects_of, watched
 from hrm.cli.options import Positional, choose, parse
 from hrm.cli.text_quality import text
 from hrm.console import Console
@@ -89,12 +89,41 @@ class PathsOptions:
     look: Look = field(default_factory=Looking)
 
 
+@dataclass(frozen=True)
+class HaltingOptions:
+    """Show depth and quality against the most segments allowed, whether P(halt) can be trusted, and what takes longer.
+
+    Of several runs, such as models trained with limits of their own, the curves stand beside each other.
+    """
+
+    runs: Positional[tuple[str, ...]]
+    """Runs, saved models, or the name of a solver that comes with the package."""
+    segments: int | None = None
+    """The largest limit; default: that of the training (the largest one)."""
+    look: Look = field(default_factory=Looking)
+
+
+@dataclass(frozen=True)
+class AblateOptions:
+    """Show what a result loses when a part of the trained model is knocked out, beside models retrained without it."""
+
+    run: Positional[str]
+    """Run, saved model, or the name of a solver that comes with the package."""
+    retrained: tuple[str, ...] = ()
+    """Runs that were trained without something, each measured as it was trained."""
+    segments: int | None = None
+    """Depth of the trained model; default: as many as it was trained with."""
+    look: Look = field(default_factory=Looking)
+
+
 def main(args: list[str]) -> int:
     actions = {
         "steps": steps,
         "dimensions": dimensions,
+        "halting": halting,
         "answers": answers,
         "paths": paths,
+        "ablate": ablate,
         "text": text,
         "forgetting": forgetting,
     }
@@ -146,6 +175,33 @@ def paths(args: list[str]) -> int:
 
         look, starts = options.look, (options.restarts, options.views, options.seed)
         found = measure(subject, options.segments, look.limit, look.batch_size, *starts, progress)
+    return answer(found, options.run, look)
+
+
+def halting(args: list[str]) -> int:
+    """Show how deep a model thinks, and what that depends on."""
+    options = parse("analyze halting", HaltingOptions, args, example="hrm analyze halting runs/m2 runs/m4 runs/m8")
+    look = options.look
+    with subjects_of(options.runs, look) as subjects, watched("watching") as progress:
+        from hrm.insight.halting import halting as measure
+
+        def share(done: float) -> None:
+            progress(done / len(subjects))
+
+        found = measure(subjects, options.segments, look.limit, look.batch_size, share)
+    return answer(found, options.runs[0], look)
+
+
+def ablate(args: list[str]) -> int:
+    """Show what a result loses without H, L, cycles, carry or task embedding."""
+    example = "hrm analyze ablate runs/sudoku --retrained runs/one-cycle runs/transformer"
+    options = parse("analyze ablate", AblateOptions, args, example=example)
+    look = options.look
+    with subjects_of((options.run, *options.retrained), look) as subjects, watched("watching") as progress:
+        from hrm.insight.ablate import ablate as measure
+
+        subject, *others = subjects
+        found = measure(subject, others, options.segments, look.limit, look.batch_size, progress)
     return answer(found, options.run, look)
 
 

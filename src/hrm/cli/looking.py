@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +62,15 @@ def subject_of(run: str, options: Looking) -> Iterator[Subject]:
             yield subject
     else:
         yield _puzzles(run, options)
+
+
+@contextmanager
+def subjects_of(runs: tuple[str, ...], options: Looking) -> Iterator[list[Subject]]:
+    """Those of several runs; UserError for none."""
+    if not runs:
+        raise UserError("nothing to look into: name a run")
+    with ExitStack() as stack:
+        yield [stack.enter_context(subject_of(run, options)) for run in runs]
 
 
 def answer(finding: Finding, run: str, options: Looking) -> int:

@@ -19,6 +19,44 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> flo
     return float(np.abs(gaps).sum() / max(1, len(confidence)))
 
 
+class Reliability:
+    """Confidences and how often they were right, in the same 15 bins, summed up batch by batch."""
+
+    def __init__(self) -> None:
+        self.counts, self.confidence, self.right = (np.zeros(BINS) for _ in range(3))
+        """[bins]"""
+
+    def add(self, confidence: np.ndarray, right: np.ndarray) -> None:
+        """Of some puzzles or tokens [n]."""
+        which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        self.counts += np.bincount(which, minlength=BINS)
+        self.confidence += np.bincount(which, confidence, minlength=BINS)
+        self.right += np.bincount(which, right, minlength=BINS)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(self.counts.sum())
+
+    @property
+    def ece(self) -> float:
+        """`expected_calibration_error` of all."""
+        return float(np.abs(self.confidence - self.right).sum() / max(1, self.count))
+
+    def plain(self) -> dict[str, object]:
+        """Count, error, means over all, and the means of each bin that is not empty."""
+        full, n = self.counts > 0, max(1, self.count)
+        counts, confidence, right = (column[full].tolist() for column in (self.counts, self.confidence, self.right))
+        return {
+            "count": self.count, "ece": self.ece, "confidence": float(self.confidence.sum() / n),
+            "right": float(self.right.sum() / n),
+            "bins": [
+                {"count": int(many), "confidence": p / many, "right": r / many}
+                for many, p, r in zip(counts, confidence, right, strict=True)
+            ],
+        }  # fmt: skip
+
+
 def calibrate(q: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     """Scale and shift for which sigmoid(scale * q + shift) fits what was right [n] best (Platt 1999, smoothed targets).
     Few or one-sided observations move them little from 1 and 0."""

@@ -43,6 +43,11 @@ class Schedule(NamedTuple):
         """This schedule, broken off after a step of L with an update of H: what the model would say by then."""
         return Interrupted(*self, cycle, step)
 
+    def without(self, role: str) -> Reduced:
+        """This schedule with one module knocked out: L takes no step, or H makes no update but one at the end, which
+        is read out."""
+        return Reduced(*self, role)
+
 
 class Interrupted(Schedule):
     """A schedule's visits up to one step of L, then the update of H that ends its cycle."""
@@ -61,6 +66,26 @@ class Interrupted(Schedule):
             for visit in super().visits(n_fast, n_slow, first_slot)
             if visit.cycle < cycle or (visit.cycle == cycle and (visit.step <= step or visit.role == "H"))
         )
+
+
+class Reduced(Schedule):
+    """A schedule's visits without the steps of L, or without the updates of H but for one at the end."""
+
+    role: str
+
+    def __new__(cls, h_cycles: int, l_cycles: int, role: str) -> Reduced:
+        new = super().__new__(cls, h_cycles, l_cycles)
+        new.role = role
+        return new
+
+    def visits(self, n_fast: int, n_slow: int, first_slot: int = 0) -> tuple[Visit, ...]:
+        every = super().visits(n_fast, n_slow, first_slot)
+        updates = tuple(visit for visit in every if visit.role == "H")
+        if self.role == "L":
+            return updates
+        # In the slots of the first update, which writes the keys that cycles may share.
+        last = updates[0]._replace(cycle=self.h_cycles - 1)
+        return (*(visit for visit in every if visit.role == "L"), last)
 
 
 Horizon = Callable[[Visit, Schedule], bool]

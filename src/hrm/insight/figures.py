@@ -80,18 +80,24 @@ def svg(finding: Finding) -> bytes | None:
     return content.getvalue()
 
 
-def canvas(panels: int = 1, height: float = 3.4, width: float = 4.0, title: str = "") -> tuple[Figure, Sequence[Axes]]:
-    """A figure with panels side by side, in the look of all of them."""
+def canvas(
+    panels: int = 1, height: float = 3.4, width: float = 4.0, title: str = "", columns: int | None = None
+) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with panels side by side, or in rows of some columns, in the look of all of them."""
     from matplotlib.figure import Figure
 
-    figure = Figure((width * panels + 0.4, height), dpi=144, layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for each in axes:
+    columns = min(columns or panels, panels)
+    rows = -(-panels // columns)
+    figure = Figure((width * columns + 0.4, height * rows), dpi=144, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for each in axes[:panels]:
         each.grid(alpha=0.25)
         each.spines[["top", "right"]].set_visible(False)
+    for each in axes[panels:]:
+        each.remove()
     if title:
         figure.suptitle(title, fontsize=11)
-    return figure, axes
+    return figure, axes[:panels]
 
 
 def look(number: int, marks: bool = True) -> dict[str, Any]:

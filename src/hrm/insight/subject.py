@@ -25,6 +25,7 @@ from hrm.text.data import Tokens
 from hrm.text.load import TextModel
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
+from hrm.text.model.halting import stops
 from hrm.text.model.thought import Thought
 
 LOGITS = 1 << 22
@@ -120,6 +121,22 @@ class Subject(Protocol):
         ...
 
 
+def called(subject: Subject) -> str:
+    """The name of its run's or model's folder."""
+    parts = [part for part in subject.name.replace("\\", "/").split("/") if part] or ["model"]
+    return parts[parts.index("checkpoints") - 1] if "checkpoints" in parts[1:] else parts[-1]
+
+
+def same_data(one: Subject, other: Subject) -> bool:
+    """Whether two subjects think about the same."""
+    if one.count != other.count:
+        return False
+    if isinstance(one, Puzzles) and isinstance(other, Puzzles):
+        return np.array_equal(one.puzzles.inputs, other.puzzles.inputs)
+    a, b = (next(subject.batches(1, 1)).inputs.cpu() for subject in (one, other))
+    return torch.equal(a, b)
+
+
 class Puzzles:
     """A solver's model and puzzles with answers."""
 
@@ -213,6 +230,20 @@ class Text:
         thought = self.model.begin(input_ids=batch.inputs, **batch.more, budget=budget)  # type: ignore[arg-type]
         return TextThinking(self, batch, budget, thought)
 
+    @torch.no_grad()
+    def halt(self, batch: Batch, segments: int, halting: str | None = None) -> Iterator[Reading]:
+        """Readings while tokens halt, by the model's own rule or this one; a halted token stays as it was, and `stops`
+        says which have. After segment m they are those of the model that may take m at most."""
+        budget = self.model.budget(max_segments=segments, halting=halting, retry_confidence=0.0)
+        thought = self.model.begin(input_ids=batch.inputs, **batch.more, budget=budget)  # type: ignore[arg-type]
+        thinking, reading = TextThinking(self, batch, budget, thought), None
+        for segment in range(1, segments + 1):
+            if reading is None or bool(thought.live.any()):
+                before = thought.exited.z_h
+                reading = thinking.segment()
+                thought.halt(stops(thought, before, budget, self.model.q_head, self.model.lm_head))
+            yield reading._replace(segment=segment, stops=~thought.live)
+
     def scores(self, z_h: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """What the head says of slow states [b, p, dim]; few logits are in memory at once."""
         size = max(1, LOGITS // self.model.config.vocab_size)
@@ -288,8 +319,8 @@ class TextThinking:
         states = thought.exited
         best, probability, entropy, loss, right = subject.scores(states.z_h, self.batch.labels)
         halt = budget.probability(subject.model.q_head(states.z_h))
-        stops = halt > budget.exit_threshold
-        return Reading(thought.segment, best, probability, entropy, loss, right, halt, stops, states)
+        wants = halt > budget.exit_threshold
+        return Reading(thought.segment, best, probability, entropy, loss, right, halt, wants, states)
 
     def copy(self) -> TextThinking:
         keys_values = copy.deepcopy(
