@@ -167,6 +167,26 @@ def test_every_form_of_text_is_measured(form: str, tmp_path: Path) -> None:
             assert not torch.equal(reading.carry.z_l, first.z_l.expand_as(reading.carry.z_l))
 
 
+def test_a_loss_has_the_interval_of_its_rows(words: Text) -> None:
+    for subject, sign in ((solving(), -1), (words, 1)):
+        found = ablate(subject, [], 2, 8, 3).numbers["arms"]
+        arm = next(arm for arm in arms(subject, 2) if arm.name == "without L")
+        (batch,) = subject.batches(8, 8)
+        whole, thinking = list(subject.think(batch, 2))[-1], subject.begin(batch, 2)
+        for _ in range(2):
+            reading = thinking.segment(arm.schedule)
+        if isinstance(subject, Puzzles):
+            gaps, counts = subject.solved(batch, reading) * 1.0 - subject.solved(batch, whole), np.ones(8)
+        else:
+            gaps = ((reading.loss - whole.loss).sum(1) / math.log(2)).numpy()
+            counts = (batch.labels != -100).sum(1).numpy()
+        mean = gaps.sum() / counts.sum()
+        told = next(one for one in found if one["name"] == "without L")
+        assert told["loses"] == pytest.approx(sign * mean, rel=1e-10)
+        error = 1.959964 * math.sqrt(((gaps - mean * counts) ** 2).sum()) / counts.sum()
+        assert told["error"] == pytest.approx(error, rel=1e-10)
+
+
 def test_retrained_models_stand_beside_as_they_were_trained() -> None:
     puzzles, other, plain = solving(), solving(h_cycles=1), sudokus(hierarchy=False)
     other.max_segments, other.name = 2, "runs/one/checkpoints/step_1"

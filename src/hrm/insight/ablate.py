@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +49,8 @@ class Scored(NamedTuple):
     low: float
     high: float
     count: int
+    rows: np.ndarray
+    """[puzzles or windows, 2]: 1 for right or the bits of all its tokens, and 1 or their number."""
 
 
 def arms(subject: Subject, segments: int) -> list[Arm]:
@@ -107,8 +111,7 @@ def ablate(
 
 def score(subject: Subject, arm: Arm, kind: str, limit: int, batch_size: int) -> Scored:
     """One arm."""
-    right = count = 0
-    rows: list[tuple[float, float]] = []
+    found: list[np.ndarray] = []
     with blanked(subject.model) if arm.blanked else nullcontext():
         # Where attention shares keys and values, a reduced schedule keeps to the slots of the whole one.
         begun = None if isinstance(arm.schedule, Reduced) else arm.schedule
@@ -119,18 +122,23 @@ def score(subject: Subject, arm: Arm, kind: str, limit: int, batch_size: int) ->
                 if segment and arm.carried is not None:
                     thinking.carry = arm.carried(first, thinking.carry)
                 reading = thinking.segment(arm.schedule)
-            count += len(batch.inputs)
             if isinstance(subject, Puzzles):
-                right += int(subject.solved(batch, reading).sum())
+                right = subject.solved(batch, reading).astype(float)
+                found.append(np.stack([right, np.ones_like(right)], 1))
             else:
-                losses, counted = reading.loss.double().sum(1), (batch.labels != -100).sum(1)
-                rows += zip((losses / math.log(2)).tolist(), counted.tolist(), strict=True)
-    if isinstance(subject, Puzzles):
-        return Scored(arm.name, kind, arm.segments, right / max(1, count), *interval(right, count), count)
-    tokens = max(1.0, sum(n for _, n in rows))
-    bits = sum(loss for loss, _ in rows) / tokens
-    error = Z * math.sqrt(sum((loss - bits * n) ** 2 for loss, n in rows)) / tokens
-    return Scored(arm.name, kind, arm.segments, bits, bits - error, bits + error, int(tokens))
+                losses, counted = reading.loss.double().sum(1) / math.log(2), (batch.labels != -100).sum(1)
+                found.append(torch.stack([losses, counted.double()], 1).cpu().numpy())
+    rows = np.concatenate(found)
+    total, count = rows.sum(0)
+    quality = float(total / max(1, count))
+    error = _error(rows[:, 0] - quality * rows[:, 1], count)
+    ends = interval(round(total), round(count)) if isinstance(subject, Puzzles) else (quality - error, quality + error)
+    return Scored(arm.name, kind, arm.segments, quality, *ends, round(count), rows)
+
+
+def _error(gaps: np.ndarray, count: float) -> float:
+    """Half a 95 % interval of a mean over `count`, of the distances of rows from it."""
+    return float(Z * np.sqrt((gaps**2).sum()) / max(1, count))
 
 
 class _Blank(nn.Module):
@@ -173,12 +181,14 @@ def _plain(value: Any) -> str:
 def _finding(subject: Subject, scored: list[Scored], strangers: list[Subject]) -> Finding:
     puzzles, whole = subject.family == "puzzle", scored[0]
     quality, unit = ("right", "puzzles") if puzzles else ("bits a token", "tokens")
-    rows = [
-        [one.name, one.kind, one.segments, one.quality, one.low, one.high, _loss(one, whole, puzzles)] for one in scored
-    ]
-    table = Table(["model", "how", "segments", quality, "95 % from", "to", "loses"], rows)
+    rows = [[*one[:-2], *_loss(one, whole, puzzles)] for one in scored]
+    table = Table(["model", "how", "segments", quality, "95 % from", "to", "loses", "± (95 %)"], rows)
     title = f"What {called(subject)} loses without its parts: {whole.count:,} {unit}"
-    told = [one._asdict() | {"loses": _loss(one, whole, puzzles)} for one in scored]
+    told = []
+    for one in scored:
+        loss, error = _loss(one, whole, puzzles)
+        told.append({**one._asdict(), "loses": loss, "error": error})
+        told[-1].pop("rows")
     numbers: Json = {"count": whole.count, "arms": told}
     says = _sentences(subject, scored)
     says += [f"{called(other)} did not see the same {unit}: name some for all with --data." for other in strangers]
@@ -188,9 +198,14 @@ def _finding(subject: Subject, scored: list[Scored], strangers: list[Subject]) -
     )  # fmt: skip
 
 
-def _loss(one: Scored, whole: Scored, puzzles: bool) -> float:
-    """How much worse it is than the whole model; below 0 it is better."""
-    return whole.quality - one.quality if puzzles else one.quality - whole.quality
+def _loss(one: Scored, whole: Scored, puzzles: bool) -> tuple[float, float | None]:
+    """How much worse it is than the whole model (below 0: better), and half the 95 % interval of that, row by row;
+    None for a model that saw others."""
+    loss = whole.quality - one.quality if puzzles else one.quality - whole.quality
+    if len(one.rows) != len(whole.rows) or not np.array_equal(one.rows[:, 1], whole.rows[:, 1]):
+        return loss, None
+    gaps = (one.rows - whole.rows)[:, 0] + (loss if puzzles else -loss) * whole.rows[:, 1]
+    return loss, _error(gaps, whole.count)
 
 
 def _sentences(subject: Subject, scored: list[Scored]) -> list[str]:
@@ -199,18 +214,20 @@ def _sentences(subject: Subject, scored: list[Scored]) -> list[str]:
     def shown(value: float) -> str:
         return f"{value:.1%}" if puzzles else f"{value:.3f}"
 
-    knocked = sorted((one for one in scored if one.kind == KNOCKED), key=lambda one: -_loss(one, whole, puzzles))
+    found = [(*_loss(one, whole, puzzles), one) for one in scored if one.kind == KNOCKED]
+    found.sort(key=lambda each: -each[0])
     what = "are right" if puzzles else "bits a token"
     said = [
         f"Whole, {shown(whole.quality)} {what} after {whole.segments} segments. A bar shows the same model with a part "
         "knocked out, which it was never trained to do without; a retrained one had the time to find another way."
     ]
-    clear = [one for one in knocked if (one.high < whole.low if puzzles else one.low > whole.high)]
+    clear = [one for loss, error, one in found if loss > 0 and loss > (error or 0.0)]
     if clear:
-        said.append("It loses most of all: " + "; ".join(f"{one.name} {shown(one.quality)}" for one in clear[:3]) + ".")
-    rest = [one.name for one in knocked if one not in clear]
-    if rest:
-        said.append("Within the 95 % intervals nothing is lost: " + ", ".join(rest) + ".")
+        said.append(
+            "What it loses by, most first: " + "; ".join(f"{one.name} {shown(one.quality)}" for one in clear) + "."
+        )
+    if rest := [one.name for _, _, one in found if all(one is not other for other in clear)]:
+        said.append("No loss that is larger than chance (95 %): " + "; ".join(rest) + ".")
     if not subject.model.recurrence.first_state:
         said.append("The input enters through L alone, so that without L the model sees nothing of it.")
     if puzzles and subject.model.task_embedding is None:
@@ -237,7 +254,7 @@ def _draw(scored: list[Scored], quality: str, title: str) -> Figure:
         values = [one.quality for one in those]
         axis.barh(places, values, xerr=errors, label=kind, height=0.7, linewidth=0, error_kw=caps, **how)
     axis.axvline(scored[0].quality, color="0.4", linestyle=":", linewidth=1)
-    axis.set_yticks(range(len(scored)), [one.name for one in scored], fontsize=8)
+    axis.set_yticks(range(len(scored)), [textwrap.fill(one.name, 36) for one in scored], fontsize=8)
     axis.invert_yaxis()
     axis.set(xlabel=f"{quality} (lines: 95 % intervals)")
     axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")

@@ -46,7 +46,7 @@ def finding(measured: list[Measured]) -> Finding:
         tables["the Q head: P(halt) and how often it was right"] = Table(
             ["segment", unit, "mean P(halt)", "was so", "ECE"], rows
         )
-    for name in first.groups:
+    for name in _told(first):
         tables[f"depth by {name}"] = Table(
             [name, unit, "mean segments", "standard error", f"{quality} at depth 1", f"{quality} where it halts"],
             [list(row.values()) for row in first.difficulty(name)],
@@ -59,6 +59,11 @@ def finding(measured: list[Measured]) -> Finding:
         "halting", title, about, _sentences(measured, unit), tables, numbers,
         lambda: _draw(measured, unit, quality, title),
     )  # fmt: skip
+
+
+def _told(one: Measured) -> list[str]:
+    """The measures of difficulty that tell puzzles or tokens apart."""
+    return [name for name in one.groups if len(one.difficulty(name)) > 1]
 
 
 def _own(one: Measured) -> Json:
@@ -172,7 +177,7 @@ def _compared(measured: list[Measured], shown: Callable[[float], str]) -> list[s
 
 def _draw(measured: list[Measured], unit: str, quality: str, title: str) -> Figure:
     first = measured[0]
-    names = list(first.groups)
+    names = _told(first)
     figure, axes = canvas(3 + len(names), title=title, columns=3)
     for number, one in enumerate(measured):
         rows, how = one.curve(), look(number)
