@@ -107,7 +107,7 @@ def _ruled(one: Measured, unit: str) -> str:
     if unit != "puzzles" and one.subject.model.config.halting == "fixed":
         return "It uses a fixed number of segments; this is where its Q head would halt if it were asked."
     if unit == "puzzles" and not one.taught:
-        return "Its Q head was never taught and says the same of every state: there is no calibration to speak of."
+        return "Its Q head was never taught and is as sure everywhere: there is no calibration to speak of."
     return _RULES[one.rule].format(one=unit[:-1])
 
 
