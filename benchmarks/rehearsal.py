@@ -61,7 +61,7 @@ class Rehearsal:
         (self.work / "steps").mkdir(parents=True, exist_ok=True)
         parts: list[Callable[[], Result]] = [
             self.raw, self.clean, self.plan, self.killed, self.resumed, self.plain, self.sizes, self.measured,
-            self.tuned, self.preferred, self.published, self.meta,
+            self.tuned, self.preferred, self.published, self.meta, self.reported,
         ]  # fmt: skip
         for number, part in enumerate(parts, 1):
             file = self.work / "steps" / f"{part.__name__}.json"
@@ -253,6 +253,14 @@ class Rehearsal:
             "tokens": config.train.steps * config.train.batch_size * config.text.length,
         }  # fmt: skip
 
+    def reported(self) -> Result:
+        """How far the states move, and one page about the runs."""
+        page = self.work / "report.html"
+        self.hrm("analyze", "steps", str(self.runs / "hrm"), "--limit", "8", "--json")
+        told = [str(self.runs / name) for name in ("hrm", "plain", "tuned")]
+        self.hrm("report", *told, "--out", str(page))
+        return {"bytes": page.stat().st_size, "runs": len(told)}
+
     # What they share
 
     def recipe(self, width: int = WIDTH) -> list[str]:
@@ -375,7 +383,8 @@ def table(found: Result) -> str:
     big = files["model.safetensors"] / 1e6
     eight = found["published"]["bytes_in_8_bits"] / 1e6
     row("ready to publish", "published", f"{len(files)} files; {big:.1f} MB of weights, {eight:.1f} MB in 8 bits")
-    meta = found["meta"]
+    meta, page = found["meta"], found["reported"]
+    row("told", "reported", f"{page['runs']} runs on one page of {page['bytes'] / 1e6:.1f} MB")
     row("full size, no numbers", "meta", f"{meta['parameters']:,} parameters, each with a gradient")
     row("measured", "measured", "below")
     lines += ["", "| measured | HRM | plain Transformer |", "|---|---|---|"]
