@@ -56,8 +56,8 @@ def commands(page: Path) -> list[list[str]]:
     inline = [shlex.split(code) for code in re.findall(r"`([^`\n]+)`", prose) if re.search(r"\bhrm ", code)]
     found = [words[words.index("hrm") + 1 :] for words in shell + inline if "hrm" in words]
     found = [args[: args.index(">")] if ">" in args else args for args in found]
-    # `hrm VERB --help` and `hrm train ...` stand for many.
-    return [args for args in found if args and args[0] != "VERB" and "..." not in args]
+    # `hrm VERB --help`, `hrm analyze QUESTION RUN` and `hrm train ...` stand for many.
+    return [args for args in found if args and not {"VERB", "QUESTION", "..."} & {*args}]
 
 
 def options_and_rest(args: list[str]) -> tuple[type, list[str]]:

@@ -1,4 +1,4 @@
-"""`hrm analyze QUESTION RUN`: what trained models do, and what goes on inside them."""
+"""`hrm analyze QUESTION RUN`: what trained models do, and what happens inside them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, subjects_of, watched
 from hrm.cli.options import Positional, choose, parse
+from hrm.cli.text_quality import TextOptions as TextOptions
 from hrm.cli.text_quality import text
 from hrm.console import Console
 from hrm.files import output

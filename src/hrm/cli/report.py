@@ -17,12 +17,12 @@ from hrm.progress import share
 
 @dataclass(frozen=True)
 class Options:
-    """Write one page about runs: what was trained, how good it is, what goes on inside, samples, how to repeat it.
+    """Write one page about runs: what was trained, how good it is, what it does inside, samples, how to repeat it.
 
     Figures are those that `hrm analyze` left in the run.
     """
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[tuple[str, ...]]
     """Run folders; several stand side by side."""
     out: Path = Path("report.html")
     """File for the page, which needs no other file; its numbers go into a .json file of the same name."""
@@ -53,17 +53,18 @@ def main(args: list[str]) -> int:
     from hrm.report.samples import samples
     from hrm.report.story import story
 
-    stories = [story(path, options.price) for path in options.runs]
+    runs = [Path(run) for run in options.runs]
+    stories = [story(path, options.price) for path in runs]
     if not options.no_samples:
-        for path, told in zip(options.runs, stories, strict=True):
+        for path, told in zip(runs, stories, strict=True):
             with share(f"samples of {told.name}", Console(stderr=True)) as report:
                 told.samples = samples(path, options.device, report)
     try:
-        curves = svg(training(list(options.runs)))
+        curves = svg(training(runs))
     except UserError as error:
         print(error, file=sys.stderr)
         curves = None
-    command = shlex.join(["hrm", "report", *map(str, options.runs), "--out", str(options.out)])
+    command = shlex.join(["hrm", "report", *options.runs, "--out", str(options.out)])
     found = {"command": command, "runs": [told.plain() for told in stories]}
     output.write(options.out, page(stories, curves, command))
     output.write_json(numbers, found)

@@ -71,7 +71,7 @@ class Thinking(Protocol):
 
     @property
     def carry(self) -> Carry:
-        """The states from which the next segment goes on; they may be changed."""
+        """The states from which the next segment starts; they may be changed."""
         ...
 
     @carry.setter
