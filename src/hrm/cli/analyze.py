@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, subjects_of, watched
-from hrm.cli.options import Positional, choose, parse
-from hrm.cli.text_quality import TextOptions as TextOptions
-from hrm.cli.text_quality import text
+from hrm.cli.options import DEVICE, Positional, choose, parse
+from hrm.cli.text_quality import TextOptions, judge
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
@@ -129,6 +128,12 @@ def main(args: list[str]) -> int:
         "forgetting": forgetting,
     }
     return choose("analyze", actions, args)
+
+
+def text(args: list[str]) -> int:
+    """Judge texts, or what text models write, against a reference."""
+    example = "hrm analyze text runs/alice sample.txt --reference alice.txt --max-segments 1 2 4 --plot quality.png"
+    return judge(parse("analyze text", TextOptions, args, example=example, main=DEVICE))
 
 
 def steps(args: list[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from hrm.cli.options import DEVICE, Device, OnDevice, Positional, parse
+from hrm.cli.options import Device, OnDevice, Positional
 from hrm.console import Console
 from hrm.files import output
 from hrm.files.output import to_json
@@ -63,10 +63,8 @@ class TextOptions:
     on: OnDevice = field(default_factory=Device)
 
 
-def text(args: list[str]) -> int:
+def judge(options: TextOptions) -> int:
     """Judge texts, or what text models write, against a reference."""
-    example = "hrm analyze text runs/alice sample.txt --reference alice.txt --max-segments 1 2 4 --plot quality.png"
-    options = parse("analyze text", TextOptions, args, example=example, main=DEVICE)
     if not options.sources:
         raise UserError("nothing to judge: name text files or text runs")
     output.check("--json-file", options.json_file, _sources(options))
