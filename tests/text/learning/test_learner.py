@@ -127,7 +127,7 @@ def test_new_characters_leave_the_old_book_as_it_was_at_the_moment_of_growth(tmp
 @pytest.mark.parametrize(("norm", "tolerance"), [("pre", 1e-6), ("post", 1e-4)])
 def test_new_layers_change_nothing_at_any_schedule(tmp_path: Path, norm: str, tolerance: float) -> None:
     learner = Learner.create(tmp_path / "run", config(**{"arch.norm": norm}))
-    learner.learn(first(tmp_path))
+    learner.learn(first(tmp_path, 100))
     ids = torch.randint(2, len(learner.tokenizer), (2, 24), generator=torch.Generator().manual_seed(0))
     before = [logits(learner.model, ids, schedule=schedule) for schedule in ((1, 1), (2, 2), (6, 4))]
     entry = learner.grow()
@@ -138,17 +138,17 @@ def test_new_layers_change_nothing_at_any_schedule(tmp_path: Path, norm: str, to
     assert entry["parameters"][1] > entry["parameters"][0]
     opened = Learner.open(tmp_path / "run")
     assert same(weights(opened), weights(learner)) and opened.growth == learner.growth
-    assert opened.learn(second(tmp_path))["state"] == "finished", "a grown model goes on learning"
+    assert opened.learn(second(tmp_path, 100))["state"] == "finished", "a grown model goes on learning"
 
 
 @pytest.mark.slow
 def test_it_grows_by_itself_after_so_many_characters_each_book_counted_once(tmp_path: Path) -> None:
-    learner = Learner.create(tmp_path / "run", config(grow_every=2000))
-    sizes = [learner.learn(first(tmp_path))["characters"], learner.learn(second(tmp_path))["characters"]]
-    assert sizes[0] < 2000 < sum(sizes)
+    learner = Learner.create(tmp_path / "run", config(grow_every=1000))
+    sizes = [learner.learn(first(tmp_path, 150))["characters"], learner.learn(second(tmp_path, 150))["characters"]]
+    assert sizes[0] < 1000 < sum(sizes)
     depths = [entry for entry in learner.growth if entry["kind"] == "depth"]
     assert len(depths) == 1 and depths[0]["characters"] == sum(sizes)
-    learner.learn(first(tmp_path), epochs=2)
+    learner.learn(first(tmp_path, 150), epochs=2)
     assert sum(entry["kind"] == "depth" for entry in learner.growth) == 1
 
 
@@ -158,11 +158,11 @@ def test_layers_come_where_the_last_epoch_of_a_book_brought_less_than_a_share(
     tmp_path: Path, share: float, grows: bool
 ) -> None:
     learner = Learner.create(tmp_path / "run", config(epochs=2, lr=5e-3, grow_plateau=share))
-    learner.learn(first(tmp_path))
+    learner.learn(first(tmp_path, 150))
     depth = [entry["why"] for entry in learner.growth if entry["kind"] == "depth"]
     assert depth == ["plateau"] * grows
     learner.asked = lambda: "stop"  # one update says nothing of a plateau
-    learner.learn(second(tmp_path))
+    learner.learn(second(tmp_path, 150))
     assert len([entry for entry in learner.growth if entry["kind"] == "depth"]) == grows
 
 
@@ -223,7 +223,7 @@ def test_a_memory_keeps_the_first_book_alive(tmp_path: Path) -> None:
         learner = Learner.create(
             tmp_path / name, config(epochs=3, lr=5e-3, embedding_lr=5e-3, memory=0.3, checkpoint_every=1000), memory
         )
-        for file in (first(tmp_path), second(tmp_path)):
+        for file in (first(tmp_path, 150), second(tmp_path)):
             learner.learn(file)
         old = learner.books[0]
         rises[name] = old["bits_per_character_now"] / old["bits_per_character_then"] - 1
@@ -241,9 +241,9 @@ def test_reading_an_old_book_again_repeats_the_others_and_may_be_paused_too(tmp_
         replayed: list[dict[str, Any]] = []
         if pause:
             learner.asked = lambda learner=learner, stop=start + pause: "pause" if learner.step_number == stop else None
-            assert learner.learn(first(tmp_path, 120), epochs=3)["state"] == "learning"
+            assert learner.learn(first(tmp_path, 120), epochs=2)["state"] == "learning"
             learner = Learner.open(tmp_path / name)
-        learner.learn(first(tmp_path, 120), say=replayed.append, epochs=3)
+        learner.learn(first(tmp_path, 120), say=replayed.append, epochs=2)
         bits = [event["replayed_bits"] for event in replayed if event["event"] == "step"]
         assert learner.step_number > start + 5 and bits and not np.isnan(bits).any()
         ends.append(weights(learner))
@@ -254,26 +254,26 @@ def test_reading_an_old_book_again_repeats_the_others_and_may_be_paused_too(tmp_
 def test_a_known_book_is_not_learned_twice_and_an_unfinished_one_comes_first(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config())
     learner.asked = lambda: "pause"
-    assert learner.learn(first(tmp_path))["state"] == "learning" and learner.step_number == 0
+    assert learner.learn(first(tmp_path, 100))["state"] == "learning" and learner.step_number == 0
     with pytest.raises(UserError, match=r"first\.txt is not finished"):
-        learner.learn(second(tmp_path))
+        learner.learn(second(tmp_path, 100))
     learner.asked = lambda: None
-    steps = learner.learn(first(tmp_path))["step"]
-    assert learner.learn(first(tmp_path))["step"] == steps and len(learner.books) == 1
-    more = learner.learn(first(tmp_path), epochs=2)
+    steps = learner.learn(first(tmp_path, 100))["step"]
+    assert learner.learn(first(tmp_path, 100))["step"] == steps and len(learner.books) == 1
+    more = learner.learn(first(tmp_path, 100), epochs=2)
     assert more["step"] > steps and more["state"] == "finished"
 
 
 @pytest.mark.slow
 def test_measuring_reads_as_the_learner_does_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     learner = Learner.create(tmp_path / "run", config())
-    learner.learn(first(tmp_path))
+    learner.learn(first(tmp_path, 100))
     own = [learner.bits(learner.books[0], 10**6, max_segments=depth) for depth in (1, 2)]
     assert hrm(["eval", str(tmp_path / "run"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["length"] == learner.config.length
     assert [row["bits_per_character"] for row in found["fixed"]] == pytest.approx(own, rel=1e-5)
-    learner.learn(second(tmp_path))
+    learner.learn(second(tmp_path, 100))
     assert hrm(["eval", str(tmp_path / "run")]) == 2
     assert "each of its 2 books: name one" in (error := capsys.readouterr().err) and "--data" in error
 
@@ -310,7 +310,7 @@ def test_the_command_line_learns_shows_repairs_and_starts_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert hrm(["learn", str(run), str(first(tmp_path)), str(second(tmp_path)), *FLAGS]) == 0
+    assert hrm(["learn", str(run), str(first(tmp_path, 100)), str(second(tmp_path, 100)), *FLAGS]) == 0
     said = capsys.readouterr()
     assert "updates" in said.err and "held-out bits a character: first.txt" in said.err and str(run) in said.out
     assert hrm(["status", str(run), "--json"]) == 0
@@ -329,12 +329,12 @@ def test_the_command_line_learns_shows_repairs_and_starts_over(
     assert json.loads((run / "tokenizer/tokenizer.json").read_text())["model"] == json.loads(tokens)["model"]
     assert (run / "tokenizer-old-1/tokenizer.json").read_text() == "damaged"
     assert hrm(["status", "--folder", str(tmp_path)]) == 0 and "learner" in capsys.readouterr().out
-    assert hrm(["learn", str(run), str(second(tmp_path, 200))]) == 0  # with the run's own settings
+    assert hrm(["learn", str(run), str(second(tmp_path, 80))]) == 0  # with the run's own settings
     assert len(Learner.open(run).books) == 3
     capsys.readouterr()
-    assert hrm(["learn", str(run), str(second(tmp_path, 200)), "--arch.fast-layers", "1", "--arch.dropout", "0.5"]) == 2
+    assert hrm(["learn", str(run), str(second(tmp_path, 80)), "--arch.fast-layers", "1", "--arch.dropout", "0.5"]) == 2
     assert "--arch.dropout 0.5: " in (error := capsys.readouterr().err) and "--fresh" in error
-    assert hrm(["learn", str(run), str(first(tmp_path)), "--fresh", *FLAGS]) == 0
+    assert hrm(["learn", str(run), str(first(tmp_path, 100)), "--fresh", *FLAGS]) == 0
     assert (tmp_path / "run-1/run.json").is_file() and len(Learner.open(run).books) == 1
     loaded = load_text(run, device="cpu")
     assert is_text(run) and len(loaded.held_out) == 1 and loaded.length == 24
@@ -383,11 +383,11 @@ class Later:
 @pytest.mark.slow
 def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path) -> None:
     files = first(tmp_path, 60), second(tmp_path, 60)
-    straight = Learner.create(tmp_path / "straight", config(epochs=2))
+    straight = Learner.create(tmp_path / "straight", config(epochs=1))
     for file in files:
         straight.learn(file)
     asked = Later(10**9)
-    paused, pauses = Learner.create(tmp_path / "paused", config(epochs=2)), []
+    paused, pauses = Learner.create(tmp_path / "paused", config(epochs=1)), []
     for file in files:
         moment = 1
         while True:
@@ -413,7 +413,7 @@ def test_a_pause_while_it_prepares_or_measures_costs_nothing(tmp_path: Path) -> 
 def test_a_paused_book_goes_on_without_being_named_and_a_stopped_one_is_not_called_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, file = tmp_path / "run", first(tmp_path)
+    run, file = tmp_path / "run", first(tmp_path, 100)
     learner = Learner.create(run, config())
     learner.asked = lambda: "pause" if learner.step_number == 2 else None
     assert learner.learn(file)["state"] == "learning"
@@ -425,15 +425,15 @@ def test_a_paused_book_goes_on_without_being_named_and_a_stopped_one_is_not_call
     assert "moved.txt holds the text of first.txt, which is learned already" in capsys.readouterr().err
     learner = Learner.open(run)
     learner.asked = lambda: "stop"
-    entry = learner.learn(second(tmp_path))
+    entry = learner.learn(second(tmp_path, 100))
     assert entry["state"] == "stopped" and entry["step"] == 0 < entry["steps"]
     assert hrm(["status", str(run), "--json"]) == 0
     book = json.loads(capsys.readouterr().out)["books"][1]
     assert (book["state"], book["step"], book["steps"]) == ("stopped", 0, entry["steps"])
-    assert hrm(["learn", str(run), str(second(tmp_path))]) == 0
+    assert hrm(["learn", str(run), str(second(tmp_path, 100))]) == 0
     said = f"second.txt was stopped after 0 of {entry['steps']} updates and counts as learned: --epochs 1 resumes it"
     assert said in capsys.readouterr().err
-    assert hrm(["learn", str(run), str(second(tmp_path)), "--epochs", "1"]) == 0
+    assert hrm(["learn", str(run), str(second(tmp_path, 100)), "--epochs", "1"]) == 0
     assert Learner.open(run).books[1]["state"] == "finished"
 
 

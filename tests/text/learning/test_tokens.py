@@ -36,11 +36,11 @@ def words(folder: Path) -> Path:
 
 
 def test_byte_pairs_of_the_first_book_read_every_other(tmp_path: Path):
-    learner = Learner.create(tmp_path / "run", config(tokenizer="bpe:264", epochs=2))
-    learner.learn(first(tmp_path))
+    learner = Learner.create(tmp_path / "run", config(tokenizer="bpe:264"))
+    learner.learn(first(tmp_path, 120))
     assert len(learner.tokenizer) == 264 == learner.model.config.vocab_size
     known = tokenizer_hash(learner.tokenizer)
-    learner.learn(second(tmp_path))
+    learner.learn(second(tmp_path, 120))
     assert tokenizer_hash(learner.tokenizer) == known  # bytes need no new tokens
     assert [entry["vocabulary"] for entry in learner.growth] == [[2, 264]]
     again = Learner.open(tmp_path / "run")
@@ -74,26 +74,26 @@ def test_bits_are_those_of_a_character(tmp_path: Path):
 def test_tokens_are_added_for_characters_that_a_tokenizer_from_a_folder_lacks(tmp_path: Path):
     folder = words(tmp_path)
     learner = Learner.create(tmp_path / "run", config(tokenizer=str(folder)))
-    learner.learn(first(tmp_path))
+    learner.learn(first(tmp_path, 120))
     known, held = make_tokenizer(folder), learner.books[0]
     assert tokenizer_hash(learner.tokenizer) == tokenizer_hash(known)
     before = learner.bits(held)
     learner.asked = lambda: "pause"
-    learner.learn(second(tmp_path))
+    learner.learn(second(tmp_path, 120))
     added = learner.growth[-1]
     assert added["vocabulary"] == [len(known), len(learner.tokenizer)] and "Ä" in added["added"]
     assert learner.books[1]["new_tokens"] == len(learner.tokenizer) - len(known) > 5
     assert learner.tokenizer.get_vocab().items() >= known.get_vocab().items()
     again = Learner.open(tmp_path / "run")  # paused after the first update
     assert tokenizer_hash(again.tokenizer) == tokenizer_hash(learner.tokenizer)
-    again.learn(second(tmp_path))
+    again.learn(second(tmp_path, 120))
     ids = again.tokenizer("ÄPFEL")["input_ids"]
     assert again.tokenizer.unk_token_id not in ids and str(again.tokenizer.decode(ids)).replace(" ", "") == "ÄPFEL"
     assert before == pytest.approx(held["bits_per_character_then"], rel=1e-6)
 
 
 def test_pauses_change_nothing(tmp_path: Path):
-    files = [first(tmp_path, 150), second(tmp_path, 150)]
+    files = [first(tmp_path, 120), second(tmp_path, 100)]
     straight = paused_at(tmp_path / "straight", files, lambda step: False, tokenizer="bpe:270")
     paused = paused_at(tmp_path / "paused", files, lambda step: step % 5 == 1, tokenizer="bpe:270")
     assert same(weights(straight), weights(paused)) and straight.step_number == paused.step_number > 5

@@ -36,7 +36,8 @@ def recipe(dim: int, length: int, precision: str = "float32", recompute: bool = 
     base = load_preset("text-char", TextConfig)
     train = replace(base.train, precision=precision, checkpoint_activations=recompute, batch_size=4)
     arch = replace(base.arch, dim=dim, heads=2, fast_layers=1, slow_layers=1)
-    return replace(base, arch=arch, text=replace(base.text, length=length), train=train)
+    halting = replace(base.halting, max_segments=2)
+    return replace(base, arch=arch, halting=halting, text=replace(base.text, length=length), train=train)
 
 
 def step(model: HRMForCausalLM, rows: int, length: int) -> None:
