@@ -109,6 +109,11 @@ def test_solved_states_are_disturbed_and_go_on(words: Text) -> None:
     still = found["stable"][0]
     assert (still["of"], still["back"]) == (int(right.sum()), int((right & later).sum()))
     assert still["interval"] == list(interval(still["back"], still["of"]))
+    thinking = words.begin(batch, 2)
+    thinking.segment()
+    other = thinking.copy()
+    other.carry = shaken(other.carry, batch, 2.0, 0, 1)
+    assert not torch.equal(other.segment().loss, thinking.segment().loss)
 
 
 def test_views_are_turned_back() -> None:

@@ -22,6 +22,10 @@ from hrm.insight.subject import Batch, Puzzles, Reading, Subject, Text, Thinking
 from hrm.puzzles.tasks import PuzzleError
 
 
+HELPS = 1.005
+"""Bits that are dearer by less than this are as good."""
+
+
 @dataclass
 class Visited:
     """What the answers after one visit are like; sums over puzzles or windows."""
@@ -252,7 +256,7 @@ def _of_text(visits: list[Visited], schedule: Schedule) -> list[str]:
             f"A visit changes the likeliest token of {sum(moved) / len(moved):.1%} of the places on average, most in "
             f"visit {most + 2} of {len(visits)} ({moved[most]:.1%}), and {moved[-1]:.1%} in the last."
         )
-    if best != len(visits) - 1:
+    if last.loss > HELPS * visits[best].loss:
         where = f"visit {best + 1} (segment {best // steps + 1})"
         said.append(f"The cheapest answer is that of {where}: what comes after it does not help.")
     return said
