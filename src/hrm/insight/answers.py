@@ -21,7 +21,6 @@ from hrm.insight.story import Story, name_of, whole
 from hrm.insight.subject import Batch, Puzzles, Reading, Subject, Text, Thinking
 from hrm.puzzles.tasks import PuzzleError
 
-
 HELPS = 1.005
 """Bits that are dearer by less than this are as good."""
 
