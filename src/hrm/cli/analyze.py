@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from hrm.cli.looking import Look, Looking, answer, schedules_of, subject_of, subjects_of, watched
+from hrm.cli.looking import Look, Looking, answer, check_place, schedules_of, subject_of, subjects_of, watched
 from hrm.cli.options import DEVICE, Positional, choose, parse
 from hrm.cli.text_quality import TextOptions, judge
 from hrm.console import Console
@@ -116,6 +116,18 @@ class AblateOptions:
     look: Look = field(default_factory=Looking)
 
 
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Show how several runs learned, learners too: loss and held-out quality against steps and seconds."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path | None = None
+    """Folder for the picture (PNG, SVG) and the numbers (JSON); default: analysis in the first run."""
+    json: bool = False
+    """Print the numbers instead of the table."""
+
+
 def main(args: list[str]) -> int:
     actions = {
         "steps": steps,
@@ -124,6 +136,7 @@ def main(args: list[str]) -> int:
         "answers": answers,
         "paths": paths,
         "ablate": ablate,
+        "training": training,
         "text": text,
         "forgetting": forgetting,
     }
@@ -209,6 +222,18 @@ def ablate(args: list[str]) -> int:
         subject, *others = subjects
         found = measure(subject, others, options.segments, look.limit, look.batch_size, progress)
     return answer(found, options.run, look)
+
+
+def training(args: list[str]) -> int:
+    """Show the curves of several runs in one picture."""
+    options = parse("analyze training", TrainingOptions, args, example="hrm analyze training runs/one runs/other")
+    if not options.runs:
+        raise UserError("nothing to look into: name a run")
+    look, first = Looking(out=options.out, json=options.json), str(options.runs[0])
+    check_place(first, look)
+    from hrm.insight.training import training as curves
+
+    return answer(curves(options.runs), first, look)
 
 
 def forgetting(args: list[str]) -> int:

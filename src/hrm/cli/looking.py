@@ -54,14 +54,19 @@ Look = Annotated[Looking, tyro.conf.arg(name="")]
 @contextmanager
 def subject_of(run: str, options: Looking) -> Iterator[Subject]:
     """The model of a run with what it is to think about; UserError where the answer could not be drawn or written."""
-    if find_spec("matplotlib") is None:
-        raise UserError(needs("hrm analyze", "matplotlib", "report"))
-    _folder(run, options)
+    check_place(run, options)
     if is_text(run):
         with _text(run, options) as subject:
             yield subject
     else:
         yield _puzzles(run, options)
+
+
+def check_place(run: str, options: Looking) -> None:
+    """UserError where the answer could not be drawn or written."""
+    if find_spec("matplotlib") is None:
+        raise UserError(needs("hrm analyze", "matplotlib", "report"))
+    _folder(run, options)
 
 
 @contextmanager
