@@ -120,7 +120,7 @@ class AblateOptions:
 class TrainingOptions:
     """Show how several runs learned, learners too: loss and held-out quality against steps and seconds."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[tuple[str, ...]]
     """Run folders."""
     out: Path | None = None
     """Folder for the picture (PNG, SVG) and the numbers (JSON); default: analysis in the first run."""
@@ -229,11 +229,11 @@ def training(args: list[str]) -> int:
     options = parse("analyze training", TrainingOptions, args, example="hrm analyze training runs/one runs/other")
     if not options.runs:
         raise UserError("nothing to look into: name a run")
-    look, first = Looking(out=options.out, json=options.json), str(options.runs[0])
+    look, first = Looking(out=options.out, json=options.json), options.runs[0]
     check_place(first, look)
     from hrm.insight.training import training as curves
 
-    return answer(curves(options.runs), first, look)
+    return answer(curves([Path(run) for run in options.runs]), first, look)
 
 
 def forgetting(args: list[str]) -> int:
