@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import hub
 
+from tests import forks
 from tests.text.model import small
 
 
@@ -48,7 +46,7 @@ def test_an_upload_is_a_folder_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 QUANTISED = """
-import sys, torch
+import torch
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from transformers import AutoModelForCausalLM
 import hrm
@@ -56,7 +54,7 @@ from tests.text.model import small
 ids = small.tokens()
 for dtype in (torch.float32, torch.bfloat16):
     for kind in (Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig):
-        model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_pretrained(".", dtype=dtype).eval()
         with torch.no_grad():
             exact = model(ids).logits.float()
             quantize_(model, kind())
@@ -73,8 +71,4 @@ print("done")
 def test_a_model_quantised_after_loading_generates(tmp_path: Path) -> None:
     """In a process of its own: importing torchao warns."""
     small.model(dtype=torch.float32, norm="pre", max_segments=2).save_pretrained(tmp_path)
-    root = Path(__file__).parents[3]
-    path = os.pathsep.join([str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", QUANTISED, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
-    assert result.stdout.strip() == "done", result.stderr
+    assert forks.run(QUANTISED, tmp_path) == "done\n"
