@@ -199,7 +199,8 @@ def _finding(subject: Subject, segments: int, seen: Watched, count: int, row: in
     }  # fmt: skip
     if isinstance(subject, Puzzles):
         draw, more = partial(grids.draw, subject, story, title), grids.files(subject, story)
-        said = _of_puzzles(list(seen.visits.values()), subject.schedule, count)
+        cells = "cells" if subject.task.blank is None else "cells to be filled in"
+        said = _of_puzzles(list(seen.visits.values()), subject.schedule, count, cells)
     else:
         assert isinstance(subject, Text)
         draw, more = partial(heat.draw, subject, story, title), heat.files(subject, story)
@@ -211,13 +212,13 @@ def _finding(subject: Subject, segments: int, seen: Watched, count: int, row: in
     return Finding("answers", title, subject.about(), said, tables, numbers, draw, more)
 
 
-def _of_puzzles(visits: list[Visited], schedule: Schedule, count: int) -> list[str]:
-    """What happens to the cells that are to be filled in."""
+def _of_puzzles(visits: list[Visited], schedule: Schedule, count: int, cells: str) -> list[str]:
+    """What happens to the cells that count, which `cells` names."""
     first, last = visits[0], visits[-1]
     said = []
     if last.count:
         said.append(
-            f"After the first step {first.right / first.count:.1%} of the cells to be filled in are right, after the "
+            f"After the first step {first.right / first.count:.1%} of the {cells} are right, after the "
             f"last {last.right / last.count:.1%}; {last.solved} of {count:,} puzzles are solved then."
         )
     changed, gained, lost = (sum(getattr(one, name) for one in visits) for name in ("changed", "gained", "lost"))
