@@ -82,7 +82,7 @@ class Thinking(Protocol):
         ...
 
     def copy(self) -> Thinking:
-        """The same, to go on from here in another way."""
+        """The same, to continue from here in another way."""
         ...
 
 
