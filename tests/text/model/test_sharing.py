@@ -54,7 +54,7 @@ from tests.text.model import small
 ids = small.tokens()
 for dtype in (torch.float32, torch.bfloat16):
     for kind in (Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig):
-        model = AutoModelForCausalLM.from_pretrained(".", dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_pretrained({folder!r}, dtype=dtype).eval()
         with torch.no_grad():
             exact = model(ids).logits.float()
             quantize_(model, kind())
@@ -71,4 +71,4 @@ print("done")
 def test_a_model_quantised_after_loading_generates(tmp_path: Path) -> None:
     """In a process of its own: importing torchao warns."""
     small.model(dtype=torch.float32, norm="pre", max_segments=2).save_pretrained(tmp_path)
-    assert forks.run(QUANTISED, tmp_path) == "done\n"
+    assert forks.run(QUANTISED.format(folder=str(tmp_path)), tmp_path) == "done\n"
