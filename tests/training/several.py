@@ -3,6 +3,8 @@
 JSON holds [processes, arguments] of each.
 """
 
+import contextlib
+import io
 import json
 import os
 import socket
@@ -35,4 +37,7 @@ def together(processes: int, args: list[str]) -> bool:
 
 
 if __name__ == "__main__":
+    for recipe in ("text-char", "sudoku-4x4"):  # what is read from the docstrings of the flags is kept for all of them
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["train", recipe, "--help"])
     sys.exit(not all(together(processes, args) for processes, args in json.loads(sys.argv[1])))
