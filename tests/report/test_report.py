@@ -107,7 +107,7 @@ def test_nothing_in_a_run_becomes_part_of_the_page(puzzles: Path, tmp_path: Path
     told = story(evil)
     assert [figure.question for figure in told.figures] == ["steps", "x"]
     elements = _Elements()
-    elements.feed(page([told], None, "hrm report"))
+    elements.feed(page([told], [], "hrm report"))
     assert sum(tag == "script" for tag, _ in elements.seen) == 1
     for tag, attributes in elements.seen:
         assert not any(name.startswith("on") for name in attributes)

@@ -59,11 +59,12 @@ def main(args: list[str]) -> int:
         for path, told in zip(runs, stories, strict=True):
             with share(f"samples of {told.name}", Console(stderr=True)) as report:
                 told.samples = samples(path, options.device, report)
-    try:
-        curves = svg(training(runs))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        curves = None
+    curves = []
+    for family in dict.fromkeys(told.family for told in stories):  # those of one kind share a picture
+        try:
+            curves.append(svg(training([told.path for told in stories if told.family == family])))
+        except UserError as error:
+            print(f"no curves: {error}", file=sys.stderr)
     command = shlex.join(["hrm", "report", *options.runs, "--out", str(options.out)])
     found = {"command": command, "runs": [told.plain() for told in stories]}
     output.write(options.out, page(stories, curves, command))

@@ -11,8 +11,8 @@ from importlib import resources
 from hrm.report.story import Row, Story
 
 
-def page(stories: Sequence[Story], curves: bytes | None, command: str) -> str:
-    """The HTML of a report; `curves` is an SVG of all trainings, `command` what made the page."""
+def page(stories: Sequence[Story], curves: Sequence[bytes], command: str) -> str:
+    """The HTML of a report; `curves` are SVGs of the trainings, `command` what made the page."""
     names = ", ".join(story.name for story in stories)
     parts = [_comparison(stories), _curves(curves)] if len(stories) > 1 else [_curves(curves)]
     parts += [_story(story, len(stories) > 1, i) for i, story in enumerate(stories)]
@@ -38,11 +38,11 @@ def _comparison(stories: Sequence[Story]) -> str:
     return _section("comparison", "Side by side", _table(head, rows))
 
 
-def _curves(curves: bytes | None) -> str:
-    if curves is None:
+def _curves(curves: Sequence[bytes]) -> str:
+    if not curves:
         return ""
     alt = "Loss and held-out score against updates; the numbers are in the run's metrics.jsonl."
-    return _section("curves", "Training", f"<figure>{_image(curves, alt)}<figcaption>{alt}</figcaption></figure>")
+    return _section("curves", "Training", "".join(f"<figure>{_image(each, alt)}</figure>" for each in curves) + f"<p class=soft>{alt}</p>")
 
 
 def _story(story: Story, several: bool, number: int) -> str:
