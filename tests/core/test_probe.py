@@ -146,3 +146,10 @@ def test_an_interrupted_schedule_gives_what_the_model_would_say_by_then(step: in
     for layer in net["slow"]:
         z_h = post_norm(z_h + z_l if layer is net["slow"][0] else z_h, layer, model.arch.heads, None)
     torch.testing.assert_close(answer, readout(net, z_h, model.arch.task_positions)[0], rtol=1e-10, atol=1e-10)
+
+
+def test_a_changed_schedule_is_not_taken_for_the_whole_one() -> None:
+    whole = Schedule(2, 2)
+    changed = [whole, whole.until(0, 1), whole.until(1, 0), whole.without("H"), whole.without("L")]
+    assert len(set(changed)) == 5 and all((a == b) == (a is b) for a in changed for b in changed)
+    assert whole.until(0, 1) == whole.until(0, 1) and hash(whole.until(0, 1)) == hash(whole.until(0, 1))

@@ -49,7 +49,20 @@ class Schedule(NamedTuple):
         return Reduced(*self, role)
 
 
-class Interrupted(Schedule):
+class _Changed(Schedule):
+    """Not equal to the whole schedule of the same numbers: what is remembered by schedule is not that of this one."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and tuple.__eq__(self, other) and vars(self) == vars(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self, *vars(self).values()))
+
+
+class Interrupted(_Changed):
     """A schedule's visits up to one step of L, then the update of H that ends its cycle."""
 
     last: tuple[int, int]
@@ -68,7 +81,7 @@ class Interrupted(Schedule):
         )
 
 
-class Reduced(Schedule):
+class Reduced(_Changed):
     """A schedule's visits without the steps of L, or without the updates of H but for one at the end."""
 
     role: str

@@ -42,7 +42,11 @@ def _curves(curves: Sequence[bytes]) -> str:
     if not curves:
         return ""
     alt = "Loss and held-out score against updates; the numbers are in the run's metrics.jsonl."
-    return _section("curves", "Training", "".join(f"<figure>{_image(each, alt)}</figure>" for each in curves) + f"<p class=soft>{alt}</p>")
+    return _section(
+        "curves",
+        "Training",
+        "".join(f"<figure>{_image(each, alt)}</figure>" for each in curves) + f"<p class=soft>{alt}</p>",
+    )
 
 
 def _story(story: Story, several: bool, number: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from hrm.files import names
 from hrm.files.reading import SMALL, UserError, json_of
 from hrm.files.records import Json
+from hrm.overview import listed
 from hrm.report.known import PUZZLES, Published, text
 from hrm.runs import Run, checkpoint
 from hrm.settings import kind_of, to_yaml
@@ -77,13 +78,14 @@ def story(path: Path, price: float | None = None) -> Story:
     run: Run[Any] = Run.open(path, kind)
     result = json_of(run.result, SMALL) if run.result.is_file() else run.best or {}
     told = _Learner(run) if kind is LearnConfig else _Text(run, result) if kind is TextConfig else _Puzzles(run, result)
+    listing = listed(path)
     steps, seconds = told.course()
     name = run.path.resolve().name
     facts = [
         *told.data(),
-        Row("parameters", f"{told.parameters:,}" if told.parameters else "unknown"),
+        Row("parameters", f"{listing.parameters:,}" if listing.parameters else "unknown"),
         *told.shape(),
-        Row("updates", steps),
+        Row("updates", steps, listing.problem or listing.state),
         Row(
             "training", _time(seconds), f"on {result.get('device', 'cpu')}, {result.get('dtype', 'unknown precision')}"
         ),
@@ -125,7 +127,6 @@ class _Told:
         self.run, self.result, self.config = run, result, run.config
         newest = checkpoint.complete(run.checkpoints)
         self.newest = newest[-1] if newest else None
-        self.parameters = 0 if self.newest is None else parameters_of(self.newest)
 
     def course(self) -> tuple[str, float]:
         """Updates that were made, in words, and the seconds they took."""
@@ -278,24 +279,6 @@ class _Learner(_Told):
 
     def commands(self, out: str) -> list[str]:
         return [f"hrm learn {out} {shlex.quote(book.name)}" for book in self.books]
-
-
-def parameters_of(where: Path) -> int:
-    """How many numbers a checkpoint's weights hold, by the headers of its files."""
-    from safetensors import SafetensorError, safe_open
-
-    count = 0
-    for file in sorted(where.glob("weights*.safetensors")):
-        try:
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    size = 1
-                    for length in opened.get_slice(name).get_shape():
-                        size *= length
-                    count += size
-        except (SafetensorError, OSError):
-            return 0
-    return count
 
 
 def _seconds(run: Run[Any]) -> float:
