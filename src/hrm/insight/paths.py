@@ -32,7 +32,7 @@ LEVELS = (0.0, 0.1, 0.5, 1.0, 2.0)
 KEPT = 256
 """Most puzzles or tokens whose whole path is kept."""
 OTHERS = 8
-"""Of these, paths from other starts are kept of so many."""
+"""Of these, as many keep their paths from other starts."""
 KINDS = tuple((right, end) for right in ("right", "wrong") for end in ("fixed", "cycle", "moving"))
 
 
@@ -77,7 +77,7 @@ def paths(
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Finding:
-    """The way of z_h over `segments` of `limit` puzzles, or of the tokens of so many windows, from every start; their
+    """The way of z_h over `segments` of `limit` puzzles, or of the tokens of as many windows, from every start; their
     ends; and what becomes of a solved state to which noise is added."""
     starts, count = _starts(subject, restarts, views), min(limit, subject.count)
     after = max(1, min(segments, subject.max_segments)) if subject.family == "puzzle" else min(segments, LAGS)
@@ -104,7 +104,7 @@ def _starts(subject: Subject, restarts: int | None, views: int | None) -> list[S
     """As asked, then the others; UserError for a kind that this model or task does not have."""
     first = subject.model.recurrence if isinstance(subject, Puzzles) else subject.model.model.recurrence
     if first.schedule.l_cycles == 0:
-        raise UserError("a plain Transformer has no states that go on from segment to segment: it has no paths")
+        raise UserError("a plain Transformer has no states that pass from segment to segment: it has no paths")
     if restarts and first.first_state:
         raise UserError("the input of this model is its first slow state, and noise would change it: --restarts 0")
     symmetric = isinstance(subject, Puzzles) and subject.task.uniforms
@@ -182,7 +182,7 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def periods(states: Sequence[Tensor], still: float = STILL) -> np.ndarray:
-    """[u] the least number of segments after which the last state was there before, each time so many segments back;
+    """[u] the least number of segments after which the last state was there before, each time that many segments back;
     0 where there is none. Of states [u, positions, dim] after each of the last segments; at most half of them."""
     far = torch.stack([_distance(states[-1], states[-1 - lag]) for lag in range(1, len(states))]).cpu().numpy() \
         if len(states) > 1 else np.ones((0, len(states[-1])))  # fmt: skip

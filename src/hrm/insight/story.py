@@ -76,7 +76,7 @@ class Story:
         return self.scenes[number].best != self.scenes[max(0, number - 1)].best
 
     def chosen(self, most: int) -> list[int]:
-        """At most so many visits: the first, the last, and of those that change the answer some at even steps."""
+        """At most `most` visits: the first, the last, and of those that change the answer some at even steps."""
         last = len(self.scenes) - 1
         moving = [i for i in range(1, last) if self.changed(i).any()]
         if len(moving) > most - 2:
