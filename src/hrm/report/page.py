@@ -87,7 +87,7 @@ def _published(story: Story) -> str:
         return ""
     table = _table(("model", "measured on", "value", "source"), rows)
     if len(rows) > 6:
-        return f"<details><summary>{len(rows)} figures</summary>{table}</details>"
+        return f"<details><summary>{len(rows)} published numbers</summary>{table}</details>"
     return table
 
 
@@ -121,7 +121,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _image(picture: bytes, alt: str) -> str:
     data = base64.b64encode(picture).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+    image = f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+    return f'<div class="picture" tabindex="0" role="region" aria-label="{html.escape(alt)}">{image}</div>'
 
 
 def _section(name: str, title: str, body: str) -> str:

@@ -74,17 +74,20 @@ def _texts(path: Path, device: str | None, tell: Tell) -> list[tuple[str, str]]:
         with torch.inference_mode():
             sampling = Sampling(max_new_tokens=min(WRITTEN, most - len(ids)), temperature=0.8, seed=len(found))
             written = complete(loaded.model, loaded.tokenizer, [ids], sampling)[0]
-        deepest = loaded.model.budget().max_segments
+        budget = loaded.model.budget()
+        deepest = budget.max_segments if budget.adaptive else 1
         prompt = html.escape(str(loaded.tokenizer.decode(ids)))
         spans = "".join(
-            f'<span class="d{_shade(token.depth, deepest)}" title="depth {token.depth} of {deepest}, '
+            f'<span class="d{_shade(token.depth, deepest)}" title="depth {token.depth}, '
             f'probability {min(1.0, 2.718281828**token.log_probability):.0%}">{html.escape(token.text)}</span>'
             for token in written.tokens
         )
         mean = sum(token.depth for token in written.tokens) / max(1, len(written.tokens))
-        title = f"After a held-out passage, temperature 0.8: {mean:.2f} of {deepest} segments a token"
+        of = f" of {deepest}" if budget.adaptive else ""
+        title = f"After a held-out passage, temperature 0.8: {mean:.2f}{of} segments a token"
         legend = "".join(f'<span class="d{_shade(d, deepest)}"> {d} </span> ' for d in range(1, min(deepest, 8) + 1))
-        body = f'<p class="text"><span class="soft">{prompt}</span>{spans}</p><p class="soft">Segments: {legend}</p>'
+        told = f"Segments: {legend}" if budget.adaptive else f"Every token takes {budget.max_segments}."
+        body = f'<p class="text"><span class="soft">{prompt}</span>{spans}</p><p class="soft">{told}</p>'
         found.append((title, body))
         tell(len(found) / TEXTS)
     return found
