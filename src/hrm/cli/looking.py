@@ -23,6 +23,8 @@ from hrm.text.config import is_text
 if TYPE_CHECKING:
     from hrm.insight.figures import Finding, Table
     from hrm.insight.subject import Puzzles, Subject, Text
+    from hrm.puzzles.data import PuzzleSet
+    from hrm.puzzles.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,26 @@ def _puzzles(run: str, options: Looking) -> Puzzles:
 
     solver = load(run, options.checkpoint, options.on.device, options.on.precision)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, options.on.threads)
+    if solver.task.embedded:  # ARC: every task has an embedding of its own, so that it can only look at its own
+        return Subject(solver, _own(run, solver.task, options))
     wanted = Options(run=run, data=options.data, limit=options.limit, split=options.split, allow_overlap=True)
     return Subject(solver, puzzles_to_measure(wanted, solver.task))
+
+
+def _own(run: str, task: Task, options: Looking) -> PuzzleSet:
+    """The first puzzles that a run learned from, of different tasks or pairs."""
+    import numpy as np
+
+    from hrm.puzzles.config import Config
+    from hrm.puzzles.training.session import puzzles_of
+    from hrm.runs import Run
+
+    if options.data is not None:
+        raise UserError(f"{run} knows the tasks that it was trained on alone: leave out --data")
+    puzzles = puzzles_of(Run.open(run, Config), task)[0]
+    _, first = np.unique(puzzles.groups, return_index=True)
+    print(f"the pairs that {run} learned from: it can look at no others", file=sys.stderr)
+    return puzzles.take(np.sort(first)[: options.limit])
 
 
 @contextmanager

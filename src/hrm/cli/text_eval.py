@@ -351,7 +351,7 @@ def _folder(loaded: Loaded, options: TextOptions) -> tuple[Tokens, Path]:
     """A packed folder, or what the run held out."""
     held = loaded.held_out
     if options.data is None and (many := len(held)) > 1:
-        raise UserError(f"{options.run} held out a part of each of its {many} books: name one, as --data {held[0]}")
+        raise UserError(f"{options.run} held out a part of each of its {many} books: name one, as --data {held[-1]}")
     source = Path(options.data) if options.data else held[0] if held else None
     if source is None or not source.is_dir():
         raise UserError(f"{options.run} holds no text to measure on: name some with --data")

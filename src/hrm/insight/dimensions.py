@@ -69,19 +69,22 @@ def dimensions(
                 for reading in one.think(batch, segments):
                     numbers["dim"] = reading.carry.z_h.shape[-1]
             done += len(batch.inputs)
-            progress((done / count + (which == "untrained")) / 2)
-        if not seen.of["L"][0].count:
+            progress((min(1.0, done / count) + (which == "untrained")) / 2)
+        if not any(part.count for part in seen.of["L"]):
             raise UserError(
                 f"{subject.name} has no step of L (a plain Transformer): there are no two states to compare"
             )
-        numbers[which] = {role: _levels(spreads, count) for role, spreads in seen.of.items()}
+        numbers["count"] = done  # a short text has fewer windows than were asked for
+        numbers[which] = {role: _levels(spreads, done) for role, spreads in seen.of.items()}
     return _finding(subject, numbers)
 
 
 def _levels(spreads: list[Spread], count: int) -> Json:
     """The ratio of 1/16 of all, 1/8 ... all: mean, least and most over the disjoint parts; and the eigenvalues of all,
     largest first, as shares of their sum."""
-    levels = []
+    spreads, levels = [spread for spread in spreads if spread.count], []
+    while len(spreads) & (len(spreads) - 1):  # some parts were empty
+        spreads = [*spreads[:-2], spreads[-2] + spreads[-1]]
     while True:
         ratios = [spread.participation_ratio() for spread in spreads]
         levels.append({"count": count / len(spreads), "mean": fmean(ratios), "low": min(ratios), "high": max(ratios)})
