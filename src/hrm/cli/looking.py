@@ -14,7 +14,7 @@ import tyro
 
 from hrm.cli.options import Machine, OnMachine
 from hrm.console import Console
-from hrm.files.names import KEPT_BY_RUNS
+from hrm.files.names import KEPT_BY_RUNS, place_in
 from hrm.files.output import to_json
 from hrm.files.reading import UserError, needs
 from hrm.progress import share
@@ -99,7 +99,11 @@ def answer(finding: Finding, run: str, options: Looking) -> int:
 def _folder(run: str, options: Looking) -> Path:
     """Where the answer goes; UserError for a place where none can be written."""
     if options.out is None:
-        return Path(run) / "analysis" if Path(run).is_dir() else Path("analysis") / Path(run).name
+        if not Path(run).is_dir():
+            return Path("analysis") / Path(run).name
+        if (folder := place_in(Path(run), "analysis")).is_file():
+            raise UserError(f"{folder} is a file, and the answer goes into a folder of this name: use --out")
+        return folder
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file: name a folder")
     if any(

@@ -47,6 +47,7 @@ def main(args: list[str]) -> int:
     for file in (options.out, numbers):
         output.check("--out", file, options.runs)
 
+    from hrm.core.devices import device_of
     from hrm.insight.figures import svg
     from hrm.insight.training import training
     from hrm.report.page import page
@@ -54,11 +55,16 @@ def main(args: list[str]) -> int:
     from hrm.report.story import story
 
     runs = [Path(run) for run in options.runs]
+    if not options.no_samples:
+        device_of(options.device)
     stories = [story(path, options.price) for path in runs]
     if not options.no_samples:
         for path, told in zip(runs, stories, strict=True):
-            with share(f"samples of {told.name}", Console(stderr=True)) as report:
-                told.samples = samples(path, options.device, report)
+            try:
+                with share(f"samples of {told.name}", Console(stderr=True)) as report:
+                    told.samples = samples(path, options.device, report)
+            except UserError as error:  # such as a task of one's own, whose code is not run here, or data that is gone
+                print(f"no samples of {told.name}: {error}", file=sys.stderr)
     curves = []
     for family in dict.fromkeys(told.family for told in stories):  # those of one kind share a picture
         try:

@@ -137,7 +137,10 @@ def score(subject: Subject, arm: Arm, kind: str, limit: int, batch_size: int) ->
 
 
 def _error(gaps: np.ndarray, count: float) -> float:
-    """Half a 95 % interval of a mean over `count`, of the distances of rows from it."""
+    """Half a 95 % interval of a mean over `count`, of the distances of rows from it; NaN for one row, which tells
+    nothing of how much others vary."""
+    if len(gaps) < 2:
+        return math.nan
     return float(Z * np.sqrt((gaps**2).sum()) / max(1, count))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hrm.files import output
+from hrm.files.output import replacing, to_json
 from hrm.files.records import Json
 
 if TYPE_CHECKING:
@@ -56,27 +56,28 @@ class Finding:
         }  # fmt: skip
 
     def save(self, folder: Path) -> list[Path]:
-        """Write its JSON, PNG, SVG and further files into a folder; returns them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"{self.question}.json"]
-        output.write_json(files[0], self.plain())
+        """Write its JSON, PNG, SVG and further files into a folder; returns them. A link or pipe of such a name, which
+        may come with a stranger's run, is replaced and not followed."""
+        contents = {f"{self.question}.json": (to_json(self.plain(), indent=2) + "\n").encode()}
         if self.draw is not None:
             figure = self.draw()
-            for suffix in (".png", ".svg"):
-                files.append(folder / f"{self.question}{suffix}")
-                output.write_figure(files[-1], figure, 144)
-        for name, content in self.more.items():
-            files.append(folder / name)
-            output.write(files[-1], content)
-        return files
+            for form in ("png", "svg"):
+                contents[f"{self.question}.{form}"] = _saved(figure, form)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (contents | self.more).items():
+            with replacing(folder / name) as file:
+                file.write(content)
+        return [folder / name for name in contents | self.more]
 
 
 def svg(finding: Finding) -> bytes | None:
     """Its picture as SVG, if there is one."""
-    if finding.draw is None:
-        return None
+    return None if finding.draw is None else _saved(finding.draw(), "svg")
+
+
+def _saved(figure: Figure, form: str) -> bytes:
     content = io.BytesIO()
-    finding.draw().savefig(content, format="svg")
+    figure.savefig(content, format=form, dpi=144)
     return content.getvalue()
 
 

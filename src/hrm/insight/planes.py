@@ -65,9 +65,8 @@ def draw(
 def _way(axis: Axes, points: np.ndarray, number: int, label: str | None) -> None:
     how: dict[str, Any] = look(number, marks=False) | {"linewidth": 1.0, "alpha": 0.75}
     axis.plot(points[:, 0], points[:, 1], label=label, **how)
-    (x, *_, end_x), (y, *_, end_y) = points[:, 0], points[:, 1]
-    axis.plot([x], [y], "o", markersize=2.5, color=how["color"])
-    axis.plot([end_x], [end_y], "os^"[number % 3], markersize=7, markeredgecolor="black", color=how["color"])
+    axis.plot(*points[0, :2], "o", markersize=2.5, color=how["color"])
+    axis.plot(*points[-1, :2], "os^"[number % 3], markersize=7, markeredgecolor="black", color=how["color"])
 
 
 def _ends(axis: Axes, kinds: dict[str, Counter[tuple[str, str]]], unit: str) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Curve = list[tuple[int, float]]
 """(step, value) in order."""
+MOST = 1e30
+"""Nothing that a training measures is larger; infinities and NaN are neither smaller."""
 
 
 class Course(NamedTuple):
@@ -109,10 +111,10 @@ def training(paths: Sequence[Path]) -> Finding:
 
 
 def _curve(records: Sequence[Json], name: str) -> Curve:
-    """What is a finite number."""
+    """What is a number of a size that can be drawn."""
     found = [(record["step"], record.get(name)) for record in records]
     return [(step, float(value)) for step, value in found
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)]  # fmt: skip
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST]  # fmt: skip
 
 
 def _books(record: Json) -> Json:
@@ -156,8 +158,9 @@ def _draw(courses: list[Course], title: str, loss: str, quality: str) -> Figure:
         number += not one.held_out
     for axis, label in zip(axes, (loss, loss, quality, quality), strict=True):
         axis.set(ylabel=label)
-    for axis in axes[:2]:
-        axis.set_yscale("log")
+    if any(value > 0 for one in courses for _, value in one.loss):
+        for axis in axes[:2]:
+            axis.set_yscale("log")
     for axis in (axes[0], axes[2]):
         axis.set(xlabel="steps" + (" (shaded: every other book)" if courses[0].books else ""))
         for i, (_, first, last) in enumerate(courses[0].books):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from hrm.files.reading import UserError
 from hrm.puzzles.config import Config
 from hrm.puzzles.pictures.page import page, verdict
 from hrm.puzzles.solving import load
@@ -29,7 +28,7 @@ Tell = Callable[[float], object]
 
 
 def samples(path: Path, device: str | None = None, tell: Tell = lambda share: None) -> list[tuple[str, str]]:
-    """Title and HTML of each sample; none where a run holds nothing to try."""
+    """Title and HTML of each sample; none where a run holds nothing to try, UserError where that cannot be read."""
     return _puzzles(path, device, tell) if kind_of(path) is Config else _texts(path, device, tell)
 
 
@@ -37,11 +36,8 @@ def _puzzles(path: Path, device: str | None, tell: Tell) -> list[tuple[str, str]
     run = Run.open(path, Config)
     if run.config.data is None and not run.data.is_dir():
         return []
-    try:
-        solver = load(path, device=device)
-        held_out = None if solver.task.embedded else puzzles_of(run, solver.task)[1]
-    except UserError:  # a task of one's own, whose code is not run here; data that is gone
-        return []
+    solver = load(path, device=device)
+    held_out = None if solver.task.embedded else puzzles_of(run, solver.task)[1]
     if held_out is None:
         return []
     found: dict[str, list[tuple[str, str]]] = {"solved": [], "answered": [], "unsolved": []}
@@ -64,7 +60,7 @@ def _texts(path: Path, device: str | None, tell: Tell) -> list[tuple[str, str]]:
     loaded = load_text(path, device=device)
     if not loaded.held_out:
         return []
-    packed = open_text(loaded.held_out[0], loaded.tokenizer, "validation")
+    packed = open_text(loaded.held_out[-1], loaded.tokenizer, "validation")
     length = PROMPT + WRITTEN
     apart = max(1, packed.count // length // (TEXTS + 1))
     found: list[tuple[str, str]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hrm.files import names
-from hrm.files.reading import SMALL, UserError, json_of
+from hrm.files.reading import SMALL, UserError, json_of, parsed
 from hrm.files.records import Json
 from hrm.overview import listed
 from hrm.report.known import PUZZLES, Published, text
@@ -20,7 +19,7 @@ from hrm.text import learned
 from hrm.text.config import LearnConfig, TextConfig
 
 MOST_FIGURE = 4 << 20
-"""Bytes of a picture that is taken into the page."""
+"""Bytes of a picture, or of its numbers, that is taken into the page."""
 
 
 class Figure(NamedTuple):
@@ -76,7 +75,17 @@ def story(path: Path, price: float | None = None) -> Story:
     """The story of a run; UserError for what is none. `price` is that of an hour of its device."""
     kind = kind_of(path)
     run: Run[Any] = Run.open(path, kind)
-    result = json_of(run.result, SMALL) if run.result.is_file() else run.best or {}
+    result = json_of(names.regular(run.result), SMALL) if run.result.is_file() else run.best or {}
+    try:
+        return _story(path, run, kind, result, price)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not result:
+            raise
+        file = run.result if run.result.is_file() else run.path / "best.json"
+        raise UserError(f"{file} is damaged: restore it, or remove it and measure again with 'hrm eval'") from error
+
+
+def _story(path: Path, run: Run[Any], kind: Any, result: Json, price: float | None) -> Story:
     told = _Learner(run) if kind is LearnConfig else _Text(run, result) if kind is TextConfig else _Puzzles(run, result)
     listing = listed(path)
     steps, seconds = told.course()
@@ -108,11 +117,11 @@ def figures_of(folder: Path) -> Iterator[Figure]:
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         picture = file.with_suffix(".svg")
         try:
-            found = json.loads(names.read_text(file))
-            if picture.stat().st_size > MOST_FIGURE:
-                continue
+            file.stem.encode()
+            found = parsed(names.read_bytes(file, MOST_FIGURE), file)
+            content = names.read_bytes(picture, MOST_FIGURE)
             says = [str(sentence) for sentence in found["says"]]
-            yield Figure(file.stem, str(found["title"]), says, names.regular(picture).read_bytes())
+            yield Figure(file.stem, str(found["title"]), says, content)
         except (UserError, OSError, ValueError, KeyError, TypeError):
             continue
 

@@ -217,7 +217,7 @@ def _draw_reliability(axis: Axes, one: Measured, unit: str) -> None:
     axis.set(xlabel=f"P(halt) (larger: more {unit})", ylabel="share of which it was so", xlim=(-0.03, 1.03),
              ylim=(-0.03, 1.03))  # fmt: skip
     lines = [("where it halts", one.settled)]
-    lines += [(f"all, segment {i}", one.reliable[i - 1]) for i in sorted({1, len(one.reliable)}) if i]
+    lines += [(f"all, segment {i}", one.reliable[i - 1]) for i in sorted({1, len(one.reliable)}) if one.reliable]
     for number, (name, bins) in enumerate(lines if one.taught else []):
         told: Any = bins.plain()["bins"]
         x, y, counts = ([each[key] for each in told] for key in ("confidence", "right", "count"))
