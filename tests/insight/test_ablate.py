@@ -220,7 +220,7 @@ def test_the_command(run: Path, saved: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["analyze", "ablate", str(run), "--retrained", str(run), "--limit", "6"]) == 0
     out = capsys.readouterr().out
     assert "without carry: one segment" in out and "knocked out" in out and "of the same form" in out
-    assert "none" in out and (run / "analysis/ablate.svg").is_file()
+    assert "no task embedding" in out and (run / "analysis/ablate.svg").is_file()
     data = ["--data", str(saved.parent / "text.txt"), "--limit", "4", "--out", str(tmp_path / "new")]
     assert main(["analyze", "ablate", str(saved), *data, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["arms"][0]["name"] == "whole"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from hrm.cli.looking import Look, Looking, answer, check_place, schedules_of, subject_of, subjects_of, watched
+from hrm.cli.looking import LOOKED, Look, Looking, answer, check_place, schedules_of, subject_of, subjects_of, watched
 from hrm.cli.options import DEVICE, Positional, choose, parse
 from hrm.cli.text_quality import TextOptions, judge
 from hrm.console import Console
@@ -152,7 +152,7 @@ def text(args: list[str]) -> int:
 def steps(args: list[str]) -> int:
     """Show how far the states move at every step, and what other schedules bring."""
     example = "hrm analyze steps runs/sudoku --schedules 1x1 2x2 3x2 6x4"
-    options = parse("analyze steps", StepsOptions, args, example=example)
+    options = parse("analyze steps", StepsOptions, args, example=example, main=LOOKED)
     schedules = schedules_of(options.schedules)
     with subject_of(options.run, options.look) as subject, watched("watching") as progress:
         from hrm.insight.steps import steps as measure
@@ -166,7 +166,9 @@ def steps(args: list[str]) -> int:
 
 def dimensions(args: list[str]) -> int:
     """Show in how many directions the states spread."""
-    options = parse("analyze dimensions", DimensionsOptions, args, example="hrm analyze dimensions runs/sudoku")
+    options = parse(
+        "analyze dimensions", DimensionsOptions, args, example="hrm analyze dimensions runs/sudoku", main=LOOKED
+    )
     with subject_of(options.run, options.look) as subject, watched("watching") as progress:
         from hrm.insight.dimensions import dimensions as measure
 
@@ -177,7 +179,9 @@ def dimensions(args: list[str]) -> int:
 
 def answers(args: list[str]) -> int:
     """Show what it would answer after every step."""
-    options = parse("analyze answers", AnswersOptions, args, example="hrm analyze answers runs/sudoku --row 3")
+    options = parse(
+        "analyze answers", AnswersOptions, args, example="hrm analyze answers runs/sudoku --row 3", main=LOOKED
+    )
     with subject_of(options.run, options.look) as subject, watched("answering") as progress:
         from hrm.insight.answers import answers as measure
 
@@ -188,7 +192,9 @@ def answers(args: list[str]) -> int:
 
 def paths(args: list[str]) -> int:
     """Show where thinking goes and how firmly it stays."""
-    options = parse("analyze paths", PathsOptions, args, example="hrm analyze paths runs/sudoku --limit 32")
+    options = parse(
+        "analyze paths", PathsOptions, args, example="hrm analyze paths runs/sudoku --limit 32", main=LOOKED
+    )
     with subject_of(options.run, options.look) as subject, watched("following") as progress:
         from hrm.insight.paths import paths as measure
 
@@ -199,7 +205,9 @@ def paths(args: list[str]) -> int:
 
 def halting(args: list[str]) -> int:
     """Show how deep a model thinks, and what that depends on."""
-    options = parse("analyze halting", HaltingOptions, args, example="hrm analyze halting runs/m2 runs/m4 runs/m8")
+    options = parse(
+        "analyze halting", HaltingOptions, args, example="hrm analyze halting runs/m2 runs/m4 runs/m8", main=LOOKED
+    )
     look = options.look
     with subjects_of(options.runs, look) as subjects, watched("watching") as progress:
         from hrm.insight.halting import halting as measure
@@ -214,7 +222,7 @@ def halting(args: list[str]) -> int:
 def ablate(args: list[str]) -> int:
     """Show what a result loses without H, L, cycles, carry or task embedding."""
     example = "hrm analyze ablate runs/sudoku --retrained runs/one-cycle runs/transformer"
-    options = parse("analyze ablate", AblateOptions, args, example=example)
+    options = parse("analyze ablate", AblateOptions, args, example=example, main=LOOKED)
     look = options.look
     with subjects_of((options.run, *options.retrained), look) as subjects, watched("watching") as progress:
         from hrm.insight.ablate import ablate as measure

@@ -51,6 +51,8 @@ class Looking:
 
 Look = Annotated[Looking, tyro.conf.arg(name="")]
 """These flags without a prefix."""
+LOOKED = ("data", "limit", "out")
+"""Those that every question shows in its help."""
 
 
 @contextmanager

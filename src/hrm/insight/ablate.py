@@ -227,14 +227,14 @@ def _sentences(subject: Subject, scored: list[Scored]) -> list[str]:
     clear = [one for loss, error, one in found if loss > 0 and loss > (error or 0.0)]
     if clear:
         said.append(
-            "What it loses by, most first: " + "; ".join(f"{one.name} {shown(one.quality)}" for one in clear) + "."
+            "Clearly worse, worst first: " + "; ".join(f"{one.name} {shown(one.quality)}" for one in clear) + "."
         )
     if rest := [one.name for _, _, one in found if all(one is not other for other in clear)]:
         said.append("No loss that is larger than chance (95 %): " + "; ".join(rest) + ".")
     if not subject.model.recurrence.first_state:
         said.append("The input enters through L alone, so that without L the model sees nothing of it.")
     if puzzles and subject.model.task_embedding is None:
-        said.append("A task embedding to blank it has none.")
+        said.append("It has no task embedding to blank.")
     retrained = [f"{one.name} {shown(one.quality)}" for one in scored if one.kind == RETRAINED]
     return said + (["Retrained: " + "; ".join(retrained) + "."] if retrained else [])
 

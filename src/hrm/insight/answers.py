@@ -234,8 +234,8 @@ def _of_puzzles(visits: list[Visited], schedule: Schedule, count: int, cells: st
     if len(moved) > 2 and sum(moved):
         half = next(i for i in range(len(moved)) if sum(moved[: i + 1]) >= 0.5 * sum(moved)) + 1
         said.append(
-            f"Half of all changes are made by segment {half} of {len(moved)}; in the last one {moved[-1] / count:.1f} "
-            "cells change a puzzle."
+            f"Half of all changes are made by segment {half} of {len(moved)}; in the last one a puzzle "
+            f"changes {moved[-1] / count:.1f} cells on average."
         )
     return said
 

@@ -15,7 +15,7 @@ from hrm.core.recurrence import Carry
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.insight.figures import Finding, Table, canvas, look
-from hrm.insight.subject import Subject
+from hrm.insight.subject import Subject, called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +101,10 @@ def _finding(subject: Subject, numbers: Json) -> Finding:
     levels = [numbers[which][role]["levels"] for which, role in arms]
     rows = [[round(level[0]["count"], 1), *(one["mean"] for one in level)] for level in zip(*levels, strict=True)]
     names = [f"z_{role.lower()} {which}" for which, role in arms]
-    title = f"In how many directions the states spread: {numbers['count']:,} {unit}, {numbers['segments']} segments"
+    title = (
+        f"In how many directions the states of {called(subject)} spread: {numbers['count']:,} {unit}, "
+        f"{numbers['segments']} segments"
+    )
     tables = {"participation ratio": Table([unit, *names], rows)}
     return Finding(
         "dimensions", title, subject.about(), _sentences(numbers, unit), tables, numbers,

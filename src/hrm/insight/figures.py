@@ -101,6 +101,16 @@ def canvas(
     return figure, axes[:panels]
 
 
+def shares(axis: Axes) -> None:
+    """Let an upright axis of shares end at 0 and 1, with a little room for marks."""
+    low, high = axis.get_ylim()
+    low, high = max(low, -0.05 * high), min(high, 1 + 0.05 * (1 - low))
+    axis.set_ylim(low, high)
+    # A tick at 1 may be a little more by rounding.
+    axis.set_yticks([tick for tick in axis.get_yticks() if low <= tick <= high and -1e-9 <= tick <= 1 + 1e-9])
+    axis.set_ylim(low, high)
+
+
 def look(number: int, marks: bool = True) -> dict[str, Any]:
     """Colour, line and mark of the line with this number."""
     chosen: dict[str, Any] = {"color": COLOURS[number % 7], "linestyle": LINES[number % 7]}

@@ -18,7 +18,7 @@ from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.insight.figures import Finding, Table
 from hrm.insight.planes import draw
-from hrm.insight.subject import Batch, Puzzles, Subject, Thinking
+from hrm.insight.subject import Batch, Puzzles, Subject, Thinking, called
 from hrm.puzzles.config import Strategy
 from hrm.puzzles.solving.engine import NOISE, noise_of
 
@@ -310,7 +310,7 @@ def _finding(
              for one in stable],
         ),
     }  # fmt: skip
-    title = f"Where thinking goes: {units:,} {unit}, {segments} segments"
+    title = f"Where the thinking of {called(subject)} goes: {units:,} {unit}, {segments} segments"
     shown = _shown(first)
     early = kept_of(len(first.right[0]))[: min(OTHERS, len(first.paths[0]))]
     picked = max(range(len(early)), key=lambda i: different[early[i]])

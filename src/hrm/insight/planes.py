@@ -51,10 +51,10 @@ def draw(
         for i, path in enumerate([path for of, path in others if of == name]):
             _way(starts, plane(path), number, name if i == 0 else None)
     of = "mean of z_h over positions" if unit == "puzzles" else "z_h of a token"
-    for axis, what in ((ways, f"ways of {unit}"), (starts, f"one of the {unit} from every start")):
+    for axis, what in ((ways, f"paths of {unit}"), (starts, f"one of the {unit} from every start")):
         axis.set(xlabel=f"1st component ({plane.shares[0]:.0%} of the variance)",
                  ylabel=f"2nd component ({plane.shares[1]:.0%})")  # fmt: skip
-        axis.set_title(f"{what}, {of} (dot: segment 1, mark: end)", fontsize=9)
+        axis.set_title(f"{what}\n{of} (dot: segment 1, mark: end)", fontsize=9)
         axis.legend(frameon=False, fontsize=8)
     _ends(ends, kinds, unit)
     _firm(firm, stable, after)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hrm.core.probe import Moment, Motion, Probe, probing
 from hrm.core.recurrence import Schedule
 from hrm.files.records import Json
-from hrm.insight.figures import Finding, Table, canvas, look
-from hrm.insight.subject import Puzzles, Subject
+from hrm.insight.figures import Finding, Table, canvas, look, shares
+from hrm.insight.subject import Puzzles, Subject, called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ def _finding(subject: Subject, segments: int, motion: Motion, tried: list[Tried]
              "seconds": one.seconds} for one in tried
         ],
     }  # fmt: skip
-    title = f"How far the states move, mean over {count:,} {unit}"
+    title = f"How far the states of {called(subject)} move, mean over {count:,} {unit}"
     says = [*_sentences(means)]
     return Finding(
         "steps", title, subject.about(), says, tables, numbers, lambda: _draw(means, tried, title, quality, cost)
@@ -155,5 +155,7 @@ def _draw(
         name = f"{one.schedule.h_cycles} x {one.schedule.l_cycles}"
         axes[2].plot([1000 * one.seconds], [one.quality], label=name, **how)
     axes[2].set(xlabel=cost, ylabel=quality, xlim=(0, None))
+    if quality == "share right":
+        shares(axes[2])
     axes[2].legend(frameon=False, title="cycles x steps", title_fontsize=8)
     return figure

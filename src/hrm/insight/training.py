@@ -12,7 +12,7 @@ import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.files.records import Json
-from hrm.insight.figures import Finding, Table, canvas, look
+from hrm.insight.figures import Finding, Table, canvas, look, shares
 from hrm.runs import Run
 from hrm.settings import kind_of
 
@@ -168,6 +168,9 @@ def _draw(courses: list[Course], title: str, loss: str, quality: str) -> Figure:
                 axis.axvspan(first, last, color="0.5", alpha=0.15, linewidth=0)
     for axis in (axes[1], axes[3]):
         axis.set(xlabel="seconds of training")
+    if quality.endswith("right"):
+        shares(axes[2])
+        shares(axes[3])
     for axis in (axes[0], axes[2]):
         if axis.lines:
             axis.legend(frameon=False, fontsize=8)

@@ -41,7 +41,7 @@ def _comparison(stories: Sequence[Story]) -> str:
 def _curves(curves: Sequence[bytes]) -> str:
     if not curves:
         return ""
-    alt = "Loss and held-out score against updates; the numbers are in the run's metrics.jsonl."
+    alt = "Loss and held-out score against steps and seconds; the numbers are in the run's metrics.jsonl."
     return _section(
         "curves",
         "Training",

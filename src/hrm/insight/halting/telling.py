@@ -10,7 +10,7 @@ import numpy as np
 
 from hrm.core.calibration import Reliability
 from hrm.files.records import Json
-from hrm.insight.figures import MARKS, Finding, Table, canvas, look
+from hrm.insight.figures import MARKS, Finding, Table, canvas, look, shares
 from hrm.insight.halting.difficulty import KINDS
 from hrm.insight.halting.measuring import Measured
 from hrm.insight.subject import called, same_data
@@ -192,11 +192,13 @@ def _draw(measured: list[Measured], unit: str, quality: str, title: str) -> Figu
         axes[0].plot([own["max_segments"]], [own["halting"]], **ring)
         axes[1].plot([own["max_segments"]], [own["mean_segments"]], **ring)
     axes[1].plot(x, x, color="0.5", linestyle=":", linewidth=1, label="fixed depth")
-    for axis, label in ((axes[0], quality), (axes[1], "mean segments")):
+    for axis, label in ((axes[0], "share right" if quality == "right" else quality), (axes[1], "mean segments")):
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set(xlabel="segments at most (ring: as trained)", ylabel=label)
         axis.legend(frameon=False, fontsize=8)
+    if quality == "right":
+        shares(axes[0])
     axes[1].set_ylim(0, None)
     _draw_reliability(axes[2], first, unit)
     for axis, name in zip(axes[3:], names, strict=True):
