@@ -234,6 +234,7 @@ def test_help_shows_the_values_of_the_preset_that_it_is_asked_about(capsys: pyte
     flags = sum(line.startswith("  --") for line in capsys.readouterr().out.splitlines())
     assert main(["train", "text-char", "--help"]) == 0
     assert f"`hrm train text-char --help-all` lists all {flags} flags." in " ".join(capsys.readouterr().out.split())
+    assert main(["plan", "text-char", "--help"]) == 0 and "hrm plan" in capsys.readouterr().out
 
 
 def test_a_text_in_place_of_a_recipe_is_met_with_the_command_that_trains_on_it(

@@ -197,7 +197,8 @@ def help_text(
     values: Any = None
     with contextlib.suppress(UserError):
         if preset:
-            values = replace(at := options(), config=load_preset(preset, type(at.config)))
+            named = {"preset": preset} if "preset" in {item.name for item in fields(options)} else {}
+            values = replace(at := options(**named), config=load_preset(preset, type(at.config)))
     # Positional and required ones first, which a class derived from another cannot say by its order.
     known = sorted(options_of(options, values=values), key=lambda o: (not o.positional, o.default is not MISSING))
     own = {item.name for item in fields(options)} - set(rare)

@@ -126,9 +126,20 @@ def _read(source: str, way: ReadOptions) -> str:
     return "".join(pieces[:-1])
 
 
+def _check_length(options: TextOptions) -> None:
+    """UserError where a model is to write less than can be judged."""
+    from hrm.text.quality.scale import LEAST_BLOCKS
+
+    least = LEAST_BLOCKS * options.block
+    if options.characters < least:
+        raise UserError(f"--characters {options.characters} is too little to judge: use at least {least}")
+
+
 def _texts(options: TextOptions, reference: str, way: ReadOptions) -> Iterator[tuple[str, str]]:
     """Name and text for each row of the table."""
     names = [Path(source).name for source in options.sources]
+    if options.baselines:
+        _check_length(options)
     if "transformer" in options.baselines:
         yield from _plain(options, reference)
     if "ngram" in options.baselines:
@@ -146,13 +157,10 @@ def _written(source: str, title: str, options: TextOptions, reference: str) -> I
     from hrm.runs import checkpoint
     from hrm.text.load import load_text
     from hrm.text.measuring.plain import is_plain, load_plain
-    from hrm.text.quality.scale import LEAST_BLOCKS
     from hrm.text.quality.writing import write
     from hrm.text.writing.generation import Sampling
 
-    least = LEAST_BLOCKS * options.block
-    if options.characters < least:
-        raise UserError(f"--characters {options.characters} is too little to judge: use at least {least}")
+    _check_length(options)
     steps, plain = options.checkpoint, is_plain(source)
     if plain and options.max_segments:
         raise UserError(f"{source} has no segments: leave out --max-segments, or judge it by itself")

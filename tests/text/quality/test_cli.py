@@ -100,6 +100,7 @@ def test_a_model_writes_at_every_depth_the_same_again(
         (("good.txt", "--plot", "no/where.png"), "--plot no/where.png"),
         (("model", "--max-segments", "0"), "--max-segments"),
         (("model", "--characters", "2000"), "--characters 2000 is too little"),
+        (("good.txt", "--baselines", "ngram", "--characters", "50"), "--characters 50 is too little"),
         (("model", "--temperature", "0"), "--temperature"),
     ],
 )
