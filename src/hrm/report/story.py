@@ -177,7 +177,8 @@ class _Puzzles(_Told):
         self.kind = task.kind
         sizes = {"sudoku": task.box[0] * task.box[1]} if self.kind == "sudoku" else {}
         what = f"{sizes['sudoku']}x{sizes['sudoku']} Sudoku" if sizes else self.kind
-        self.lead = f"A hierarchical reasoning model for puzzles: {what}."
+        model = "hierarchical reasoning model" if run.config.arch.hierarchy else "plain Transformer, the baseline"
+        self.lead = f"A {model}, for puzzles: {what}."
         self.published = list(PUZZLES.get(self.kind, ()))
 
     def data(self) -> list[Row]:
@@ -222,6 +223,8 @@ class _Text(_Told):
     def __init__(self, run: Run[Any], result: Json) -> None:
         super().__init__(run, result)
         self.published = text()
+        if not run.config.arch.hierarchy:
+            self.lead = "A plain Transformer for text, without hierarchy: the baseline."
 
     def data(self) -> list[Row]:
         source = self.config.data or "nothing named"
