@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hrm import _auto
 
 if TYPE_CHECKING:
+    from hrm.core.probe import Motion as Motion
+    from hrm.core.probe import Probe as Probe
+    from hrm.core.probe import Spread as Spread
+    from hrm.core.probe import States as States
+    from hrm.core.probe import probing as probing
     from hrm.either import evaluate as evaluate
     from hrm.either import load as load
     from hrm.either import solve as solve
@@ -60,6 +65,7 @@ __version__ = "0.1.0"
 
 # torch takes a second to import, so every name is fetched when it is first asked for.
 _PLACES = {
+    "hrm.core.probe": ("Motion", "Probe", "Spread", "States", "probing"),
     "hrm.either": ("evaluate", "load", "solve", "train"), "hrm.files.reading": ("UserError",),
     "hrm.settings": ("load_preset",), "hrm.puzzles.config": ("Config", "Strategy"),
     "hrm.puzzles.arc.measuring": ("answer_tasks",), "hrm.puzzles.data": ("read_puzzles",),
