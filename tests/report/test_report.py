@@ -60,6 +60,7 @@ def test_it_says_what_the_run_says(puzzles: Path, made: dict[str, Path]) -> None
     assert results["exact"] == f"{result['exact_accuracy']:.2%}"
     assert results["unsolved"] == str(result["unsolved"])
     assert [figure["question"] for figure in told["figures"]] == ["steps"]
+    assert f"hrm analyze steps {puzzles} --limit 4 --segments 2" in told["commands"]
     assert "hrm train settings.yaml" in told["commands"][0] and told["settings"].startswith("task:")
     from hrm.puzzles.solving import load
 
@@ -99,13 +100,14 @@ class _Elements(HTMLParser):
 def test_nothing_in_a_run_becomes_part_of_the_page(puzzles: Path, tmp_path: Path) -> None:
     evil = tmp_path / "<script>alert(1)</script>"
     shutil.copytree(puzzles, evil)
-    (evil / "analysis" / "x.json").write_text(
-        json.dumps({"title": "<img src=x onerror=alert(1)>", "says": ["</p><b>"]})
-    )
+    command = "hrm analyze x a; rm -r /\n reboot"
+    said = {"title": "<img src=x onerror=alert(1)>", "says": ["</p><b>"], "command": command}
+    (evil / "analysis" / "x.json").write_text(json.dumps(said))
     (evil / "analysis" / "x.svg").write_text("<svg onload='alert(1)'/>")
     (evil / "analysis" / "broken.json").write_text("[")
     told = story(evil)
     assert [figure.question for figure in told.figures] == ["steps", "x"]
+    assert told.figures[1].command == "hrm analyze x 'a;' rm -r / reboot"
     elements = _Elements()
     elements.feed(page([told], [], "hrm report"))
     assert sum(tag == "script" for tag, _ in elements.seen) == 1

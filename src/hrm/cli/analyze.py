@@ -161,7 +161,7 @@ def steps(args: list[str]) -> int:
         found = measure(
             subject, options.segments or subject.max_segments, look.limit, look.batch_size, schedules, progress
         )
-    return answer(found, options.run, look)
+    return answer(found, options.run, look, args)
 
 
 def dimensions(args: list[str]) -> int:
@@ -174,7 +174,7 @@ def dimensions(args: list[str]) -> int:
 
         look, segments = options.look, options.segments or subject.max_segments
         found = measure(subject, segments, look.limit, look.batch_size, options.seed, progress)
-    return answer(found, options.run, look)
+    return answer(found, options.run, look, args)
 
 
 def answers(args: list[str]) -> int:
@@ -187,7 +187,7 @@ def answers(args: list[str]) -> int:
 
         look, segments = options.look, options.segments or subject.max_segments
         found = measure(subject, segments, look.limit, look.batch_size, options.row, options.prompt, progress)
-    return answer(found, options.run, look)
+    return answer(found, options.run, look, args)
 
 
 def paths(args: list[str]) -> int:
@@ -200,7 +200,7 @@ def paths(args: list[str]) -> int:
 
         look, starts = options.look, (options.restarts, options.views, options.seed)
         found = measure(subject, options.segments, look.limit, look.batch_size, *starts, progress)
-    return answer(found, options.run, look)
+    return answer(found, options.run, look, args)
 
 
 def halting(args: list[str]) -> int:
@@ -216,7 +216,7 @@ def halting(args: list[str]) -> int:
             progress(done / len(subjects))
 
         found = measure(subjects, options.segments, look.limit, look.batch_size, share)
-    return answer(found, options.runs[0], look)
+    return answer(found, options.runs[0], look, args)
 
 
 def ablate(args: list[str]) -> int:
@@ -229,7 +229,7 @@ def ablate(args: list[str]) -> int:
 
         subject, *others = subjects
         found = measure(subject, others, options.segments, look.limit, look.batch_size, progress)
-    return answer(found, options.run, look)
+    return answer(found, options.run, look, args)
 
 
 def training(args: list[str]) -> int:
@@ -241,7 +241,7 @@ def training(args: list[str]) -> int:
     check_place(first, look)
     from hrm.insight.training import training as curves
 
-    return answer(curves([Path(run) for run in options.runs]), first, look)
+    return answer(curves([Path(run) for run in options.runs]), first, look, args)
 
 
 def forgetting(args: list[str]) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,8 +83,9 @@ def subjects_of(runs: tuple[str, ...], options: Looking) -> Iterator[list[Subjec
         yield [stack.enter_context(subject_of(run, options)) for run in runs]
 
 
-def answer(finding: Finding, run: str, options: Looking) -> int:
-    """Save what was found and print it."""
+def answer(finding: Finding, run: str, options: Looking, args: Sequence[str]) -> int:
+    """Save what was found, with the command that found it, and print it."""
+    finding = replace(finding, command=shlex.join(["hrm", "analyze", finding.question, *args]))
     files = finding.save(_folder(run, options))
     if options.json:
         print(to_json(finding.plain(), indent=2))

@@ -47,12 +47,14 @@ class Finding:
     draw: Callable[[], Figure] | None = None
     more: dict[str, bytes] = field(default_factory=dict)
     """Further files by name, such as a moving picture."""
+    command: str = ""
+    """What finds it again."""
 
     def plain(self) -> Json:
         """Its JSON."""
         return {
-            "question": self.question, "title": self.title, "about": self.about, "says": self.says,
-            "tables": {name: table._asdict() for name, table in self.tables.items()}, **self.numbers,
+            "question": self.question, "command": self.command, "title": self.title, "about": self.about,
+            "says": self.says, "tables": {name: table._asdict() for name, table in self.tables.items()}, **self.numbers,
         }  # fmt: skip
 
     def save(self, folder: Path) -> list[Path]:

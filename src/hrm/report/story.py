@@ -29,6 +29,7 @@ class Figure(NamedTuple):
     title: str
     says: list[str]
     picture: bytes
+    command: str
 
 
 class Row(NamedTuple):
@@ -106,7 +107,7 @@ def _story(path: Path, run: Run[Any], kind: Any, result: Json, price: float | No
     return Story(
         name=name, path=run.path, family=kind.family, lead=told.lead, facts=facts, results=told.results(),
         score=told.score(), published=told.published, limits=told.limits(),
-        commands=[*told.commands(out), *(f"hrm analyze {each.question} {out}" for each in figures),
+        commands=[*told.commands(out), *(each.command for each in figures),
                   f"hrm report {out} --out report.html"],
         settings=to_yaml(run.config), figures=figures,
     )  # fmt: skip
@@ -121,7 +122,7 @@ def figures_of(folder: Path) -> Iterator[Figure]:
             found = parsed(names.read_bytes(file, MOST_FIGURE), file)
             content = names.read_bytes(picture, MOST_FIGURE)
             says = [str(sentence) for sentence in found["says"]]
-            yield Figure(file.stem, str(found["title"]), says, content)
+            yield Figure(file.stem, str(found["title"]), says, content, _command(found.get("command"), file))
         except (UserError, OSError, ValueError, KeyError, TypeError):
             continue
 
@@ -291,6 +292,16 @@ class _Learner(_Told):
 
     def commands(self, out: str) -> list[str]:
         return [f"hrm learn {out} {shlex.quote(book.name)}" for book in self.books]
+
+
+def _command(told: object, file: Path) -> str:
+    """The command that found a figure, if it is one of `hrm analyze`; quoted, since it may come from a stranger."""
+    try:
+        words = shlex.split(str(told))
+    except ValueError:
+        words = []
+    plain = ["hrm", "analyze", file.stem]
+    return shlex.join(words if words[:3] == plain else [*plain, str(file.parents[1])])
 
 
 def _seconds(run: Run[Any]) -> float:
