@@ -110,10 +110,11 @@ def _folder(run: str, options: Looking) -> Path:
         return folder
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file: name a folder")
-    if any(
-        options.out.resolve().is_relative_to(Path(run).resolve() / name) for name in KEPT_BY_RUNS if name != "analysis"
-    ):
-        raise UserError(f"--out {options.out} belongs to the run {run}: choose another folder")
+    target = options.out.resolve()
+    for folder in target.parents:  # of any run, not of this one alone
+        first = target.relative_to(folder).parts[0]
+        if first in KEPT_BY_RUNS and first != "analysis" and (folder / "run.json").is_file():
+            raise UserError(f"--out {options.out} belongs to the run {folder}: choose another folder")
     return options.out
 
 
