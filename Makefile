@@ -13,7 +13,7 @@ export PYTHONHASHSEED := 0
 # tests/conftest.py marks these tests, and each runs in one of the two passes.
 SHAPES := -m shapes --jaxtyping-packages=hrm.core.layers,hrm.core.recurrence,hrm.core.halting,hrm.puzzles.model,hrm.text.model,beartype.beartype tests/core tests/text/model tests/puzzles/training
 
-.PHONY: demo test types most-tests test-fast wheel clean
+.PHONY: demo test test-fast wheel clean
 
 demo: $(VENV)/base
 	$(BIN)/hrm demo
@@ -21,16 +21,10 @@ demo: $(VENV)/base
 test: $(VENV)/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory -j 2 types most-tests
-	$(BIN)/pytest -n 2 --dist loadfile -q $(SHAPES)
-
-# Beside each other: pyright has one thread, and would leave the second core idle for more than a minute.
-types: $(VENV)/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
-
-most-tests: $(VENV)/dev
+	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist worksteal -m "not shapes"
+	$(BIN)/pytest -n 2 --dist loadfile -q $(SHAPES)
 
 test-fast: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" -q
