@@ -110,8 +110,9 @@ def test_motion_is_that_of_the_equations_over_several_batches() -> None:
 def test_halted_tokens_are_left_out_of_means() -> None:
     z, motion = torch.randn(1, 2, 8, dtype=torch.float64), Motion()
     visit = Schedule(1, 1).visits(1, 1)[0]
-    motion.begin(Carry(z, z))
-    Probe(motion).see(visit, Carry(z, 3 * z), torch.tensor([[True, False]]))
+    probe = Probe(motion)
+    probe.begin(Carry(z, z))
+    probe.see(visit, Carry(z, 3 * z), torch.tensor([[True, False]]))
     (_, means), *_ = motion.means()
     assert means["size"] == pytest.approx(3 * float(z[0, 0].pow(2).mean().sqrt())) and means["change"] == pytest.approx(
         2
@@ -153,3 +154,11 @@ def test_a_changed_schedule_is_not_taken_for_the_whole_one() -> None:
     changed = [whole, whole.until(0, 1), whole.until(1, 0), whole.without("H"), whole.without("L")]
     assert len(set(changed)) == 5 and all((a == b) == (a is b) for a in changed for b in changed)
     assert whole.until(0, 1) == whole.until(0, 1) and hash(whole.until(0, 1)) == hash(whole.until(0, 1))
+
+
+def test_rows_that_did_not_begin_together_are_not_mistaken_for_each_other() -> None:
+    model = double()
+    inputs, ids = small.batch()
+    with probing(model, Probe(Motion())), pytest.raises(ValueError, match="one puzzle at a time"):
+        carry = model.initial_carry(inputs, ids)
+        model.segment(carry.select(torch.tensor([0, 1])), inputs[:2], ids[:2])

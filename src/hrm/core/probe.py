@@ -51,17 +51,19 @@ class Probe:
         """`rows` and `positions` index the first two axes of the states, one after the other; `moments` says which
         visits are of interest."""
         self.observers, self.rows, self.positions, self.moments = observers, rows, positions, moments
-        self.segment = 0
+        self.segment = self.begun = 0
 
     def begin(self, carry: Carry) -> None:
         """Initial states: segments are counted from here."""
-        self.segment = 0
+        self.segment, self.begun = 0, len(carry.z_h)
         for observer in self.observers:
             observer.begin(Carry(*map(self._chosen, carry)))
 
     @torch.no_grad()
     def see(self, visit: Visit, carry: Carry, live: Tensor | None = None) -> None:
-        """The states after a visit."""
+        """The states after a visit; ValueError for rows that did not begin together, as in solving a stream."""
+        if len(carry.z_h) != self.begun:
+            raise ValueError("a probe watches rows that begin together: solve one puzzle at a time under it")
         self.segment += visit.cycle == visit.step == 0
         moment = Moment(self.segment, visit)
         if self.moments is None or self.moments(moment):

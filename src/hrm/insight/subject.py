@@ -23,13 +23,11 @@ from hrm.puzzles.solving import Solver
 from hrm.runs import Run
 from hrm.text.data import Tokens
 from hrm.text.load import TextModel
+from hrm.text.measuring.subject import LOGITS
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
 from hrm.text.model.halting import stops
 from hrm.text.model.thought import Thought
-
-LOGITS = 1 << 22
-"""Most logits in memory at once."""
 
 
 class Batch(NamedTuple):

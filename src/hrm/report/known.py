@@ -21,7 +21,6 @@ HRM_PAPER, TRM_PAPER = "arXiv 2506.21734", "arXiv 2510.04871"
 PUZZLES = {
     "sudoku": (
         Published("HRM, 27 M parameters", "Sudoku-Extreme, exact", "55.0%", HRM_PAPER),
-        Published("HRM, repeated by others on one GPU", "Sudoku-Extreme, exact", "45.8 to 57.5%", "public logs"),
         Published("TRM, 5 M parameters (MLP)", "Sudoku-Extreme, exact", "87.4%", TRM_PAPER),
     ),
     "maze": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -75,7 +76,7 @@ def _texts(path: Path, device: str | None, tell: Tell) -> list[tuple[str, str]]:
         prompt = html.escape(str(loaded.tokenizer.decode(ids)))
         spans = "".join(
             f'<span class="d{_shade(token.depth, deepest)}" title="depth {token.depth}, '
-            f'probability {min(1.0, 2.718281828**token.log_probability):.0%}">{html.escape(token.text)}</span>'
+            f'probability {min(1.0, math.exp(token.log_probability)):.0%}">{html.escape(token.text)}</span>'
             for token in written.tokens
         )
         mean = sum(token.depth for token in written.tokens) / max(1, len(written.tokens))

@@ -96,9 +96,7 @@ def _story(path: Path, run: Run[Any], kind: Any, result: Json, price: float | No
         Row("parameters", f"{listing.parameters:,}" if listing.parameters else "unknown"),
         *told.shape(),
         Row("updates", steps, listing.problem or listing.state),
-        Row(
-            "training", _time(seconds), f"on {result.get('device', 'cpu')}, {result.get('dtype', 'unknown precision')}"
-        ),
+        Row("training", _time(seconds), ", ".join(str(result[key]) for key in ("device", "dtype") if key in result)),
         *([] if price is None else [Row("cost", f"{price * seconds / 3600:,.2f}", f"at {price:g} an hour")]),
         Row("begun", run.created[:16].replace("T", " "), f"hrm {run.version}"),
     ]
@@ -174,12 +172,9 @@ class _Told:
 class _Puzzles(_Told):
     def __init__(self, run: Run[Any], result: Json) -> None:
         super().__init__(run, result)
-        task = run.config.task
-        self.kind = task.kind
-        sizes = {"sudoku": task.box[0] * task.box[1]} if self.kind == "sudoku" else {}
-        what = f"{sizes['sudoku']}x{sizes['sudoku']} Sudoku" if sizes else self.kind
+        self.kind = run.config.task.kind
         model = "hierarchical reasoning model" if run.config.arch.hierarchy else "plain Transformer, the baseline"
-        self.lead = f"A {model}, for puzzles: {what}."
+        self.lead = f"A {model}, for puzzles: {listed(run.path).task}."
         self.published = list(PUZZLES.get(self.kind, ()))
 
     def data(self) -> list[Row]:
