@@ -1,4 +1,4 @@
-"""Requests between the server and an engine's thread: each has a ticket, and waits in a queue that is fair to owners."""
+"""Requests between the server and an engine's thread: each has a ticket, and waits in a queue fair to its owners."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -78,10 +79,8 @@ class Listening(Generic[Event]):
 
     def deliver(self, event: Event | Ticket[Event]) -> None:
         """For the ticket; called in the engine's thread."""
-        try:
+        with suppress(RuntimeError):  # the loop has ended, and nobody listens any more
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:
-            pass  # the loop has ended, and nobody listens any more
 
     async def events(self, ticket: Ticket[Event]) -> AsyncIterator[Event]:
         """Every event until the ticket ends; then look at its `end`."""
