@@ -27,7 +27,7 @@ class Wish:
 
 
 class Written(NamedTuple):
-    """A token as soon as its text is certain, and the likeliest ones in its place: (id, log-probability), best first."""
+    """A token as soon as its text is certain, and the likeliest in its place: (id, log-probability), best first."""
 
     token: Token
     top: tuple[tuple[int, float], ...] = ()
