@@ -14,7 +14,7 @@ import torch
 from hrm.core.halting import wants_to_halt
 from hrm.puzzles.model import PuzzleModel
 from hrm.puzzles.solving import engine
-from hrm.puzzles.solving.engine import LOOK_AHEAD, Attempt, Job, Outcome, Rules, Segment
+from hrm.puzzles.solving.engine import LOOK_AHEAD, Attempt, Batches, Job, Outcome, Rules, Segment
 from tests.puzzles.solving.small import SUDOKU, fix_q, model, questions
 
 
@@ -176,3 +176,44 @@ def test_the_q_head_can_end_a_puzzle_and_the_verifier_still_judges_it():
 
     fix_q(net, -1.0, 0.0)
     assert {outcome.segments for _, outcome in engine.solve(net, todo, rules) if outcome} == {6}
+
+
+@pytest.mark.slow
+def test_puzzles_under_different_rules_share_batches_and_end_as_they_do_alone():
+    net = model().double()
+    net.dtype = torch.float64
+    rules = [
+        RULES,
+        Rules(max_segments=2, attempts=starts(2), verify=SUDOKU.verify, seed=3),
+        Rules(max_segments=6, verify=SUDOKU.verify, still=0.3),
+        Rules(max_segments=6, attempts=starts(3), halt=lambda q: wants_to_halt(q, q_continue=False), vote="q"),
+        Rules(max_segments=5, attempts=starts(4), verify=SUDOKU.verify, budget=7),
+    ]
+    todo = [(job, rules[i % len(rules)]) for i, job in enumerate(jobs(40))]
+    alone = {}
+    for i, (job, own) in enumerate(todo):
+        ((_, outcome),) = engine.solve(net, [job], own)
+        alone[i] = outcome
+    crowd: dict[int, Outcome] = {}
+    batches, waiting = Batches(net), list(enumerate(todo))
+    while waiting or len(batches):
+        for key, (job, own) in (waiting.pop() for _ in range(min(3, len(waiting)))):  # three more with each segment
+            batches.enter(key, job, own)
+        crowd |= dict(batches.advance())
+    assert comparable(crowd.items()) == comparable(alone.items())
+
+
+def test_a_puzzle_that_is_dropped_costs_nothing_more(monkeypatch: pytest.MonkeyPatch):
+    net = model()
+    rows = recorded(net, monkeypatch)
+    batches, hopeless = Batches(net), Rules(max_segments=2, attempts=starts(3), verify=lambda q, a: False)
+    for key, job in enumerate(jobs(4)):
+        batches.enter(key, job, hopeless)
+    assert batches.advance() == [] and rows == [4]
+    batches.drop(lambda key: key == 1)
+    assert batches.advance() == [] and rows == [4, 3]
+    batches.drop(lambda key: key > 1)  # these wait to begin again
+    assert len(batches) == 1
+    while not (ended := batches.advance()):
+        pass
+    assert [key for key, _ in ended] == [0] and rows == [4, 3, 1, 1, 1, 1] and not len(batches)

@@ -181,13 +181,13 @@ def test_a_margin_makes_the_q_head_wait():
     assert [a.segments for a in run.solve_many(texts, stop=("q",), margin=2.0)] == [6, 6, 6]
 
 
-def ballots(*votes: tuple[int, float, int]) -> _Row:
+def ballots(rules: Rules, *votes: tuple[int, float, int]) -> _Row:
     """A row whose attempts ended with (readout, q_halt, segments)."""
     cast = [
         _Ballot(np.array([symbol]), (q, 0.0), segments, Attempt(view=i))
         for i, (symbol, q, segments) in enumerate(votes)
     ]
-    return _Row(0, Job(np.array([1])), Attempt(), None, cast)
+    return _Row(0, Job(np.array([1])), rules, None, Attempt(), None, cast)
 
 
 @pytest.mark.parametrize(
@@ -195,18 +195,17 @@ def ballots(*votes: tuple[int, float, int]) -> _Row:
     [("majority", 3, 1), ("q", 4, 2), ("first", 5, 3)],
 )
 def test_votes_are_counted(vote: Vote, expected: int, view: int):
-    row = ballots((3, -1.0, 9), (3, -0.5, 8), (4, 5.0, 7), (5, -9.0, 2))
-    outcome = _outcome(row, False, Rules(9, vote=vote))
+    row = ballots(Rules(9, vote=vote), (3, -1.0, 9), (3, -0.5, 8), (4, 5.0, 7), (5, -9.0, 2))
+    outcome = _outcome(row, False)
     assert (int(outcome.readout[0]), outcome.attempt.view, outcome.segments) == (expected, view, 26)
     assert outcome.votes == (0.5 if expected == 3 else 0.25) and outcome.accepted
 
 
 def test_a_tie_goes_to_the_more_believed_and_a_verified_readout_beats_any_majority():
-    assert int(_outcome(ballots((3, 0.0, 1), (4, 1.0, 1)), False, Rules(9)).readout[0]) == 4
-    row = ballots((3, 9.0, 1), (3, 9.0, 1), (4, -9.0, 1))
-    rules = Rules(9, verify=lambda question, answer: True)
-    assert int(_outcome(row, True, rules).readout[0]) == 4
-    assert not _outcome(row, False, rules).accepted
+    assert int(_outcome(ballots(Rules(9), (3, 0.0, 1), (4, 1.0, 1)), False).readout[0]) == 4
+    row = ballots(Rules(9, verify=lambda question, answer: True), (3, 9.0, 1), (3, 9.0, 1), (4, -9.0, 1))
+    assert int(_outcome(row, True).readout[0]) == 4
+    assert not _outcome(row, False).accepted
 
 
 def test_without_a_verifier_every_attempt_is_made_and_voted_on():

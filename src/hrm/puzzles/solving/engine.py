@@ -10,7 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -127,8 +128,11 @@ class _Ballot(NamedTuple):
 class _Row:
     """A slot of a batch."""
 
-    index: int
+    key: Any
+    """What the caller knows the puzzle by."""
     job: Job
+    rules: Rules
+    observe: Callable[[Segment], None] | None
     attempt: Attempt
     view: Symmetry | None
     """The view through which the model sees the puzzle, if not as asked."""
@@ -174,8 +178,7 @@ def solve(
     constant: `jobs` is read only as slots become free, and at most LOOK_AHEAD * slots puzzles ahead of the oldest
     result still to come. `observe` is called for every puzzle after every segment."""
     source = enumerate(jobs)
-    models = [models] if isinstance(models, PuzzleModel) else models
-    batches = [_Batch(model, rules) for model in models]
+    batches = Batches(models)
     finished: dict[int, Outcome | None] = {}
     pulled = emitted = 0
 
@@ -186,10 +189,8 @@ def solve(
             emitted += 1
             yield index, finished.pop(index)
 
-    waiting: list[_Row] = []
     while True:
-        busy = sum(len(batch.rows) for batch in batches)
-        while busy + len(waiting) < slots and pulled - emitted < LOOK_AHEAD * slots:
+        while len(batches) < slots and pulled - emitted < LOOK_AHEAD * slots:
             index, job = next(source, (-1, None))
             if index < 0:
                 break
@@ -198,26 +199,56 @@ def solve(
                 finished[index] = None
                 yield from ready()
             else:
-                waiting.append(_begin(index, job, rules))
-        for number, batch in enumerate(batches):
-            batch.enter([row for row in waiting if row.attempt.model == number])
-        waiting = []
-        if not any(batch.rows for batch in batches):
+                batches.enter(index, job, rules, partial(observe, index) if observe is not None else None)
+        if not len(batches):
             return
-        for batch in batches:
-            for row, accepted in batch.advance(observe) if batch.rows else ():
-                if accepted or len(row.ballots) == len(rules.attempts) or row.spent >= (rules.budget or math.inf):
-                    finished[row.index] = _outcome(row, accepted, rules)
-                else:
-                    waiting.append(_begin(row.index, row.job, rules, row))
+        finished.update(batches.advance())
         yield from ready()
 
 
-def _begin(index: int, job: Job, rules: Rules, before: _Row | None = None) -> _Row:
+class Batches:
+    """Puzzles under way, each by its own rules; with several models each attempt is in the batch of its model."""
+
+    def __init__(self, models: PuzzleModel | Sequence[PuzzleModel]) -> None:
+        self._batches = [_Batch(model) for model in ([models] if isinstance(models, PuzzleModel) else models)]
+        self._waiting: list[_Row] = []
+
+    def __len__(self) -> int:
+        return sum(len(batch.rows) for batch in self._batches) + len(self._waiting)
+
+    def enter(self, key: Any, job: Job, rules: Rules, observe: Callable[[Segment], None] | None = None) -> None:
+        """Begin a puzzle with the next segment; `observe` is called after each of its own."""
+        self._waiting.append(_begin(key, job, rules, observe))
+
+    def drop(self, gone: Callable[[Any], bool]) -> None:
+        """Forget the puzzles with these keys."""
+        self._waiting = [row for row in self._waiting if not gone(row.key)]
+        for batch in self._batches:
+            batch.keep([i for i, row in enumerate(batch.rows) if not gone(row.key)])
+
+    def advance(self) -> list[tuple[Any, Outcome]]:
+        """Run one segment on every puzzle; those that ended, with their keys. Others begin again where they may."""
+        for number, batch in enumerate(self._batches):
+            batch.enter([row for row in self._waiting if row.attempt.model == number])
+        self._waiting = []
+        ended = []
+        for batch in self._batches:
+            for row, accepted in batch.advance() if batch.rows else ():
+                rules = row.rules
+                if accepted or len(row.ballots) == len(rules.attempts) or row.spent >= (rules.budget or math.inf):
+                    ended.append((row.key, _outcome(row, accepted)))
+                else:
+                    self._waiting.append(_begin(row.key, row.job, rules, row.observe, row))
+        return ended
+
+
+def _begin(
+    key: Any, job: Job, rules: Rules, observe: Callable[[Segment], None] | None, before: _Row | None = None
+) -> _Row:
     ballots = [] if before is None else before.ballots
     attempt = rules.attempts[len(ballots)]
     view = rules.view(job.question, attempt.view) if rules.view and attempt.view else None
-    row = _Row(index, job, attempt, view, ballots)
+    row = _Row(key, job, rules, observe, attempt, view, ballots)
     if rules.guess is not None and before is not None:
         row.unguessed = before.unguessed if before.attempt.guess else before.shares
         if attempt.guess:
@@ -228,9 +259,9 @@ def _begin(index: int, job: Job, rules: Rules, before: _Row | None = None) -> _R
     return row
 
 
-def _outcome(row: _Row, accepted: bool, rules: Rules) -> Outcome:
+def _outcome(row: _Row, accepted: bool) -> Outcome:
     """A verified readout counts whatever the others say; otherwise the attempts vote."""
-    ballots = row.ballots
+    ballots, rules = row.ballots, row.rules
     kinds = [ballot.readout.tobytes() for ballot in ballots]
     chosen = len(ballots) - 1
     if not accepted:
@@ -252,8 +283,8 @@ def _outcome(row: _Row, accepted: bool, rules: Rules) -> Outcome:
 class _Batch:
     """The puzzles one model works on: row i of every tensor belongs to `rows[i]`."""
 
-    def __init__(self, model: PuzzleModel, rules: Rules) -> None:
-        self.model, self.rules = model, rules
+    def __init__(self, model: PuzzleModel) -> None:
+        self.model = model
         self.device = model.z_h_init.device
         self.rows: list[_Row] = []
         self.carry: Carry
@@ -270,33 +301,37 @@ class _Batch:
         task_ids = torch.tensor([row.job.task_id for row in rows], device=self.device)
         carry = self.model.initial_carry(questions, task_ids)
         if any(row.attempt.noise for row in rows):
-            carry = _shaken(carry, rows, self.rules.seed)
+            carry = _shaken(carry, rows)
         if self.rows:
             questions, task_ids = torch.cat((self.questions, questions)), torch.cat((self.task_ids, task_ids))
             carry = Carry(*(torch.cat(pair) for pair in zip(self.carry, carry, strict=True)))
         self.rows, self.questions, self.task_ids, self.carry = self.rows + rows, questions, task_ids, carry
 
     @torch.inference_mode()
-    def advance(self, observe: Callable[[int, Segment], None] | None) -> list[tuple[_Row, bool]]:
+    def advance(self) -> list[tuple[_Row, bool]]:
         """Run one segment on every row; free the slots of the puzzles that leave and say which were accepted."""
-        rules, rows = self.rules, self.rows
+        rows = self.rows
         before = self.carry.z_h
         self.carry, readout = self._segment()
         tokens = readout.logits.argmax(-1).cpu().numpy()
         q = readout.q.tolist()
-        halts = [False] * len(rows) if rules.halt is None else rules.halt(readout.q).tolist()
-        if observe is not None or rules.still:
-            old, new = before.float().flatten(1), self.carry.z_h.float().flatten(1)
-            change = ((new - old).norm(dim=1) / old.norm(dim=1)).tolist()
-            halts = [halt or moved < rules.still for halt, moved in zip(halts, change, strict=True)]
-        if observe is not None:
-            shares = readout.logits.float().softmax(-1).cpu().numpy()
-            for i, row in enumerate(rows):
-                seen = row.turned_back(tokens[i]), row.segments + 1, len(row.ballots) + 1, tuple(q[i]), change[i]
-                observe(row.index, Segment(row.job.question, *seen, row.turned_back(shares[i])))
+        said = {halt: halt(readout.q).tolist() for halt in {row.rules.halt for row in rows} if halt is not None}
+        watched = any(row.observe is not None for row in rows)
+        moved = self._moved(before) if watched or any(row.rules.still for row in rows) else [math.inf] * len(rows)
+        halts = [
+            (row.rules.halt is not None and said[row.rules.halt][i]) or moved[i] < row.rules.still
+            for i, row in enumerate(rows)
+        ]
+        shares = readout.logits.float().softmax(-1).cpu().numpy() if watched else None
+        for i, row in enumerate(rows):
+            if row.observe is not None:
+                assert shares is not None
+                seen = row.turned_back(tokens[i]), row.segments + 1, len(row.ballots) + 1, tuple(q[i]), moved[i]
+                row.observe(Segment(row.job.question, *seen, row.turned_back(shares[i])))
 
         left, stay = [], []
         for i, row in enumerate(rows):
+            rules = row.rules
             changed = row.readout is None or not np.array_equal(row.readout, tokens[i])
             row.readout, row.segments = tokens[i], row.segments + 1
             # A puzzle that is seen early is verified at every change, and an unchanged readout has been refused before.
@@ -311,12 +346,22 @@ class _Batch:
                 left.append((row, verified))
             else:
                 stay.append(i)
-        if left:
+        self.keep(stay)
+        return left
+
+    @torch.inference_mode()
+    def keep(self, stay: list[int]) -> None:
+        """Free the slots of all rows but these."""
+        if len(stay) < len(self.rows):
             index = torch.tensor(stay, dtype=torch.long, device=self.device)
-            self.rows = [rows[i] for i in stay]
+            self.rows = [self.rows[i] for i in stay]
             self.carry = self.carry.select(index)
             self.questions, self.task_ids = self.questions[index], self.task_ids[index]
-        return left
+
+    def _moved(self, before: Tensor) -> list[float]:
+        """The relative change of each row's slow state."""
+        old, new = before.float().flatten(1), self.carry.z_h.float().flatten(1)
+        return ((new - old).norm(dim=1) / old.norm(dim=1)).tolist()
 
     def _segment(self) -> tuple[Carry, Readout]:
         """One segment of all rows, on a CPU in pieces that fit into the cache."""
@@ -328,14 +373,13 @@ class _Batch:
         return Carry(*map(torch.cat, zip(*carries, strict=True))), Readout(*map(torch.cat, zip(*readouts, strict=True)))
 
 
-def _shaken(carry: Carry, rows: list[_Row], seed: int) -> Carry:
+def _shaken(carry: Carry, rows: list[_Row]) -> Carry:
     """The initial states, with noise added in the rows that begin again."""
     states = torch.stack(carry).clone()
     for i, row in enumerate(rows):
         if row.attempt.noise:
-            noise = noise_of(tuple(states.shape[2:]), seed, row.attempt.noise, row.question).to(
-                states.device, states.dtype
-            )
+            noise = noise_of(tuple(states.shape[2:]), row.rules.seed, row.attempt.noise, row.question)
+            noise = noise.to(states.device, states.dtype)
             states[:, i] += NOISE * noise * states[:, i].square().mean((1, 2), keepdim=True).sqrt()
     return Carry(*states)
 
