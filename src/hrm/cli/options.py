@@ -449,7 +449,8 @@ def range_of(option: Option, verb: str) -> Range | None:
 
 _RANGES: dict[str, Range] = {
     "seed": Range(0, MANY), "max_new_tokens": Range(1, 10**7), "temperature": Range(ABOVE_ZERO, 1000),
-    "top_k": Range(0, 10**9), "top_p": Range(ABOVE_ZERO, 1), "repetition_penalty": Range(0.01, 100),
+    "top_k": Range(0, 10**9), "top_p": Range(ABOVE_ZERO, 1), "min_p": Range(0, 1),
+    "repetition_penalty": Range(0.01, 100),
     "max_segments": Range(1, 100_000), "batch_size": Range(1, 1 << 16), "best_of": Range(1, 10_000),
     "block": Range(200, 10**6), "box": Range(2, 8), "characters": Range(1, 10**8), "copies": Range(1, 100_000),
     "count": Range(1, MANY), "delay": Range(0, 60), "price": Range(0, 10**6), "exit_threshold": Range(-(10**6), 10**6),

@@ -104,6 +104,8 @@ class Context:
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """Replaces torch's attention of queries, keys and values [b, heads, p, e]; it has its own mask."""
+    back: Callable[[Tensor, int], Tensor] | None = None
+    """Replaces `before`, what stands one position back of [b, p, e] in a slot."""
     drop: Callable[[Tensor, nn.Module], Tensor] | None = None
     """Dropout for what a part of a block adds to the state."""
     places: Int[Tensor, "b p"] | None = None
@@ -183,7 +185,8 @@ class ConvSwiGLU(SwiGLU):
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
         h = self.gated(z)
         back, here = self.kernel.cast().unbind(1)
-        return self.down(F.silu(back * before(h, context, slot) + here * h))
+        last = before(h, context, slot) if context.back is None else context.back(h, slot)
+        return self.down(F.silu(back * last + here * h))
 
 
 def before(x: Float[Tensor, "b p e"], context: Context, slot: int) -> Float[Tensor, "b p e"]:

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from hrm.files.reading import UserError
 
@@ -91,7 +91,7 @@ class Listening(Generic[Event]):
             ticket.cancel()
 
 
-T = TypeVar("T", bound=Ticket)
+T = TypeVar("T", bound="Ticket[Any]")
 
 
 class FairQueue(Generic[T]):
@@ -130,8 +130,9 @@ class FairQueue(Generic[T]):
 
     def sweep(self) -> None:
         """End those that are over, also while no slot is free."""
+        gone: list[tuple[T, End]] = []
         with self._lock:
-            gone = [(ticket, over) for each in self._of.values() for ticket in each if (over := ticket.over)]
+            gone += [(ticket, over) for each in self._of.values() for ticket in each if (over := ticket.over)]
             for ticket, _ in gone:
                 self._of[ticket.owner].remove(ticket)
             for owner in [owner for owner, each in self._of.items() if not each]:

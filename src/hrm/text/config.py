@@ -265,6 +265,8 @@ class Decoding:
     """Draw among this many of the likeliest tokens; 0: all."""
     top_p: Annotated[float, Range(ABOVE_ZERO, 1)] = 1.0
     """Draw among the likeliest tokens that together have this probability."""
+    min_p: Annotated[float, Range(0, 1)] = 0.0
+    """Draw among tokens at least this share as likely as the likeliest; 0: all."""
     repetition_penalty: Annotated[float, Range(0.01, 100)] = 1.0
     """Above 1 avoids tokens that the text already has."""
     greedy: bool = False

@@ -22,6 +22,8 @@ class Wish:
     """The budget, where it differs from the model's own."""
     top: int = 0
     """How many of the likeliest tokens are told with each."""
+    memory: int | None = None
+    """Tokens that it reads at most, default: all positions. A text that outgrows them continues from its last half."""
     natural: int | None = None
     """End with a sentence, once this many characters are written."""
 

@@ -107,6 +107,7 @@ def status(talk: CommandContext) -> str:
     more = [
         f"top-k {sampling.top_k}" if sampling.top_k else "",
         f"top-p {sampling.top_p:g}" if sampling.top_p < 1 else "",
+        f"min-p {sampling.min_p:g}" if sampling.min_p else "",
         f"repetition penalty {sampling.repetition_penalty:g}" if sampling.repetition_penalty != 1 else "",
         f"seed {sampling.seed}",
     ]
@@ -261,6 +262,7 @@ COMMANDS: dict[str, Command] = {
     "temperature": Command("NUMBER", "below 1 prefers likely tokens, above 1 unlikely ones", _number("temperature")),
     "top-k": Command("N", "draw among the N likeliest tokens; 0: all", _number("top_k")),
     "top-p": Command("NUMBER", "draw among the likeliest tokens with this probability together", _number("top_p")),
+    "min-p": Command("NUMBER", "draw among tokens at least this share as likely as the likeliest", _number("min_p")),
     "repetition-penalty": Command("NUMBER", "above 1 avoids tokens that were there", _number("repetition_penalty")),
     "greedy": Command("on|off", "always take the likeliest token", _number("greedy"), SWITCH),
     "seed": Command("N", "another seed draws other answers", _number("seed")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -96,6 +97,10 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
     def segment(self, thought: Thought, schedule: Schedule | None = None) -> None:
         """`HRMModel.segment`."""
         self.model.segment(thought, schedule)
+
+    def segments(self, thoughts: Sequence[Thought], schedule: Schedule) -> list[int]:
+        """`HRMModel.segments`."""
+        return self.model.segments(thoughts, schedule)
 
     def think(self, thought: Thought, budget: Budget) -> None:
         """`HRMModel.think`, with the output layer for criteria that compare predictions."""

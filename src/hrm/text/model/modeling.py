@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -28,6 +28,7 @@ from hrm.text.model.budget import REQUEST, Budget, Request
 from hrm.text.model.cache import HRMCache
 from hrm.text.model.compiled import Decoder
 from hrm.text.model.configuration import HRMConfig
+from hrm.text.model.crowd import Crowd, Part
 from hrm.text.model.dropout import Dropout
 from hrm.text.model.halting import stops
 from hrm.text.model.key_values import KeyValueStore
@@ -220,17 +221,33 @@ class HRMModel(HRMPreTrainedModel):
                 stack.recompute = self.gradient_checkpointing and self.training and not cached
         if thought.segment and torch.is_grad_enabled():
             thought.x = self._embed(thought.inputs, thought.drop)
+        part, visit = self.part(thought, schedule), Stack.__call__
+        if self.decoder is not None and self.decoder.can(part.context, part.x):
+            visit = self.decoder
+        watch = thought.watch.watch(thought, part.selection, schedule)
+        new = self.recurrence(part.carry, part.x, part.context, schedule, part.first_slot, visit, watch)
+        thought.advance(part.selection, new)
+
+    def part(self, thought: Thought, schedule: Schedule) -> Part:
+        """What the thought's next segment computes, and with what."""
+        keys_values, first_slot = thought.keys_values, 0
         selection = thought.selection(self.gathers or not torch.is_grad_enabled())
-        first_slot = 0
         if keys_values is not None:
             keys_values.selection, first_slot = selection, thought.segment * len(keys_values.slots.homes)
         carry = Carry(selection.of(thought.carry.z_h), selection.of(thought.carry.z_l))
-        context, visit = self._context(thought, selection, schedule), Stack.__call__
-        x = selection.of(thought.x)
-        if self.decoder is not None and self.decoder.can(context, x):
-            visit = self.decoder
-        watch = thought.watch.watch(thought, selection, schedule)
-        thought.advance(selection, self.recurrence(carry, x, context, schedule, first_slot, visit, watch))
+        context = self._context(thought, selection, schedule)
+        return Part(selection, carry, selection.of(thought.x), context, first_slot)
+
+    def segments(self, thoughts: Sequence[Thought], schedule: Schedule) -> list[int]:
+        """Compute one segment for each of several thoughts of one row each, without gradient: what does not mix
+        positions is one product for all of them. They may differ in length and in the segment they are at. Returns how
+        many tokens each computed."""
+        parts = [self.part(thought, schedule) for thought in thoughts]
+        crowd = Crowd(parts)
+        new = self.recurrence(crowd.carry, crowd.x, crowd.context, schedule)
+        for thought, part, carry in zip(thoughts, parts, crowd.split(new), strict=True):
+            thought.advance(part.selection, carry)
+        return crowd.sizes
 
     def think(self, thought: Thought, budget: Budget, head: Callable[[Tensor], Tensor] | None = None) -> None:
         """Segments until every token has halted or spent its budget."""

@@ -30,6 +30,11 @@ class Sampling(Decoding):
     stop: tuple[str, ...] = ()
     """End before any of these words."""
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether nothing is drawn: so near to temperature 0 no other token would be, and smaller ones overflow."""
+        return self.greedy or self.temperature < 1e-4
+
     def check(self) -> None:
         """UserError for values that draw nothing."""
         for name, fine, need in (
@@ -37,6 +42,7 @@ class Sampling(Decoding):
             ("temperature", self.temperature > 0, "above 0 (greedy takes the likeliest token)"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("stop", all(self.stop), "words that are not empty"),
         ):
@@ -125,10 +131,9 @@ def complete(
     positions = model.config.max_position_embeddings
     most = min(memory or positions, positions)
     encoded = [encode(tokenizer, prompt, positions - 1) if isinstance(prompt, str) else [*prompt] for prompt in prompts]
-    own: Any = (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id)
-    ends = {token for ids in own for token in (ids if isinstance(ids, list) else [ids]) if token is not None}
+    ends = ends_of(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(sorted(ends)), 0)
-    rows = [_Row(tokenizer, ids, ends, sampling.stop, None if i else on_token) for i, ids in enumerate(encoded)]
+    rows = [Row(tokenizer, ids, ends, sampling.stop, None if i else on_token) for i, ids in enumerate(encoded)]
     start = time.perf_counter()
     devices = [] if model.device.type in ("cpu", "mps") else [model.device]
     with torch.random.fork_rng(devices), torch.inference_mode():
@@ -150,6 +155,12 @@ def complete(
     for row in rows:
         row.finish(time.perf_counter() - start)
     return [row.completion for row in rows]
+
+
+def ends_of(model: HRMForCausalLM, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """The tokens with which the model ends a text."""
+    own: Any = (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id)
+    return {token for ids in own for token in (ids if isinstance(ids, list) else [ids]) if token is not None}
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompt: str | list[int], most: int) -> list[int]:
@@ -220,11 +231,10 @@ def candidates(
 
 def _how(sampling: Sampling) -> Json:
     """The sampling settings as arguments of transformers' `generate`."""
-    # This near to 0 only the likeliest token is ever drawn, and dividing logits by less would overflow.
-    greedy = sampling.greedy or sampling.temperature < 1e-4
-    found: Json = {"do_sample": not greedy}
-    if not greedy:
+    found: Json = {"do_sample": not sampling.takes_likeliest}
+    if not sampling.takes_likeliest:
         found |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+        found |= {"min_p": sampling.min_p} if sampling.min_p else {}
     if sampling.repetition_penalty != 1:
         found["repetition_penalty"] = sampling.repetition_penalty
     return found
@@ -233,7 +243,7 @@ def _how(sampling: Sampling) -> Json:
 class _Recorder(StoppingCriteria):
     """Records each step of `generate`: `add` gets the model's output, `__call__` the drawn token."""
 
-    def __init__(self, rows: list[_Row]) -> None:
+    def __init__(self, rows: list[Row]) -> None:
         self.rows = rows
 
     def add(self, logits: Tensor, depth: Tensor, confidence: Tensor, retried: Tensor | None) -> None:
@@ -255,7 +265,7 @@ class _Recorder(StoppingCriteria):
         return torch.tensor([row.done for row in self.rows], device=input_ids.device)
 
 
-class _Row:
+class Row:
     """One text being written. Tokens are released once no stop word can begin in them."""
 
     def __init__(
