@@ -81,7 +81,7 @@ _WRITTEN = ("out", "html", "gif")
 """Flags for what is written, also where they are text."""
 _MAY_BE_EMPTY = ("prompt", "stop")
 """Text that is no name; what an empty one means is said where it is used."""
-DRAWS = tuple(item.name for item in fields(Decoding))
+DRAWS = tuple(item.name for item in fields(Decoding) if item.name != "min_p")
 TRIES = ("max_segments", "restarts", "views", "guesses", "budget", "stop")
 
 

@@ -130,9 +130,10 @@ class FairQueue(Generic[T]):
 
     def sweep(self) -> None:
         """End those that are over, also while no slot is free."""
-        gone: list[tuple[T, End]] = []
         with self._lock:
-            gone += [(ticket, over) for each in self._of.values() for ticket in each if (over := ticket.over)]
+            gone = [
+                (ticket, over) for each in self._of.values() for ticket in each if (over := ticket.over) is not None
+            ]
             for ticket, _ in gone:
                 self._of[ticket.owner].remove(ticket)
             for owner in [owner for owner, each in self._of.items() if not each]:

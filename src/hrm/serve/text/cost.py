@@ -21,7 +21,7 @@ class Cost:
         """Of the output layer, for one token."""
 
     def segment(self, schedule: Schedule, tokens: int, keys: int) -> float:
-        """Of one segment for so many tokens, each of which looks at so many keys."""
+        """Of one segment of `tokens` tokens, each of which looks at `keys` keys."""
         steps, updates = schedule.h_cycles * schedule.l_cycles, schedule.h_cycles
         products = steps * self._fast + updates * self._slow
         looks = (steps * self._layers[0] + updates * self._layers[1]) * 2 * keys * self._width
