@@ -26,6 +26,7 @@ VERBS = {
     "status": "show how far a run is, or what a learner has read and still knows",
     "runs": "list the runs below a folder: what they learn, how far and how good they are",
     "chat": "talk with a text model, in any reasoning mode",
+    "serve": "answer over HTTP, as OpenAI's API does, and solve puzzles",
     "studio": "open a page on which books are learned, puzzles solved and models talked with",
     "analyze": "look inside a model, or judge what it writes",
     "report": "write one page about runs, which opens anywhere",

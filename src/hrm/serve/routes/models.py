@@ -1,0 +1,56 @@
+"""Which models there are."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+
+from hrm.files.reading import UserError
+
+router = APIRouter(prefix="/v1")
+
+
+class ModelInfo(BaseModel):
+    """A run that can be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["hrm"] = "hrm"
+    kind: Literal["text", "puzzles"]
+    loaded: bool
+    checkpoint: str | None
+    """The one in memory."""
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+@router.get("/models")
+async def list_models(request: Request) -> ModelList:
+    """The models by name; loads none."""
+    offered = request.app.state.models
+    found = []
+    for name in offered.names():
+        with suppress(UserError):  # one that is gone is in no list
+            found.append(await _info(request, name))
+    return ModelList(data=found)
+
+
+@router.get("/models/{name}")
+async def get_model(request: Request, name: str) -> ModelInfo:
+    """One of them."""
+    return await _info(request, name)
+
+
+async def _info(request: Request, name: str) -> ModelInfo:
+    known = await run_in_threadpool(request.app.state.models.about, name)
+    return ModelInfo(id=known.pop("name"), **known)
