@@ -128,6 +128,12 @@ class FairQueue(Generic[T]):
             ticket.finish(over)
         return None
 
+    def back(self, ticket: T) -> None:
+        """Let a ticket that was taken wait for another turn, also while the queue is full or closed."""
+        with self._lock:
+            self._of.setdefault(ticket.owner, deque()).append(ticket)
+            self._lock.notify_all()
+
     def sweep(self) -> None:
         """End those that are over, also while no slot is free."""
         with self._lock:
