@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -26,6 +27,7 @@ from hrm.runs import durable
 _LOCK, _OWNER = ".lock", ".owner.json"
 FILES = (_LOCK, _OWNER)
 """Files that an owner keeps in the folder."""
+_HOUR = 3600.0  # by which clocks may have been set since
 _TRIES = 20
 """Retries when the folder vanishes or is renamed while it is being locked."""
 
@@ -131,9 +133,43 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
     raise UserError(f"{named or folder} changes its name again and again: stop the other process that writes there")
 
 
+class Owner(NamedTuple):
+    """The process that writes into a folder."""
+
+    process: int
+    host: str
+    verb: str
+    since: datetime
+
+    def __str__(self) -> str:
+        who = f"hrm {self.verb} (process {self.process} on {self.host})"
+        return f"{who} has been writing into it since {self.since:%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == _plain(platform.node())
+
+
+def owner(folder: Path) -> Owner | None:
+    """The recorded owner of a folder; None if there is none, or if its process no longer lives. Takes no lock."""
+    file = folder / _OWNER
+    try:
+        facts = file.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > 4096:
+            return None
+        found = json.loads(file.read_bytes())
+        process, since = int(found["process"]), datetime.fromisoformat(found["since"]).astimezone()
+        recorded = Owner(process, _plain(found["host"]), _plain(found["verb"]), since)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return recorded if not recorded.is_here or _lives(process, since) else None
+
+
 def writer(folder: Path) -> str | None:
     """A sentence on the process that writes into a folder, if one does; takes no lock."""
-    return _owner(folder / _OWNER)
+    found = owner(folder)
+    return None if found is None else str(found)
 
 
 def reader(folder: Path) -> str | None:
@@ -217,29 +253,25 @@ def _sign(folder: Path, verb: str) -> None:
 def _who(folder: Path) -> str:
     """Who holds a folder, if that is written down; waits a moment for an owner that is about to write it."""
     for _ in range(10):
-        found = _owner(folder / _OWNER)
+        found = writer(folder)
         if found is not None:
             return found
         time.sleep(0.05)
     return "another process writes into it"
 
 
-def _owner(file: Path) -> str | None:
-    """The recorded owner; None if there is none, or if its process no longer lives."""
+def _lives(process: int, since: datetime) -> bool:
+    """Whether a process that was there at a time still is; not a later one with its number, nor one killed that its
+    parent has not noticed."""
     import psutil
 
     try:
-        facts = file.lstat()
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > 4096:
-            return None
-        found = json.loads(file.read_bytes())
-        process, since = int(found["process"]), datetime.fromisoformat(found["since"]).astimezone()
-        verb, host = (_plain(found[name]) for name in ("verb", "host"))
-        if host == _plain(platform.node()) and not psutil.pid_exists(process):
-            return None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    return f"hrm {verb} (process {process} on {host}) has been writing into it since {since:%Y-%m-%d %H:%M:%S}"
+        found = psutil.Process(process)
+        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() < since.timestamp() + _HOUR
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, ValueError, OverflowError):
+        return False
 
 
 def _plain(word: object) -> str:
