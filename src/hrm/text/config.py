@@ -234,6 +234,8 @@ class LearnConfig(Recipe):
     """Updates between lines of metrics."""
     checkpoint_every: Annotated[int, Range(1, 10**9)] = 200
     """Updates between checkpoints."""
+    eval_every: Annotated[int, Range(0, 10**9)] = 0
+    """Updates between measurements of all books, with a sample; 0: after every epoch."""
     eval_characters: Annotated[int, Range(1, 10**9)] = 8000
     """Held-out characters of each book that are measured each time."""
     seed: Annotated[int, Range(0, MANY)] = 0

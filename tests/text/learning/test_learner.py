@@ -166,6 +166,20 @@ def test_layers_come_where_the_last_epoch_of_a_book_brought_less_than_a_share(
     assert len([entry for entry in learner.growth if entry["kind"] == "depth"]) == grows
 
 
+def test_measuring_more_often_changes_nothing_but_the_measurements(tmp_path: Path) -> None:
+    often = {"eval_every": 3, "grow_plateau": 1e-9}
+    runs = {name: Learner.create(tmp_path / name, config(epochs=2, **more)) for name, more in (("a", {}), ("b", often))}
+    for learner in runs.values():
+        learner.learn(first(tmp_path))
+        learner.learn(second(tmp_path))
+    assert same(*map(weights, runs.values()))
+    measured = [[score.step for score in learner.books[0].scores] for learner in runs.values()]
+    steps = runs["b"].books[0].step
+    assert measured[1] == sorted({*range(3, steps, 3), steps}) and len(measured[0]) < len(measured[1])
+    records = [record for record in runs["b"].run.records() if record.get("event") == "eval"]
+    assert all(record["sample"] for record in records) and len(records) == sum(len(b.scores) for b in runs["b"].books)
+
+
 def test_layers_by_command_do_not_count_as_those_that_reading_brings(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "run", config(grow_every=800))
     learner.grow()

@@ -198,7 +198,9 @@ class Learner:
         each = seconds_of(loop.trainer, rows, rows)
         if self.model.config.hierarchy:
             each *= work(self.model.config.max_segments) / visits(self.model.config.schedule)
-        return each * (loop.trainer.train.steps - book.step) + book.epochs * loop.pace.last["measuring"]
+        steps = loop.trainer.train.steps
+        measurements = steps // config.eval_every if config.eval_every else book.epochs
+        return each * (steps - book.step) + measurements * loop.pace.last["measuring"]
 
     def _prepare(self, book: Book, training: Packed, loop: BookLoop) -> None:
         """Work before the first update: a measurement, and the memory's `begin`."""
@@ -440,7 +442,11 @@ class Learner:
 
     def _stands_still(self, book: Book, training: Packed) -> bool:
         """Whether the last epoch of a book that was read to its end brought less than `grow_plateau`."""
-        scores = [score.bits_per_character[book.number] for score in book.scores[-2:]]
+        last = book.scores[-2:]
+        if self.config.eval_every:  # of several measurements in an epoch, the one before it
+            before = book.step - max(1, self._steps(book, training) // book.epochs)
+            last = [score for score in book.scores[:-1] if score.step <= before][-1:] + book.scores[-1:]
+        scores = [score.bits_per_character[book.number] for score in last]
         read = len(scores) == 2 and book.step >= self._steps(book, training)
         return read and scores[1] > scores[0] * (1 - self.config.grow_plateau) and self.config.grow_plateau > 0
 

@@ -19,13 +19,15 @@ Event = Json
 
 
 class BookLoop(Loop):
-    """Updates from the current position in a book to its end; all books are measured after every epoch."""
+    """Updates from the current position in a book to its end; all books are measured after every epoch, or as often
+    as `eval_every` says."""
 
     trainer: BookTrainer
 
     def __init__(self, learner: Learner, trainer: BookTrainer, book: Book, say: Callable[[Event], None]) -> None:
         self.per_epoch = max(1, trainer.train.steps // book.epochs)
-        super().__init__(trainer, trainer.train.log_every, self.per_epoch, trainer.train.checkpoint_every)
+        measure_every = learner.config.eval_every or self.per_epoch
+        super().__init__(trainer, trainer.train.log_every, measure_every, trainer.train.checkpoint_every)
         self.learner, self.book, self.say = learner, book, say
         self.answer: str | None = None
         """The request to end, if any: "pause" or "stop"."""
