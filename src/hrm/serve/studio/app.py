@@ -1,49 +1,58 @@
-"""The studio's page and routes on the server's app, behind a door that lets one browser in."""
+"""The studio: its page and routes, and the API that every server has, for the runs of one folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from hrm import __version__
 from hrm.files.output import refusal
-from hrm.files.reading import UserError
+from hrm.puzzles import solvers
+from hrm.serve import errors
+from hrm.serve.app import create_app
+from hrm.serve.models import Models
+from hrm.serve.settings import LOOPBACK, Settings
+from hrm.serve.studio.routes import router
+from hrm.serve.studio.runs import Folder, Shown
 
 PAGE = Path(__file__).parent / "page"
+_API = ("/v1/", "/health", "/metrics", "/openapi.json")
 
 
-def add_studio(app: FastAPI, folder: Path) -> None:
-    """Add the routes and, after all others, the page: what no route answers is looked for among its files."""
+class Studio:
+    """An ASGI app: the API answers its own paths, the studio the others. Both know the runs of the folder."""
 
-    @app.get("/studio/about", tags=["studio"])
-    def about() -> dict[str, str]:
-        """Where the studio works, for its page."""
-        return {"folder": str(folder), "version": __version__}
+    def __init__(self, folder: Path) -> None:
+        self.folder = Folder(folder)
+        self.models = Models({name: name for name in solvers.names()})
+        self.api = create_app(self.models, Settings(hosts=LOOPBACK))
+        self.page = FastAPI(title="hrm studio", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+        self.page.state.folder, self.page.state.models, self.page.state.offer = self.folder, self.models, self.offer
+        errors.install(self.page)
+        self.page.add_exception_handler(OSError, _refused)
+        self.page.include_router(router)
+        self.page.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+        self.offer(self.folder.shown())
 
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_api = scope["type"] == "lifespan" or scope["path"].startswith(_API)
+        await (self.api if is_api else self.page)(scope, receive, send)
+
+    def offer(self, shown: Sequence[Shown]) -> None:
+        """Let the API have the runs that are there, and no others."""
+        kept = {each.name for each in shown if each.kind and each.parameters and each.state != "damaged"}
+        for name in kept:
+            self.models.add(name, self.folder.path / name)
+        for name in {*self.models.names()} - kept - {*solvers.names()}:
+            self.models.remove(name)
 
 
-def create(folder: Path) -> FastAPI:
-    """The app that serves a folder of runs."""
-    app = FastAPI(title="hrm studio", version=__version__)
-
-    @app.exception_handler(UserError)
-    async def mistaken(request: Request, error: UserError) -> JSONResponse:
-        return _error(400, str(error))
-
-    @app.exception_handler(OSError)
-    async def refused(request: Request, error: OSError) -> JSONResponse:
-        return _error(400, refusal(error) or str(error))
-
-    add_studio(app, folder)
-    return app
-
-
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse(
-        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}, status
-    )
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    return errors.answer(500, refusal(error) or "the system refused it: the terminal of hrm studio says more")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hmac
-import json
 import re
 import secrets
 import threading
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+from hrm.serve import errors
+from hrm.serve.settings import LOOPBACK
+
 _WEEK = 7 * 24 * 3600
 _SAFE = ("GET", "HEAD", "OPTIONS")
 HEADERS = {
@@ -62,16 +62,18 @@ class Door:
         path, method = scope["path"], scope["method"]
         host = headers.get("host", "")
         if not is_loopback(host):
-            return refusal(403, "hrm studio answers to the name of this machine alone: use the address that it printed")
+            return errors.answer(
+                403, "hrm studio answers to the name of this machine alone: use the address that it printed"
+            )
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
         if path == "/" and method == "GET" and given:
             return self._enter(given)
         if not self._known(headers):
             if method == "GET" and path == "/":
                 return HTMLResponse(_CLOSED, 401)
-            return refusal(401, "this browser is not let in: open the newest address that hrm studio has printed")
+            return errors.answer(401, "this browser is not let in: open the newest address that hrm studio has printed")
         if method not in _SAFE and headers.get("origin") != f"http://{host}":
-            return refusal(403, "this was asked by another page: use the studio's own")
+            return errors.answer(403, "this was asked by another page: use the studio's own")
         return None
 
     def _enter(self, given: str) -> Response:
@@ -100,13 +102,6 @@ def is_loopback(host: str) -> bool:
     return re.sub(r":\d+$", "", host).lower() in LOOPBACK
 
 
-def refusal(status: int, message: str) -> Response:
-    """An error in the form that all routes have."""
-    kind = "authentication_error" if status == 401 else "permission_error"
-    content: dict[str, Any] = {"error": {"message": message, "type": kind, "param": None, "code": None}}
-    return Response(json.dumps(content), status, media_type="application/json")
-
-
 def _dressed(send: Send) -> Send:
     """`send`, with the headers that keep a page to itself."""
 
@@ -114,7 +109,7 @@ def _dressed(send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
-                headers[name] = value
+                headers.setdefault(name, value)
             if "cache-control" not in headers:
                 headers["cache-control"] = "no-cache" if "etag" in headers else "no-store"
         await send(message)

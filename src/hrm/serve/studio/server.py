@@ -10,8 +10,9 @@ from pathlib import Path
 
 import uvicorn
 
-from hrm.serve.studio.app import create
+from hrm.serve.studio.app import Studio
 from hrm.serve.studio.door import Door
+from hrm.training.interrupt import Terminated
 
 HOST = "127.0.0.1"
 
@@ -25,12 +26,12 @@ def serve(folder: Path, port: int, say: Callable[[str, bool], None]) -> None:
         def address(token: str) -> str:
             return f"http://{HOST}:{number}/?token={token}"
 
-        door = Door(create(folder), number, lambda token: say(address(token), False))
+        door = Door(Studio(folder), number, lambda token: say(address(token), False))
         config = uvicorn.Config(
             door, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5, lifespan="on"
         )
         server = _Server(config, lambda: say(address(door.token), True))
-        with suppress(KeyboardInterrupt):  # Ctrl-C is how it is closed
+        with suppress(KeyboardInterrupt, Terminated):  # Ctrl-C is how it is closed
             server.run(sockets=[bound])
 
 

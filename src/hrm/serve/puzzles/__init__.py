@@ -1,1 +1,0 @@
-"""Puzzles behind HTTP: requests of many callers in one batch."""
