@@ -461,7 +461,7 @@ _RANGES: dict[str, Range] = {
     "steps": Range(1, 10**9), "stride": Range(1, 1 << 20), "tasks": Range(1, 10**6), "test": Range(0, 10**9),
     "shots": Range(0, 10_000), "threads": Range(0, 1024), "workers": Range(0, 4096),
     "top_k_table": Range(1, 10**6), "vocabulary": Range(2, 1_000_000), "data pack.holdout": Range(0, BELOW_ONE),
-    "port": Range(0, 65_535), "max_concurrent": Range(1, 4096), "max_waiting": Range(0, 1 << 20),
+    "port": Range(0, 65_535), "max_concurrent": Range(1, 4096), "max_waiting": Range(1, 1 << 20),
     "request_seconds": Range(ABOVE_ZERO, 10**6), "grace_seconds": Range(0, 10**5),
     "weights_gb": Range(ABOVE_ZERO, 10**6),
     "data tokenizer.vocabulary": PAIRS, "generate.max_segments": Range(1, 1000),

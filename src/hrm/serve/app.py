@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -15,7 +16,8 @@ from hrm import __version__
 from hrm.serve import errors
 from hrm.serve.metrics import Metrics
 from hrm.serve.models import Models
-from hrm.serve.routes import health, models
+from hrm.serve.routes import chat, completions, health, metrics, models
+from hrm.serve.schema import ChatChunk
 from hrm.serve.security import Guard
 from hrm.serve.settings import Settings
 
@@ -45,9 +47,19 @@ def create_app(offered: Models, settings: Settings | None = None) -> FastAPI:
         )  # fmt: skip
     app.include_router(health.router)
     key = Depends(HTTPBearer(auto_error=False, description="A key from the file of --api-key-file."))
-    for router in (models.router,):
+    for router in (models.router, completions.router, chat.router, metrics.router):
         app.include_router(router, dependencies=[key], responses=errors.RESPONSES)
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
     return app
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's, with what streams consist of."""
+    if app.openapi_schema is None:
+        made = FastAPI.openapi(app)
+        chunk = ChatChunk.model_json_schema(ref_template="#/components/schemas/{model}")
+        made["components"]["schemas"] |= chunk.pop("$defs") | {"ChatChunk": chunk}
+    return app.openapi_schema or {}
 
 
 def _named(route: APIRoute) -> str:

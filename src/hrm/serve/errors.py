@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from hrm.files.reading import UserError, quoted
+from hrm.serve.schema import REFUSED
 from hrm.serve.waiting import Busy
 
 RETRY_SECONDS = 5
@@ -117,17 +118,20 @@ async def _plain(request: Request, error: Any) -> JSONResponse:
 async def _invalid(request: Request, error: Any) -> JSONResponse:
     """The first of pydantic's complaints, as a sentence."""
     found = error.errors()
-    first = found[0]
+    field = found[0]["loc"][:2]
+    # Of a value that may be of several kinds, the one that it came nearest to.
+    first = max((each for each in found if each["loc"][:2] == field), key=lambda each: len(each["loc"]))
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    name = ".".join(part for part in place if re.fullmatch(r"[a-z_0-9]{1,40}", part))
+    name = ".".join(part for part in place if re.fullmatch(r"(?!(?:str|int|bool)$)[a-z_0-9]{1,40}", part))
     said = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         said, name = f"the body is not valid JSON ({first.get('ctx', {}).get('error', 'damaged')})", ""
     elif first["type"] == "extra_forbidden":
-        said, name = f"there is no field {quoted(place[-1])}", ""
+        why = REFUSED.get(place[-1])
+        said, name = (why, place[-1]) if why else (f"there is no field {quoted(place[-1])}", "")
     elif first["type"] in ("model_attributes_type", "dict_type") and not name:
         said = "the body must be a JSON object, sent as application/json"
     elif first["type"] == "missing":
         said, name = (f"{name} is missing" if name else "the body is missing: send a JSON object"), ""
     said = f"{name}: {said[:1].lower()}{said[1:]}" if name else said
-    return answer(400, said, "invalid_request", place[-1][:80] if place else None)
+    return answer(400, said, "invalid_request", name or None)

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,10 @@ class Served:
     used: float = 0.0
     looked: float = 0.0
     replaced: bool = False
+    session: Any = None
+    """Of a text model: how it talks, its modes and its memory. Nobody talks with it."""
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    """Held while its tokenizer reads."""
 
 
 class Models:
@@ -114,18 +118,26 @@ class Models:
         """The model, loaded; UserError for one that is unknown or cannot be. Prefer `lend`, whose model stays."""
         return self._borrow(name, 0)
 
+    def borrow(self, name: str) -> Served:
+        """The same; it is not dropped until `release`."""
+        return self._borrow(name, 1)
+
+    def release(self, served: Served) -> None:
+        """Give back what was borrowed."""
+        with self._lock:
+            served.users -= 1
+            gone = served.replaced and not served.users
+        if gone:
+            _close(served, 0)
+
     @contextmanager
     def lend(self, name: str) -> Iterator[Served]:
         """The same for a block, in which it is not dropped."""
-        served = self._borrow(name, 1)
+        served = self.borrow(name)
         try:
             yield served
         finally:
-            with self._lock:
-                served.users -= 1
-                gone = served.replaced and not served.users
-            if gone:
-                _close(served, 0)
+            self.release(served)
 
     def close(self, seconds: float) -> None:
         """Take no more requests; those under way have this long to finish."""
@@ -192,11 +204,14 @@ class Models:
         observe = partial(self.observe, name)
         if is_text(path):
             from hrm.serve.text.engine import TextEngine
+            from hrm.text.chat.session import Session
 
             text = load_text(path, which, self._device or "auto", self._precision)
             threads.settle_for(text.model, self.limits.slots)
             engine, size = TextEngine(text, self.limits, observe), _bytes(text.model)
-            return Served(name, path, "text", engine, text, None, text.name, size, newest, looked=time.monotonic())
+            found = Served(name, path, "text", engine, text, None, text.name, size, newest, looked=time.monotonic())
+            found.session = Session(text)
+            return found
         from hrm.serve.puzzles.engine import PuzzleEngine
 
         solver = load_solver(path, which, self._device, self._precision)

@@ -21,16 +21,6 @@ from hrm.terminal import clean
 
 log = logging.getLogger("hrm.serve")
 
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-"""Of every answer that does not say otherwise."""
-
 
 class Guard:
     """Middleware that refuses strangers, limits bodies, adds headers, counts and logs. No request fails without an
@@ -50,7 +40,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.settings.headers.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hrm.files import names
@@ -12,6 +13,14 @@ from hrm.files.reading import UserError, reading
 SHORTEST_KEY = 16
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """The names under which a browser on this machine may ask."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class Settings:
     """Other sites whose pages may ask."""
     log_contents: bool = False
     """Log prompts and answers as well."""
+    headers: Mapping[str, str] = field(default_factory=lambda: HEADERS)
+    """Of every answer that does not say otherwise."""
     body_bytes: int = 4 << 20
     body_seconds: float = 30.0
     """A request has this long to arrive."""
