@@ -128,18 +128,22 @@ class FairQueue(Generic[T]):
             ticket.finish(over)
         return None
 
+    def back(self, ticket: T) -> None:
+        """Let a ticket that was taken wait for another turn, also while the queue is full or closed."""
+        with self._lock:
+            self._of.setdefault(ticket.owner, deque()).append(ticket)
+            self._lock.notify_all()
+
     def sweep(self) -> None:
         """End those that are over, also while no slot is free."""
         with self._lock:
-            gone = [
-                (ticket, over) for each in self._of.values() for ticket in each if (over := ticket.over) is not None
-            ]
-            for ticket, _ in gone:
+            gone = [ticket for each in self._of.values() for ticket in each if ticket.over is not None]
+            for ticket in gone:
                 self._of[ticket.owner].remove(ticket)
             for owner in [owner for owner, each in self._of.items() if not each]:
                 del self._of[owner]
-        for ticket, over in gone:
-            ticket.finish(over)
+        for ticket in gone:
+            ticket.finish(ticket.over or "cancelled")
 
     def wait(self, seconds: float) -> None:
         """Until a ticket waits, the queue is closed, or the time is up."""

@@ -6,13 +6,14 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hrm.core.devices import device_of, dtype_of
 from hrm.core.halting import wants_to_halt
@@ -35,6 +36,14 @@ MOST_ATTEMPTS = 1_000_000
 """At one puzzle."""
 UNSURE = 0.5
 """A guess is made in a cell whose likeliest symbol is less likely than this."""
+
+
+class Asked(NamedTuple):
+    """A question as text, and parsed, or None and the reason why it is none."""
+
+    text: str
+    job: Job | None
+    reason: str = ""
 
 
 class Solver:
@@ -130,14 +139,13 @@ class Solver:
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size} is not possible: use 1 or more")
         rules = self.rules(Strategy.of(strategy))
-        asked: dict[int, tuple[str, str]] = {}
+        asked: dict[int, Asked] = {}
         traces: dict[int, list[Segment]] = {}
 
         def jobs() -> Iterator[Job | None]:
             for index, question in enumerate(texts):
-                text, job, reason = self._read(question)
-                asked[index] = text, reason
-                yield job
+                asked[index] = self.read(question)
+                yield asked[index].job
 
         def watch(index: int, segment: Segment) -> None:
             if trace:
@@ -147,16 +155,53 @@ class Solver:
 
         watched = watch if trace or observe is not None else None
         for index, outcome in engine.solve(self.models, jobs(), rules, batch_size, ordered, watched):
-            text, reason = asked.pop(index)
-            if outcome is None:
-                yield Answer("invalid", text, reason=reason)
-            else:
-                yield self._answer(text, outcome, traces.pop(index, []) if trace else None)
+            yield self.answer(asked.pop(index), outcome, traces.pop(index, []) if trace else None)
 
     def confidence(self, q: tuple[float, ...]) -> float:
         """The chance that a readout with these values is right, as measured on held-out puzzles after training."""
         scale, shift = self.calibration
         return confidence(scale * q[0] + shift)
+
+    def read(self, question: Question) -> Asked:
+        """A question in any form, parsed and checked; no forward pass."""
+        text = question if isinstance(question, str) else ""
+        try:
+            text = text_of(question, self.task)
+            tokens = self.task.parse_bounded(text)
+            self.task.check(tokens)
+        except PuzzleError as error:
+            return Asked(text, None, str(error))
+        return Asked(text, Job(tokens))
+
+    def answer(self, asked: Asked, outcome: Outcome | None, trace: Sequence[Segment] | None = None) -> Answer:
+        """What is said of a question and its outcome, None where it was invalid."""
+        if outcome is None:
+            return Answer("invalid", asked.text, reason=asked.reason)
+        task, readout, attempt = self.task, outcome.readout, outcome.attempt
+        return Answer(
+            status=("solved" if task.verifies else "answered") if outcome.accepted else "unsolved",
+            question=asked.text, answer=in_form_of(asked.text, task, readout) if outcome.accepted else None,
+            segments=outcome.segments, attempts=outcome.attempts, view=attempt.view, model=attempt.model,
+            guess=attempt.guess, confidence=self.confidence(outcome.q), grid=as_grid(task, readout),
+            trace=None if trace is None else [self.describe(segment) for segment in trace],
+        )  # fmt: skip
+
+    def describe(self, segment: Segment) -> Json:
+        """A segment as the trace of an answer holds it."""
+        return {
+            "segment": segment.segment, "attempt": segment.attempt, "grid": as_grid(self.task, segment.readout),
+            "confidence": self.confidence(segment.q), "q": segment.q, "residual": segment.residual,
+            "wrong": self.task.wrong(segment.question, segment.readout),
+        }  # fmt: skip
+
+    @cached_property
+    def flops(self) -> int:
+        """Floating-point operations of one segment of one puzzle, 2 for a multiply-add, counted without computing."""
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model = PuzzleModel(self.model.arch, self.model.board).to("meta")
+            inputs, ids = torch.ones(1, model.board.cells, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+            model.segment(model.initial_carry(inputs, ids), inputs, ids)
+        return counter.get_total_flops()
 
     def _view(self, question: np.ndarray, number: int) -> Symmetry:
         """A random symmetry that seed, puzzle and number alone decide."""
@@ -181,34 +226,6 @@ class Solver:
         """Random numbers that seed, puzzle and number alone decide."""
         key = hashlib.sha256(f"{self.seed} {what} {number} ".encode() + question.astype("<i4").tobytes()).digest()
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
-
-    def _read(self, asked: Question) -> tuple[str, Job | None, str]:
-        """A question as text, and parsed, or None and the reason why it is none."""
-        text = asked if isinstance(asked, str) else ""
-        try:
-            text = text_of(asked, self.task)
-            question = self.task.parse_bounded(text)
-            self.task.check(question)
-        except PuzzleError as error:
-            return text, None, str(error)
-        return text, Job(question), ""
-
-    def _answer(self, text: str, outcome: Outcome, trace: list[Segment] | None) -> Answer:
-        task, readout, attempt = self.task, outcome.readout, outcome.attempt
-        return Answer(
-            status=("solved" if task.verifies else "answered") if outcome.accepted else "unsolved",
-            question=text, answer=in_form_of(text, task, readout) if outcome.accepted else None,
-            segments=outcome.segments, attempts=outcome.attempts, view=attempt.view, model=attempt.model,
-            guess=attempt.guess, confidence=self.confidence(outcome.q), grid=as_grid(task, readout),
-            trace=None if trace is None else [self._describe(segment) for segment in trace],
-        )  # fmt: skip
-
-    def _describe(self, segment: Segment) -> Json:
-        return {
-            "segment": segment.segment, "attempt": segment.attempt, "grid": as_grid(self.task, segment.readout),
-            "confidence": self.confidence(segment.q), "q": segment.q, "residual": segment.residual,
-            "wrong": self.task.wrong(segment.question, segment.readout),
-        }  # fmt: skip
 
 
 def load(

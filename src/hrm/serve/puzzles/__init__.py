@@ -1,0 +1,1 @@
+"""Puzzles behind HTTP: requests of many callers in one batch."""
