@@ -16,7 +16,7 @@ from hrm import __version__
 from hrm.serve import errors
 from hrm.serve.metrics import Metrics
 from hrm.serve.models import Models
-from hrm.serve.routes import chat, completions, health, metrics, models
+from hrm.serve.routes import chat, completions, health, metrics, models, solve
 from hrm.serve.schema import ChatChunk
 from hrm.serve.security import Guard
 from hrm.serve.settings import Settings
@@ -47,7 +47,7 @@ def create_app(offered: Models, settings: Settings | None = None) -> FastAPI:
         )  # fmt: skip
     app.include_router(health.router)
     key = Depends(HTTPBearer(auto_error=False, description="A key from the file of --api-key-file."))
-    for router in (models.router, completions.router, chat.router, metrics.router):
+    for router in (models.router, completions.router, chat.router, solve.router, metrics.router):
         app.include_router(router, dependencies=[key], responses=errors.RESPONSES)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
     return app

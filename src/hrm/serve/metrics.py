@@ -34,6 +34,8 @@ class Metrics:
         self.depth = Gauge("hrm_mean_depth_segments", "Mean depth of the tokens drawn last", ["model"], registry=on)
         self.tokens = Counter("hrm_tokens", "Tokens that were drawn", ["model"], registry=on)
         self.segments = Counter("hrm_token_segments", "Depths of the drawn tokens, summed", ["model"], registry=on)
+        self.puzzles = Counter("hrm_puzzles", "Puzzles that were tried to the end", ["model"], registry=on)
+        self.thought = Counter("hrm_puzzle_segments", "Segments that these took", ["model"], registry=on)
         self.cache = Gauge("hrm_cache_bytes", "Keys and values that are held", ["model"], registry=on)
 
     def step(self, model: str, step: Any) -> None:
@@ -44,5 +46,8 @@ class Metrics:
             self.tokens.labels(model).inc(written)
             self.segments.labels(model).inc(step.depth)
             self.depth.labels(model).set(step.depth / written)
+        if (answered := getattr(step, "answered", 0)) > 0:
+            self.puzzles.labels(model).inc(answered)
+            self.thought.labels(model).inc(step.depth)
         if (held := getattr(step, "cache_bytes", None)) is not None:
             self.cache.labels(model).set(held)

@@ -109,7 +109,7 @@ class Models:
             files = [file for file in (path / "run.json", path / "config.json") if file.is_file()]
             created = int(files[0].stat().st_mtime) if files else 0
             return {
-                "name": name, "kind": "text" if is_text(path) else "puzzles", "created": created,
+                "name": name, "path": path, "kind": "text" if is_text(path) else "puzzles", "created": created,
                 "loaded": served is not None, "checkpoint": None if served is None else Path(served.checkpoint).name,
             }  # fmt: skip
         raise UnknownModel(f"the run of the model {quoted(name)} is gone", "model")

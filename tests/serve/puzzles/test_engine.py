@@ -222,7 +222,7 @@ def test_steps_are_told(start: Any):
         client.answers()
     finally:
         engine.close(5)
-    assert sum(step.written for step in steps) == 7 and max(step.requests for step in steps) == 3
+    assert sum(step.answered for step in steps) == 7 and max(step.requests for step in steps) == 3
     assert sum(step.depth for step in steps) == sum(step.requests for step in steps) == ticket.segments
 
 

@@ -78,7 +78,7 @@ def find(paths: str | Path, largest: int | None = None, skip_bad: bool = False) 
                     too_large += 1
                     continue
                 with reading(f"{where}: task {task_id}"):
-                    task = _task(where, task_id, value)
+                    task = task_of(where, task_id, value)
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -207,7 +207,8 @@ def _list(value: object, name: str) -> list:
     return inner if isinstance(inner, list) else []
 
 
-def _task(where: str, task_id: str, value: object) -> ArcTask:
+def task_of(where: str, task_id: str, value: object) -> ArcTask:
+    """A task from what its JSON holds; UserError with the place and what is wrong."""
     parts = []
     for name, title in (("train", "demonstration"), ("test", "test pair")):
         pairs = value.get(name) if isinstance(value, dict) else None

@@ -78,7 +78,7 @@ def answer(
         for which in range(len(task.test))
         for copy in range(copies)
     ]
-    jobs = (Job(_question(board, tasks[place], which, task_id), task_id) for place, which, task_id in plan)
+    jobs = (Job(question_of(board, tasks[place], which, task_id), task_id) for place, which, task_id in plan)
     readouts = _readouts(solver, jobs, max_segments, halt, batch_size)
     done = 0
     waiting = iter(plan)
@@ -230,7 +230,8 @@ def _readouts(
         yield outcome.readout, float(1 / (1 + np.exp(-np.clip(outcome.q[0], -50, 50)))), outcome.segments
 
 
-def _question(board: Arc, task: ArcTask, which: int, task_id: int) -> np.ndarray:
+def question_of(board: Arc, task: ArcTask, which: int, task_id: int) -> np.ndarray:
+    """A test input as the copy with this task id shows it; UserError where it is larger than the board."""
     try:
         return board.encode(board.seen(task.test[which].input, task_id))
     except UserError as error:

@@ -24,7 +24,7 @@ class Step(NamedTuple):
 
     requests: int
     """How many puzzles shared it."""
-    written: int
+    answered: int
     """Puzzles that ended with it."""
     depth: int
     """Segments of these, over all their attempts, summed."""

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from hrm.files.reading import UserError
+from hrm.serve.puzzles.about import Board, board_of
 
 router = APIRouter(prefix="/v1")
 
@@ -25,6 +26,8 @@ class ModelInfo(BaseModel):
     loaded: bool
     checkpoint: str | None
     """The one in memory."""
+    puzzles: Board | None = None
+    """What it solves, if it solves puzzles of a task that this package has."""
 
 
 class ModelList(BaseModel):
@@ -53,4 +56,6 @@ async def get_model(request: Request, name: str) -> ModelInfo:
 
 async def _info(request: Request, name: str) -> ModelInfo:
     known = await run_in_threadpool(request.app.state.models.about, name)
-    return ModelInfo(id=known.pop("name"), **known)
+    path = known.pop("path")
+    board = await run_in_threadpool(board_of, path) if known["kind"] == "puzzles" else None
+    return ModelInfo(id=known.pop("name"), puzzles=board, **known)
