@@ -53,8 +53,9 @@ class ArcAnswer(NamedTuple):
 class ArcSolving(Solving):
     """ARC tasks as JSON. `folder` is the run's, which says what it has learned; `copies` how many of a task vote."""
 
-    folder: Path
-    copies: int | None = None
+    def __init__(self, *about: Any, folder: Path, copies: int | None = None) -> None:
+        super().__init__(*about)
+        self.folder, self.copies = folder, copies
 
     def prepare(self) -> tuple[int, Rules]:
         """Every copy of every test input is a piece."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-import anyio
 from fastapi import APIRouter, Request
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
@@ -17,70 +15,80 @@ from starlette.types import Receive, Scope, Send
 from hrm.files.reading import UserError, quoted
 from hrm.serve import errors
 from hrm.serve.errors import Refusal, TimedOut, Unavailable
+from hrm.serve.models import Served
 from hrm.serve.puzzles.arc import ArcSolving
 from hrm.serve.puzzles.schema import LINES, PuzzleAnswer, SeenSegment, SolveEnd, SolveRequest, SolveResponse, SolveUsage
 from hrm.serve.puzzles.solving import Answered, Seen, Show, Solving
+from hrm.serve.routes.answers import Held, borrowed, unless_left
 from hrm.serve.waiting import Listening
+from hrm.terminal import clean
 
 router = APIRouter(prefix="/v1")
+log = logging.getLogger("hrm.serve")
 
 
 @router.post("/solve", response_model=SolveResponse, responses={200: {"content": LINES}})
-async def solve(request: Request, body: SolveRequest) -> Response:
+async def solve(request: Request, body: SolveRequest, held: Held) -> Response:
     """Solve one puzzle, or many. With `stream` or `watch` the answer is lines of JSON: a `SeenSegment` after each
     segment that is watched, a `PuzzleAnswer` for each puzzle, and a `SolveEnd`, or an error."""
-    async with AsyncExitStack() as stack:
-        models = request.app.state.models
-        served = await stack.enter_async_context(contextmanager_in_threadpool(models.lend(body.model)))
-        if served.solver is None:
-            raise Refusal(f"the model {quoted(body.model)} writes text and solves no puzzles: choose another", "model")
-        listening: Listening[Any] = Listening()
-        kind = ArcSolving if served.solver.task.embedded else Solving
-        solving = kind(
-            body.asked, body.strategy, listening.deliver, request.state.owner, models.limits.seconds,
-            Show(body.trace, body.watch, body.watch and body.probabilities),
-        )  # fmt: skip
-        if isinstance(solving, ArcSolving):
-            solving.folder, solving.copies = served.path, body.copies
-        elif body.copies is not None:
-            raise Refusal(f"copies are for runs on ARC, and this one solves {served.solver.task.name}", "copies")
-        stack.callback(solving.cancel)
-        await run_in_threadpool(served.engine.submit, solving)
-        if not (body.stream or body.watch):
-            return _json(await _unless_left(request, _whole(body.model, listening, solving)))
-        return _Lines(_lines(listening, solving, body.ordered), stack.pop_all())
+    served = await borrowed(request, held, body.model)
+    listening: Listening[Any] = Listening()
+    solving = _solving(request, body, served, listening)
+    held.callback(solving.cancel)
+    await run_in_threadpool(served.engine.submit, solving)
+    lines = _lines(request, body, listening, solving)
+    return _Lines(lines) if body.stream or body.watch else await unless_left(request, _whole(body.model, lines))
 
 
-async def _whole(model: str, listening: Listening[Any], solving: Solving) -> SolveResponse:
+def _solving(request: Request, body: SolveRequest, served: Served, listening: Listening[Any]) -> Solving:
+    """What the engine is asked; UserError for a model that cannot be."""
+    if served.solver is None:
+        raise Refusal(f"the model {quoted(body.model)} writes text and solves no puzzles: choose another", "model")
+    task, show = served.solver.task, Show(body.trace, body.watch, body.watch and body.probabilities)
+    seconds = request.app.state.models.limits.seconds
+    about = body.asked, body.strategy, listening.deliver, request.state.owner, seconds, show
+    if task.embedded:
+        return ArcSolving(*about, folder=served.path, copies=body.copies)
+    if body.copies is not None:
+        raise Refusal(f"copies are for runs on ARC, and this one solves {task.name}", "copies")
+    return Solving(*about)
+
+
+async def _whole(model: str, lines: AsyncIterator[BaseModel]) -> Response:
     """All answers together."""
-    found = {}
-    async for event in listening.events(solving):
-        if isinstance(event, Answered):
-            found[event.index] = _answer(event)
-    _check_end(solving)
-    return SolveResponse(model=model, answers=[found[index] for index in sorted(found)], usage=_usage(solving))
+    answers: list[PuzzleAnswer] = []
+    async for line in lines:
+        if isinstance(line, PuzzleAnswer):
+            answers.append(line)
+        elif isinstance(line, SolveEnd):
+            found = SolveResponse(model=model, answers=sorted(answers, key=lambda each: each.index), usage=line.usage)
+            return Response(found.model_dump_json(), media_type="application/json")
+    raise AssertionError
 
 
-async def _lines(listening: Listening[Any], solving: Solving, ordered: bool) -> AsyncIterator[str]:
-    """The lines of a stream."""
+async def _lines(
+    request: Request, body: SolveRequest, listening: Listening[Any], solving: Solving
+) -> AsyncIterator[BaseModel]:
+    """Segments, answers and the end, in the order of a stream; UserError where not everything is answered."""
     waiting: dict[int, PuzzleAnswer] = {}
     sent = 0
     async for event in listening.events(solving):
         if isinstance(event, Seen):
-            yield _line(_seen(event, solving))
-        elif not ordered:
-            yield _line(_answer(event))
-        else:
-            waiting[event.index] = _answer(event)
-            while sent in waiting:
-                yield _line(waiting.pop(sent))
-                sent += 1
-    try:
-        _check_end(solving)
-    except UserError as error:
-        yield bytes(errors.of(error).body).decode() + "\n"
-    else:
-        yield _line(SolveEnd(usage=_usage(solving)))
+            yield _seen(event, solving)
+            continue
+        answer = _answer(event)
+        if request.app.state.settings.log_contents:
+            log.info("%s was asked %s: %s", body.model, clean(repr(answer.question)), clean(repr(answer.answer)))
+        if not body.ordered:
+            yield answer
+            continue
+        waiting[event.index] = answer
+        while sent in waiting:
+            yield waiting.pop(sent)
+            sent += 1
+    _check_end(solving)
+    usage = SolveUsage(puzzles=len(solving.questions), segments=solving.segments, flops=solving.flops)
+    yield SolveEnd(usage=usage)
 
 
 def _check_end(solving: Solving) -> None:
@@ -101,7 +109,7 @@ class _Mistake(Refusal):
 
 def _answer(event: Answered) -> PuzzleAnswer:
     found = event.answer.to_dict()
-    # Text with halves of characters, which JSON can hold and UTF-8 cannot.
+    # JSON can hold halves of characters, and UTF-8 cannot.
     found["question"] = found["question"].encode("utf-8", "replace").decode()
     return PuzzleAnswer(index=event.index, **found)
 
@@ -114,48 +122,26 @@ def _seen(event: Seen, solving: Solving) -> SeenSegment:
     return SeenSegment(index=event.index, probabilities=shares.round(4).tolist() if shares.size else None, **described)
 
 
-def _usage(solving: Solving) -> SolveUsage:
-    return SolveUsage(puzzles=len(solving.questions), segments=solving.segments, flops=solving.flops)
-
-
-def _json(found: BaseModel) -> Response:
-    return Response(found.model_dump_json(), media_type="application/json")
-
-
-def _line(found: BaseModel) -> str:
-    return found.model_dump_json() + "\n"
-
-
-async def _unless_left(request: Request, work: Any) -> Any:
-    """The result, unless the client leaves before it is there: then the work is cancelled."""
-
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
-    try:
-        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
-            raise Unavailable("the client has left")
-        return await doing
-    finally:
-        for task in (doing, leaving):
-            task.cancel()
-            with suppress(asyncio.CancelledError, UserError):
-                await task
-
-
 class _Lines(StreamingResponse):
-    """A stream that cleans up behind itself however it ends."""
+    """JSON lines. Whatever happens, the source is closed."""
 
-    def __init__(self, lines: AsyncIterator[str], stack: AsyncExitStack) -> None:
-        super().__init__(lines, media_type=next(iter(LINES)), headers={"X-Accel-Buffering": "no"})
-        self._stack = stack
+    media_type = next(iter(LINES))
+
+    def __init__(self, found: AsyncIterator[BaseModel]) -> None:
+        super().__init__(_written(found), headers={"X-Accel-Buffering": "no"})
+        self._found: Any = found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._stack.aclose()
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
+            await self._found.aclose()
+
+
+async def _written(found: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
+    try:
+        async for line in found:
+            yield line.model_dump_json() + "\n"
+    except UserError as error:  # the status has been sent
+        yield bytes(errors.of(error).body).decode() + "\n"
