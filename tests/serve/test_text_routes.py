@@ -18,7 +18,7 @@ from hrm.cli.main import main
 from tests.serve.server import HEADERS, KEY, app_of, running
 from tests.text.chat import small
 
-ASKED = {"model": "tiny", "prompt": "the cat", "seed": 5, "max_tokens": 20, "temperature": 0.7}
+ASKED: dict[str, Any] = {"model": "tiny", "prompt": "the cat", "seed": 5, "max_tokens": 20, "temperature": 0.7}
 TALK: dict[str, Any] = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "the cat"}],
@@ -107,6 +107,7 @@ def test_an_answer_is_what_chat_says(
 
 
 def test_the_openai_client_works_unchanged(address: str):
+    client: Any
     with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY) as client:
         assert [model.id for model in client.models.list()] == ["tiny", "sudoku"]
         assert client.models.retrieve("tiny").id == "tiny"

@@ -105,9 +105,9 @@ class Models:
         path = self._path(name)
         with self._lock:
             served = self._loaded.get(name)
-        with suppress(OSError):
+        with suppress(OSError, IndexError):
             files = [file for file in (path / "run.json", path / "config.json") if file.is_file()]
-            created = int(files[0].stat().st_mtime) if files else 0
+            created = int(files[0].stat().st_mtime)
             return {
                 "name": name, "path": path, "kind": "text" if is_text(path) else "puzzles", "created": created,
                 "loaded": served is not None, "checkpoint": None if served is None else Path(served.checkpoint).name,
