@@ -129,10 +129,13 @@ def given(path: str) -> Path:
 
 def look(path: Path, encoding: str | None, progress: Callable[[float], None] = lambda share: None) -> Looked:
     """Read a book through, as the learner would; `progress` hears the share of it that was counted."""
-    asked = known_encoding(encoding) if encoding else None
+    asked, state = known_encoding(encoding) if encoding else None, path.stat()
+    mark = (str(path), asked, state.st_size, state.st_mtime_ns)
+    if (known := _looked.get(mark)) is not None:
+        return known
     notes: list[str] = []
     way = ReadOptions(notes.append, asked)
-    found, size = way.find(path), path.stat().st_size
+    found, size = way.find(path), state.st_size
     digest, characters, kinds, sample = hashlib.sha256(), 0, set[str](), ""
     for part in documents(str(path), way=way):
         data = part.encode("utf-8", "surrogatepass")
@@ -140,17 +143,20 @@ def look(path: Path, encoding: str | None, progress: Callable[[float], None] = l
         characters += len(part)
         kinds.update(part)
         sample += part[: max(0, _SAMPLE - len(sample))]
-        progress(min(1.0, digest_share(characters, size)))
+        progress(min(1.0, characters / max(1, size)))  # about: a character has one byte or more
     seen = sorted(kinds)
-    return Looked(
+    while len(_looked) >= _REMEMBERED:
+        _looked.pop(next(iter(_looked)), None)
+    _looked[mark] = Looked(
         path.name, str(path), size, characters, found.name, notes[0] if notes else None,
         "".join(seen[:_SHOWN]), len(seen), sample, digest.hexdigest(),
     )  # fmt: skip
+    return _looked[mark]
 
 
-def digest_share(characters: int, size: int) -> float:
-    """About how much of a file was read; a character has a byte at least in all but packed files."""
-    return characters / max(1, size)
+_looked: dict[tuple[str, str | None, int, int], Looked] = {}
+_REMEMBERED = 200
+"""Books that are not read again while their files stay as they are."""
 
 
 def head(path: Path, encoding: str | None, most: int) -> str:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -132,7 +133,7 @@ def _is_free(folder: Folder, name: str) -> bool:
 
 async def probe(folder: Folder, wish: Wish, characters: list[int]) -> AsyncIterator[Json]:
     """Events while it is tried how long a wish takes, the last with the timing; leaving it ends the trial."""
-    run = None if wish.fresh else str(folder.run(wish.run))
+    run = "" if wish.fresh else str(folder.run(wish.run))
     path = given(wish.books[0])
     place = Path(await run_in_threadpool(tempfile.mkdtemp, prefix="hrm-probe-"))
     process = None
@@ -153,17 +154,28 @@ async def probe(folder: Folder, wish: Wish, characters: list[int]) -> AsyncItera
             yield {"event": "waiting"}
         yield _timing(wish, characters, len(text), answer.result()[0])
     finally:
-        if process is not None and process.returncode is None:
+        # In a task of its own: what is left early can no longer wait.
+        cleaning = asyncio.create_task(_clean(process, place))
+        _cleaning.add(cleaning)
+        cleaning.add_done_callback(_cleaning.discard)
+
+
+_cleaning: set[asyncio.Task[None]] = set()
+
+
+async def _clean(process: asyncio.subprocess.Process | None, place: Path) -> None:
+    if process is not None:
+        with suppress(ProcessLookupError):
             process.kill()
-            await asyncio.shield(process.wait())
-        await run_in_threadpool(shutil.rmtree, place, True)
+        await process.wait()
+    await run_in_threadpool(shutil.rmtree, place, True)
 
 
 def _timing(wish: Wish, characters: list[int], tried: int, output: bytes) -> Json:
     """The whole from the piece."""
     try:
-        found = json.loads(output)
-    except ValueError:
+        found = json.loads(output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
         raise UserError("the trial has failed: this machine may have too little memory for this size") from None
     if "error" in found:
         raise UserError(found["error"])

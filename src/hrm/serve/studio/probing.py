@@ -26,8 +26,8 @@ class Probe(Record):
     """What is to be tried, in an empty folder `place` that holds the piece `head.txt`."""
 
     place: str
-    run: str | None
-    """The learner that would read it; None: a new one of this shape."""
+    run: str
+    """The learner that would read it; empty: a new one of this shape."""
     arch: dict[str, int]
     settings: dict[str, object]
 
@@ -62,7 +62,7 @@ def timed(probe: Probe) -> Timed:
     from hrm.text.learning.learner import Learner
 
     books, config = 0, LearnConfig()
-    if probe.run is not None:
+    if probe.run:
         run = Run.open(probe.run, LearnConfig)
         config = run.config
         where = checkpoint.newest(run.checkpoints, lambda text: None)

@@ -15,6 +15,11 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** Put these in the place of an element's children; null ones are left out. */
+export function put(place, ...children) {
+  place.replaceChildren(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false && child !== ""));
+}
+
 /** Ask the server; `options.json` is sent as the body. Throws an Error with the server's sentence. */
 export async function api(path, options = {}) {
   const { json, ...rest } = options;
