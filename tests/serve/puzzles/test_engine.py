@@ -206,12 +206,12 @@ def test_an_error_fails_the_requests_and_not_the_engine(start: Any, monkeypatch:
     assert len(client.answers()) == 2
 
 
-def test_more_segments_than_memory_should_hold_are_not_shown(start: Any):
-    client, engine = Client(), start()
-    with pytest.raises(UserError, match="set budget to 125000 or less"):
-        engine.submit(client.asks(questions(1), restarts=9, max_segments=20_000, show=Show(trace=True)))
-    with pytest.raises(UserError, match="fewer puzzles"):
-        engine.submit(client.asks(questions(1) * 30_000, show=Show(watch=True, probabilities=True), max_segments=9))
+def test_no_more_segments_are_shown_than_memory_should_hold(start: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hrm.serve.puzzles.solving.MOST_SHOWN", 5 * 16)
+    client, engine = Client(), start(unsolvable(exact_solver(), monkeypatch))
+    engine.submit(client.asks(questions(1), show=Show(trace=True, watch=True)))
+    *seen, answered, _ = client.until_end()
+    assert len(seen) == len(answered.answer.trace) == 5 and answered.answer.segments == 6
 
 
 def test_steps_are_told(start: Any):

@@ -44,13 +44,13 @@ class SolveRequest(BaseModel):
     copies: int | None = Field(None, ge=1, le=100_000)
     """For a run on ARC: through how many of its copies a task is seen; each has one vote."""
     trace: bool = False
-    """Tell every segment with the answer."""
+    """Tell every segment with the answer, 2,000,000 cells of a request at most."""
     stream: bool = False
     """Answer in lines of JSON, each puzzle as soon as it is there."""
     ordered: bool = False
     """In a stream: the answers in the order of the puzzles."""
     watch: bool = False
-    """Stream every segment as soon as it is computed, too."""
+    """Stream every segment as soon as it is computed, too; no more of them than of a trace."""
     probabilities: bool = False
     """With `watch`: the probability of every symbol in every cell."""
 

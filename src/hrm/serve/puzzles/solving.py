@@ -15,8 +15,8 @@ from hrm.puzzles.solving.engine import Outcome, Rules, Segment
 from hrm.puzzles.solving.solver import Asked, Question
 from hrm.serve.waiting import Ticket
 
-MOST_KEPT = 2_000_000
-"""Cells of all segments together, probabilities counted each, that a request may be shown."""
+MOST_SHOWN = 2_000_000
+"""Cells, or probabilities, of all segments together that a request is shown: they are kept until they are read."""
 _NO_PROBABILITIES = np.zeros((0, 0), np.float32)
 
 
@@ -60,8 +60,11 @@ class Piece:
     trace: list[Segment] = field(default_factory=list)
 
     def observe(self, segment: Segment) -> None:
-        """Called after each segment if it is watched."""
+        """Called after each segment if it is watched, and tells it while there is room."""
         show, bare = self.solving.show, _NO_PROBABILITIES
+        self.solving.room -= segment.probabilities.size if show.probabilities else segment.readout.size
+        if self.solving.room < 0:
+            return
         # Copies: the arrays are views of the whole batch's.
         shares = segment.probabilities.copy() if show.probabilities else bare
         segment = segment._replace(readout=segment.readout.copy(), probabilities=shares)
@@ -92,6 +95,8 @@ class Solving(Ticket[Event]):
         """Segments computed for its answers so far."""
         self.flops = 0.0
         """Floating-point operations of these."""
+        self.room = MOST_SHOWN
+        """Cells that may still be shown."""
         self.total = 0
         """How many pieces it has, once it is begun."""
         self.taken = self.ended = 0
@@ -105,8 +110,6 @@ class Solving(Ticket[Event]):
             raise UserError("there is no puzzle in the request: give one")
         self.solver = solver
         self.total, self.rules = self.prepare()
-        if self.show.trace or self.show.watch:
-            self._check_size()
         self._pieces = self.pieces()
 
     def next_piece(self) -> Piece:
@@ -139,14 +142,3 @@ class Solving(Ticket[Event]):
             self.deliver(Answered(piece.index, answer))
         if self.ended == self.total:
             self.finish("done")
-
-    def _check_size(self) -> None:
-        """What is shown is kept until it is read: bound it."""
-        rules, board = self.rules, self.solver.model.board
-        each = board.cells * (board.vocabulary if self.show.probabilities else 1)
-        most = rules.max_segments * len(rules.attempts)
-        most = len(self.questions) * (most if rules.budget is None else min(most, rules.budget))
-        if most * each > MOST_KEPT:
-            fits = MOST_KEPT // each // len(self.questions)
-            few = f"set budget to {fits} or less" if fits else "ask for fewer puzzles at once"
-            raise UserError(f"up to {most:,} segments are too many to be shown: {few}, or leave out trace and watch")
