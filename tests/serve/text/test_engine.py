@@ -141,6 +141,35 @@ def test_the_likeliest_tokens_are_told_where_each_was_drawn(crowd: Crowd) -> Non
         assert [p for _, p in top] == sorted((p for _, p in top), reverse=True) and len(top) == 3
 
 
+@pytest.mark.parametrize("request_", [{}, {"halting_rule": "backfill"}, {"halting": "fixed", "schedule": (1, 2)}])
+def test_the_next_turn_of_a_talk_is_not_read_again(crowd: Crowd, request_: dict) -> None:
+    request = dict(request_)
+    first = crowd.ask("the cat sat on the mat", Sampling(max_new_tokens=12, seed=1), request=request)
+    first.end()
+    talk = "the cat sat on the mat" + first.writing.completion.text + "the dog"
+    how = Sampling(max_new_tokens=12, seed=2)
+    others = [crowd.ask(talk, how, owner="other", request=request), crowd.ask(talk, how, request={"max_segments": 1})]
+    for other in others:
+        other.end()
+        assert other.writing.cached == 0
+    second = crowd.ask(talk, how, request=request)
+    second.end()
+    assert second.writing.cached == len(first.writing.wish.ids) + 11  # the last token of the first was not yet read
+    alone = generate(crowd.loaded.model, crowd.loaded.tokenizer, talk, how, **request)
+    assert second.writing.completion.text == alone.text == others[0].writing.completion.text
+    assert second.writing.segments < others[0].writing.segments
+
+
+def test_a_cut_cache_is_as_good_as_a_fresh_one(crowd: Crowd) -> None:
+    how = Sampling(max_new_tokens=12, seed=2)
+    crowd.ask("the cat sat on the mat and", how).end()
+    asked = crowd.ask("the cat sat on the log", how)
+    asked.end()
+    assert asked.writing.cached == len("the cat sat on the ")
+    alone = generate(crowd.loaded.model, crowd.loaded.tokenizer, "the cat sat on the log", how)
+    assert asked.writing.completion.text == alone.text
+
+
 def test_thought_is_counted_in_segments_and_operations(crowd: Crowd) -> None:
     asked = {most: crowd.ask("the cat", Sampling(max_new_tokens=5), request={"halting": "fixed", "max_segments": most})
              for most in (1, 3)}  # fmt: skip
@@ -192,7 +221,7 @@ def test_every_request_ends_and_leaves_nothing_behind() -> None:
     assert left.end() == "cancelled"
     crowd.engine.close(seconds=0.2)
     assert [each.end() for each in waits] == ["stopped"] * 3
-    assert crowd.engine.active == [] and len(crowd.engine.queue) == 0 and crowd.engine.cache_bytes == 0
+    assert not crowd.engine.active and not len(crowd.engine.queue) and crowd.engine.cache_bytes == 0
     with pytest.raises(Busy):
         crowd.ask("the cat", ENDLESS)
 

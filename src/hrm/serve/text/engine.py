@@ -18,6 +18,7 @@ from hrm.core.kernels import at_least_float32, packed
 from hrm.core.recurrence import Carry, Schedule
 from hrm.files.reading import UserError
 from hrm.serve.text.cost import Cost
+from hrm.serve.text.kept import KeptCaches
 from hrm.serve.text.writing import Step, Wish, Writing, Written
 from hrm.serve.waiting import End, FairQueue, Limits
 from hrm.text.chat.session import SENTENCE_END
@@ -78,6 +79,7 @@ class TextEngine:
         self.queue: FairQueue[Writing] = FairQueue(self.limits.waiting)
         self.active: list[_Text] = []
         self.cost = Cost(self.model)
+        self.kept = KeptCaches(0 if self.model.config.prefix_lm else self.limits.slots)
         self._ends = ends_of(self.model, self.tokenizer)
         self._had: dict[Schedule, float] = {}
         """Seconds that each schedule with texts under way has had."""
@@ -112,7 +114,7 @@ class TextEngine:
     @property
     def cache_bytes(self) -> int:
         """Keys and values held."""
-        return sum(_bytes(text.cache) for text in [*self.active])
+        return sum(_bytes(cache) for cache in [*(text.cache for text in [*self.active]), *self.kept.caches])
 
     def _run(self) -> None:
         with torch.inference_mode(), packed(self.model):
@@ -125,6 +127,7 @@ class TextEngine:
                     for text in self.active:
                         text.writing.finish("failed", error)
                     self.active, self._had = [], {}
+                    self.kept.clear()
 
     def _tick(self) -> bool:
         """Admit, compute one segment, draw; whether there is more to do."""
@@ -138,6 +141,7 @@ class TextEngine:
         if not self.active:
             self._had = {}
             if self._closing.is_set():
+                self.kept.clear()
                 return False
             self.queue.wait(IDLE)
             return True
@@ -181,7 +185,11 @@ class TextEngine:
             self.tokenizer, [*wish.ids], self._ends, wish.sampling.stop, lambda token: self._hand_out(text, token)
         )
         drawing = Drawing(wish.sampling, self.model.device)
-        text = _Text(writing, row, self.model.budget(**wish.request), drawing, most, [*wish.ids])
+        budget = self.model.budget(**wish.request)
+        text = _Text(writing, row, budget, drawing, most, [*wish.ids])
+        if (found := self.kept.take(writing.owner, budget, wish.ids)) is not None:
+            text.cache, writing.cached = found
+            text.unread = wish.ids[writing.cached :]
         text.cache.room = min(most, len(wish.ids) + wish.sampling.max_new_tokens, 256) + 1
         return text
 
@@ -279,8 +287,9 @@ class TextEngine:
     def _leave(self, text: _Text, end: End, error: Exception | None = None) -> None:
         """Free the slot, and hand out what is held back."""
         row, writing = text.row, text.writing
+        if end == "done" and text.thought is None:
+            self.kept.put(writing.owner, text.budget, row.ids, text.cache)
         text.thought = None
-        text.cache.reset()
         if end == "done" and text.sentence and not row.done:
             row.completion.end = "sentence"
         if end in ("done", "stopped", "deadline"):

@@ -45,6 +45,8 @@ class Writing(Ticket[Written]):
         super().__init__(deliver, owner, seconds)
         self.wish = wish
         self.completion = Completion()
+        self.cached = 0
+        """Tokens of the prompt that an earlier text had left in a cache: no segment was computed for them."""
         self.segments = 0
         """Segments computed for it, over all its tokens, those of the prompt included."""
         self.flops = 0.0
