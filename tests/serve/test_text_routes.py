@@ -81,6 +81,7 @@ def test_a_completion_is_what_generate_writes(
     assert choice["logprobs"]["tokens"] == expected["tokens"] and choice["logprobs"]["depth"] == expected["depth"]
     assert choice["logprobs"]["confidence"] == pytest.approx(expected["confidence"], abs=1e-6)
     assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected["log_probability"], abs=1e-6)
+    assert choice["logprobs"]["entropy"] == pytest.approx(expected["entropy"], abs=1e-6)
     assert all(len(top) == 2 for top in choice["logprobs"]["top_logprobs"])
     assert said["usage"]["segments"] >= sum(expected["depth"]) and said["usage"]["flops"] > 0
 

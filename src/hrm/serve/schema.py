@@ -193,6 +193,8 @@ class CompletionLogprobs(BaseModel):
     """Segments it was thought about."""
     confidence: list[float]
     """The Q head's probability of halting."""
+    entropy: list[float]
+    """Of all tokens in its place, in nats."""
 
 
 class CompletionChoice(BaseModel):
@@ -230,6 +232,8 @@ class TokenLogprob(TopLogprob):
     """Segments it was thought about."""
     confidence: float
     """The Q head's probability of halting."""
+    entropy: float
+    """Of all tokens in its place, in nats."""
 
 
 class ChatLogprobs(BaseModel):

@@ -100,7 +100,7 @@ class _Writer:
             TokenLogprob(
                 **answers.top_logprob(each.token.text, each.token.log_probability).model_dump(),
                 top_logprobs=answers.likeliest(self.served, each),
-                depth=each.token.depth, confidence=each.token.confidence,
+                depth=each.token.depth, confidence=each.token.confidence, entropy=each.token.entropy,
             )
             for each in written
         ]  # fmt: skip

@@ -102,6 +102,7 @@ class _Writer:
             tokens=[token.text for token in tokens], token_logprobs=[token.log_probability for token in tokens],
             top_logprobs=tops if self.wished.logprobs else None, text_offset=offsets,
             depth=[token.depth for token in tokens], confidence=[token.confidence for token in tokens],
+            entropy=[token.entropy for token in tokens],
         )  # fmt: skip
 
 

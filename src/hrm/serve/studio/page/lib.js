@@ -30,6 +30,7 @@ export async function api(path, options = {}) {
   }
   const answer = await reach(path, rest);
   if (!answer.ok) throw await refused(answer);
+  if (answer.status === 204) return null;
   return (answer.headers.get("content-type") ?? "").includes("json") ? answer.json() : answer.text();
 }
 
@@ -73,6 +74,7 @@ async function refused(answer) {
   } catch { /* it was no JSON */ }
   const error = new Error(said);
   error.status = answer.status;
+  error.retryAfter = Number(answer.headers.get("retry-after")) || null;
   return error;
 }
 
