@@ -133,8 +133,7 @@ def look(path: Path, encoding: str | None, progress: Callable[[float], None] = l
     mark = (str(path), asked, state.st_size, state.st_mtime_ns)
     if (known := _looked.get(mark)) is not None:
         return known
-    notes: list[str] = []
-    way = ReadOptions(notes.append, asked)
+    way = ReadOptions(None, asked)
     found, size = way.find(path), state.st_size
     digest, characters, kinds, sample = hashlib.sha256(), 0, set[str](), ""
     for part in documents(str(path), way=way):
@@ -144,11 +143,12 @@ def look(path: Path, encoding: str | None, progress: Callable[[float], None] = l
         kinds.update(part)
         sample += part[: max(0, _SAMPLE - len(sample))]
         progress(min(1.0, characters / max(1, size)))  # about: a character has one byte or more
-    seen = sorted(kinds)
+    seen, said = sorted(kinds), found.sentence(path.name)
+    note = said and said.removesuffix("; --encoding NAME reads it otherwise")  # the page has a field for it
     while len(_looked) >= _REMEMBERED:
         _looked.pop(next(iter(_looked)), None)
     _looked[mark] = Looked(
-        path.name, str(path), size, characters, found.name, notes[0] if notes else None,
+        path.name, str(path), size, characters, found.name, note,
         "".join(seen[:_SHOWN]), len(seen), sample, digest.hexdigest(),
     )  # fmt: skip
     return _looked[mark]

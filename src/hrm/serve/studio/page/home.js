@@ -16,7 +16,7 @@ export async function show(root) {
     el("a", { class: "button primary", href: "#learn" }, "Learn a book"));
   root.append(
     el("header", {}, el("div", {}, el("h1", {}, "Home"), about),
-      el("a", { class: "button primary", href: "#learn", id: "begin" }, "Learn a book")),
+      el("a", { class: "button primary", href: "#learn", id: "begin", hidden: true }, "Learn a book")),
     empty, list);
   const cards = new Map();
 

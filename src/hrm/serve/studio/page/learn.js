@@ -184,6 +184,7 @@ export async function show(root, name) {
     Object.assign(book, { share: 0, doing: "Reading", error: null, look: null, stop: () => left.abort() });
     complain(pathWrong, null);
     draw(book);
+    keep();
     try {
       await stream("studio/look", { path: book.path, encoding: book.encoding ?? null }, event => {
         if (event.book) {

@@ -112,7 +112,7 @@ export function watch(root, name) {
       ["Time so far", reader && duration(Math.max(reader.seconds, point?.seconds ?? 0)), reader && `${number(reader.updates)} updates saved`],
     ];
     numbers.replaceChildren(...facts.map(([term, value, note]) =>
-      el("div", {}, el("dt", {}, term), el("dd", {}, value || "–"), note && el("p", { class: "note" }, note))));
+      el("div", {}, el("dt", {}, term), el("dd", {}, value || "–", note && el("small", {}, note)))));
 
     const now = `${run.state} ${seen.pausing} ${run.can_resume}`;
     if (buttons.dataset.now !== now) {
