@@ -1,6 +1,6 @@
 """A server under load: what clients wait for, and what sharing segments by depth is worth beside fixed batches.
 
-    python benchmarks/serve.py [--parts batching load overload] [--width 256] [--rounds 2] [--out RESULT.json]
+    python benchmarks/serve.py [--parts batching load overload crowd] [--width 256] [--rounds 2] [--out RESULT.json]
 
 The model is random and never ends a text, so that every run writes the same number of tokens. The server is a process
 of its own; the clients, in this one, speak HTTP with streams.
@@ -10,6 +10,8 @@ batching: 8 clients work off one list of requests, half of which think for 1 seg
 waits for the deepest of the batch, the batch for its longest text; halted texts cost nothing), and one at a time.
 load: 1, 8, 32 and 128 clients ask again as soon as they are answered.
 overload: requests arrive at four times the rate that 8 clients reached; then a single client asks.
+crowd: the likeliest texts of 48 requests, alone and together, in float32 and bfloat16: where they first differ, how far
+the two best logits lay apart.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -243,10 +246,53 @@ def overload(folder: Path, seconds: float) -> dict[str, Any]:
     return {"rate": rate, "status": status, "recovery": recovery}
 
 
+def crowd(folder: Path) -> dict[str, Any]:
+    """Whether a text in a crowd is the one alone."""
+    from hrm.serve.text.engine import TextEngine
+    from hrm.serve.text.writing import Wish, Writing
+    from hrm.serve.waiting import Limits
+    from hrm.text.load import load_text
+    from hrm.text.writing.generation import Sampling, encode, generate
+
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        loaded = load_text(folder, device="cpu", precision=dtype)
+        engine = TextEngine(loaded, Limits(slots=16, waiting=100))
+        work: list[Writing] = []
+        over: SimpleQueue[Any] = SimpleQueue()
+        for what in asks(48, seed=6):
+            how = Sampling(max_new_tokens=what.tokens, greedy=True)
+            request: Any = {"max_segments": what.segments, "halting": "change", "exit_threshold": 0.3}
+            wish = Wish(encode(loaded.tokenizer, what.prompt, 1 << 20), how, request, top=2)
+            work.append(Writing(wish, over.put, seconds=3600))
+        engine.submit(*work)
+        while any(each.end is None for each in work):
+            over.get()
+        engine.close()
+        gaps = []
+        for each in work:
+            ids, alone = each.wish.ids, generate(loaded.model, loaded.tokenizer, each.wish.ids, each.wish.sampling,
+                                                 **each.wish.request)  # fmt: skip
+            pairs = enumerate(zip(each.completion.tokens, alone.tokens, strict=True))
+            differs = next((i for i, (a, b) in pairs if a.id != b.id), None)
+            if differs is not None:
+                import torch
+
+                with torch.inference_mode():
+                    read = torch.tensor([ids + [token.id for token in alone.tokens[:differs]]])
+                    best = loaded.model(read, **each.wish.request).logits[0, -1].float().topk(2).values
+                gaps.append(float(best[0] - best[1]))
+        found[dtype] = {"texts": len(work), "differ": len(gaps), "gaps": sorted(gaps)}
+        print(
+            f"  {dtype:8} {len(gaps)} of {len(work)} differ; there the best logits lay {sorted(gaps)} apart", flush=True
+        )
+    return found
+
+
 def main() -> None:
     """Run the parts and print what they find."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["batching", "load", "overload"])
+    parser.add_argument("--parts", nargs="+", default=["batching", "load", "overload", "crowd"])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--requests", type=int, default=48)
@@ -265,6 +311,7 @@ def main() -> None:
             "batching": lambda: batching(Path(folder), options.rounds, options.requests),
             "load": lambda: load(Path(folder), options.seconds),
             "overload": lambda: overload(Path(folder), options.seconds),
+            "crowd": lambda: crowd(Path(folder)),
         }
         for name in options.parts:
             print(name, flush=True)
