@@ -158,12 +158,20 @@ Finish = Literal["stop", "length"]
 End = Literal["end", "stop", "sentence", "length", "deadline", "stopped"]
 
 
+class PromptDetails(BaseModel):
+    """What the prompts took."""
+
+    cached_tokens: int
+    """Tokens that an earlier request had left in a cache: no segment was computed for them."""
+
+
 class Usage(BaseModel):
     """What a request took."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
     segments: int
     """Segments that were computed, over all tokens: the prompt's and those written."""
     flops: float

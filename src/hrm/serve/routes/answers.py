@@ -21,7 +21,7 @@ from hrm.files.reading import UserError
 from hrm.serve import errors
 from hrm.serve.errors import Refusal
 from hrm.serve.models import Models, Served
-from hrm.serve.schema import TextRequest, TopLogprob, Usage
+from hrm.serve.schema import PromptDetails, TextRequest, TopLogprob, Usage
 from hrm.serve.text.answering import Answering, Choice, Plan
 from hrm.serve.text.writing import Written
 from hrm.terminal import clean
@@ -100,8 +100,9 @@ def usage(choices: Sequence[Choice], prompts: int) -> Usage:
     written = sum(len(choice.written) for choice in choices)
     segments, flops = sum(choice.segments for choice in choices), sum(choice.flops for choice in choices)
     return Usage(
-        prompt_tokens=prompts, completion_tokens=written, total_tokens=prompts + written, segments=segments, flops=flops
-    )
+        prompt_tokens=prompts, completion_tokens=written, total_tokens=prompts + written, segments=segments, flops=flops,
+        prompt_tokens_details=PromptDetails(cached_tokens=min(prompts, sum(choice.cached for choice in choices))),
+    )  # fmt: skip
 
 
 def finish(choice: Choice) -> Any:

@@ -107,6 +107,8 @@ class Choice:
     written: list[Written] = field(default_factory=list)
     prompt: int = 0
     """Tokens of the prompt."""
+    cached: int = 0
+    """Of these, what an earlier text had left in a cache."""
     segments: int = 0
     flops: float = 0.0
     last: float = 0.0
@@ -175,6 +177,7 @@ class Answering:
         """Whether another part of a text follows one that has ended."""
         part = choice.writing
         assert part is not None
+        choice.cached = choice.cached if choice.segments else part.cached
         choice.segments += part.segments
         choice.flops += part.flops
         if part.end == "failed":
