@@ -99,9 +99,10 @@ def usage(choices: Sequence[Choice], prompts: int) -> Usage:
     """What a request took; `prompts`: tokens of its prompts, each counted once."""
     written = sum(len(choice.written) for choice in choices)
     segments, flops = sum(choice.segments for choice in choices), sum(choice.flops for choice in choices)
+    details = PromptDetails(cached_tokens=min(prompts, sum(choice.cached for choice in choices)))
     return Usage(
-        prompt_tokens=prompts, completion_tokens=written, total_tokens=prompts + written, segments=segments, flops=flops,
-        prompt_tokens_details=PromptDetails(cached_tokens=min(prompts, sum(choice.cached for choice in choices))),
+        prompt_tokens=prompts, completion_tokens=written, total_tokens=prompts + written,
+        prompt_tokens_details=details, segments=segments, flops=flops,
     )  # fmt: skip
 
 
