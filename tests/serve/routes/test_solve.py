@@ -228,7 +228,7 @@ def test_models_say_what_they_solve(client: TestClient):
     small, shipped = found["small"]["puzzles"], found["sudoku"]["puzzles"]
     assert small == {
         "task": "sudoku", "shape": [4, 4], "symbols": ["1", "2", "3", "4"], "blank": ".",
-        "blocks": [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3], "verified": True,
+        "blocks": [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3], "copies": None, "verified": True,
     }  # fmt: skip
     assert shipped["shape"] == [9, 9] and "path" not in found["small"]
 

@@ -26,6 +26,8 @@ class Board(BaseModel):
     """How a cell to be filled in is written; null where nothing is filled in, as in mazes."""
     blocks: list[int]
     """The box of each cell of a Sudoku."""
+    copies: int | None
+    """Of a run on ARC: how many a task has."""
     verified: bool
     """Whether answers are checked by rules; if not, none is ever called solved."""
 
@@ -37,6 +39,6 @@ def board_of(path: Path) -> Board | None:
         return Board(
             task=task.name, shape=task.shape, symbols=[task.names[token] for token in task.symbols],
             blank=None if task.blank is None else task.names[task.blank], blocks=list(task.blocks),
-            verified=task.verifies,
+            copies=getattr(task, "copies", None), verified=task.verifies,
         )  # fmt: skip
     return None
