@@ -20,10 +20,13 @@ from hrm.serve.app import create_app
 from hrm.serve.models import Models
 from hrm.serve.settings import LOOPBACK, Settings
 from hrm.serve.studio import conversations, examples, talking
+from hrm.serve.studio.books import sweep
 from hrm.serve.studio.routes import router
-from hrm.serve.studio.runs import Folder, Shown
+from hrm.serve.studio.runs import BOOKS, Folder, Shown
 
 PAGE = Path(__file__).parent / "page"
+_SHIPPED = {name: solvers.HOME / name for name in solvers.names()}
+"""Solvers that come with the package."""
 _API = ("/v1/", "/health", "/metrics", "/openapi.json")
 
 
@@ -32,7 +35,8 @@ class Studio:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Folder(folder)
-        self.models = Models({name: name for name in solvers.names()})
+        sweep(self.folder.path / BOOKS)
+        self.models = Models(_SHIPPED)
         self.api = create_app(self.models, Settings(hosts=LOOPBACK))
         self.page = FastAPI(title="hrm studio", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
         self.page.state.folder, self.page.state.models, self.page.state.offer = self.folder, self.models, self.offer
@@ -50,9 +54,10 @@ class Studio:
     def offer(self, shown: Sequence[Shown]) -> None:
         """Let the API have the runs that are there, and no others."""
         kept = {each.name for each in shown if each.kind and each.parameters and each.state != "damaged"}
-        for name in kept:
-            self.models.add(name, self.folder.path / name)
-        for name in {*self.models.names()} - kept - {*solvers.names()}:
+        offered = _SHIPPED | {name: self.folder.path / name for name in kept}
+        for name, path in offered.items():
+            self.models.add(name, path)
+        for name in {*self.models.names()} - offered.keys():
             self.models.remove(name)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -26,7 +27,7 @@ from hrm.text.data.sources import ReadOptions, documents
 
 _SAMPLE, _SHOWN = 900, 400
 """Characters of a sample, and different characters that are shown."""
-_CHUNK = 1 << 20
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,14 @@ def head(path: Path, encoding: str | None, most: int) -> str:
         if len(text) >= most:
             break
     return text
+
+
+def sweep(folder: Path) -> None:
+    """Delete what was left of books whose studio was killed while they came."""
+    for left in folder.glob(".tmp-*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _HOUR:
+                left.unlink()
 
 
 def kept(folder: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from hrm.files import names
@@ -138,10 +139,15 @@ def newest(path: Path) -> State | None:
     """The state of a learner's newest checkpoint whose files are whole; None where there is none yet."""
     for where in reversed(checkpoint.named(path / "checkpoints")):
         try:
-            return learned.load(where, ())[1]
+            return _state(where, where.stat().st_mtime_ns)
         except (UserError, OSError, ValueError):
             continue  # it has just been pruned, or is damaged
     return None
+
+
+@lru_cache(maxsize=64)
+def _state(where: Path, changed: int) -> State:
+    return learned.load(where, ())[1]
 
 
 def reader(state: State) -> Reader:

@@ -174,10 +174,7 @@ def learn(request: Request, wish: learning.Wish) -> Named:
 def training(request: Request, run: Name, mark: Annotated[str, Query(max_length=80)] = "") -> dict[str, Any]:
     """How a learner's training goes: its state, its books, and the lines of its metrics since a mark."""
     folder = _folder(request)
-    shown = next((each for each in folder.shown() if each.name == run), None)
-    if shown is None:
-        raise UserError(f"there is no run {run} in {folder.path}")
-    path, job = folder.place(run), folder.jobs.job(run)
+    shown, path, job = folder.one(run), folder.place(run), folder.jobs.job(run)
     state = following.newest(path)
     return {
         "run": shown.plain(), "reader": None if state is None else following.reader(state).plain(),

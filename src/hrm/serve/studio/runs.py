@@ -44,6 +44,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path, self.jobs = path.absolute(), Jobs(path.absolute())
         self._known: dict[Path, tuple[object, Listed]] = {}
+        for left in self.path.glob(".deleted-*"):  # of a studio that was killed while it deleted
+            durable.discard(left)
 
     def run(self, name: str) -> Path:
         """The path of a run by its name, which leads nowhere else; UserError if there is none."""
@@ -86,6 +88,14 @@ class Folder:
         found += [each for name in self.jobs.named() if name not in there and (each := self._begun(name))]
         return sorted(found, key=lambda each: (each.changed, each.name), reverse=True)
 
+    def one(self, name: str) -> Shown:
+        """One of them; UserError if there is none of that name."""
+        path = self.place(name)
+        found = self._shown(path, self._listed(path)) if (path / "run.json").is_file() else self._begun(name)
+        if found is None:
+            raise UserError(f"there is no run {name} in {self.path}")
+        return found
+
     def _listed(self, path: Path) -> Listed:
         mark = tuple(_mark(path / name) for name in _WATCHED)
         known = self._known.get(path)
@@ -123,8 +133,7 @@ class Folder:
 
     def resume(self, name: str) -> None:
         """Continue what was begun, as it was begun."""
-        kind = next((each.kind for each in self.shown() if each.name == name), None)
-        job = self.jobs.job(name)
+        kind, job = self.one(name).kind, self.jobs.job(name)
         if kind in ("puzzles", "text"):
             self.jobs.start(name, "train")
         elif job is not None and all(Path(book).is_file() for book in job.books):

@@ -2,10 +2,9 @@
 
 /** An element. `on...` are listeners, true and false set and leave out an attribute, null children are left out. */
 export function el(tag, attributes = {}, ...children) {
-  const svg = ["svg", "g", "path", "line", "text", "circle", "rect", "polyline", "title"].includes(tag) && attributes?.ns;
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
-    if (value === null || value === undefined || value === false || name === "ns") continue;
+    if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (name === "value" || name === "checked") made[name] = value;
     else if (name === "style") for (const [key, each] of Object.entries(value)) made.style.setProperty(key, each);
