@@ -261,8 +261,7 @@ class Chat {
   /** Say which characters the model cannot tell from each other. */
   async warn(text) {
     const { notice } = await api("/studio/chat/lacks", { json: { model: this.talk.model, text } }).catch(() => ({}));
-    this.notice = notice ? sentence(notice) : "";
-    this.status.textContent = this.notice;
+    if (notice) this.status.textContent = this.notice = sentence(notice);
   }
 
   /** An answer begins. */
