@@ -107,6 +107,19 @@ def test_an_answer_is_what_chat_says(
     assert (choice["message"]["content"], choice["end"]) == (expected["text"], expected["end"])
 
 
+def test_an_answer_is_continued_where_it_is_the_last_message(tmp_path: Path):
+    asker = small.saved(tmp_path / "asker", template=small.TEMPLATE)
+    with running(app_of({"asker": asker})) as address, httpx.Client(base_url=address, headers=HEADERS) as client:
+        asked: dict[str, Any] = {"model": "asker", "temperature": 0, "messages": [{"role": "user", "content": "hat"}]}
+        said = [post(client, "/v1/chat/completions", asked | {"max_tokens": n})["choices"][0] for n in (5, 12)]
+        first, whole = (choice["message"]["content"] for choice in said)
+        messages = [*asked["messages"], {"role": "assistant", "content": first}]
+        more = post(client, "/v1/chat/completions", asked | {"messages": messages, "max_tokens": 7})
+        assert len(first) == 5 and first + more["choices"][0]["message"]["content"] == whole
+        alone = asked | {"messages": messages[1:]}
+        assert client.post("/v1/chat/completions", json=alone).json()["error"]["message"] == "say something first"
+
+
 def test_the_openai_client_works_unchanged(address: str):
     client: Any
     with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY) as client:

@@ -38,7 +38,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.post("/chat/completions", response_model=ChatAnswer, responses=STREAM)
 async def chat(wished: ChatRequest, request: Request, held: Held) -> Any:
-    """Answer the last message; with `stream` each token as it is written."""
+    """Answer the last message, or continue it if it is an answer; with `stream` each token as it is written."""
     served = await answers.text_model(request, held, wished.model)
     seed = answers.drawn_seed(wished)
     plans = await run_in_threadpool(_talks, served, wished, seed)
@@ -139,6 +139,6 @@ def _conversation(served: Served, wished: ChatRequest) -> Conversation:
         elif text:
             found.messages.append(Message("assistant" if message.role == "assistant" else "system", text))
             found.answers += message.role == "assistant"
-    if not found.messages or (found.talks and found.messages[-1].role == "assistant"):
+    if not found.messages or (found.talks and all(message.role == "assistant" for message in found.messages)):
         found.ask("")  # says what is missing
     return found

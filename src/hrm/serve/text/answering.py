@@ -58,8 +58,16 @@ class Talk:
     part: Wish | None = None
 
     def begin(self) -> None:
-        """Read the conversation; UserError for one that is too long."""
-        self.ids, self.conversation.forgotten = self.conversation.reading()
+        """Read the conversation; UserError for one that is too long. One that ends with an answer continues it."""
+        conversation, said = self.conversation, self.conversation.messages
+        begun = said.pop() if conversation.talks and said[-1].role == "assistant" else None
+        self.ids, conversation.forgotten = conversation.reading()
+        if begun is not None:
+            plain: Any = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+            self.ids = self.ids + list(conversation.tokenizer(begun.content, **plain)["input_ids"])
+            if len(self.ids) >= conversation.most:
+                self.ids = self.ids[-max(1, conversation.most // 2) :]
+            said.append(begun)
         self.part = self._part()
 
     def first(self) -> Wish:

@@ -1,5 +1,5 @@
 // A message on the page: its text, token by token, coloured by depth or confidence, and what is known of each token.
-import { el, number, say } from "./lib.js";
+import { el, number, plural, say, short } from "./lib.js";
 
 const LEVELS = 5;
 const percent = value => `${Math.round(100 * value)} %`;
@@ -117,4 +117,13 @@ export function summary({ trace = [], seconds = 0, mode, end }) {
   const rate = seconds ? `, ${number(Math.round(trace.length / seconds))} a second` : "";
   return [`${number(trace.length)} ${trace.length === 1 ? "token" : "tokens"}${rate}`, `mean depth ${depth.toFixed(2)}`,
     mode && `mode ${mode}`].filter(Boolean).join(" · ") + (ENDS[end] ? ` · ${ENDS[end]}` : "");
+}
+
+/** A model in a line. */
+export function introduction(about) {
+  const facts = [`${short(about.parameters)} parameters`, `a vocabulary of ${number(about.vocabulary)}`,
+    about.knows && `has read ${about.knows}`, `remembers ${plural(about.memory, "token")}`];
+  return [`${facts.filter(Boolean).join(", ")}. `,
+    el("strong", {}, about.talks ? "It answers questions." : "It continues what you write."),
+    about.training ? ` It is being trained: its newest checkpoint answers (step ${number(Number(about.checkpoint.slice(5)))}).` : ""];
 }

@@ -1,10 +1,10 @@
 // Chat: a text model is chosen, talked with in its modes, and what was said is kept.
-import { api, ask, el, number, plural, say, sentence, short } from "./lib.js";
+import { api, ask, el, plural, say, sentence } from "./lib.js";
 import { seedOf, write } from "./chat-ask.js";
 import { Keeper, memory } from "./chat-keep.js";
 import { Shelf, address } from "./chat-shelf.js";
 import { Settings } from "./chat-settings.js";
-import { TokenText, legend, summary } from "./chat-text.js";
+import { TokenText, introduction, legend, summary } from "./chat-text.js";
 
 const ID = /@([0-9a-f]{16})$/;
 const rendered = said => said.filter(message => message.role !== "system");
@@ -108,11 +108,7 @@ class Chat {
     this.about = about;
     if (!this.talk.said.length) this.talk.talks = about.talks;
     const other = this.talk.talks !== about.talks;
-    const facts = [`${short(about.parameters)} parameters`, `a vocabulary of ${number(about.vocabulary)}`,
-      about.knows && `has read ${about.knows}`, `remembers ${plural(about.memory, "token")}`];
-    this.told.replaceChildren(el("span", {}, `${facts.filter(Boolean).join(", ")}.`), " ",
-      el("strong", {}, about.talks ? "It answers questions." : "It continues what you write."),
-      about.training ? ` It is being trained: its newest checkpoint answers (step ${number(Number(about.checkpoint.slice(5)))}).` : "");
+    this.told.replaceChildren(...introduction(about));
     this.settings.take(about, this.system);
     if (other) this.problem("This conversation has another form than the model has now: begin a new one.");
     this.usable = !other;
@@ -167,7 +163,7 @@ class Chat {
   }
 
   /** Whether the model can write on without a word of the person's. */
-  get continues() { return !this.talk.talks && this.talk.said.length > 0; }
+  get continues() { return rendered(this.talk.said).length > 0 && (!this.talk.talks || this.talk.said.at(-1).role === "assistant"); }
 
   offer() {
     const empty = !this.text.value.trim();
