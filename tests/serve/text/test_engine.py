@@ -102,6 +102,22 @@ def test_a_text_in_a_crowd_is_the_one_that_generate_writes_alone(crowd: Crowd) -
             assert a[3:6] == pytest.approx(b[3:6], rel=1e-6, abs=1e-9)
 
 
+def test_in_float32_greedy_texts_differ_only_where_two_tokens_are_as_good() -> None:
+    model, tokenizer = pair(torch.float32, max_position_embeddings=256)
+    crowd = Crowd(TextModel(model, tokenizer, "small"), Limits(slots=8))
+    how = Sampling(max_new_tokens=40, greedy=True)
+    prompts = ["the", "the cat", "a mat", "the dog sat", "on the log", "sat", "la mer", "the cat sat on the mat"]
+    for prompt, asked in zip(
+        prompts, crowd.submit(*(crowd.asked(prompt, how, top=2) for prompt in prompts)), strict=True
+    ):
+        tops = [event.top for event in asked.tokens()]
+        alone = generate(model, tokenizer, prompt, how)
+        pairs = zip(asked.writing.completion.tokens, alone.tokens, tops, strict=False)
+        parted = next((top for mine, single, top in pairs if mine.id != single.id), None)
+        assert parted is None or parted[0][1] - parted[1][1] < 1e-4
+    crowd.engine.close()
+
+
 def test_a_long_prompt_is_read_in_pieces_while_others_write(crowd: Crowd) -> None:
     writes = crowd.ask("the cat", replace(ENDLESS, greedy=True))
     next(writes.tokens())
