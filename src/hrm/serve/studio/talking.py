@@ -74,7 +74,7 @@ def about_model(request: Request, model: str) -> Talker:
     """What there is to say of a text model, which is loaded if it was not."""
     models: Models = request.app.state.models
     with models.lend(model) as served:
-        return _talker(served, _text(served))
+        return _talker(served, modes.known_modes(_text(served)))
 
 
 @router.post("/modes")
@@ -86,7 +86,7 @@ def compare_modes(request: Request, asked: Asked) -> Talker:
         if loaded.held_out:  # the engine computes with the model in memory meanwhile: another copy is measured
             step = checkpoint.step_of(Path(loaded.name))
             measured = load_text(served.path, step, str(loaded.model.device))
-        return _talker(served, loaded, modes.measure_modes(measured))
+        return _talker(served, modes.measure_modes(measured))
 
 
 @router.post("/lacks")
@@ -95,7 +95,8 @@ def lacking(request: Request, typed: Typed) -> Lacks:
     models: Models = request.app.state.models
     with models.lend(typed.model) as served:
         tokenizer = _text(served).tokenizer
-        unknown = new_characters(tokenizer, [typed.text])
+        with served.reading:
+            unknown = new_characters(tokenizer, [typed.text])
         if not unknown or tokenizer.unk_token_id is None:  # without such a token it is refused
             return Lacks(notice=None)
         return Lacks(notice=f"the vocabulary lacks {shown(unknown)}, read as {tokenizer.unk_token}")
@@ -107,15 +108,15 @@ def _text(served: Served) -> TextModel:
     return served.text
 
 
-def _talker(served: Served, loaded: TextModel, known: modes.Modes | None = None) -> Talker:
-    session, known = Session(loaded), known or modes.known_modes(loaded)
-    if known is not None:
-        session.know(known)
+def _talker(served: Served, known: modes.Modes | None) -> Talker:
+    session = served.session
     conversation = session.conversation
     with reading(served.path / "modes.json", "delete it"):
+        if known is not None:
+            session.know(known)  # the API's auto becomes the best one as well
         told = [_mode(session, name, known or {}) for name in session.modes]
     return Talker(
-        name=served.name, checkpoint=Path(loaded.name).name, training=lock.writer(served.path) is not None,
+        name=served.name, checkpoint=Path(session.loaded.name).name, training=lock.writer(served.path) is not None,
         parameters=sum(p.numel() for p in session.model.parameters()), vocabulary=len(session.tokenizer),
         knows=listed(served.path).task if (served.path / "run.json").is_file() else None,
         memory=conversation.most, talks=conversation.talks, measured=known is not None,

@@ -246,7 +246,7 @@ class Chat {
       if (failed) this.problem(`${sentence(failed.message)} What was written is kept.`);
     }
     if (this.left) return !nothing;
-    this.rest(nothing && text);
+    this.follow(() => this.rest(nothing && text));
     if (nothing) return false;
     say(`${talk.model}: ${message.content.slice(onto ? last.content.length : 0)}. ${summary(message)}`);
     await this.keeper.save();
@@ -333,7 +333,7 @@ class Chat {
       this.talk.id = null;
       this.create();
     } else if (error.status === 400) this.problem(sentence(error.message));
-    else this.status.textContent = `Not saved yet, and tried again: ${error.message}`;
+    else this.status.textContent = `Not saved yet, and tried again${error.status ? `: ${error.message}` : ""}.`.replace("..", ".");
   }
 
   edit(index, text = this.talk.said[index].content.replace(/^\n/, "")) {
@@ -375,7 +375,7 @@ class Chat {
   }
 
   problem(text) {
-    this.wrong.textContent = text;
+    this.follow(() => { this.wrong.textContent = text; });
   }
 
   keepDraft() {
