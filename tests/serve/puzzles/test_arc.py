@@ -37,10 +37,8 @@ CONFIG = Config(
 )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def arc_run(path: Path) -> Path:
     """A model of two tasks with random weights: its copies disagree."""
-    path = tmp_path_factory.mktemp("runs") / "arc"
     task_ids = 1 + 2 * 5
     run = Run.create(path, CONFIG, {"cells": 16, "vocabulary": 12, "task_ids": task_ids})
     model = build(CONFIG, board_of(build_task(CONFIG.task), task_ids))
@@ -50,12 +48,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.task_embedding.weight.normal_()
     checkpoint.save(run.checkpoints, 1, {"weights": model.state_dict()}, {"step": 1})
     TaskRecord(("one", "two")).save(path / "data")
+    run.set_best(1, {"exact_accuracy": 0.0})
     return path
 
 
 @pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return arc_run(tmp_path_factory.mktemp("runs") / "arc")
+
+
+@pytest.fixture(scope="module")
 def client(run: Path) -> Iterator[TestClient]:
-    models = Models({"arc": run}, Limits(slots=3), checkpoint="latest")
+    models = Models({"arc": run}, Limits(slots=3))
     yield TestClient(create_app(models))
     models.close(0)
 

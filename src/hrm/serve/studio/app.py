@@ -19,7 +19,7 @@ from hrm.serve import errors
 from hrm.serve.app import create_app
 from hrm.serve.models import Models
 from hrm.serve.settings import LOOPBACK, Settings
-from hrm.serve.studio import conversations, examples, talking
+from hrm.serve.studio import conversations, examples, inside, talking
 from hrm.serve.studio.books import sweep
 from hrm.serve.studio.routes import router
 from hrm.serve.studio.runs import BOOKS, Folder, Shown
@@ -40,9 +40,10 @@ class Studio:
         self.api = create_app(self.models, Settings(hosts=LOOPBACK))
         self.page = FastAPI(title="hrm studio", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
         self.page.state.folder, self.page.state.models, self.page.state.offer = self.folder, self.models, self.offer
+        self.page.state.works = inside.Works()
         errors.install(self.page)
         self.page.add_exception_handler(OSError, _refused)
-        for each in (router, talking.router, examples.router, conversations.routes(self.folder.path)):
+        for each in (router, talking.router, examples.router, inside.router, conversations.routes(self.folder.path)):
             self.page.include_router(each)
         self.page.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
         self.offer(self.folder.shown())

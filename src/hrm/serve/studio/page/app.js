@@ -2,7 +2,7 @@
 import { el, forget, problem } from "./lib.js";
 
 // Each is a module of that name with `show(root, argument)`, which may return what is to be done on leaving.
-const PAGES = { home: "Home", learn: "Learn", chat: "Chat", solve: "Solve" };
+const PAGES = { home: "Home", learn: "Learn", chat: "Chat", solve: "Solve", inside: "Inside" };
 
 const main = document.getElementById("main");
 const links = document.getElementById("pages");

@@ -135,7 +135,7 @@ function newAsking(model, thinking) {
           type: "button", "aria-label": sign === puzzles.blank ? "Empty" : sign,
           onclick: () => { put(editor.at, sign); ready(); },
         }, sign === puzzles.blank ? "✕" : sign)))
-      : el("fieldset", { class: "tools" }, el("legend", {}, "Draw with"),
+      : el("fieldset", { class: "drawing" }, el("legend", {}, "Draw with"),
         el("div", { class: "row" }, Object.entries(TOOLS).map(([sign, name]) => el("label", { class: "choice" },
           el("input", { type: "radio", name: "tool", checked: sign === tool, onchange: () => { tool = sign; } }), el("span", {}, name)))),
         el("div", { class: "row" }, ["Rows", "Columns"].map((name, side) => el("label", { class: "size" }, name,
