@@ -231,9 +231,9 @@ def test_a_wish_becomes_the_flags_of_the_command() -> None:
 def test_lines_are_read_from_a_mark_on_and_anew_after_a_resume(folder: Path) -> None:
     run = folder / "reader"
     first = lines_since(run)
-    assert first.anew and first.points and first.measured and first.measured[-1].sample
+    assert first.fresh and first.points and first.measured and first.measured[-1].sample
     again = lines_since(run, first.mark)
-    assert not again.anew and not again.points and again.mark == first.mark
+    assert not again.fresh and not again.points and again.mark == first.mark
     record = {"step": 9, "book": "a", "book_step": 9, "bits": 1.5, "replayed_bits": None, "steps_per_second": 2.0}
     line = json.dumps(record | {"seconds": 3}) + "\n"
     with (run / "metrics.jsonl").open("a") as file:
@@ -242,7 +242,7 @@ def test_lines_are_read_from_a_mark_on_and_anew_after_a_resume(folder: Path) -> 
     assert [(point.step, point.bits) for point in more.points] == [(9, 1.5)]
     (run / "other").write_text((run / "metrics.jsonl").read_text() + "\n" + "[1]\n{\n" * 3)
     (run / "other").replace(run / "metrics.jsonl")
-    assert lines_since(run, more.mark).anew
+    assert lines_since(run, more.mark).fresh
     assert lines_since(folder / "nothing").points == []
 
 

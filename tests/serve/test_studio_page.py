@@ -100,7 +100,7 @@ def test_home_works_by_keyboard_and_asks_before_it_deletes(browser: Any, tmp_pat
         page.get_by_role("button", name="Rename old").press("Enter")
         page.keyboard.type("new one")
         page.keyboard.press("Enter")
-        page.get_by_role("link", name="new one").wait_for()
+        page.get_by_role("link", name="new one", exact=True).wait_for()
         assert page.locator("#said").inner_text() == "Renamed to new one"
         page.get_by_role("button", name="Delete new one").press("Enter")
         page.get_by_role("dialog").get_by_text("is lost").wait_for()
@@ -204,7 +204,7 @@ def test_the_story_of_a_learner(browser: Any, tmp_path: Path) -> None:
             assert training is not None and training.lives and shown.messages == [] and shown.outside == []
             server.send_signal(signal.SIGKILL)
             server.wait()
-            page.locator("#problem").get_by_text("Trainings go on").wait_for()
+            page.locator("#problem").get_by_text("Trainings continue").wait_for()
         assert training.lives
         saved = step()
         until(lambda: step() > saved)

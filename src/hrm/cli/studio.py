@@ -15,7 +15,7 @@ from hrm.files.reading import UserError, check_copied, needs
 class Options:
     """Open a page in the browser: choose books and see them learned, talk with a model, solve puzzles.
 
-    It works on this machine alone and needs no network. Trainings go on when the page or the studio is closed.
+    It works on this machine alone and needs no network. Trainings continue when the page or the studio is closed.
     """
 
     folder: Positional[Path] = Path("runs")
@@ -42,7 +42,7 @@ def main(args: list[str]) -> int:
 
     def say(address: str, first: bool) -> None:
         if first:
-            print(f"hrm studio is open; Ctrl-C closes it, and trainings go on\n{address}", flush=True)
+            print(f"hrm studio is open; Ctrl-C closes it, and trainings continue\n{address}", flush=True)
         else:
             print(f"to open it in another browser: {address}", flush=True)
         if first and options.browser and not open_page(address):

@@ -54,7 +54,7 @@ class Lines(Record):
 
     mark: str
     """Where the next lines begin."""
-    anew: bool
+    fresh: bool
     """Whether they replace all that was sent before."""
     points: list[Point] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -70,8 +70,8 @@ def lines_since(path: Path, mark: str = "") -> Lines:
         found = os.fstat(file.fileno())
         node, _, at = mark.partition("-")
         begin = int(at) if node == str(found.st_ino) and at.isdecimal() else -1
-        anew = not 0 <= begin <= found.st_size  # a resumed training writes the file anew
-        begin = max(0, found.st_size - _MOST) if anew else max(begin, found.st_size - _MOST)
+        fresh = not 0 <= begin <= found.st_size  # a resumed training writes the file again
+        begin = max(0, found.st_size - _MOST) if fresh else max(begin, found.st_size - _MOST)
         file.seek(begin)
         data = file.read(_MOST)
     whole = data[: data.rfind(b"\n") + 1]
@@ -88,7 +88,7 @@ def lines_since(path: Path, mark: str = "") -> Lines:
             continue  # a line that a crash left, or of another kind of run
     every = -(-len(points) // _POINTS) or 1
     thinned = [point for place, point in enumerate(points, 1) if place % every == 0 or place == len(points)]
-    return Lines(f"{found.st_ino}-{begin + len(whole)}", anew, thinned, measured[-200:])
+    return Lines(f"{found.st_ino}-{begin + len(whole)}", fresh, thinned, measured[-200:])
 
 
 def _point(record: Json) -> Point:

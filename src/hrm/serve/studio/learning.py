@@ -26,7 +26,8 @@ from hrm.text.config import LearnConfig
 
 _HEAD = 100_000
 """Characters of a book on which is tried how long it takes."""
-_TWO_SECONDS = 2.0
+_OFTEN = 5.0
+"""Seconds between lines of metrics."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,6 @@ class Wish(BaseModel):
         if self.encoding:
             found["encoding"] = self.encoding
         return [part for name, value in found.items() for part in (f"--{name}", str(value))]
-
-
-class Timing(BaseModel):
-    """How long a training will take on this machine."""
-
-    seconds: float
-    seconds_per_update: float
-    updates: int
-    parameters: int
-    log_every: int
-    """Updates between lines of metrics, so that one comes every two seconds."""
 
 
 def begin(folder: Folder, wish: Wish) -> str:
@@ -190,7 +180,7 @@ def _timing(wish: Wish, characters: list[int], tried: int, output: bytes) -> Jso
         seconds += steps * found["seconds_per_update"] * replay + measured * (others + 1) * found["measuring"]
         updates += steps
     each = seconds / max(1, updates)
-    often = min(50, max(1, round(_TWO_SECONDS / max(1e-6, each))))
+    often = min(50, max(5, round(_OFTEN / max(1e-6, each))))
     return {
         "event": "timed", "seconds": seconds, "seconds_per_update": each, "updates": updates,
         "parameters": found["parameters"], "log_every": often,

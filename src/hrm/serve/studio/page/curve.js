@@ -50,7 +50,7 @@ export function curve() {
     const x = at => EDGE.left + (at / last) * (width - EDGE.left - EDGE.right);
     const y = bits => EDGE.top + ((top - bits) / (top - bottom)) * (HEIGHT - EDGE.top - EDGE.bottom);
     place = { x, last, width };
-    for (const bits of ticks(bottom, top, 4)) {
+    for (const bits of ticks(bottom, top, 5)) {
       svg.append(draw("line", { x1: EDGE.left, x2: width - EDGE.right, y1: y(bits), y2: y(bits), class: "grid" }));
       svg.append(draw("text", { x: EDGE.left - 8, y: y(bits) + 4, class: "tick", "text-anchor": "end" }, bits));
       svg.append(draw("text", { x: width - EDGE.right + 8, y: y(bits) + 4, class: "tick" }, perplexity(bits)));

@@ -5,7 +5,7 @@ const STATES = {
   starting: "Starting", training: "Training", stopping: "Ending its book", paused: "Paused", finished: "Finished",
   failed: "Ended by an error", damaged: "Damaged",
 };
-const KINDS = { puzzles: "Puzzles", text: "Text", learner: "Books" };
+const KINDS = { puzzles: "Puzzles", text: "Text", learner: "Book" };
 
 export async function show(root) {
   const list = el("ul", { class: "list", "aria-label": "Runs" });
@@ -94,7 +94,7 @@ function newCard(name, act) {
     title.replaceChildren(run.kind === "learner" ? el("a", { href: `#learn/${path}` }, run.name) : run.name);
     badge.className = `badge ${busy ? "training" : run.state}`;
     badge.textContent = STATES[run.state];
-    what.textContent = [KINDS[run.kind], run.task].filter(Boolean).join(": ");
+    what.textContent = run.task?.includes("books: ") ? run.task : [KINDS[run.kind], run.task].filter(Boolean).join(": ");
     facts.textContent = told(run);
     wrong.textContent = run.problem ?? "";
     wrong.hidden = !run.problem;
@@ -122,5 +122,5 @@ const hasPage = name => document.querySelector(`#pages a[href="#${name}"]`) !== 
 function told(run) {
   const step = run.steps && run.state !== "finished" ? `${number(run.step)} of ${plural(run.steps, "update")}` : null;
   const size = run.parameters ? `${short(run.parameters)} parameters` : null;
-  return [run.score && `best ${run.score}`, step, size, `changed ${ago(run.changed)}`].filter(Boolean).join(" · ");
+  return [run.score && `${run.kind === "learner" ? "" : "best "}${run.score}`, step, size, `changed ${ago(run.changed)}`].filter(Boolean).join(" · ");
 }

@@ -86,7 +86,7 @@ export async function show(root, name) {
       field("batch_size", "Batch size", "rows of text in an update", 1, 4096),
       field("checkpoint_every", "Save every", "updates", 1, 1000000),
       field("eval_every", "Evaluate every", "updates; 0: after each epoch", 0, 1000000)),
-    el("details", {}, el("summary", {}, "More"), el("div", { class: "fields" },
+    el("details", {}, el("summary", {}, "More"), el("div", { class: "fields wide" },
       field("stride", "A row begins every", "characters; 80 is ten times as quick as 8, and less thorough", 1, 80), tokensField)),
     el("div", { class: "row" }, estimate, cancel, time),
     startWrong, el("div", { class: "row" }, start));
@@ -253,7 +253,7 @@ export async function show(root, name) {
     }
     const known = new Set(learner.alphabet), strange = [...book.look.alphabet].filter(each => !known.has(each));
     book.fresh.textContent = !learner.characters_alone ? "" : strange.length
-      ? `New to ${learner.name}: ${plural(strange.length, "character")} ${letters(strange.slice(0, 40).join(""))}` : `${learner.name} knows all its characters.`;
+      ? `New to ${learner.name}: ${plural(strange.length, "character")}: ${letters(strange.slice(0, 40).join(""))}` : `${learner.name} knows all its characters.`;
   }
 
   /** Show who may read these books. */

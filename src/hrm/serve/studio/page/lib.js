@@ -61,7 +61,7 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The studio does not answer. Trainings go on; start hrm studio again to see them.");
+    throw new Error("The studio does not answer. Trainings continue; start hrm studio again to see them.");
   }
 }
 

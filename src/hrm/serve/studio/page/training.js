@@ -23,7 +23,7 @@ export function watch(root, name) {
   const rows = el("tbody");
   const known = el("section", { class: "card", hidden: true, "aria-labelledby": "knows" },
     el("header", {}, el("h2", { id: "knows" }, "What it knows of each book"),
-      el("p", { class: "note" }, "Bits for each character of text that it has not read: the fewer, the better. The last column says what was forgotten since the book was learned.")),
+      el("p", { class: "note" }, "Bits for each character of text that it has not read: the fewer, the better. The last column says how much they have risen since it was learned: so much was forgotten.")),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "knows" },
       el("table", {}, el("thead", {}, el("tr", {}, ...["Book", "Characters", "Learned", "Before", "Then", "Now", "Change"]
         .map((text, i) => el("th", { scope: "col", class: i === 1 || i > 2 ? "number" : null }, text)))), rows)));
@@ -59,7 +59,7 @@ export function watch(root, name) {
       return;
     }
     const { lines } = answer;
-    if (lines.anew) seen.points = seen.measured = [];
+    if (lines.fresh) seen.points = seen.measured = [];
     seen.mark = lines.mark;
     seen.points = [...seen.points, ...lines.points];
     seen.measured = [...seen.measured, ...lines.measured];
