@@ -23,7 +23,7 @@ export function watch(root, name) {
   const rows = el("tbody");
   const known = el("section", { class: "card", hidden: true, "aria-labelledby": "knows" },
     el("header", {}, el("h2", { id: "knows" }, "What it knows of each book"),
-      el("p", { class: "note" }, "Bits for each character of text that it has not read: the fewer, the better. The last column says how much they have risen since it was learned: so much was forgotten.")),
+      el("p", { class: "note" }, "Bits for each character of text that it has not read: the fewer, the better. The last column says how much they have risen since the book was learned: so much was forgotten. A fall is a gain.")),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "knows" },
       el("table", {}, el("thead", {}, el("tr", {}, ...["Book", "Characters", "Learned", "Before", "Then", "Now", "Change"]
         .map((text, i) => el("th", { scope: "col", class: i === 1 || i > 2 ? "number" : null }, text)))), rows)));
