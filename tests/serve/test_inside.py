@@ -28,7 +28,7 @@ FOUND = {
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="200"><rect width="400" height="200"/></svg>'
 SLOWLY = """
 import json, pathlib, sys, time
-place, go = pathlib.Path(sys.argv[-1]), pathlib.Path(__file__).with_name("go")
+place, go = pathlib.Path(sys.argv[-1], "analysis"), pathlib.Path(__file__).with_name("go")
 print("watching 45%%", file=sys.stderr, flush=True)
 while not go.exists():
     time.sleep(0.02)

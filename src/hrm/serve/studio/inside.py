@@ -162,7 +162,9 @@ def file(
 def look(request: Request, asked: Asked) -> dict[str, Any]:
     """Begin to answer a question."""
     path = str(_path(request, asked.run))
-    command = ["analyze", asked.question, path, "--out", str(_place(request, asked.run))]
+    command, place = ["analyze", asked.question, path], _place(request, asked.run)
+    if not place.is_relative_to(path):
+        command += ["--out", str(place)]
     if asked.question == "report":
         if (out := _report(request, asked.run)) is None:
             raise UserError(f"{asked.run} is no run of this folder, so that there is nothing to report")

@@ -55,7 +55,7 @@ function look(run, place) {
     working.hidden = !busy;
     if (busy) {
       share.style.width = `${100 * work.share}%`;
-      what.textContent = `${NAMES[work.question]}: ${work.share ? `${Math.round(100 * work.share)} % done` : "it begins"}, for ${duration(work.seconds)} so far`;
+      what.textContent = `${NAMES[work.question]}: ${work.share ? `${Math.round(100 * work.share)} % done` : "loading the model"}, ${duration(work.seconds)} so far`;
     } else if (was?.lives && work) {
       if (work.problem) problem(new Error(work.problem));
       else if (!work.stopped) say(`${NAMES[work.question]} is ready`);

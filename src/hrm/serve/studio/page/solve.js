@@ -411,7 +411,7 @@ const NAMES = ["black", "blue", "red", "green", "yellow", "grey", "pink", "orang
 function arcGrid(grid, label) {
   const shown = board({ rows: grid.length, cols: grid[0].length, label, kind: "arc" });
   shown.fill(grid.flat().map(colour => ({ text: String(colour), say: `${colour}, ${NAMES[colour] ?? ""}`, look: `c${colour}` })));
-  return el("figure", {}, shown.node, el("figcaption", { class: "note" }, label));
+  return el("figure", { style: { "--cols": grid[0].length } }, shown.node, el("figcaption", { class: "note" }, label));
 }
 
 const arcPairs = task => [
