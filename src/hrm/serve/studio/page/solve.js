@@ -401,7 +401,7 @@ function newThinking(model) {
   return { node, start, stop, clear };
 }
 
-const percent = share => share === null ? "unknown" : `${Math.floor(100 * share)} %`;
+const percent = share => share === null ? "unknown" : `${Math.floor(100 * share)}\u00a0%`;
 const meter = share => el("div", { class: "bar", "aria-hidden": "true" }, el("div", { style: { width: `${100 * (share ?? 0)}%` } }));
 
 // ARC
