@@ -205,6 +205,9 @@ def test_an_answer_is_drawn_again_and_an_earlier_message_edited(opened: Any, fol
     page.click("text=Regenerate")
     third = answer(page)
     assert third != second and page.locator(".message").count() == 4 and kept(folder)["answers"] == 3
+    page.click("text=Other version (2)")
+    assert shown(page) == second and eventually(lambda: kept(folder)["messages"][3]["content"] == second)
+    assert kept(folder)["messages"][3]["others"][0]["content"] == third
     page.locator("button", has_text="Edit").first.click()
     box = page.get_by_label("Your message")
     assert box.input_value() == "the cat "

@@ -106,11 +106,12 @@ def test_a_damaged_file_is_named_and_left(client: TestClient, tmp_path: Path, co
         save(after=-1), save(number=-1), save(answers=1 << 60), save(extra=1), [], {},
         save(messages=[{"role": "user", "content": "a", "trace": [["a", 1, 2, 3]]}]),
         save(messages=[{"role": "user", "content": "a", "seconds": -1}]),
+        save(messages=[{"role": "user", "content": "\ud800"}]),
     ],
 )  # fmt: skip
 def test_what_is_no_conversation_is_refused(client: TestClient, body: Any) -> None:
     place = f"/studio/conversations/{begun(client)}"
-    answer = client.put(place, json=body)
+    answer = client.put(place, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["message"]
     assert client.get(place).json()["said"] == []
 

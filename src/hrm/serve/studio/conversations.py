@@ -41,8 +41,8 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Said(Part):
-    """A message, and of an answer how it came to be."""
+class Version(Part):
+    """What was said, and of an answer how it came to be."""
 
     role: Literal["user", "assistant", "system"]
     content: Text
@@ -51,6 +51,12 @@ class Said(Part):
     mode: Annotated[str, Field(max_length=20)] | None = None
     seed: Count | None = None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class Said(Version):
+    """A message, and what else was answered in its place."""
+
+    others: Annotated[list[Version], Field(max_length=1000)] | None = None
 
 
 class Begun(Part):

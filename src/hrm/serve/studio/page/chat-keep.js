@@ -70,10 +70,13 @@ export class Keeper {
   get path() { return `/studio/conversations/${this.talk.id}`; }
 
   body(from, whole = true) {
-    const messages = this.talk.said.slice(from).map(message => whole ? message : { ...message, trace: undefined });
+    const messages = this.talk.said.slice(from).map(message => whole ? message : bare(message));
     return { after: from, messages, answers: this.talk.answers, window: WINDOW, number: ++number, seen: this.talk.state };
   }
 }
+
+/** A message without what is known of its tokens. */
+const bare = ({ trace, others, ...message }) => others ? { ...message, others: others.map(bare) } : message;
 
 /** Settings and drafts that this browser remembers; without a place for them it remembers nothing. */
 export const memory = {

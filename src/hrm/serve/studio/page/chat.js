@@ -1,6 +1,7 @@
 // Chat: a text model is chosen, talked with in its modes, and what was said is kept.
-import { api, ask, el, plural, say, sentence } from "./lib.js";
+import { api, el, plural, say, sentence } from "./lib.js";
 import { seedOf, write } from "./chat-ask.js";
+import { edit } from "./chat-edit.js";
 import { Keeper, memory } from "./chat-keep.js";
 import { Shelf, address } from "./chat-shelf.js";
 import { Settings } from "./chat-settings.js";
@@ -152,8 +153,9 @@ class Chat {
     const text = new TokenText(message, own ? "off" : this.settings.colour, this.deepest(message.mode));
     this.texts[index] = text;
     const act = (name, does) => el("button", { type: "button", class: "quiet", onclick: does }, name);
-    const actions = this.busy || !this.usable ? [] : own ? [act("Edit", () => this.edit(index))]
-      : last ? [act("Regenerate", () => this.again(index)), this.continues && act("Continue", () => this.go(this.talk.said))] : [];
+    const versions = 1 + (message.others?.length ?? 0);
+    const actions = this.busy || !this.usable ? [] : own ? [act("Edit", () => edit(this, index))]
+      : last ? [versions > 1 && act(`Other version (${versions})`, () => this.turn(index)), act("Regenerate", () => this.again(index)), this.continues && act("Continue", () => this.go(this.talk.said))] : [];
     const copy = el("button", { type: "button", class: "quiet", onclick: () => this.copy(message.content, copy) }, "Copy");
     const acts = !(this.busy && last) && el("div", { class: "row acts" }, actions, copy);
     return el("li", { class: `message ${message.role}` },
@@ -190,13 +192,14 @@ class Chat {
     this.warn(text);
   }
 
-  /** Have the model continue `said`; `text` is what comes back into the box if it cannot. */
-  go(said, text = "") {
+  /** Have the model continue `said`; `text` is what comes back into the box if it cannot, `old` an answer
+   * that becomes another version of the new one. */
+  go(said, text = "", old = null) {
     if (this.busy || !this.settings.check()) return;
-    this.running = this.answer(said, text);
+    this.running = this.answer(said, text, old);
   }
 
-  async answer(said, text) {
+  async answer(said, text, old) {
     const { talk, settings } = this, before = talk.said, last = said.at(-1);
     const onto = last.role === "assistant", index = onto ? said.length - 1 : said.length;
     const same = said.findIndex((message, i) => message !== before[i]);
@@ -204,6 +207,10 @@ class Chat {
     const message = { role: "assistant", content: "", ...(onto ? last : {}), trace: [...(onto && last.trace || [])] };
     const earlier = onto ? last.seconds ?? 0 : 0, seed = seedOf(settings.seed, talk.answers, said), written = message.trace.length;
     Object.assign(message, { mode: settings.mode, seed: settings.seed, end: "cut" });
+    if (old) {
+      const { others = [], ...now } = old;
+      message.others = [...others, now];
+    }
     talk.said = [...said.slice(0, index), message];
     this.busy = new AbortController();
     this.problem("");
@@ -336,31 +343,19 @@ class Chat {
     else this.status.textContent = `Not saved yet, and tried again${error.status ? `: ${error.message}` : ""}.`.replace("..", ".");
   }
 
-  edit(index, text = this.talk.said[index].content.replace(/^\n/, "")) {
-    const box = el("textarea", { "aria-label": "Your message", rows: 3, value: text });
-    const done = async () => {
-      const { said } = this.talk, after = said.length - index - 1;
-      if (!box.value.trim() || this.busy) return;
-      if (after && !await ask("Replace what follows?", `${plural(after, "message")} after this one ${after === 1 ? "is" : "are"} replaced by a new answer.`, "Replace")) return;
-      const lead = said[index].content.startsWith("\n") ? "\n" : "";
-      this.go([...said.slice(0, index), { role: "user", content: lead + box.value }]);
-      if (!await this.running && !this.left) this.edit(index, box.value);
-    };
-    box.addEventListener("keydown", event => {
-      if (event.key === "Escape") this.draw();
-      else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        done();
-      }
-    });
-    this.texts[index].element.replaceChildren(el("div", { class: "stack" }, box, el("div", { class: "row" },
-      el("button", { type: "button", class: "primary", onclick: done }, "Answer again"),
-      el("button", { type: "button", onclick: () => this.draw() }, "Cancel"))));
-    box.focus();
+  /** Draw an answer with another seed; the one that is there stays as another version. */
+  again(index) {
+    if (index) this.go(this.talk.said.slice(0, index), "", this.talk.said[index]);
   }
 
-  again(index) {
-    if (index) this.go(this.talk.said.slice(0, index));
+  /** Show the next version of an answer. */
+  turn(index) {
+    const { others, ...now } = this.talk.said[index], [next, ...rest] = others;
+    this.talk.said = this.talk.said.toSpliced(index, 1, { ...next, others: [...rest, now] });
+    this.keeper.changed(index);
+    this.draw();
+    this.texts[index].text.focus();
+    say(`Version ${next.content}`);
   }
 
   async copy(text, button) {
