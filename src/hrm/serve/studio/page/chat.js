@@ -144,7 +144,7 @@ class Chat {
         : "Write a beginning, which the model continues."));
     }
     this.shelf.draw();
-    this.legend.hidden = !said.some(message => message.trace?.length);
+    this.legend.hidden = !said.some(message => message.trace);
     this.offer();
   }
 
