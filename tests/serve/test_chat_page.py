@@ -17,7 +17,9 @@ pytest.importorskip("fastapi")
 from hrm.serve.studio.app import Studio
 from hrm.serve.studio.door import Door
 from hrm.serve.text.engine import TextEngine
-from hrm.text.load import load_text
+from hrm.text.chat.session import Session, Settings
+from hrm.text.load import TextModel, load_text
+from hrm.text.writing.generation import Sampling
 from tests.serve.server import running
 from tests.text.chat.small import TEMPLATE, run
 from tests.text.chat.small import session as small_session
@@ -25,6 +27,14 @@ from tests.text.chat.small import session as small_session
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 pause = 0.0
 """Seconds by which each token is delayed."""
+
+
+def endless(*args: Any) -> TextModel:
+    """A model that never ends a text."""
+    loaded = load_text(*args)
+    special = torch.tensor(loaded.tokenizer.all_special_ids)
+    loaded.model.lm_head.register_forward_hook(lambda *call: call[2].index_fill(-1, special, -1e4))
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +58,6 @@ def door(folder: Path) -> Iterator[tuple[str, Door]]:
         def slowly(self: Any, texts: Any) -> Any:
             time.sleep(pause)
             return draw(self, texts)
-
-        def endless(*args: Any) -> Any:
-            loaded = load_text(*args)
-            special = torch.tensor(loaded.tokenizer.all_special_ids)
-            loaded.model.lm_head.register_forward_hook(lambda *call: call[2].index_fill(-1, special, -1e4))
-            return loaded
 
         patch.setattr(TextEngine, "_draw", slowly)
         patch.setattr("hrm.serve.models.load_text", endless)
@@ -159,10 +163,10 @@ def test_it_is_talked_with_in_four_modes_and_the_answers_are_those_of_hrm_chat(o
     conversation = kept(folder)
     assert [message["role"] for message in conversation["messages"]] == ["user", "assistant"] * 4
     assert conversation["answers"] == 4 and conversation["messages"][2]["content"] == "\nthe cat "
+    drawn = Sampling(max_new_tokens=12, temperature=0.8, seed=7)
+    talk = Session(endless(folder / "writer"), Settings("fast", "length", sampling=drawn))
+    assert talk.answer("the cat ").text == conversation["messages"][1]["content"]
     # The file is one of hrm chat, and so is what is exported.
-    from hrm.text.chat.session import Session
-
-    talk = Session(load_text(folder / "writer"))
     (file,) = (folder / ".studio/conversations").glob("*.json")
     talk.conversation.load(file)
     assert [m.content for m in talk.conversation.messages] == [m["content"] for m in conversation["messages"]]
