@@ -142,7 +142,7 @@ def test_a_request_has_a_time_and_what_was_written_by_then_is_told(folder: Path)
         said = post().json()["choices"][0]
         assert said["finish_reason"] == "length" and said["end"] == "deadline" and said["text"]
         waits = post(n=2)  # in one slot, so that the second has not begun in time
-        assert waits.status_code == 504 and waits.json()["error"]["code"] == "deadline"
+        assert waits.status_code == 408 and waits.json()["error"]["code"] == "deadline"
 
 
 def test_clients_that_leave_free_their_slots_and_leave_nothing_behind(folder: Path):

@@ -463,7 +463,7 @@ _RANGES: dict[str, Range] = {
     "top_k_table": Range(1, 10**6), "vocabulary": Range(2, 1_000_000), "data pack.holdout": Range(0, BELOW_ONE),
     "port": Range(0, 65_535), "max_concurrent": Range(1, 4096), "max_waiting": Range(1, 1 << 20),
     "request_seconds": Range(ABOVE_ZERO, 10**6), "grace_seconds": Range(0, 10**5),
-    "weights_gb": Range(ABOVE_ZERO, 10**6),
+    "weights_gb": Range(ABOVE_ZERO, 10**6), "max_tokens": Range(1, 10**6),
     "data tokenizer.vocabulary": PAIRS, "generate.max_segments": Range(1, 1000),
     "analyze text.max_segments": Range(1, 1000),
 }  # fmt: skip

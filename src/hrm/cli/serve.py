@@ -33,6 +33,8 @@ class Options:
     """Requests of a model that may wait; more are refused with 429."""
     request_seconds: float = 600.0
     """Longest time of a request, its waiting included."""
+    max_tokens: int = 1_000_000
+    """Longest text that a request may ask for."""
     weights_gb: float = 8.0
     """Weights that are held at once; the model unused for longest is dropped."""
     cors_origin: tuple[str, ...] = ()
@@ -69,8 +71,9 @@ def main(args: list[str]) -> int:
     )  # fmt: skip
     keys = frozenset() if options.api_key_file is None else keys_in(options.api_key_file)
     settings = Settings(
-        keys, hosts=() if keys else LOOPBACK, origins=options.cors_origin, log_contents=options.log_contents
-    )
+        keys, hosts=() if keys else LOOPBACK, origins=options.cors_origin, log_contents=options.log_contents,
+        most_tokens=options.max_tokens,
+    )  # fmt: skip
     with listening(options.host, options.port) as (socket, address):
         print(f"serving {', '.join(models.names())} at {address}", file=sys.stderr)
         serve(create_app(models, settings), socket, options.grace_seconds)

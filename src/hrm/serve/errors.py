@@ -58,15 +58,15 @@ class Unavailable(Refusal):
 class TimedOut(Refusal):
     """A request that took longer than it may."""
 
-    status, code = 504, "deadline"
+    status, code = 408, "deadline"
 
 
 SAID = {
     400: "The request says what cannot be done.", 401: "The key is missing or wrong.",
-    403: "The request comes from another site.", 404: "There is no such model.", 408: "The request arrived too slowly.",
+    403: "The request comes from another site.", 404: "There is no such model.",
+    408: "It arrived too slowly, or took longer than a request may.",
     413: "The request is too long.", 429: "As many requests wait as may: `Retry-After` says for how long.",
     500: "A mistake of the server.", 503: "The model cannot be loaded now, or the server is ending.",
-    504: "It took longer than a request may.",
 }  # fmt: skip
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": said}
@@ -129,6 +129,8 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     elif first["type"] == "extra_forbidden":
         why = REFUSED.get(place[-1])
         said, name = (why, place[-1]) if why else (f"there is no field {quoted(place[-1])}", "")
+    elif first["type"] == "union_tag_invalid":
+        said = f"the role is none of {first['ctx']['expected_tags']}".replace("'", "")
     elif first["type"] in ("model_attributes_type", "dict_type") and not name:
         said = "the body must be a JSON object, sent as application/json"
     elif first["type"] == "missing":

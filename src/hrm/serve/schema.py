@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MOST = 2**63 - 1
+MOST = 2**53 - 1
+"""Beyond it, many that read JSON round whole numbers."""
 Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Id = Annotated[int, Field(ge=0, le=2**31)]
 Step = Annotated[int, Field(ge=1, le=32)]
@@ -45,6 +46,18 @@ class Strict(BaseModel):
     """Fields that are not known are refused, and so are values of another kind."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, given: Any) -> Any:
+        return {name: whole(value) for name, value in given.items()} if isinstance(given, dict) else given
+
+
+def whole(value: Any) -> Any:
+    """The same with whole numbers as such: in JSON, 8.0 is one."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [whole(each) for each in value] if isinstance(value, list) else value
 
 
 class StreamOptions(Strict):
@@ -122,26 +135,43 @@ class Part(Strict):
     """A piece of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Annotated[str, Field(min_length=1)]
 
 
-class Message(Strict):
-    """What one side said."""
+class Asked(Strict):
+    """What the model is told or asked."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    role: Literal["system", "developer", "user"]
+    content: Annotated[str, Field(min_length=1)] | Annotated[list[Part], Field(min_length=1)]
     name: str | None = None
     """Accepted, without effect."""
 
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+class AnsweredBefore(Strict):
+    """What the model said before."""
+
+    role: Literal["assistant"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    """Accepted, without effect."""
+    refusal: str | None = None
+    """Accepted, without effect."""
+
+
+Message = Annotated[Asked | AnsweredBefore, Field(discriminator="role")]
+
+
+def text_of(message: Asked | AnsweredBefore) -> str:
+    """What a message says."""
+    said = message.content or ""
+    return said if isinstance(said, str) else "".join(part.text for part in said)
 
 
 class ChatRequest(TextRequest):
     """A conversation to answer."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    """Oldest first."""
     max_tokens: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Default: 300."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**6)] | None = None
@@ -195,7 +225,7 @@ class CompletionLogprobs(BaseModel):
 
     tokens: list[str]
     token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    top_logprobs: list[dict[str, float]] | None = None
     text_offset: list[int]
     depth: list[int]
     """Segments it was thought about."""

@@ -41,6 +41,8 @@ class Settings:
     """Log prompts and answers as well."""
     headers: Mapping[str, str] = field(default_factory=lambda: HEADERS)
     """Of every answer that does not say otherwise."""
+    most_tokens: int = 10**6
+    """That a text may have."""
     body_bytes: int = 4 << 20
     body_seconds: float = 30.0
     """A request has this long to arrive."""

@@ -216,7 +216,7 @@ def test_a_request_out_of_time_says_so(run: Path, monkeypatch: pytest.MonkeyPatc
     try:
         monkeypatch.setattr(models.get("small").solver.task, "verify", lambda question, answer: False)  # type: ignore[union-attr]
         client, body = TestClient(create_app(models)), {"puzzle": questions(1)[0], "max_segments": 100_000}
-        assert "took longer" in refused(client, 504, **body)
+        assert "took longer" in refused(client, 408, **body)
         (line,) = lines(client, **body, stream=True)
         assert line["error"]["code"] == "deadline"
     finally:

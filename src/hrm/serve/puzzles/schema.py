@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hrm.puzzles.config import Strategy
+from hrm.serve.schema import Strict
 
 MOST_PUZZLES = 10_000
 Puzzle = Annotated[
@@ -19,12 +20,10 @@ Puzzle = Annotated[
 ]
 
 
-class SolveRequest(BaseModel):
+class SolveRequest(Strict):
     """One puzzle, or many, and how hard they are tried. What is not said is as `hrm solve` has it."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"oneOf": [{"required": ["puzzle"]}, {"required": ["puzzles"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["puzzle"]}, {"required": ["puzzles"]}]})
     model: str = Field(max_length=200)
     puzzle: Puzzle = Field(default_factory=str)
     """One puzzle; or `puzzles`."""

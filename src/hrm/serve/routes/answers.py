@@ -21,7 +21,7 @@ from hrm.files.reading import UserError
 from hrm.serve import errors
 from hrm.serve.errors import Refusal
 from hrm.serve.models import Models, Served
-from hrm.serve.schema import PromptDetails, TextRequest, TopLogprob, Usage
+from hrm.serve.schema import MOST, PromptDetails, TextRequest, TopLogprob, Usage
 from hrm.serve.text.answering import Answering, Choice, Plan
 from hrm.serve.text.writing import Written
 from hrm.terminal import clean
@@ -29,6 +29,15 @@ from hrm.text.model.budget import Request as Budgeted
 
 log = logging.getLogger("hrm.serve")
 T = TypeVar("T")
+
+
+def events_of(chunk: str) -> dict[int | str, dict[str, Any]]:
+    """For the schema: a stream of chunks of this name, of which the last line says [DONE]."""
+    forms = [{"$ref": f"#/components/schemas/{name}"} for name in (chunk, "ErrorBody")]
+    lines = [{"contentMediaType": "application/json", "contentSchema": {"anyOf": forms}}, {"const": "[DONE]"}]
+    data = {"type": "string", "anyOf": lines}
+    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    return {200: {"content": {"text/event-stream": {"itemSchema": event}}}}
 
 
 async def _held() -> AsyncIterator[AsyncExitStack]:
@@ -69,8 +78,16 @@ def budget_of(wished: TextRequest, served: Served, mode: str | None) -> Budgeted
 
 
 def drawn_seed(wished: TextRequest) -> int:
-    """The seed of a request, or a new one, which JavaScript can hold."""
-    return secrets.randbelow(1 << 53) if wished.seed is None else wished.seed
+    """The seed of a request, or a new one."""
+    return secrets.randbelow(MOST) if wished.seed is None else wished.seed
+
+
+def most_tokens(request: Request, wished: int | None, default: int) -> int:
+    """How many tokens are written at most; UserError for more than the server writes."""
+    allowed: int = request.app.state.settings.most_tokens
+    if wished is not None and wished > allowed:
+        raise Refusal(f"{wished:,} tokens are more than the {allowed:,} that this server writes", "max_tokens")
+    return min(allowed, default) if wished is None else wished
 
 
 def facts(kind: str, served: Served, wished: TextRequest, seed: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from hrm.serve.schema import (
     Delta,
     Said,
     TokenLogprob,
+    text_of,
 )
 from hrm.serve.text.answering import Answering, Talk, another, sampling_of
 from hrm.serve.text.writing import Wish, Written
@@ -31,17 +32,14 @@ from hrm.text.data.growing import new_characters
 from hrm.text.writing.generation import shown
 
 router = APIRouter(prefix="/v1")
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ChatChunk"}}}}
-}
 
 
-@router.post("/chat/completions", response_model=ChatAnswer, responses=STREAM)
+@router.post("/chat/completions", response_model=ChatAnswer, responses=answers.events_of("ChatChunk"))
 async def chat(wished: ChatRequest, request: Request, held: Held) -> Any:
     """Answer the last message, or continue it if it is an answer; with `stream` each token as it is written."""
     served = await answers.text_model(request, held, wished.model)
     seed = answers.drawn_seed(wished)
-    plans = await run_in_threadpool(_talks, served, wished, seed)
+    plans = await run_in_threadpool(_talks, served, wished, request, seed)
     answering = answers.answering(request, served, plans)
     writer = _Writer(served, wished, answers.facts("chatcmpl", served, wished, seed), answering)
     if wished.stream:
@@ -90,7 +88,7 @@ class _Writer:
         return ChatChunk(**self.facts, choices=[choice])
 
     def _log(self, request: Request) -> None:
-        said = [message.text for message in self.wished.messages]
+        said = [text_of(message) for message in self.wished.messages]
         answers.log_contents(request, self.served.name, said, self.answering.choices)
 
     def _logprobs(self, written: list[Written]) -> ChatLogprobs | None:
@@ -107,10 +105,10 @@ class _Writer:
         return ChatLogprobs(content=content)
 
 
-def _talks(served: Served, wished: ChatRequest, seed: int) -> list[Talk]:
+def _talks(served: Served, wished: ChatRequest, request: Request, seed: int) -> list[Talk]:
     """An answer to plan for each text; UserError for a conversation that cannot be read."""
     budget = answers.budget_of(wished, served, wished.mode or "auto")
-    most = wished.max_completion_tokens or wished.max_tokens or 300
+    most = answers.most_tokens(request, wished.max_completion_tokens or wished.max_tokens, 300)
     shortest = Settings().min_characters
     natural = served.session.settings.stop == "natural" if wished.natural is None else wished.natural
     ends = shortest if natural is True else None if natural is False else natural
@@ -130,7 +128,7 @@ def _conversation(served: Served, wished: ChatRequest) -> Conversation:
     own = served.session.conversation
     found = Conversation(own.tokenizer, own.most, own.talks, own.template)
     for message in wished.messages:
-        text = message.text
+        text = text_of(message)
         if unknown := new_characters(own.tokenizer, [text]) if own.tokenizer.unk_token_id is None else []:
             raise UserError(f"the model's vocabulary lacks {shown(unknown)}: leave that out")
         if message.role == "user":

@@ -18,25 +18,22 @@ from hrm.serve.text.writing import Wish, Written
 from hrm.text.writing.generation import encode
 
 router = APIRouter(prefix="/v1")
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/CompletionAnswer"}}}}
-}
 
 
-@router.post("/completions", response_model=CompletionAnswer, responses=STREAM)
+@router.post("/completions", response_model=CompletionAnswer, responses=answers.events_of("CompletionAnswer"))
 async def complete(wished: CompletionRequest, request: Request, held: Held) -> Any:
     """Continue a text, or several; with `stream` each token as it is written."""
     served = await answers.text_model(request, held, wished.model)
     prompts = await run_in_threadpool(_prompts, served, wished)
     seed, count = answers.drawn_seed(wished), wished.n or 1
     budget = answers.budget_of(wished, served, wished.mode)
-    sampling = sampling_of(wished, wished.max_tokens or 200, seed)
+    most = answers.most_tokens(request, wished.max_tokens, 200)
     memory = served.session.conversation.most
     plans = []
     for ids in prompts:
         read = ids if len(ids) < memory else ids[-max(1, memory // 2) :]
         for i in range(count):
-            drawn = sampling_of(wished, sampling.max_new_tokens, another(seed, i))
+            drawn = sampling_of(wished, most, another(seed, i))
             plans.append(Alone(Wish(read, drawn, budget, wished.logprobs or 0, memory)))
     answering = answers.answering(request, served, plans)
     writer = _Writer(served, wished, answers.facts("cmpl", served, wished, seed), answering, prompts, count)

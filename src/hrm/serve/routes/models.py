@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
@@ -37,7 +37,20 @@ class ModelList(BaseModel):
     data: list[ModelInfo]
 
 
-@router.get("/models")
+FIRST = "$response.body#/data/0/id"
+LINKS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "links": {
+            "about the first": {"operationId": "get_model", "parameters": {"name": FIRST}},
+            "write": {"operationId": "complete", "requestBody": {"model": FIRST, "prompt": "the"}},
+            "solve": {"operationId": "solve", "requestBody": {"model": FIRST, "puzzle": "1"}},
+        }
+    }
+}
+"""What may be asked of a model in the list."""
+
+
+@router.get("/models", responses=LINKS)
 async def list_models(request: Request) -> ModelList:
     """The models by name; loads none."""
     offered = request.app.state.models
