@@ -137,6 +137,14 @@ def test_a_run_is_found_by_its_name_inside_the_folder_alone(browser: TestClient,
     assert (folder / "reader/run.json").is_file() and (folder.parent / "run.json").is_file()
 
 
+def test_what_is_no_request_is_refused_in_a_sentence(browser: TestClient) -> None:
+    asked = {"run": "reader", "path": 1}, {"run": ["reader"]}, {}, [], {"run": "\udc00"}
+    for body in asked:
+        answer = browser.post("/studio/pause", content=json.dumps(body), headers=ORIGIN)
+        assert answer.status_code == 400 and said(answer), body
+    assert "no field 'path'" in said(browser.post("/studio/pause", json=asked[0], headers=ORIGIN))
+
+
 @pytest.mark.parametrize(
     "path", ["/../door.py", "/..%2fdoor.py", "/%2e%2e/door.py", "/....//door.py", "/page", "/app.py"]
 )

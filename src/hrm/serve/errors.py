@@ -121,7 +121,8 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     field = found[0]["loc"][:2]
     # Of a value that may be of several kinds, the one that it came nearest to.
     first = max((each for each in found if each["loc"][:2] == field), key=lambda each: len(each["loc"]))
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    place = [str(part) for part in first["loc"]]
+    place = place[place[:1] in (["body"], ["query"], ["path"]) :]
     name = ".".join(part for part in place if re.fullmatch(r"(?!(?:str|int|bool)$)[a-z_0-9]{1,40}", part))
     said = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
