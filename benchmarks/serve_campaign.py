@@ -54,6 +54,7 @@ expected-statuses = ["2xx", "400", "401", "403", "404", "408", "409", "429"]
 """
 """A puzzle may take longer than a request may, and a conversation may be one in which nobody has said a word."""
 TOLD = 20
+LINE = re.compile(r" POST \S+ (\d{3}|left) \d+ ms, key")
 BUSY = ("slots", "waiting", "borrowed")
 
 
@@ -161,7 +162,7 @@ def schema(address: str, log: Path, options: argparse.Namespace) -> dict[str, An
         ran = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         lines = log.read_text().splitlines()[before:]
     said = re.sub(r"\x1b\[[0-9;]*m", "", ran.stdout)
-    codes = Counter(found[1] for line in lines if (found := re.search(r" (\d{3}|left) \d+ ms, key", line)))
+    codes = Counter(found[1] for line in lines if (found := LINE.search(line)))
     failures = re.findall(r"❌ (ST\d+ .*?): (\d+)", said)
     cases = re.search(r"([\d,]+) generated", said)
     return {
@@ -190,30 +191,29 @@ def narrow(tree: Any, key: str, old: int, new: int) -> None:
 
 def leaves(address: str, log: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Counts before and after clients have left."""
-    return asyncio.run(_leaves(address, options))
+    return asyncio.run(_leaves(address, log, options))
 
 
-async def _leaves(address: str, options: argparse.Namespace) -> dict[str, Any]:
+async def _leaves(address: str, log: Path, options: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(options.seed)
     left = Counter[str]()
 
-    async def once(number: int) -> None:
+    async def once(client: httpx.AsyncClient) -> None:
         path, body = asked(rng, 400)
-        patience = rng.expovariate(1 / 0.15)
-        async with httpx.AsyncClient(base_url=address, headers=HEADERS, timeout=60) as client:
-            try:
-                async with asyncio.timeout(patience), client.stream("POST", path, json=body) as answer:
-                    async for _ in answer.aiter_bytes():
-                        pass
-                    left[str(answer.status_code)] += 1
-            except TimeoutError:
-                left["left"] += 1
-            except httpx.HTTPError as error:
-                left[type(error).__name__] += 1
+        try:
+            async with asyncio.timeout(rng.expovariate(1 / 0.15)), client.stream("POST", path, json=body) as answer:
+                async for _ in answer.aiter_bytes():
+                    pass
+                left[str(answer.status_code)] += 1
+        except TimeoutError:
+            left["left"] += 1
+        except httpx.HTTPError as error:
+            left[type(error).__name__] += 1
 
     async def client(count: int) -> None:
-        for number in range(count):
-            await once(number)
+        async with httpx.AsyncClient(base_url=address, headers=HEADERS, timeout=60) as client:
+            for _ in range(count):
+                await once(client)
 
     async with httpx.AsyncClient(base_url=address, headers=HEADERS, timeout=60) as watching:
         await asyncio.gather(*(client(5) for _ in range(CLIENTS)))
@@ -226,9 +226,10 @@ async def _leaves(address: str, options: argparse.Namespace) -> dict[str, Any]:
     leaked = {
         name: after[name] - before[name] for name in ("slots", "waiting", "borrowed", "tasks", "threads", "files")
     }
+    codes = Counter(found[1] for line in log.read_text().splitlines() if (found := LINE.search(line)))
     return {
-        "leaves": options.leaves // CLIENTS * CLIENTS, "ended": dict(left), "seconds": round(seconds), "before": before,
-        "after": after, "leaked": leaked,
+        "leaves": options.leaves // CLIENTS * CLIENTS, "ended": dict(left), "seen by the server": dict(codes),
+        "seconds": round(seconds), "before": before, "after": after, "leaked": leaked,
     }  # fmt: skip
 
 
@@ -298,7 +299,7 @@ def summary(name: str, result: dict[str, Any]) -> dict[str, Any]:
     """The figures of the table."""
     shown = {
         "keys": ("closed", "open"), "schema": ("cases", "statuses", "errors of the server", "failures"),
-        "leaves": ("leaves", "ended", "leaked"),
+        "leaves": ("leaves", "ended", "seen by the server", "leaked"),
         "memory": ("requests", "statuses", "growth after a tenth", "growth of the second half"),
     }  # fmt: skip
     return {key: result[key] for key in shown[name]}
