@@ -357,6 +357,12 @@ def test_it_is_used_by_keyboard_and_screen_reader(opened: Any) -> None:
     for role, each in names.items():
         for name in each:
             assert page.get_by_role(role, name=name, exact=True).count() == 1, name
+    page.get_by_role("combobox", name="Model").focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector(".about:has-text('It answers questions.')")
+    assert page.evaluate("document.activeElement.id") == "chat-model"
+    page.keyboard.press("ArrowUp")
+    page.wait_for_selector(".about:has-text('It continues what you write.')")
     page.get_by_role("radio", name="auto").focus()
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("radio", name="fast").is_checked()

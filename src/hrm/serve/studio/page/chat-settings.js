@@ -1,5 +1,5 @@
 // How a model answers: mode, temperature, length, seed, colours, and the system text. This browser remembers them.
-import { api, el, sentence } from "./lib.js";
+import { api, el, say, sentence } from "./lib.js";
 import { memory } from "./chat-keep.js";
 
 const USUAL = { mode: "auto", temperature: 0.8, topP: 1, length: 300, stop: "", seed: 0, colour: "depth" };
@@ -74,6 +74,8 @@ export class Settings {
     try {
       this.take(await api("/studio/chat/modes", { json: { model: this.about.name } }), this.system ?? "");
       this.changed();
+      this.modes.querySelector(":checked").focus();
+      say(this.told.textContent);
     } catch (error) {
       this.told.textContent = sentence(error.message);
     }

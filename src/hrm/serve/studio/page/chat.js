@@ -8,6 +8,7 @@ import { Settings } from "./chat-settings.js";
 import { TokenText, introduction, legend, summary } from "./chat-text.js";
 
 const ID = /@([0-9a-f]{16})$/;
+let chosen = false; // the list of models has opened the page, and keeps the focus
 const rendered = said => said.filter(message => message.role !== "system");
 
 export async function show(root, argument) {
@@ -20,7 +21,10 @@ export async function show(root, argument) {
 class Chat {
   constructor(root) {
     Object.assign(this, { root, talk: null, about: null, busy: null, keeper: null, texts: [], running: null, left: false, notice: "" });
-    this.choice = el("select", { id: "chat-model", onchange: () => { location.hash = address(this.choice.value); } });
+    this.choice = el("select", { id: "chat-model", onchange: () => {
+      chosen = true;
+      location.hash = address(this.choice.value);
+    } });
     this.told = el("p", { class: "about soft" }, "The model is being loaded.");
     this.shelf = new Shelf(this);
     this.thread = el("ol", { class: "thread", "aria-label": "Conversation" });
@@ -51,7 +55,8 @@ class Chat {
     this.root.append(head);
     const { runs } = await api("/studio/runs");
     const { data } = await api("/v1/models");
-    const models = data.filter(model => model.kind === "text").map(model => model.id);
+    const known = new Set(data.filter(model => model.kind === "text").map(model => model.id));
+    const models = runs.map(run => run.name).filter(each => known.has(each)); // those that changed last first
     const training = new Set(runs.filter(run => run.state === "training").map(run => run.name));
     let gone = null;
     const kept = id && await api(`/studio/conversations/${id}`).catch(error => { gone = asked && error; });
@@ -61,8 +66,7 @@ class Chat {
         el("a", { class: "button primary", href: "#learn" }, "Learn a book")));
       return;
     }
-    const recent = runs.find(run => models.includes(run.name))?.name ?? models[0];
-    const model = kept?.model ?? (models.includes(name) ? name : recent);
+    const model = kept?.model ?? (models.includes(name) ? name : models[0]);
     this.choice.append(...[...new Set([...models, model])].map(each =>
       el("option", { value: each }, training.has(each) ? `${each} (in training)` : each)));
     this.choice.value = model;
@@ -73,6 +77,8 @@ class Chat {
     if (gone) this.problem(sentence(gone.message));
     else if (name && asked && !kept && !models.includes(name)) this.problem(`There is no text model ${name} here: another one is chosen.`);
     this.shelf.list();
+    if (chosen) this.choice.focus();
+    chosen = false;
     await this.load(model, models.includes(model));
   }
 
@@ -87,8 +93,7 @@ class Chat {
   }
 
   place() {
-    const { id, model } = this.talk;
-    const here = address(model, id);
+    const { id, model } = this.talk, here = address(model, id);
     if (location.hash !== here) history.replaceState(null, "", here);
     memory.set("last", `${model}${id ? `@${id}` : ""}`);
   }
@@ -150,8 +155,7 @@ class Chat {
 
   message(message, index) {
     const own = message.role === "user", last = index === this.talk.said.length - 1;
-    const text = new TokenText(message, own ? "off" : this.settings.colour, this.deepest(message.mode));
-    this.texts[index] = text;
+    const text = this.texts[index] = new TokenText(message, own ? "off" : this.settings.colour, this.deepest(message.mode));
     const act = (name, does) => el("button", { type: "button", class: "quiet", onclick: does }, name);
     const versions = 1 + (message.others?.length ?? 0);
     const actions = this.busy || !this.usable ? [] : own ? [act("Edit", () => edit(this, index))]
