@@ -138,6 +138,12 @@ def test_a_book_is_looked_at_and_can_be_read_otherwise(browser: Any, studio: Ope
         page.get_by_text("it has not finished").wait_for()
         page.get_by_role("button", name="Remove anna.txt").click()
         page.locator("#start").wait_for(state="hidden")
+        dropped = page.evaluate_handle(
+            "() => { const d = new DataTransfer(); d.items.add(new File(['dropped '.repeat(99)], 'd.txt')); return d; }"
+        )
+        page.dispatch_event(".drop", "drop", {"dataTransfer": dropped})
+        page.get_by_role("region", name="The beginning of d.txt").wait_for()
+        assert (studio.studio.folder.path / "books/d.txt").read_text() == "dropped " * 99
 
 
 def test_what_a_run_is_called_is_never_markup(browser: Any, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Studio:
         self.page.state.works = inside.Works()
         errors.install(self.page)
         self.page.add_exception_handler(OSError, _refused)
+        self.page.add_exception_handler(Exception, _failed)
         for each in (router, talking.router, examples.router, inside.router, conversations.routes(self.folder.path)):
             self.page.include_router(each)
         self.page.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
@@ -64,3 +65,7 @@ class Studio:
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
     return errors.answer(500, refusal(error) or "the system refused it: the terminal of hrm studio says more")
+
+
+async def _failed(request: Request, error: Any) -> JSONResponse:
+    return errors.answer(500, "the studio has made a mistake: its terminal says where")

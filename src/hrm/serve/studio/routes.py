@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from hrm import __version__
 from hrm.files.output import refusal, to_json
@@ -127,7 +128,10 @@ async def take(request: Request, name: Annotated[str, Query(min_length=1, max_le
     """Keep a book; its bytes are the body."""
     size = request.headers.get("content-length", "")
     folder = _folder(request).path / BOOKS
-    path = await books.take(folder, name, request.stream(), int(size) if size.isdecimal() else None)
+    try:
+        path = await books.take(folder, name, request.stream(), int(size) if size.isdecimal() else None)
+    except ClientDisconnect:
+        raise UserError(f"{name[:80]} was cut off: choose it again") from None
     return {"name": path.name, "path": str(path), "bytes": path.stat().st_size}
 
 

@@ -1,10 +1,6 @@
 // Home: the runs of the folder, how far they are, and what can be done with them.
-import { ago, api, ask, el, every, number, plural, problem, say, short } from "./lib.js";
+import { ago, api, ask, askToStop, el, every, number, plural, problem, say, short, STATES } from "./lib.js";
 
-const STATES = {
-  starting: "Starting", training: "Training", stopping: "Ending its book", paused: "Paused", finished: "Finished",
-  failed: "Ended by an error", damaged: "Damaged",
-};
 const KINDS = { puzzles: "Puzzles", text: "Text", learner: "Book" };
 
 export async function show(root) {
@@ -78,8 +74,7 @@ function newCard(name, act) {
     if (sure) await act("delete", { run: name }, `${name} is deleted`);
   }
   async function stop() {
-    const sure = await ask(`Stop ${name}?`, "The book counts as learned, as far as it was read. To read on later, pause instead.", "Stop here");
-    if (sure) await act("stop", { run: name }, `${name} ends its book`);
+    if (await askToStop(name)) await act("stop", { run: name }, `${name} ends its book`);
   }
 
   card.fill = run => {

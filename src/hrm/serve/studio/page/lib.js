@@ -122,6 +122,16 @@ export function ask(title, text, yes, field = null) {
   return promise;
 }
 
+/** Whether a book should end where it is. */
+export const askToStop = name =>
+  ask(`Stop ${name}?`, "The book counts as learned, as far as it was read. To read on later, pause instead.", "Stop here");
+
+/** What a run's states are called. */
+export const STATES = {
+  starting: "Starting", training: "Learning", stopping: "Ending its book", paused: "Paused", finished: "Finished",
+  failed: "Ended by an error", damaged: "Damaged",
+};
+
 function later() {
   let resolve;
   const promise = new Promise(done => { resolve = done; });

@@ -1,11 +1,7 @@
 // A learner at work: the curve, how it writes, and what it still knows of each book.
 import { curve } from "./curve.js";
-import { ago, api, ask, duration, el, every, number, plural, problem, put, say, sentence, short } from "./lib.js";
+import { ago, api, askToStop, duration, el, every, number, plural, problem, put, say, sentence, short, STATES } from "./lib.js";
 
-const STATES = {
-  starting: "Starting", training: "Learning", stopping: "Ending its book", paused: "Paused", finished: "Finished",
-  failed: "Ended by an error", damaged: "Damaged",
-};
 
 export function watch(root, name) {
   const seen = { mark: "", points: [], measured: [], answer: null, pausing: false, state: "" };
@@ -40,7 +36,7 @@ export function watch(root, name) {
   const button = (text, work, kind = "plain") => el("button", { type: "button", class: kind, onclick: work }, text);
   const send = (path, said) => async () => {
     try {
-      if (path === "stop" && !await ask(`Stop ${name}?`, "The book counts as learned, as far as it was read. To read on later, pause instead.", "Stop here")) return;
+      if (path === "stop" && !await askToStop(name)) return;
       await api(`studio/${path}`, { json: { run: name } });
       seen.pausing = path === "pause";
       say(said);
