@@ -72,7 +72,7 @@ function newAsking(model, thinking) {
     el("h2", { id: "asked-title" }, "The puzzle"), middle,
     el("div", { class: "row" }, solve, kind !== "arc" && example,
       el("button", { type: "button", onclick: () => file.click() }, kind === "arc" ? "Open a task" : "Open a file"), file,
-      kind !== "arc" && kind !== "text" && el("button", { type: "button", class: "quiet", onclick: () => { set(emptyOf(puzzles)); ready(); } }, "Clear")),
+      kind !== "arc" && kind !== "text" && el("button", { type: "button", class: "quiet", onclick: () => { signs = emptyOf(puzzles); paint(); thinking.clear(); } }, "Clear")),
     harder, again);
   let signs = [], task = null, editor = null, sizes = [...puzzles.shape];
 
@@ -101,13 +101,6 @@ function newAsking(model, thinking) {
     signs[i] = sign;
     paint();
   }
-  function set(found) {
-    signs = [...found];
-    paint();
-  }
-  function ready() {
-    thinking.clear();
-  }
 
   // Each kind
 
@@ -118,7 +111,7 @@ function newAsking(model, thinking) {
       const sign = signOf(puzzles, name);
       if (sign === null) return null;
       put(cell, sign);
-      ready();
+      thinking.clear();
       const back = name === "Backspace";
       return kind === "maze" || name === "Delete" || back ? cell : Math.min(cell + 1, rows * cols - 1);
     };
@@ -126,14 +119,14 @@ function newAsking(model, thinking) {
       rows, cols, kind: kind === "maze" ? "maze" : "", label: "The puzzle", blocks: kind === "fill" ? puzzles.blocks : [], onkey,
       ondraw: kind === "maze" ? (cell, first) => {
         if (first || !["S", "G"].includes(tool)) put(cell, tool);
-        ready();
+        thinking.clear();
       } : null,
     });
     const held = kind === "fill"
       ? el("div", { class: "pad", role: "group", "aria-label": "Write into the chosen cell", style: { "--pad": padWidth(puzzles.symbols.length + 1) } },
         [...puzzles.symbols, puzzles.blank].map(sign => el("button", {
           type: "button", "aria-label": sign === puzzles.blank ? "Empty" : sign,
-          onclick: () => { put(editor.at, sign); ready(); },
+          onclick: () => { put(editor.at, sign); thinking.clear(); },
         }, sign === puzzles.blank ? "✕" : sign)))
       : el("fieldset", { class: "drawing" }, el("legend", {}, "Draw with"),
         el("div", { class: "row" }, Object.entries(TOOLS).map(([sign, name]) => el("label", { class: "choice" },
@@ -144,7 +137,7 @@ function newAsking(model, thinking) {
             onchange: event => {
               sizes[side] = Math.max(2, Math.min(puzzles.shape[side], Math.round(Number(event.target.value)) || puzzles.shape[side]));
               build();
-              ready();
+              thinking.clear();
               document.getElementById(name.toLowerCase()).focus();
             },
           })))));
@@ -174,9 +167,10 @@ function newAsking(model, thinking) {
           sizes = [...puzzles.shape];
           build();
         }
-        set(found);
+        signs = found;
+        paint();
       }
-      ready();
+      thinking.clear();
       say("The puzzle is there");
     } catch (error) {
       problem(error);
@@ -233,10 +227,11 @@ function newThinking(model) {
   const where = el("div", { class: "stack" });
   const slider = el("input", { type: "range", min: 0, max: 0, value: 0, id: "segment", "aria-label": "Segment", oninput: () => { halt(); at(Number(slider.value)); } });
   const button = (name, label, work) => el("button", { type: "button", "aria-label": label, title: label, onclick: work }, name);
+  const to = (name, label, place) => button(name, label, () => { halt(); at(place()); });
   const play = button("Play", "Play", () => playing ? halt() : begin());
   const controls = el("div", { class: "stack scrub", hidden: true }, slider, el("div", { class: "row" },
-    button("|‹", "To the puzzle", () => { halt(); at(0); }), button("‹", "One segment back", () => { halt(); at(current - 1); }), play,
-    button("›", "One segment on", () => { halt(); at(current + 1); }), button("›|", "To the last segment", () => { halt(); at(frames.length); })));
+    to("|‹", "To the puzzle", () => 0), to("‹", "One segment back", () => current - 1), play,
+    to("›", "One segment on", () => current + 1), to("›|", "To the last segment", () => frames.length)));
   const facts = el("dl", { hidden: true }), fact = {};
   for (const [name, label] of [["segment", "Segment"], ["confidence", "Confidence"], ["changed", "Changed"], ["wrong", "Break a rule"]]) {
     if (name === "wrong" && (!puzzles.verified || kind === "arc")) continue;
@@ -326,17 +321,16 @@ function newThinking(model) {
       else if (!abort) return halt();
       playing = setTimeout(beat, Math.max(40, Math.min(450, PLAY / Math.max(1, frames.length))));
     };
-    play.textContent = "Pause";
-    play.setAttribute("aria-label", "Pause");
-    play.title = "Pause";
+    call("Pause");
     playing = setTimeout(beat, 150);
   }
   function halt() {
     clearTimeout(playing);
     playing = null;
-    play.textContent = "Play";
-    play.setAttribute("aria-label", "Play");
-    play.title = "Play";
+    call("Play");
+  }
+  function call(name) {
+    play.textContent = play.ariaLabel = play.title = name;
   }
   function at(number) {
     current = Math.max(0, Math.min(frames.length, number));
