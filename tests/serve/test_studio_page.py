@@ -180,7 +180,7 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX's")
 def test_the_story_of_a_learner(browser: Any, tmp_path: Path) -> None:
-    """First book; the server and the page are killed; pause, resume, stop; a second book by choice; what it knows."""
+    """First book; the server and the page are killed; pause, resume, stop; a second book by choice; what it knows; a talk."""
     folder = tmp_path / "runs"
     first = book(tmp_path, "first.txt", "the cat sat on a mat and the dog ate it")
     second = book(tmp_path, "second.txt", "ÄPFEL UND BÄUME, ZWÖLF KÜHE!", 1)
@@ -247,6 +247,12 @@ def test_the_story_of_a_learner(browser: Any, tmp_path: Path) -> None:
             page.get_by_text("first has read first.txt").wait_for()
             page.get_by_role("link", name="Home").click()
             page.get_by_text("2 books: first.txt, second.txt").wait_for()
+            page.get_by_role("link", name="Talk: first").click()
+            for mode in ("fast", "normal", "deep", "extreme"):
+                page.locator("label", has_text=mode).click()
+                page.fill("#chat-text", "the cat")
+                page.press("#chat-text", "Enter")
+                page.locator(".message.assistant").last.get_by_text(f"mode {mode}").wait_for(timeout=60_000)
             assert shown.messages == [] and shown.outside == []
         state = newest(folder / "first")
         assert state is not None and [each.state for each in state.books] == ["stopped", "finished"]
