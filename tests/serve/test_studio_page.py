@@ -146,6 +146,14 @@ def test_a_book_is_looked_at_and_can_be_read_otherwise(browser: Any, studio: Ope
         assert (studio.studio.folder.path / "books/d.txt").read_text() == "dropped " * 99
 
 
+def test_a_run_that_is_not_there_is_said_once(browser: Any, studio: Opened) -> None:
+    with watched(browser, studio.address) as shown:
+        shown.page.goto(f"{studio.home}#learn/nobody")
+        shown.page.locator("#problem").get_by_text("There is no run nobody").wait_for()
+        shown.page.wait_for_timeout(2500)
+        assert len(shown.messages) == 1
+
+
 def test_what_a_run_is_called_is_never_markup(browser: Any, tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)>" if os.name != "nt" else "&lt;b&gt;"
     shutil.copytree(LEARNER, tmp_path / "runs" / name)
@@ -180,7 +188,7 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX's")
 def test_the_story_of_a_learner(browser: Any, tmp_path: Path) -> None:
-    """First book; the server and the page are killed; pause, resume, stop; a second book by choice; what it knows; a talk."""
+    """First book; server and page are killed; pause, resume, stop; a second book by choice; what it knows; a talk."""
     folder = tmp_path / "runs"
     first = book(tmp_path, "first.txt", "the cat sat on a mat and the dog ate it")
     second = book(tmp_path, "second.txt", "ÄPFEL UND BÄUME, ZWÖLF KÜHE!", 1)

@@ -140,11 +140,13 @@ function later() {
 
 /** Do something every so many milliseconds while the page can be seen; returns what ends it. */
 export function every(milliseconds, work) {
-  let timer = null, over = false;
+  let timer = null, over = false, busy = false;
   const round = async () => {
     clearTimeout(timer);
-    if (over) return;
+    if (over || busy) return;
+    busy = true;
     if (!document.hidden) await work();
+    busy = false;
     if (!over) timer = setTimeout(round, milliseconds);
   };
   const seen = () => { if (!document.hidden) round(); };

@@ -6,6 +6,7 @@ import { ago, api, askToStop, duration, el, every, number, plural, problem, put,
 export function watch(root, name) {
   const seen = { mark: "", points: [], measured: [], answer: null, pausing: false, state: "" };
   const plot = curve();
+  let end = null;
   const title = el("h1", {}, name), badge = el("span", { class: "badge" }), lead = el("p", { class: "soft" });
   const buttons = el("div", { class: "row" }), wrong = el("p", { class: "wrong", hidden: true });
   const inside = el("div"), bar = el("div", { class: "bar", "aria-hidden": "true" }, inside), place = el("p", { class: "note" });
@@ -52,6 +53,7 @@ export function watch(root, name) {
       answer = await api(`studio/training?${new URLSearchParams({ run: name, mark: seen.mark })}`);
     } catch (error) {
       problem(error);
+      if (error.status === 400) leave();
       return;
     }
     const { lines } = answer;
@@ -178,9 +180,11 @@ export function watch(root, name) {
     plot.fill({ training, heldOut: heldOut(one), steps: one?.steps ?? 0 });
   }
 
-  const end = every(2000, refresh);
-  return () => {
-    end();
+  function leave() { // also where there is no such run any more
+    end?.();
     plot.leave();
-  };
+  }
+  inside.style.width = 0;
+  end = every(2000, refresh);
+  return leave;
 }
