@@ -38,6 +38,7 @@ def main(args: list[str]) -> int:
         check_copied(options.folder)
         if not options.folder.is_dir():
             raise UserError(f"{options.folder} is a file: name the folder in which the runs are")
+    print("hrm studio is starting: a few seconds", file=sys.stderr, flush=True)
     from hrm.serve.studio.server import open_page, serve
 
     def say(address: str, first: bool) -> None:
