@@ -93,10 +93,12 @@ def test_pages_of_other_sites_may_ask_only_if_named(folder: Path):
 DAMAGED = (
     b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"[" * 100_000, b'{"model": NaN}', b"1" * 5000, b'{"model": "\\ud800"}',
     b'{"\\ud800": 1}', b'{"model": "tiny", "prompt": "\\ud800"}', b'{"model": "tiny", "prompt": "a", "seed": 1e400}',
+    b'{"stop": ' + 600 * b"[" + 600 * b"]" + b"}", b'{"stop": ' + 10**5 * b"[" + 10**5 * b"]" + b"}",
+    b'{"seed": 1' + 5000 * b"0" + b"}",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("body", DAMAGED)
+@pytest.mark.parametrize("body", DAMAGED, ids=map(str, range(len(DAMAGED))))
 def test_a_body_that_is_none_is_refused(client: TestClient, body: bytes):
     for path in ("/v1/completions", "/v1/chat/completions"):
         answer = client.post(path, content=body, headers=HEADERS | {"Content-Type": "application/json"})
@@ -113,8 +115,9 @@ def test_a_body_has_a_size_and_a_time(folder: Path):
         yield b"}"
 
     with running(app_of({"tiny": folder}, settings)) as address, httpx.Client(base_url=address, headers=head) as client:
-        assert client.post("/v1/completions", content=b" " * 1001).status_code == 413
-        assert client.post("/v1/completions", content=iter([b" " * 600] * 2)).status_code == 413
+        for body in (b" " * 1001, iter([b" " * 600] * 2)):
+            long = client.post("/v1/completions", content=body)
+            assert long.status_code == 413 and "longer than 1,000 bytes" in long.json()["error"]["message"]
         assert client.post("/v1/completions", content=slowly()).status_code == 408
 
 
@@ -283,6 +286,24 @@ def test_a_run_in_training_is_served_from_its_newest_checkpoint(tmp_path: Path, 
         shutil.rmtree(newer)
         assert Path(models.get("run").checkpoint).name == "step_00000001"
     assert not first.engine._thread.is_alive()
+    models.close(0)
+
+
+def test_a_run_that_was_trained_while_nobody_asked_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = small.run(tmp_path)
+    monkeypatch.setattr("hrm.serve.models.LOOK_SECONDS", 0)
+    models = Models({"run": run}, device="cpu", checkpoint="latest")
+    first = models.get("run")
+    assert models.get("run") is first
+    newer = run / "checkpoints/step_00000002"
+    again(run / "checkpoints/step_00000001", newer)
+    second = models.get("run")
+    assert Path(second.checkpoint).name == newer.name
+    for each in (run / "checkpoints").iterdir():
+        (each / "manifest.json").write_text("{")
+    (run / "best.json").unlink(missing_ok=True)
+    (run / "checkpoints/step_00000003").mkdir()
+    assert models.get("run") is second  # nothing that can be read is newer
     models.close(0)
 
 

@@ -34,7 +34,7 @@ def create_app(offered: Models, settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="hrm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Text and verified answers from models that think as long as they need.",
-        generate_unique_id_function=_named, max_body_size=settings.body_bytes,
+        generate_unique_id_function=_named,
     )  # fmt: skip
     app.state.models, app.state.settings, app.state.metrics = offered, settings, Metrics()
     offered.observe = app.state.metrics.step

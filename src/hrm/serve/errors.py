@@ -111,6 +111,8 @@ async def _mistake(request: Request, error: Any) -> JSONResponse:
 
 
 async def _plain(request: Request, error: Any) -> JSONResponse:
+    if error.status_code == 400:  # FastAPI says no more of what json cannot read
+        return answer(400, "the body is no JSON that can be read: send an object in UTF-8, not deeply nested")
     said = {404: f"there is no route {quoted(request.url.path)}", 405: f"this route takes no {request.method}"}
     return answer(error.status_code, said.get(error.status_code, str(error.detail)), headers=error.headers)
 

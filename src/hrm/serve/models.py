@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hrm.files.output import refusal
 from hrm.files.reading import UserError, quoted, reason, shown
@@ -30,6 +30,15 @@ LOOK_SECONDS = 2.0
 """How often the checkpoints of a run in training are looked at, at most."""
 
 
+class State(NamedTuple):
+    """What lies in a folder: by it is seen that there is something newer than what is in memory."""
+
+    newest: str | None
+    """The newest checkpoint of a run in training; None where none is training."""
+    files: tuple[object, ...] = ()
+    """Where none is: its checkpoints, and when what says which one is the best, or the weights, changed."""
+
+
 @dataclass
 class Served:
     """A model in memory with its engine. Either `text` or `solver` is there."""
@@ -42,8 +51,8 @@ class Served:
     solver: Solver | None
     checkpoint: str
     bytes: int
-    newest: str | None
-    """The checkpoint of a run in training that this was to be; None where none is training."""
+    state: State
+    """Of the folder when this was read."""
     users: int = 0
     """Requests that hold it."""
     used: float = 0.0
@@ -165,8 +174,11 @@ class Models:
             while True:
                 with self._lock:
                     served = self._loaded.get(name)
-                if served is None or self._outdated(served):
-                    served = self._replace(served, self._load(name, path))
+                if served is None:
+                    served = self._replace(None, self._load(name, path))
+                elif self._outdated(served):
+                    with suppress(Unavailable):  # half written or damaged: what is in memory still answers
+                        served = self._replace(served, self._load(name, path))
                 with self._lock:
                     if self._closed:
                         raise Unavailable("the server is ending: ask another")
@@ -176,13 +188,13 @@ class Models:
                         return served
 
     def _outdated(self, served: Served) -> bool:
-        """Whether a run in training has a newer checkpoint, or has ended and has a best one."""
+        """Whether there is a newer checkpoint, or another run in its place."""
         now = time.monotonic()
         if now - served.looked < LOOK_SECONDS:
             return False
         served.looked = now
         with suppress(OSError, UserError):
-            return _newest(served.path) != served.newest
+            return _state(served.path) != served.state
         return False  # what is in memory still answers
 
     def _load(self, name: str, path: Path) -> Served:
@@ -199,8 +211,8 @@ class Models:
         raise AssertionError
 
     def _read(self, name: str, path: Path) -> Served:
-        newest = _newest(path)
-        which = self._which if newest is None else "latest"
+        state = _state(path)
+        which = self._which if state.newest is None else "latest"
         observe = partial(self.observe, name)
         if is_text(path):
             from hrm.serve.text.engine import TextEngine
@@ -209,7 +221,7 @@ class Models:
             text = load_text(path, which, self._device or "auto", self._precision)
             threads.settle_for(text.model, self.limits.slots)
             engine, size = TextEngine(text, self.limits, observe), _bytes(text.model)
-            found = Served(name, path, "text", engine, text, None, text.name, size, newest, looked=time.monotonic())
+            found = Served(name, path, "text", engine, text, None, text.name, size, state, looked=time.monotonic())
             found.session = Session(text)
             return found
         from hrm.serve.puzzles.engine import PuzzleEngine
@@ -218,7 +230,7 @@ class Models:
         threads.settle_for(solver.models[0], self.limits.slots * solver.models[0].positions)
         engine, size = PuzzleEngine(solver, self.limits, observe), sum(map(_bytes, solver.models))
         return Served(
-            name, path, "puzzles", engine, None, solver, solver.checkpoint, size, newest, looked=time.monotonic()
+            name, path, "puzzles", engine, None, solver, solver.checkpoint, size, state, looked=time.monotonic()
         )
 
     def _replace(self, old: Served | None, new: Served) -> Served:
@@ -269,12 +281,20 @@ def names_of(runs: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _newest(path: Path) -> str | None:
-    """The newest checkpoint of a run in training; None where nothing trains it."""
-    if not (path / "run.json").is_file() or lock.writer(path) is None:
+def _state(path: Path) -> State:
+    """What lies in a folder now."""
+    saved = [each.name for each in checkpoint.named(path / "checkpoints")]
+    if (path / "run.json").is_file() and lock.writer(path) is not None:
+        return State(saved[-1] if saved else None)
+    return State(None, (*saved, *(_changed(path / name) for name in ("best.json", "config.json", "model.safetensors"))))
+
+
+def _changed(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
         return None
-    saved = checkpoint.named(path / "checkpoints")
-    return saved[-1].name if saved else None
+    return found.st_mtime_ns, found.st_size
 
 
 def _bytes(model: Any) -> int:

@@ -53,11 +53,12 @@ class Strict(BaseModel):
         return {name: whole(value) for name, value in given.items()} if isinstance(given, dict) else given
 
 
-def whole(value: Any) -> Any:
-    """The same with whole numbers as such: in JSON, 8.0 is one."""
+def whole(value: Any, deep: int = 16) -> Any:
+    """The same with whole numbers as such, also in lists: in JSON, 8.0 is one. What lies deeper than any field of ours
+    stays as it is."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return [whole(each) for each in value] if isinstance(value, list) else value
+    return [whole(each, deep - 1) for each in value] if isinstance(value, list) and deep else value
 
 
 class StreamOptions(Strict):

@@ -87,20 +87,30 @@ class Guard:
         if self.settings.keys and owner is None and path not in self.settings.free:
             said = "the key is missing or wrong: send Authorization: Bearer KEY"
             return errors.answer(401, said, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        size = headers.get("content-length", "")
+        if size.isdecimal() and (len(size) > 18 or int(size) > self.settings.body_bytes):
+            return errors.answer(413, self._too_large)
         return None
 
+    @property
+    def _too_large(self) -> str:
+        return f"the request is longer than {self.settings.body_bytes:,} bytes: shorten it"
+
     def _timed(self, receive: Receive) -> Receive:
-        """The same with a deadline for the body; whether the client is still there is asked without one."""
-        arrived, deadline = False, time.monotonic() + self.settings.body_seconds
+        """The same with a deadline and a size for the body; whether the client is still there is asked without one."""
+        arrived, came, deadline = False, 0, time.monotonic() + self.settings.body_seconds
 
         async def timed() -> Message:
-            nonlocal arrived
+            nonlocal arrived, came
             if arrived:
                 return await receive()
             try:
                 message: Any = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 raise HTTPException(408, "the request arrived too slowly") from None
+            came += len(message.get("body", b""))
+            if came > self.settings.body_bytes:
+                raise HTTPException(413, self._too_large)
             arrived = not message.get("more_body", False)
             return message
 
