@@ -249,7 +249,7 @@ def memory(address: str, log: Path, options: argparse.Namespace) -> dict[str, An
     rng, statuses, sizes = random.Random(options.seed), Counter[int](), []
     with httpx.Client(base_url=address, headers=HEADERS, timeout=60) as client:
         for number in range(options.requests):
-            path, body = asked(rng, 8)
+            path, body = asked(rng, 2)
             statuses[client.post(path, json=body).status_code] += 1
             if (number + 1) % max(1, options.requests // TOLD) == 0:
                 sizes.append(client.get("/counts").json()["bytes"])

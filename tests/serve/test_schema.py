@@ -56,7 +56,7 @@ def described(address: str, mode: GenerationMode = GenerationMode.NEGATIVE) -> A
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/solve"])
 def test_answers_are_as_the_schema_says(address: str, path: str, mode: GenerationMode):
     @given(described(address, mode)[path]["POST"].as_strategy(generation_mode=mode))
-    @settings(max_examples=EXAMPLES, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
+    @settings(max_examples=EXAMPLES, phases=[Phase.generate], suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
     def answered(case: Any) -> None:
         case.call_and_validate(headers=HEADERS)
 

@@ -21,8 +21,10 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
+from hrm.cli.main import main
 from hrm.files.reading import UserError
 from hrm.serve.models import Models, names_of
+from hrm.serve.running import listening
 from hrm.serve.settings import Settings, keys_in
 from hrm.serve.waiting import Limits
 from tests.serve.server import HEADERS, KEY, SETTINGS, app_of, running
@@ -227,6 +229,29 @@ def test_keys_are_long_and_there_are_some(tmp_path: Path):
             keys_in(file)
     file.write_text(f"# ours\n{'k' * 16}\n\n{'l' * 20}\n")
     assert len(keys_in(file)) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "name run folders"),
+        (["runs/none"], "there is no run at"),
+        (["sudoku", "--host", "0.0.0.0"], "name a file of keys"),
+        (["sudoku", "--host", "example.org"], "name a file of keys"),
+        (["sudoku", "--cors-origin", "*"], "is no site"),
+        (["sudoku", "--port", "70000"], "at most 65,535"),
+        (["sudoku", "--api-key-file", "none.txt"], "none.txt cannot be read"),
+    ],
+)
+def test_a_server_that_should_not_be_does_not_start(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["serve", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_to_be(capsys: pytest.CaptureFixture[str]):
+    with listening("127.0.0.1", 0) as (_, address):
+        assert main(["serve", "sudoku", "--port", address.rpartition(":")[2]]) == 2
+    assert "choose another (--port)" in capsys.readouterr().err
 
 
 def test_names_are_those_of_the_folders_or_as_given(folder: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -57,6 +58,9 @@ def main(args: list[str]) -> int:
     if options.api_key_file is None and not is_loopback(options.host):
         said = "reaches other machines, and without a key anyone could ask"
         raise UserError(f"--host {options.host} {said}: name a file of keys with --api-key-file")
+    for origin in options.cors_origin:
+        if not re.fullmatch(r"https?://[^/*\s]+", origin):
+            raise UserError(f"--cors-origin {origin} is no site: write it as https://example.org, without a path")
 
     from hrm.serve.app import create_app
     from hrm.serve.models import Models, names_of
@@ -71,7 +75,8 @@ def main(args: list[str]) -> int:
     )  # fmt: skip
     keys = frozenset() if options.api_key_file is None else keys_in(options.api_key_file)
     settings = Settings(
-        keys, hosts=() if keys else LOOPBACK, origins=options.cors_origin, log_contents=options.log_contents,
+        keys, hosts=() if keys else (*LOOPBACK, options.host), origins=options.cors_origin,
+        log_contents=options.log_contents,
         most_tokens=options.max_tokens,
     )  # fmt: skip
     with listening(options.host, options.port) as (socket, address):
