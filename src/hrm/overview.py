@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from hrm.files import names
 from hrm.files.reading import SMALL, UserError, json_of, reason
 from hrm.files.records import Json, Record
 from hrm.puzzles import kinds
@@ -162,7 +163,7 @@ def _newest(directory: Path) -> tuple[Path | None, str | None]:
 def _family(path: Path) -> object:
     """What the run.json says of its kind; None where it cannot be read."""
     try:
-        facts = json_of(path / "run.json", SMALL)
+        facts = json_of(names.regular(path / "run.json"), SMALL)
     except (UserError, OSError):
         return None
     return facts.get("kind", "puzzle") if isinstance(facts, dict) else None

@@ -146,3 +146,12 @@ def test_a_model_is_described_and_its_modes_compared(client: TestClient, tmp_pat
     assert damaged.status_code == 400 and "modes.json" in damaged.json()["error"]["message"]
     assert client.get("/studio/chat/about", params={"model": "sudoku"}).status_code == 400
     assert client.get("/studio/chat/about", params={"model": "none"}).status_code == 404
+
+
+def test_one_that_could_not_be_read_again_is_not_saved(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = begun(client)
+    monkeypatch.setattr(conversations, "LARGEST", 1000)
+    long = [{"role": "user", "content": "\u4e2d" * 900}]  # three bytes each
+    refused = client.put(f"/studio/conversations/{id}", json=save(messages=long))
+    assert refused.status_code == 400 and "as long as one may be" in refused.json()["error"]["message"]
+    assert client.get(f"/studio/conversations/{id}").json()["said"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("fastapi")
@@ -25,7 +28,7 @@ from hrm.serve.studio import books
 from hrm.serve.studio.app import PAGE, Studio
 from hrm.serve.studio.door import Door
 from hrm.serve.studio.following import lines_since
-from hrm.serve.studio.jobs import Jobs
+from hrm.serve.studio.jobs import Jobs, bare
 from hrm.serve.studio.learning import Wish
 from hrm.serve.studio.runs import Folder
 from tests.serve.page import LEARNER
@@ -165,6 +168,41 @@ def test_runs_are_listed_renamed_and_deleted(browser: TestClient, folder: Path) 
     assert browser.post("/studio/delete", json={"run": "my reader"}, headers=ORIGIN).status_code == 200
     assert [each["name"] for each in browser.get("/studio/runs").json()["runs"]] == ["reader"]
     assert sorted(path.name for path in folder.iterdir()) == ["reader"]
+
+
+def test_what_is_kept_of_a_run_goes_with_its_name(folder: Path) -> None:
+    own, jobs = Folder(folder), Jobs(folder)
+    long = "\u4e2d" * 60  # bytes of a name, not characters, are counted by a file system
+    for name, process in (("gone", 1 << 30), ("soon", os.getpid())):
+        started = datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat()
+        (folder / ".studio").mkdir(exist_ok=True)
+        facts = {"name": name, "books": ["/of/another"], "flags": [], "process": process, "started": started}
+        (folder / f".studio/{name}.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="soon is being trained"):  # it has no folder yet
+        own.rename("reader", "soon")
+    own.rename("reader", "gone")
+    assert jobs.job("gone") is None  # else it would go on with the books of another
+    own.rename("gone", long)
+    assert own.one(long).state == "paused"
+    jobs.place.joinpath(f"{bare('a/b%2F')}.json").write_text("{}")
+    assert "a/b%2F" in jobs.named()
+
+
+def test_what_the_system_refuses_is_said(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("hrm.serve.studio.books.os.fsync", full)
+    refused = browser.put("/studio/books?name=a.txt", content=b"a", headers=ORIGIN)
+    assert refused.status_code == 507 and "no space is left on the device" in said(refused)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+def test_a_pipe_in_place_of_a_run_does_not_stop_the_list(folder: Path) -> None:
+    (folder / "reader/run.json").unlink()
+    os.mkfifo(folder / "reader/run.json")
+    (shown,) = Folder(folder).shown()
+    assert shown.state == "damaged"
 
 
 def test_what_another_process_writes_into_is_left_alone(browser: TestClient, folder: Path) -> None:

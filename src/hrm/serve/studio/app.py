@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from hrm import __version__
-from hrm.files.output import refusal
+from hrm.files.output import Refused, refusal
 from hrm.puzzles import solvers
 from hrm.serve import errors
 from hrm.serve.app import create_app
@@ -42,7 +42,8 @@ class Studio:
         self.page.state.folder, self.page.state.models, self.page.state.offer = self.folder, self.models, self.offer
         self.page.state.works = inside.Works()
         errors.install(self.page)
-        self.page.add_exception_handler(OSError, _refused)
+        for kind in (OSError, Refused):
+            self.page.add_exception_handler(kind, _refused)
         self.page.add_exception_handler(Exception, _failed)
         for each in (router, talking.router, examples.router, inside.router, conversations.routes(self.folder.path)):
             self.page.include_router(each)
@@ -64,7 +65,7 @@ class Studio:
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    return errors.answer(500, refusal(error) or "the system refused it: the terminal of hrm studio says more")
+    return errors.answer(507, refusal(error) or "the system refused it: the terminal of hrm studio says more")
 
 
 async def _failed(request: Request, error: Any) -> JSONResponse:

@@ -223,7 +223,7 @@ class Conversations:
 
     def _write(self, id: str, facts: dict[str, Any]) -> None:
         facts["changed"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-        content = to_json(facts, ensure_ascii=False, separators=(",", ":"))
+        content = to_json(facts, ensure_ascii=False, separators=(",", ":")).encode()
         if len(content) > LARGEST:
             raise UserError("this conversation is as long as one may be: begin another")
         self.place.mkdir(parents=True, exist_ok=True)

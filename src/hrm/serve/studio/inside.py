@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from os import environ
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -21,7 +20,7 @@ from hrm.files import names
 from hrm.files.reading import UserError
 from hrm.report.story import figures_of
 from hrm.serve.models import Models
-from hrm.serve.studio.jobs import PLACE
+from hrm.serve.studio.jobs import PLACE, bare
 
 Question = Literal["steps", "dimensions", "answers", "paths", "halting", "ablate", "training", "report"]
 QUESTIONS: dict[str, str] = {
@@ -202,7 +201,7 @@ def _report(request: Request, run: str) -> Path | None:
     path, folder = _path(request, run), request.app.state.folder.path
     if not path.is_relative_to(folder) or not (path / "run.json").is_file():
         return None
-    return names.place_in(folder, PLACE, "reports", f"{quote(run, safe=' ')}.html")
+    return names.place_in(folder, PLACE, "reports", f"{bare(run)}.html")
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import psutil
 
@@ -182,7 +182,8 @@ class Jobs:
         return said if is_error else None
 
     def rename(self, name: str, other: str) -> None:
-        """Call what is kept of a run by another name."""
+        """Call what is kept of a run by another name, of which nothing is kept any more."""
+        self.forget(other)
         for suffix in ("json", "log"):
             with suppress(OSError):
                 self._file(name, suffix).replace(self._file(other, suffix))
@@ -194,7 +195,12 @@ class Jobs:
                 self._file(name, suffix).unlink()
 
     def _file(self, name: str, suffix: str) -> Path:
-        return self.place / f"{quote(name, safe=' ')}.{suffix}"
+        return self.place / f"{bare(name)}.{suffix}"
+
+
+def bare(name: str) -> str:
+    """The name of a run as that of a file, no longer than it has to be; `unquote` undoes it."""
+    return name.replace("%", "%25").replace("/", "%2F")
 
 
 def _lives(process: int) -> bool:

@@ -154,7 +154,8 @@ class Folder:
             raise UserError("a name has no slash: use letters, digits and spaces")
         target = f"{parent}/{other}" if parent else other
         place = self.place(target) if parent else self.free(other)
-        self._idle(name)
+        for each in (name, target):  # what is about to begin has no folder yet
+            self._idle(each)
         with lock.own(path, "studio") as owned:
             if os.path.lexists(place):
                 raise UserError(f"there is something called {other} already: choose another name")
