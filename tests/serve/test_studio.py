@@ -346,6 +346,8 @@ def test_a_book_is_looked_at_as_the_learner_reads_it(browser: TestClient, tmp_pa
     assert book["kinds"] == len(set(text)) and "not UTF-8" in book["note"] and found["name"] == "anna"
     assert looked(browser, tmp_path / "anna.txt", "koi8_r")["book"]["sample"] != book["sample"]
     assert "is no encoding" in looked(browser, tmp_path / "anna.txt", "klingon")["error"]["message"]
+    other = looked(browser, tmp_path / "anna.txt", "utf-8")["error"]["message"]
+    assert "cannot be read as utf-8" in other and "--" not in other
 
 
 def test_a_book_from_anywhere_is_read_as_text_alone(browser: TestClient, tmp_path: Path) -> None:

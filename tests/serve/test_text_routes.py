@@ -203,3 +203,5 @@ def test_what_cannot_be_is_refused_in_one_sentence(client: httpx.Client, path: s
     answer = client.post(f"/v1/{path}", json=(ASKED if path == "completions" else TALK) | fields)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"] and "\n" not in answer.json()["error"]["message"]
+    if "tempratur" in fields:
+        assert answer.json()["error"]["param"] == "tempratur"

@@ -100,7 +100,8 @@ def _story(path: Path, run: Run[Any], kind: Any, result: Json, price: float | No
         *([] if price is None else [Row("cost", f"{price * seconds / 3600:,.2f}", f"at {price:g} an hour")]),
         Row("begun", run.created[:16].replace("T", " "), f"hrm {run.version}"),
     ]
-    figures = list(figures_of(run.path / "analysis"))
+    # The page draws the training itself.
+    figures = [each for each in figures_of(run.path / "analysis") if each.question != "training"]
     out = shlex.quote(f"runs/{name}")
     return Story(
         name=name, path=run.path, family=kind.family, lead=told.lead, facts=facts, results=told.results(),

@@ -130,8 +130,10 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     if first["type"] == "json_invalid":
         said, name = f"the body is not valid JSON ({first.get('ctx', {}).get('error', 'damaged')})", ""
     elif first["type"] == "extra_forbidden":
-        why = REFUSED.get(place[-1])
-        said, name = (why, place[-1]) if why else (f"there is no field {quoted(place[-1])}", "")
+        name = place[-1]
+        if name not in REFUSED:
+            return answer(400, f"there is no field {quoted(name)}", "invalid_request", name[:100])
+        said = REFUSED[name]
     elif first["type"] == "union_tag_invalid":
         said = f"the role is none of {first['ctx']['expected_tags']}".replace("'", "")
     elif first["type"] in ("model_attributes_type", "dict_type") and not name:

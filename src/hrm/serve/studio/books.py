@@ -135,7 +135,11 @@ def look(path: Path, encoding: str | None, progress: Callable[[float], None] = l
     if (known := _looked.get(mark)) is not None:
         return known
     way = ReadOptions(None, asked)
-    found, size = way.find(path), state.st_size
+    try:
+        found, size = way.find(path), state.st_size
+    except UserError as error:  # the page has a field where the command has a flag
+        said = str(error).replace("--encoding ", "").replace("leave it out, or name another", "choose another encoding")
+        raise UserError(said.replace("name its encoding with --encoding", "choose its encoding")) from None
     digest, characters, kinds, sample = hashlib.sha256(), 0, set[str](), ""
     for part in documents(str(path), way=way):
         data = part.encode("utf-8", "surrogatepass")

@@ -107,8 +107,8 @@ def begin(folder: Folder, wish: Wish) -> str:
 
 def suggested(folder: Folder, book: str) -> str:
     """A free name for a learner that begins with a book."""
-    stem = re.sub(r"[^\w -]+", " ", Path(book).stem, flags=re.ASCII if book.isascii() else 0).strip(" -_")[:40]
-    stem = stem.lower() or "reader"
+    stem = re.sub(r"[^\w -]+", " ", Path(book).stem, flags=re.ASCII if book.isascii() else 0)
+    stem = " ".join(stem.split()).lower()[:40].strip(" -_") or "reader"
     names = (stem if number == 1 else f"{stem} {number}" for number in range(1, 10_000))
     return next(name for name in names if _is_free(folder, name))
 

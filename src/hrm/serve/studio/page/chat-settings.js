@@ -64,7 +64,7 @@ export class Settings {
 
   tell() {
     const mode = this.about.modes.find(each => each.name === this.mode);
-    this.told.replaceChildren(sentence(mode.does), mode.bits ? ` ${mode.bits.toFixed(3)} bits a character of held-out text.` : "",
+    this.told.replaceChildren(sentence(mode.does), mode.bits && !mode.warning ? ` ${mode.bits.toFixed(3)} bits a character of held-out text.` : "",
       mode.warning ? el("strong", {}, ` ${sentence(mode.warning)}`) : "");
   }
 

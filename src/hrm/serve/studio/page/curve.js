@@ -1,6 +1,8 @@
 // A curve of bits a character against updates, with perplexity at the other edge; drawn as wide as there is room.
+import { short } from "./lib.js";
+
 const NS = "http://www.w3.org/2000/svg";
-const HEIGHT = 260, EDGE = { top: 14, right: 52, bottom: 34, left: 44 };
+const HEIGHT = 260, STRANGE = 12, EDGE = { top: 14, right: 52, bottom: 34, left: 44 };
 
 function draw(tag, attributes, text) {
   const made = document.createElementNS(NS, tag);
@@ -20,7 +22,7 @@ function ticks(from, to, count) {
 
 const perplexity = bits => {
   const value = 2 ** bits;
-  return value >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+  return value >= 1e5 ? short(value) : value >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 };
 
 /** A figure; `fill({training: [[x, bits]], heldOut: [[x, bits]], steps})` redraws it, `leave()` ends it. */
@@ -34,7 +36,9 @@ export function curve() {
 
   function fill(given) {
     data = given;
-    const { training, heldOut, steps } = data;
+    const { training, steps } = data;
+    // A book of letters that were never seen begins so high that nothing else could be told apart.
+    const heldOut = data.heldOut.filter(([at, bits]) => at || bits < STRANGE || !training.length);
     const width = Math.max(260, figure.clientWidth || 640);
     svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     svg.replaceChildren();

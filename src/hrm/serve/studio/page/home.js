@@ -1,5 +1,5 @@
 // Home: the runs of the folder, how far they are, and what can be done with them.
-import { ago, api, ask, askToStop, el, every, number, plural, problem, say, short, STATES } from "./lib.js";
+import { ago, api, ask, askToStop, el, every, forget, number, plural, problem, say, short, STATES } from "./lib.js";
 
 const KINDS = { puzzles: "Puzzles", text: "Text", learner: "Book" };
 
@@ -40,6 +40,7 @@ export async function show(root) {
 
   const calm = () => refresh().catch(problem);
   async function act(path, body, done) {
+    forget();
     try {
       await api(`studio/${path}`, { json: body });
       say(done);

@@ -318,20 +318,19 @@ export async function show(root, name) {
     complain(startWrong, null);
     trial?.abort();
     const mine = trial = new AbortController();
-    let seconds = 0;
     try {
       const asked = wish(), characters = books.filter(book => book.look).map(book => book.look.characters);
       estimate.disabled = true;
       cancel.hidden = false;
-      time.textContent = "It learns for about ten seconds, to see ...";
+      time.textContent = "It learns for a few seconds, to see; a slow machine takes a minute ...";
       await stream("studio/probe", { wish: asked, characters }, event => {
-        if (event.event !== "timed") return void (seconds += 1);
+        if (event.event !== "timed") return;
         timing = event;
         const long = event.seconds > 2400 ? " That is long: a smaller size, fewer epochs or more characters between rows (More) take less." : "";
         time.textContent = `About ${duration(event.seconds)} on this machine: ${plural(event.updates, "update")}, ${short(event.parameters)} parameters.${long}`;
       }, mine.signal);
     } catch (error) {
-      if (mine === trial) time.textContent = error.name === "AbortError" ? "" : "";
+      if (mine === trial) time.textContent = "";
       if (error.name !== "AbortError") complain(startWrong, error);
     } finally {
       if (mine === trial) {

@@ -5,8 +5,8 @@ import { arcTask, drawn, emptyOf, kindOf, read, signIn, signOf, TOOLS, verdict, 
 
 const PLAY = 5000;  // milliseconds in which all segments are played, at most
 const TRIES = [
-  ["max_segments", "Segments of an attempt", 1, 100000], ["restarts", "New beginnings", 0, 1000],
-  ["guesses", "Guesses", 0, 10000], ["views", "Views (turned, mirrored)", 1, 100],
+  ["max_segments", "Segments", 1, 100000], ["restarts", "New beginnings", 0, 1000],
+  ["guesses", "Guesses", 0, 10000], ["views", "Views", 1, 100],
 ];
 
 export async function show(root, argument) {
