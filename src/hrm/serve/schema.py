@@ -54,7 +54,7 @@ class Strict(BaseModel):
 
 
 def whole(value: Any, deep: int = 16) -> Any:
-    """The same with whole numbers as such, also in lists: in JSON, 8.0 is one. What lies deeper than any field of ours
+    """The same with whole numbers as such, also in lists: in JSON, 8.0 is one. What lies deeper than any field here
     stays as it is."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
