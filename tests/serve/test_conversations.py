@@ -155,3 +155,11 @@ def test_one_that_could_not_be_read_again_is_not_saved(client: TestClient, monke
     refused = client.put(f"/studio/conversations/{id}", json=save(messages=long))
     assert refused.status_code == 400 and "as long as one may be" in refused.json()["error"]["message"]
     assert client.get(f"/studio/conversations/{id}").json()["said"] == []
+
+
+def test_one_without_a_fact_is_not_exported(client: TestClient, tmp_path: Path) -> None:
+    id = begun(client)
+    file = tmp_path / f".studio/conversations/{id}.json"
+    file.write_text(file.read_text().replace("forgotten", "forgot"))
+    answer = client.get(f"/studio/conversations/{id}/file")
+    assert answer.status_code == 400 and "is damaged" in answer.json()["error"]["message"]

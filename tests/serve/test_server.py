@@ -177,6 +177,7 @@ def test_clients_that_leave_free_their_slots_and_leave_nothing_behind(folder: Pa
         until(lambda: not served.engine.active and not len(served.engine.queue) and not served.users)
         until(lambda: open_files() <= before)
         assert httpx.get(f"{address}/health").status_code == 200
+        assert 'hrm_waiting{model="tiny"} 0.0' in httpx.get(f"{address}/metrics", headers=HEADERS).text
 
 
 def open_files() -> int:

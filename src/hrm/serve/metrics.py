@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -51,3 +52,10 @@ class Metrics:
             self.thought.labels(model).inc(step.depth)
         if (held := getattr(step, "cache_bytes", None)) is not None:
             self.cache.labels(model).set(held)
+
+    def now(self, waiting: Mapping[str, int | None]) -> None:
+        """Take what is so now, also where no engine has computed a segment since; None for a model that was dropped."""
+        for model, count in waiting.items():
+            self.waiting.labels(model).set(count or 0)
+            if count is None:
+                self.cache.labels(model).set(0)

@@ -94,6 +94,12 @@ class Models:
         with self._lock:
             return list(self._paths)
 
+    def waiting(self) -> dict[str, int | None]:
+        """Requests that wait for a slot now, by model; None for one that is not loaded."""
+        with self._lock:
+            loaded = {**self._loaded}
+            return {name: loaded[name].engine.waiting if name in loaded else None for name in self._paths}
+
     def add(self, name: str, path: str | Path) -> None:
         """Offer another run, or the same one from another folder."""
         with self._lock:

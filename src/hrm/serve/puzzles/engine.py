@@ -60,6 +60,11 @@ class PuzzleEngine:
             solving.begin(self.solver)
         self._queue.put(*solvings)
 
+    @property
+    def waiting(self) -> int:
+        """Requests of which a puzzle waits for a slot."""
+        return len(self._queue)
+
     def close(self, seconds: float = 30.0) -> None:
         """Take no more, give requests that have begun this long to end, and stop the threads."""
         if self._until is None:

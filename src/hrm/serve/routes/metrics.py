@@ -17,4 +17,6 @@ TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schem
 @router.get("/metrics", response_class=Response, responses=TEXT)
 async def metrics(request: Request) -> Response:
     """Counters and histograms, in the text format of Prometheus."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    found = request.app.state.metrics
+    found.now(request.app.state.models.waiting())
+    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)

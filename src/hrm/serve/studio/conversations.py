@@ -213,7 +213,7 @@ class Conversations:
         try:
             facts = json.loads(names.read_bytes(path, 2 * LARGEST))
             _whole(id, facts)
-            if facts["format"] != FORMAT:
+            if facts["format"] != FORMAT or type(facts["forgotten"]) is not int:
                 raise ValueError("another version wrote it")
             return facts
         except FileNotFoundError:

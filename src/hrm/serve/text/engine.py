@@ -112,6 +112,11 @@ class TextEngine:
         self._thread.join()
 
     @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self.queue)
+
+    @property
     def cache_bytes(self) -> int:
         """Keys and values held."""
         return sum(_bytes(cache) for cache in [*(text.cache for text in [*self.active]), *self.kept.caches])
