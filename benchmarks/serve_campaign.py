@@ -156,7 +156,7 @@ def schema(address: str, log: Path, options: argparse.Namespace) -> dict[str, An
             str(Path(sys.executable).with_name("st")), "run", str(file), "--url", address,
             "-H", f"Authorization: Bearer {KEY}", "--mode", "all", "--max-examples", str(options.examples),
             "--seed", str(options.seed), "--continue-on-failure", "--suppress-health-check", "all",
-            "--request-timeout", str(4 * SECONDS),
+            "--request-timeout", str(20 * SECONDS),
         ]  # fmt: skip
         before = len(log.read_text().splitlines())
         ran = subprocess.run(command, capture_output=True, text=True, cwd=folder)

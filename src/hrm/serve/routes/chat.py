@@ -108,7 +108,7 @@ class _Writer:
 def _talks(served: Served, wished: ChatRequest, request: Request, seed: int) -> list[Talk]:
     """An answer to plan for each text; UserError for a conversation that cannot be read."""
     budget = answers.budget_of(wished, served, wished.mode or "auto")
-    most = answers.most_tokens(request, wished.max_completion_tokens or wished.max_tokens, 300)
+    most, *_ = (answers.most_tokens(request, each, 300) for each in _lengths(wished))
     shortest = Settings().min_characters
     natural = served.session.settings.stop == "natural" if wished.natural is None else wished.natural
     ends = shortest if natural is True else None if natural is False else natural
@@ -121,6 +121,11 @@ def _talks(served: Served, wished: ChatRequest, request: Request, seed: int) -> 
             talk.begin()
             found.append(talk)
     return found
+
+
+def _lengths(wished: ChatRequest) -> list[int | None]:
+    """The two names of the same, the one that counts first."""
+    return [each for each in (wished.max_completion_tokens, wished.max_tokens) if each is not None] or [None]
 
 
 def _conversation(served: Served, wished: ChatRequest) -> Conversation:
