@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -179,3 +180,23 @@ def test_a_place_is_built_by_one_process_and_swept_of_what_a_killed_one_left(tmp
 def test_a_place_where_no_folder_can_be_made_is_called_that() -> None:
     with pytest.raises(UserError, match=r"^/proc/x cannot be made in /proc: choose another folder$"):
         lock.own(Path("/proc/x"), "train", new=True)
+
+
+@pytest.mark.parametrize(("number", "owned"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_a_full_disk_hinders_nobody_and_nothing_stays_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, owned: bool
+) -> None:
+    (tmp_path / "run.json").write_text("{}")
+
+    def refuses(path: Path, value: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock.durable, "write_json", refuses)
+        if owned:
+            with lock.own(tmp_path, "studio"):
+                pass
+        else:
+            with pytest.raises(UserError, match="cannot be written into"):
+                lock.own(tmp_path, "studio")
+    assert not lock._held

@@ -22,6 +22,7 @@ import pytest
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from hrm.files.output import Refused
 from hrm.files.reading import UserError
 from hrm.runs import lock
 from hrm.serve.studio import books
@@ -408,3 +409,20 @@ def test_a_large_book_comes_in_with_flat_memory(folder: Path) -> None:
     found = books.look(path, None)
     assert found.characters == path.stat().st_size > 100_000_000
     assert process.memory_info().rss - before < 60 << 20
+
+
+def test_a_training_whose_record_cannot_be_kept_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+
+    def begin(jobs: Jobs, command: list[str], log: int) -> Any:
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        return begun[0]
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Jobs, "_begin", begin)
+    monkeypatch.setattr("hrm.serve.studio.jobs.durable.write_json", full)
+    with pytest.raises(Refused, match="nothing was changed"):
+        Jobs(folder).start("new", "learn", ["/a"])
+    assert begun[0].poll() is not None

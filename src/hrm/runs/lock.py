@@ -7,6 +7,7 @@ no lock and never wait.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from hrm.runs import durable
 _LOCK, _OWNER = ".lock", ".owner.json"
 FILES = (_LOCK, _OWNER)
 """Files that an owner keeps in the folder."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HOUR = 3600.0  # by which clocks may have been set since
 _TRIES = 20
 """Retries when the folder vanishes or is renamed while it is being locked."""
@@ -117,8 +119,13 @@ def own(folder: Path | str, verb: str, new: bool = False, named: Path | None = N
                 if _identity(folder / _LOCK) != key:  # the folder was renamed in between
                     lock.file.release()
                     continue
+                try:
+                    _sign(folder, verb)
+                except OSError as error:
+                    if error.errno not in _FULL:  # a run may be deleted to make room; others are told less meanwhile
+                        lock.file.release()
+                        raise
                 _held[key] = lock
-                _sign(folder, verb)
         except FileNotFoundError as error:
             if not new:
                 raise UserError(f"{folder} has vanished: another process has renamed or removed it") from error

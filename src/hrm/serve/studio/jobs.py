@@ -95,7 +95,12 @@ class Jobs:
                     process = self._begin(command, log.fileno())
                 started = datetime.now(UTC).isoformat(timespec="seconds")
                 job = Job(name, [*books], [*flags], process.pid, started)
-                durable.write_json(self._file(name, "json"), job)
+                try:
+                    durable.write_json(self._file(name, "json"), job)
+                except BaseException:  # it would run, and nobody know of it
+                    process.kill()
+                    process.wait()
+                    raise
         threading.Thread(target=process.wait, daemon=True).start()  # so that no dead process is kept
         return job
 
