@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fastapi.testclient import TestClient
 
 from hrm.files.output import Refused
 from hrm.files.reading import UserError
+from hrm.overview import listed
 from hrm.runs import lock
 from hrm.serve.studio import books
 from hrm.serve.studio.app import PAGE, Studio
@@ -426,3 +428,14 @@ def test_a_training_whose_record_cannot_be_kept_does_not_run(folder: Path, monke
     with pytest.raises(Refused, match="nothing was changed"):
         Jobs(folder).start("new", "learn", ["/a"])
     assert begun[0].poll() is not None
+
+
+def test_a_further_book_that_could_not_begin_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Folder(folder)
+    own.jobs.place.mkdir()
+    (own.jobs.place / "reader.log").write_text("hrm learn: the book is too short\n")
+    assert (own.one("reader").state, own.one("reader").problem) == ("failed", "the book is too short")
+    finished = replace(listed(folder / "reader"), state="finished")
+    monkeypatch.setattr("hrm.serve.studio.runs.listed", lambda path: finished)
+    found = Folder(folder).one("reader")
+    assert (found.state, found.problem, found.can_resume) == ("finished", "the book is too short", False)

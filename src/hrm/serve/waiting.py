@@ -111,10 +111,13 @@ class FairQueue(Generic[T]):
             return sum(map(len, self._of.values()))
 
     def put(self, *tickets: T) -> None:
-        """Add tickets, all or none; Busy if not all fit."""
+        """Add tickets, all or none; Busy if not all fit. Who has none there is not refused for those of others."""
         with self._lock:
             waiting = sum(map(len, self._of.values()))
-            if self._closed or waiting + len(tickets) > self.limit:
+            full = waiting + len(tickets) > self.limit
+            if full and not any(ticket.owner in self._of for ticket in tickets):
+                full = len(tickets) > self.limit
+            if self._closed or full:
                 raise Busy(min(60, max(1, math.ceil(waiting * self._took))))
             for ticket in tickets:
                 self._of.setdefault(ticket.owner, deque()).append(ticket)

@@ -111,8 +111,8 @@ class Folder:
             shown = "stopping"
         elif state != "training" and state != "damaged" and job is not None and job.lives:
             shown = "starting"
-        elif state == "paused" and (said := self.jobs.complaint(name)):
-            shown, problem = "failed", said
+        elif state in ("paused", "finished") and (said := self.jobs.complaint(name)):
+            shown, problem = ("failed" if state == "paused" else state), said  # its next book could not begin
         owner = lock.owner(path) if shown == "training" else None
         pauses = shown == "starting" or (owner is not None and owner.verb.split()[0] in ("learn", "train"))
         return Shown(
