@@ -180,6 +180,30 @@ def test_clients_that_leave_free_their_slots_and_leave_nothing_behind(folder: Pa
         assert 'hrm_waiting{model="tiny"} 0.0' in httpx.get(f"{address}/metrics", headers=HEADERS).text
 
 
+def test_a_client_that_takes_nothing_of_its_answer_has_left(folder: Path, caplog: pytest.LogCaptureFixture):
+    """Else it would keep its model and its answer for ever."""
+    caplog.set_level("INFO", "hrm.serve")
+    app = app_of({"tiny": folder}, Settings(stall_seconds=0.05))
+    body = json.dumps(LONG).encode()
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"x")], "scheme": "http",
+    }  # fmt: skip
+    asked = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Any:
+        return asked.pop() if asked else await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 30))
+    assert not app.state.models.get("tiny").users
+    assert "left" in caplog.text and "Traceback" not in caplog.text
+    app.state.models.close(0)
+
+
 def open_files() -> int:
     process: Any = psutil.Process()
     return process.num_fds() if hasattr(process, "num_fds") else process.num_handles()

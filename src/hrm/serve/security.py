@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +20,10 @@ from hrm.serve.settings import Settings, digest
 from hrm.terminal import clean
 
 log = logging.getLogger("hrm.serve")
+
+
+class _Stalled(OSError):
+    """A client takes nothing of its answer: for all that can be known, it has left."""
 
 
 class Guard:
@@ -42,7 +46,11 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self.settings.headers.items():
                     headers.setdefault(name, value)
-            await send(message)
+            try:
+                async with asyncio.timeout(self.settings.stall_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise _Stalled from None
 
         headers = Headers(scope=scope)
         owner = self._owner(headers)
@@ -53,6 +61,8 @@ class Guard:
                 await refused(scope, receive, answer)
             else:
                 await self.app(scope, self._timed(receive), answer)
+        except (_Stalled, ClientDisconnect):
+            status = 0
         except Exception:
             log.exception("a request failed")
             if not status:

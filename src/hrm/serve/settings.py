@@ -46,6 +46,8 @@ class Settings:
     body_bytes: int = 4 << 20
     body_seconds: float = 30.0
     """A request has this long to arrive."""
+    stall_seconds: float = 60.0
+    """After this long in which a client has taken nothing of its answer, it counts as left."""
 
 
 def digest(key: str) -> str:
