@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import random
@@ -50,7 +51,8 @@ class Ask(NamedTuple):
 
     def body(self) -> dict[str, Any]:
         own = {"max_segments": self.segments, "halting": "fixed"}
-        return {"model": "model", "prompt": self.prompt, "max_tokens": self.tokens, "seed": 1, "stream": True, **own}
+        told = {"stream": True, "stream_options": {"include_usage": True}}
+        return {"model": "model", "prompt": self.prompt, "max_tokens": self.tokens, "seed": 1, **told, **own}
 
 
 class Told(NamedTuple):
@@ -149,7 +151,7 @@ async def ask(client: Any, what: Ask) -> Told:
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 first = first or time.perf_counter() - start
-                tokens += 1
+                tokens = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", tokens)
     total = time.perf_counter() - start
     if answer.status_code == 200 and tokens < what.tokens:
         raise RuntimeError(f"{tokens} of {what.tokens} tokens came")

@@ -49,6 +49,10 @@ def routes(client: TestClient) -> list[tuple[str, str]]:
     return [(method, path) for path, methods in paths.items() for method in methods]
 
 
+def test_a_load_balancer_may_ask_for_the_head_of_health_alone(client: TestClient) -> None:
+    assert client.head("/health").status_code == 200
+
+
 @pytest.mark.parametrize("header", ["", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer \xff", "Bearer"])
 def test_every_route_but_health_wants_the_key(client: TestClient, header: str):
     for method, path in [*routes(client), ("get", "/openapi.json"), ("get", "/none"), ("post", "/v1/none")]:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from hrm.files.reading import UserError
 from hrm.training.interrupt import Terminated
 
+log = logging.getLogger("hrm.serve")
 _LAST = 5
 """Seconds after the grace in which streams that were ended are sent."""
 
@@ -33,6 +34,7 @@ class _Server(uvicorn.Server):
         self._models, self._grace = app.state.models, grace
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("ending: requests under way have %g seconds to finish", self._grace)
         ending = asyncio.get_running_loop().run_in_executor(None, self._models.close, self._grace)
         await super().shutdown(sockets)
         await ending
