@@ -85,7 +85,7 @@ def pages(address: str, rounds: int) -> tuple[dict[str, float], str]:
             )
             context.close()
         browser.close()
-    cookie = "; ".join(f"{each['name']}={each['value']}" for each in state["cookies"])
+    cookie = "; ".join(f"{each.get('name')}={each.get('value')}" for each in state.get("cookies", []))
     found = {"first_paint_ms": statistics.median(paint), "ready_ms": statistics.median(ready), "bytes": max(sent)}
     return found, cookie
 

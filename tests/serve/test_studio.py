@@ -82,7 +82,7 @@ def test_a_token_opens_one_browser(outside: TestClient) -> None:
 
 @pytest.mark.parametrize("cookie", [None, "wrong", "é", '"; x', "hrm-studio-8722"])
 def test_without_the_cookie_there_is_nothing(outside: TestClient, cookie: str | None) -> None:
-    headers = ORIGIN | ({} if cookie is None else {"cookie": f"hrm-studio-8722={cookie}".encode()})  # type: ignore[dict-item]
+    headers: Any = ORIGIN | ({} if cookie is None else {"cookie": f"hrm-studio-8722={cookie}".encode()})
     for method, path in [
         ("GET", "/studio/runs"), ("GET", "/app.js"), ("GET", "/v1/models"), ("POST", "/studio/delete"),
         ("POST", "/v1/chat/completions"), ("PUT", "/studio/books?name=a.txt"), ("GET", "/nothing"), ("GET", "/metrics"),
