@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -240,6 +242,24 @@ def test_every_request_ends_and_leaves_nothing_behind() -> None:
     assert not crowd.engine.active and not len(crowd.engine.queue) and crowd.engine.cache_bytes == 0
     with pytest.raises(Busy):
         crowd.ask("the cat", ENDLESS)
+
+
+def test_what_a_text_held_is_freed_when_it_ends(crowd: Crowd) -> None:
+    gc.collect()
+    gc.disable()  # caches are large and few, so the collector would come late
+    try:
+        asked = crowd.ask("the cat", ENDLESS)
+        next(asked.tokens())
+        (text,) = crowd.engine.active
+        held = [weakref.ref(each) for each in (text, text.cache, text.row, asked.writing)]
+        del text
+        asked.writing.cancel()
+        asked.end()
+        del asked
+        crowd.ask("the dog", Sampling(max_new_tokens=1)).end()
+        assert [each() for each in held] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_closing_finishes_what_is_under_way() -> None:

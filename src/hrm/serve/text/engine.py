@@ -294,11 +294,12 @@ class TextEngine:
         row, writing = text.row, text.writing
         if end == "done" and text.thought is None:
             self.kept.put(writing.owner, text.budget, row.ids, text.cache)
-        text.thought = None
+        text.thought, text.cache = None, HRMCache()
         if end == "done" and text.sentence and not row.done:
             row.completion.end = "sentence"
         if end in ("done", "stopped", "deadline"):
             row.finish(time.monotonic() - writing.arrived)
+        row.on_token = None  # it knows the text, which knows the row: only the garbage collector would free the two
         writing.completion = row.completion
         writing.finish(end, error)
 

@@ -32,10 +32,14 @@ class Crowd:
         self.sizes = [part.x.shape[1] for part in parts]
         self.carry = Carry(*(torch.cat(states, dim=1) for states in zip(*(part.carry for part in parts), strict=True)))
         self.x = torch.cat([part.x for part in parts], dim=1)
-        ropes = [part.context.rope for part in parts]
-        rope = tuple(torch.cat(angles, dim=1) for angles in zip(*ropes, strict=True))  # type: ignore[arg-type]
-        self.context = Context(rope, keys_values=self, attend=self._attend, back=self._back)  # type: ignore[arg-type]
         self._slot = 0
+
+    def context(self) -> Context:
+        """What the blocks need. It knows the crowd and not the other way round: in a circle all the keys and values
+        would wait for the garbage collector."""
+        ropes = [part.context.rope for part in self.parts]
+        rope = tuple(torch.cat(angles, dim=1) for angles in zip(*ropes, strict=True))  # type: ignore[arg-type]
+        return Context(rope, keys_values=self, attend=self._attend, back=self._back)  # type: ignore[arg-type]
 
     def split(self, carry: Carry) -> list[Carry]:
         """The states of each thought."""

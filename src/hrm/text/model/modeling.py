@@ -244,7 +244,7 @@ class HRMModel(HRMPreTrainedModel):
         many tokens each computed."""
         parts = [self.part(thought, schedule) for thought in thoughts]
         crowd = Crowd(parts)
-        new = self.recurrence(crowd.carry, crowd.x, crowd.context, schedule)
+        new = self.recurrence(crowd.carry, crowd.x, crowd.context(), schedule)
         for thought, part, carry in zip(thoughts, parts, crowd.split(new), strict=True):
             thought.advance(part.selection, carry)
         return crowd.sizes
