@@ -22,7 +22,7 @@ EXAMPLES = 20
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = small.saved(tmp_path_factory.mktemp("served") / "tiny")
+    folder = small.saved(tmp_path_factory.mktemp("served") / "tiny", max_position_embeddings=4096)  # for any prompt
     allowed = Settings(SETTINGS.keys, most_tokens=4)
     with running(app_of({"tiny": folder}, allowed, limits=Limits(4, 20_000, seconds=2))) as address:
         yield address
