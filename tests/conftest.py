@@ -1,10 +1,12 @@
 """Before any test: one torch thread per process, the same random examples every time."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -14,6 +16,11 @@ from hypothesis import settings
 settings.register_profile("hrm", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("hrm")
 
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+"""Of Chromium: no rights that it lacks in a container, and no request of its own."""
 SHAPES = [Path(__file__).parent / name for name in ("core", "text/model", "puzzles/training")]
 """Where all tests but the slow ones run with checks of shapes in `make test`."""
 
@@ -28,6 +35,20 @@ def one_thread() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+# Not for a whole session: while playwright is open, nothing else in this thread can run a loop of asyncio.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window; skips where there is none."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium is installed: the page is not looked at")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=FLAGS.split())
+        yield opened
+        opened.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from hrm.serve.studio.app import Studio
 from hrm.serve.studio.door import Door
 from hrm.serve.studio.server import listening
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 LEARNER = Path(__file__).parents[1] / "golden/runs/learner"
 """A tiny learner that has read a book."""
 
@@ -59,19 +57,6 @@ def opened(folder: Path) -> Iterator[Opened]:
         finally:
             server.should_exit = True
             thread.join()
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser; skips where there is none."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @dataclass

@@ -24,7 +24,6 @@ from tests.serve.server import running
 from tests.text.chat.small import TEMPLATE, run
 from tests.text.chat.small import session as small_session
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 pause = 0.0
 """Seconds by which each token is delayed."""
 
@@ -64,18 +63,6 @@ def door(folder: Path) -> Iterator[tuple[str, Door]]:
         made = Door(Studio(folder))
         with running(made) as address:  # type: ignore[arg-type]
             yield address, made
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium is installed: the page is not looked at")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from hrm.serve.studio import inside
 from hrm.serve.studio.app import Studio
 from tests.puzzles.solving import small
-from tests.serve.page import Opened, chromium, opened, watched
+from tests.serve.page import Opened, opened, watched
 
 FOUND = {
     "title": "How far its states move",
@@ -159,12 +159,6 @@ def test_what_went_wrong_is_said_in_the_sentence_of_the_command(client: TestClie
     client.post("/studio/inside", json={"run": "bare", "question": "training"})
     problem = until(client, "bare")["work"]["problem"]
     assert problem and "Traceback" not in problem and not problem.startswith("hrm") and "\x1b" not in problem
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,8 @@ import pytest
 pytest.importorskip("fastapi")
 from hrm.puzzles.solving import load
 from tests.puzzles.solving import small, small_maze
-from tests.serve.page import Opened, Watched, chromium, opened, watched
+from tests.serve.page import Opened, Watched, opened, watched
 from tests.serve.puzzles.test_arc import TASK, arc_run
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,7 @@ import pytest
 pytest.importorskip("fastapi")
 from hrm.serve.studio.following import newest
 from hrm.serve.studio.jobs import Jobs
-from tests.serve.page import LEARNER, Opened, chromium, opened, watched
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
+from tests.serve.page import LEARNER, Opened, opened, watched
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,6 @@ class Metrics:
     def step(self, model: str, step: Any) -> None:
         """Take what an engine says of a step; called in its thread."""
         self.batch.labels(model).observe(step.requests)
-        self.waiting.labels(model).set(step.waiting)
         if (written := getattr(step, "written", 0)) > 0:
             self.tokens.labels(model).inc(written)
             self.segments.labels(model).inc(step.depth)
@@ -50,12 +49,9 @@ class Metrics:
         if (answered := getattr(step, "answered", 0)) > 0:
             self.puzzles.labels(model).inc(answered)
             self.thought.labels(model).inc(step.depth)
-        if (held := getattr(step, "cache_bytes", None)) is not None:
-            self.cache.labels(model).set(held)
 
-    def now(self, waiting: Mapping[str, int | None]) -> None:
-        """Take what is so now, also where no engine has computed a segment since; None for a model that was dropped."""
-        for model, count in waiting.items():
-            self.waiting.labels(model).set(count or 0)
-            if count is None:
-                self.cache.labels(model).set(0)
+    def now(self, engines: Mapping[str, Any]) -> None:
+        """Take what is so at this moment, also where nothing has been computed since; None for a model not loaded."""
+        for model, engine in engines.items():
+            self.waiting.labels(model).set(0 if engine is None else engine.waiting)
+            self.cache.labels(model).set(getattr(engine, "cache_bytes", 0))

@@ -94,11 +94,10 @@ class Models:
         with self._lock:
             return list(self._paths)
 
-    def waiting(self) -> dict[str, int | None]:
-        """Requests that wait for a slot now, by model; None for one that is not loaded."""
+    def engines(self) -> dict[str, Any]:
+        """The engine of each model; None for one that is not loaded."""
         with self._lock:
-            loaded = {**self._loaded}
-            return {name: loaded[name].engine.waiting if name in loaded else None for name in self._paths}
+            return {name: self._loaded[name].engine if name in self._loaded else None for name in self._paths}
 
     def add(self, name: str, path: str | Path) -> None:
         """Offer another run, or the same one from another folder."""

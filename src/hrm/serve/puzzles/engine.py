@@ -29,8 +29,6 @@ class Step(NamedTuple):
     depth: int
     """Segments of these, over all their attempts, summed."""
     seconds: float
-    waiting: int
-    """Requests of which a puzzle waits for a slot."""
 
 
 class PuzzleEngine:
@@ -117,7 +115,7 @@ class PuzzleEngine:
             self._end(piece, outcome)
         if self._on_step is not None:
             depth = sum(outcome.segments for _, outcome in ended)
-            self._on_step(Step(count, len(ended), depth, seconds, len(self._queue)))
+            self._on_step(Step(count, len(ended), depth, seconds))
 
     def _drop(self) -> None:
         """Free the slots of requests that were left or are out of time."""

@@ -18,5 +18,5 @@ TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schem
 async def metrics(request: Request) -> Response:
     """Counters and histograms, in the text format of Prometheus."""
     found = request.app.state.metrics
-    found.now(request.app.state.models.waiting())
+    found.now(request.app.state.models.engines())
     return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)

@@ -6,6 +6,7 @@ depths and settings; texts of different schedules take turns, by the time that e
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from hrm.text.model.thought import Thought
 from hrm.text.writing.drawing import Drawing
 from hrm.text.writing.generation import Row, Token, ends_of
 
+log = logging.getLogger(__name__)
 CHUNK = 128
 """Tokens of prompts that are read at a time: texts that are being written wait no longer than these take."""
 IDLE = 0.5
@@ -129,6 +131,7 @@ class TextEngine:
                     if not self._tick():
                         return
                 except Exception as error:  # a thread that dies would leave every later request without an answer
+                    log.exception("writing failed")
                     for text in self.active:
                         text.writing.finish("failed", error)
                     self.active, self._had = [], {}
@@ -141,8 +144,8 @@ class TextEngine:
             over: End | None = "stopped" if time.monotonic() > self._last else text.writing.over
             if over is not None:
                 self._leave(text, over)
+        self._sweep()
         self._admit()
-        self.active = [text for text in self.active if text.writing.end is None]
         if not self.active:
             self._had = {}
             if self._closing.is_set():
@@ -166,14 +169,17 @@ class TextEngine:
         self._had[schedule] += took
         if self.on_step is not None:
             depth = sum(token.depth for token in drawn)
-            counts = len(together), sum(computed), len(drawn), depth, took, len(self.queue), self.cache_bytes
-            self.on_step(Step(*counts))
-        self.active = [text for text in self.active if text.writing.end is None]
+            self.on_step(Step(len(together), sum(computed), len(drawn), depth, took))
+        self._sweep()
         return True
+
+    def _sweep(self) -> None:
+        """Free the slots of texts that have ended."""
+        self.active = [text for text in self.active if text.writing.end is None]
 
     def _admit(self) -> None:
         """Give free slots to requests that wait."""
-        while len([text for text in self.active if text.writing.end is None]) < self.limits.slots:
+        while len(self.active) < self.limits.slots:
             writing = self.queue.take()
             if writing is None:
                 return
@@ -306,5 +312,5 @@ class TextEngine:
 
 def _bytes(cache: HRMCache) -> int:
     """Of its buffers, also where they are not yet filled."""
-    layers = [layer for layer in cache.layers if layer.is_initialized]
+    layers = [layer for layer in [*cache.layers] if layer.is_initialized]
     return sum(t.numel() * t.element_size() for layer in layers for t in layer.reserve(0))  # type: ignore[union-attr]

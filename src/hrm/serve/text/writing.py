@@ -65,5 +65,3 @@ class Step(NamedTuple):
     depth: int
     """Segments of the drawn tokens, summed."""
     seconds: float
-    waiting: int
-    cache_bytes: int
