@@ -144,7 +144,7 @@ def test_a_list_takes_any_number_of_values():
         ("--arch.dim", "--arch.dim needs an integer"),
         ("--optim.betas 0.9", "--optim.betas needs 2 values, each a number"),
         ("--optim.betas 0.9 x", "--optim.betas must be a number, not 'x'"),
-        ("--arch.mixer conv", "--arch.mixer must be one of attention, mlp, groups, not 'conv'"),
+        ("--arch.mixer conv", "--arch.mixer must be one of attention, mlp, groups, neighbours, not 'conv'"),
         ("--arch.kv-heads two", "--arch.kv-heads must be an integer, not 'two'"),
         ("--train.track aim", "--train.track must be one of tensorboard, wandb, trackio, not 'aim'"),
         ("sudoku-4x4 again", "unexpected argument 'again'"),

@@ -247,7 +247,7 @@ def test_an_unknown_preset_gets_the_nearest_name():
         ("arch: {dim: null}", "'arch.dim' must be an integer, not None"),
         ("arch: {kv_heads: two}", "'arch.kv_heads' must be an integer, not 'two'"),
         ("arch: {gate: 1}", "'arch.gate' must be on or off, not 1"),
-        ("arch: {mixer: conv}", "'arch.mixer' must be one of attention, mlp, groups, not 'conv'"),
+        ("arch: {mixer: conv}", "'arch.mixer' must be one of attention, mlp, groups, neighbours, not 'conv'"),
         ("arch: 3", "'arch' must hold settings such as 'arch.dim', not 3"),
         ("optim: {lr: fast}", "'optim.lr' must be a number, not 'fast'"),
         ("optim: {lr: .nan}", "'optim.lr' must be a number, not nan"),

@@ -71,8 +71,9 @@ class CommonArch:
 class ArchConfig(CommonArch):
     """The architecture on a grid (HRM, arXiv 2506.21734; TRM, arXiv 2510.04871), and all that the recurrence knows."""
 
-    mixer: Literal["attention", "mlp", "groups"] = "attention"
-    """How positions exchange information: attention, an MLP over positions, or pooling over the task's groups."""
+    mixer: Literal["attention", "mlp", "groups", "neighbours"] = "attention"
+    """How positions exchange information: attention, an MLP over positions, pooling over the task's groups, or over the
+    four neighbours of a cell, so that the weights fit a grid of any size."""
     tokens: Literal["cells", "candidates"] = "cells"
     """One state per cell, or one per cell and symbol (exact symmetry between symbols)."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
@@ -91,6 +92,9 @@ class HaltingConfig:
 
     max_segments: Annotated[int, Range(1, 100_000)] = 16
     """A puzzle halts after this many segments at the latest, M_max."""
+    blind: Annotated[tuple[int, int], Range(0, 10_000)] = (0, 0)
+    """Least and most segments without gradient or loss before each one that is learned from; their number is drawn
+    at every step (progressive loss, arXiv 2202.05826)."""
     exploration: Annotated[float, Range(0, 1)] = 0.1
     """Probability of a random minimum number of segments, drawn again at every segment."""
     q_continue: bool = True
@@ -141,8 +145,15 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
             yield f"--arch.attention {arch.attention} needs --arch.mixer attention: {mixer} looks at every position"
         if arch.gate:
             yield f"--arch.gate multiplies the output of attention, and --arch.mixer is {mixer}: use --arch.no-gate"
-    if mixer == "groups" and arch.task_positions > 0:
-        yield "--arch.mixer groups pools cells, and a task embedding is none: use --arch.task-positions 0"
+    if mixer in ("groups", "neighbours") and arch.task_positions > 0:
+        yield f"--arch.mixer {mixer} pools cells, and a task embedding is none: use --arch.task-positions 0"
+    if mixer == "neighbours":
+        if arch.positions in ("learned", "groups"):
+            yield f"--arch.positions {arch.positions} fits one size, --arch.mixer neighbours any: use none"
+        if arch.tokens == "candidates":
+            yield "--arch.tokens candidates has no neighbours: use --arch.tokens cells, or --arch.mixer groups"
+        if arch.unit == "conv":
+            yield "--arch.unit conv looks at the cell before, in the row above as well: use --arch.unit swiglu"
     if arch.tokens == "candidates":
         if arch.positions == "groups":
             yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"
@@ -150,6 +161,9 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
             yield "--arch.tokens candidates has no position before another: use --arch.unit swiglu, or cells"
         if arch.tied:
             yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
+    least, most = halting.blind
+    if least > most:
+        yield f"--halting.blind {least} {most} has its least above its most: exchange the two"
     if halting.q_continue and halting.max_segments == 1:
         yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"
 

@@ -94,7 +94,7 @@ class KeyValues(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What blocks need besides the state: positions, mask, cache, groups."""
+    """What blocks need besides the state: positions, mask, cache, groups, the grid."""
 
     rope: tuple[Tensor, Tensor] | None = None
     causal: bool = False
@@ -102,6 +102,8 @@ class Context:
     keys_values: KeyValues | None = None
     groups: tuple[tuple[Tensor, Tensor], ...] = ()
     """For each partition of the positions: members [groups, size] and the group of each position [positions]."""
+    shape: tuple[int, int] = (0, 0)
+    """Rows and columns of the grid that the positions are."""
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """Replaces torch's attention of queries, keys and values [b, heads, p, e]; it has its own mask."""
     back: Callable[[Tensor, int], Tensor] | None = None
@@ -239,3 +241,22 @@ class GroupMixer(nn.Module):
             # Twice the mean: at the start the sum over partitions then has about the variance of the state.
             mixed = mixed + out(pooled * (2 / size)).index_select(1, group_of)
         return mixed
+
+
+class NeighbourMixer(nn.Module):
+    """Sum gated values of the four neighbours, each direction with weights of its own; nothing comes from beyond the
+    edge. So a visit carries news one cell far, and the same weights fit a grid of any shape."""
+
+    norm_dim = -1
+
+    def __init__(self, arch: ArchConfig) -> None:
+        super().__init__()
+        self.gate_up = Linear(arch.dim, 2 * arch.dim)
+        self.out = Linear(arch.dim, 4 * arch.dim)
+
+    def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
+        sent = self.out(gated_silu(self.gate_up(z))).unflatten(1, context.shape)
+        down, up, right, left = sent.chunk(4, dim=-1)
+        mixed = F.pad(down[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(up[:, 1:], (0, 0, 0, 0, 0, 1))
+        mixed = mixed + F.pad(right[:, :, :-1], (0, 0, 1, 0)) + F.pad(left[:, :, 1:], (0, 0, 0, 1))
+        return mixed.flatten(1, 2)

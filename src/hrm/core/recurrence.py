@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hrm.core.arch import ArchConfig, parse_horizon
 from hrm.core.kernels import at_least_float32, rms_norm
-from hrm.core.layers import UNITS, Attention, Context, GroupMixer, PositionMLP
+from hrm.core.layers import UNITS, Attention, Context, GroupMixer, NeighbourMixer, PositionMLP
 
 
 class Visit(NamedTuple):
@@ -241,6 +241,8 @@ class Recurrence(nn.Module):
         def make_mixer() -> nn.Module:
             if arch.mixer == "groups":
                 return GroupMixer(arch, partitions)
+            if arch.mixer == "neighbours":
+                return NeighbourMixer(arch)
             return PositionMLP(arch, positions) if arch.mixer == "mlp" else Attention(arch)
 
         # A plain Transformer is one stack, visited once, that starts from the input.

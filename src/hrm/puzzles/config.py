@@ -35,6 +35,10 @@ class TaskConfig:
     """Up to this share of a generated Sudoku's blanks, drawn per puzzle, is given as well; 0 keeps it minimal."""
     min_path: Annotated[int, Range(1, 1 << 20)] = 110
     """Least number of steps on the shortest path of a generated maze."""
+    least_size: Annotated[tuple[int, int] | None, Range(2, 1024)] = None
+    """Rows and columns of the smallest generated mazes, which stand among walls; default: all have the same size."""
+    starts: Annotated[int, Range(1, 1 << 20)] = 1
+    """Mazes are shown in training with up to this many starts, all of whose paths to the goal are marked."""
     vocabulary: Annotated[int, Range(2, 1_000_000)] = 12
     """Number of tokens of a grid task, padding included."""
     gym: str = "n_queens"
@@ -107,6 +111,9 @@ class Config(Recipe):
             yield f"--task.box {box} makes boxes of {math.prod(task.box)} cells: use at most 16, such as 3 3"
         if task.kind == "maze" and task.min_path >= math.prod(task.size):
             yield f"--task.min-path {task.min_path} does not fit into --task.size {size}: lower it or enlarge the maze"
+        if task.least_size is not None and any(a > b for a, b in zip(task.least_size, task.size, strict=True)):
+            least = " ".join(map(str, task.least_size))
+            yield f"--task.least-size {least} is larger than --task.size {size}: lower it or enlarge the maze"
         if task.kind == "arc":
             yield from _arc_problems(self)
         for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -29,12 +30,15 @@ class Board(NamedTuple):
     groups: np.ndarray
     """[partitions, cells] label of each cell's group."""
     task_ids: int = 1
+    shape: tuple[int, int] = (0, 0)
+    """Rows and columns, for models that look at neighbours."""
 
 
 def board_of(task: Any, task_ids: int = 1) -> Board:
     """The board of anything with a task's `shape`, `vocabulary`, `symbols` and `groups`."""
     rows, columns = task.shape
-    return Board(rows * columns, len(task.vocabulary), (task.symbols.start, len(task.symbols)), task.groups, task_ids)
+    symbols = task.symbols.start, len(task.symbols)
+    return Board(rows * columns, len(task.vocabulary), symbols, task.groups, task_ids, (rows, columns))
 
 
 class Readout(NamedTuple):
@@ -144,7 +148,7 @@ class PuzzleModel(nn.Module):
         self._refresh()
         rope = (self.rope_cos, self.rope_sin) if self.arch.positions == "rope" else None
         groups = tuple((getattr(self, f"members_{i}"), getattr(self, f"group_of_{i}")) for i in range(self.partitions))
-        context = Context(rope=rope, causal=self.arch.attention == "causal", groups=groups)
+        context = Context(rope=rope, causal=self.arch.attention == "causal", groups=groups, shape=self.board.shape)
         x = self.embed(inputs, task_ids)
         carry = self.recurrence(carry, x, context, schedule, watch=self.probe and self.probe.see)
         z = carry.z_h
@@ -152,6 +156,14 @@ class PuzzleModel(nn.Module):
         answers = z[:, self.arch.task_positions :]
         logits = self.head(answers) if self.head else nn.functional.linear(answers, self.embed_tokens.cast())
         return carry, Readout(self._as_cells(logits) if self.candidates else logits, self.q_head(summary))
+
+    def on(self, shape: tuple[int, int]) -> PuzzleModel:
+        """The same weights, not copied, on a grid of another shape; for models that look at neighbours alone."""
+        assert self.arch.mixer == "neighbours"
+        model = copy.copy(self)
+        model.positions = cells = shape[0] * shape[1]
+        model.board = self.board._replace(cells=cells, groups=np.zeros((0, cells), int), shape=shape)
+        return model
 
     @property
     def stacks(self) -> list[Stack]:

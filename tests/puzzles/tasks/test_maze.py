@@ -9,7 +9,8 @@ from rich.console import Console
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks import Puzzle, PuzzleError, build
-from hrm.puzzles.tasks.maze import Maze
+from hrm.puzzles.tasks.maze import FREE, GOAL, PATH, START, WALL, Maze
+from hrm.puzzles.tasks.search import MazeSearch
 from tests.data import hrm_data
 from tests.puzzles.tasks import rules
 
@@ -203,3 +204,33 @@ def test_the_groups_of_a_maze_pair_every_cell_with_its_neighbours():
     together = {tuple(np.flatnonzero(labels == group).tolist()) for labels in pairs for group in range(12)}
     assert beside < together and all(len(pair) == 2 for pair in together) and len(together) == 48
     assert Maze(5, 6, 3).groups.shape == (2, 30)
+
+
+def test_a_least_size_gives_mazes_of_all_sizes_between_closed_in_by_walls() -> None:
+    task = Maze(9, 8, min_path=3, least_size=(4, 5))
+    rng = np.random.default_rng(0)
+    sizes = set()
+    for _ in range(300):
+        question = task.generate(rng).question.reshape(task.shape)
+        rows, columns = np.nonzero(question != WALL)
+        sizes.add((np.ptp(rows) + 1, np.ptp(columns) + 1))
+    assert max(sizes) == (9, 8) and min(rows for rows, _ in sizes) < 6 and min(columns for _, columns in sizes) < 6
+
+
+def test_more_starts_are_shown_each_with_its_shortest_path_to_the_goal() -> None:
+    task = Maze(8, 8, min_path=4, starts=20)
+    made = [task.generate(np.random.default_rng(seed)) for seed in range(20)]
+    questions, answers = (np.stack(column) for column in list(zip(*made, strict=True))[:2])
+    uniforms = np.random.default_rng(1).random((20, task.uniforms))
+    shown, marked = task.augment(questions, answers, uniforms)
+    starts = (shown == START).sum(axis=1)
+    assert starts.min() >= 1 and starts.max() > 5
+    for question, answer in zip(shown, marked, strict=True):
+        goal = int(np.flatnonzero(question == GOAL)[0])
+        search = MazeSearch((question != WALL).reshape(task.shape))
+        paths = {cell for start in np.flatnonzero(question == START) for cell in search.path(int(start), goal)}
+        expected = question.copy()
+        expected[[cell for cell in paths if question[cell] == FREE]] = PATH
+        assert (answer == expected).all()
+    again = task.augment(questions, answers, uniforms)
+    assert (again[0] == shown).all() and (again[1] == marked).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from torch import Tensor
 from hrm.cli.main import main as hrm
 from hrm.core.recurrence import Carry
 from hrm.puzzles.config import Config
+from hrm.puzzles.training.objective import objective
 from hrm.puzzles.training.trainer import Slots, Trainer
 from hrm.runs import Run
 from hrm.training.optim import lr_factor
@@ -50,6 +52,42 @@ def test_the_first_step_fills_every_slot_with_its_row_of_the_first_batch() -> No
     assert torch.equal(made.slots.inputs, torch.from_numpy(batch.inputs))
     assert torch.equal(made.slots.labels, torch.from_numpy(batch.labels))
     assert made.slots.segments.tolist() == [1] * 8
+
+
+def test_blind_segments_run_without_gradient_before_the_one_that_is_learned_from() -> None:
+    changes = {"halting": {"max_segments": 4, "exploration": 0.0, "q_continue": False}}
+    plain, blind = (
+        trainer(config(**changes | {"halting": changes["halting"] | more})) for more in ({}, {"blind": (2, 2)})
+    )
+    plain.model.load_state_dict(blind.model.state_dict())
+    batch, model = blind.sampler.batch(0), plain.model
+    inputs, labels, ids = (torch.from_numpy(each) for each in batch[:3])
+    carry = model.initial_carry(inputs, ids)
+    with torch.no_grad():
+        for _ in range(2):
+            carry, _ = model.segment(carry, inputs, ids)
+    carry, readout = model.segment(carry, inputs, ids)
+    made = blind.config
+    expected = objective(readout, labels, None, made.loss, made.halting).total / made.train.batch_size
+    blind.step()
+    assert blind.window[0].item() == pytest.approx(expected.item() * made.train.batch_size)
+    torch.testing.assert_close(blind.slots.carry.z_h, carry.z_h.detach())
+    assert blind.slots.segments.tolist() == [3] * 8 and not blind.slots.halted.any()
+    blind.step()
+    assert blind.slots.segments.tolist() == [6] * 8 and blind.slots.halted.all()
+
+
+def test_the_number_of_blind_segments_is_drawn_at_every_step_and_again_the_same_when_resumed() -> None:
+    counts: list[list[int]] = []
+    for _ in range(2):
+        made = trainer(config(halting={"max_segments": 1000, "blind": (1, 4), "weight": 0.0}))
+        counts.append([0])
+        for _ in range(12):
+            made.step()
+            counts[-1].append(int(made.slots.segments[0]))
+    assert counts[0] == counts[1]
+    steps = set(np.diff(counts[0]).tolist())
+    assert steps <= {2, 3, 4, 5} and len(steps) > 1
 
 
 def test_slots_are_refilled_only_when_their_puzzle_has_halted() -> None:

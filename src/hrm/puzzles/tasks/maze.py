@@ -31,11 +31,14 @@ class Maze(Task):
     uniforms = 1
     verifies = True
 
-    def __init__(self, rows: int, cols: int, min_path: int):
+    def __init__(
+        self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None, starts: int = 1
+    ) -> None:
         if min(rows, cols) < 2:
             raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
         super().__init__(rows, cols, "?# SGo")
-        self.min_path = min_path
+        self.min_path, self.least_size, self.starts = min_path, least_size or (rows, cols), starts
+        self.uniforms = 1 if starts == 1 else 2
         row, column = self.groups
         if rows % 2 == cols % 2 == 0:
             # Dominoes: with these a pooling mixer reaches each cell's four neighbours (around the edge, at the edge).
@@ -52,7 +55,7 @@ class Maze(Task):
     @classmethod
     def of(cls, config: TaskConfig) -> Self:
         """Those of the size of the settings."""
-        return cls(*config.size, min_path=config.min_path)
+        return cls(*config.size, config.min_path, config.least_size, config.starts)
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count. A row that ends
@@ -138,8 +141,11 @@ class Maze(Task):
     def generate(self, rng: np.random.Generator) -> Puzzle:
         """Random walls, start and goal until the shortest path is long enough; the rating is its number of steps."""
         rows, cols = self.shape
+        varies = self.least_size != self.shape
         for _ in range(TRIES if self.min_path < rows * cols else 0):
             walls = rng.random(self.shape) < rng.uniform(*WALLS)
+            if varies:
+                walls |= self._outside(rng)
             search = MazeSearch(~walls)
             if walls.all():
                 continue
@@ -174,6 +180,8 @@ class Maze(Task):
         ends = [(questions == token).sum(axis=1) == 1 for token in (START, GOAL)]
         for row in np.flatnonzero(marked & ends[0] & ends[1]):
             answers[row] = self._answers(questions[row].astype(np.uint8).tobytes())
+            if self.starts > 1:
+                self._begin_anywhere(questions[row], answers[row], uniforms[row, 1])
         return questions, answers
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,6 +209,27 @@ class Maze(Task):
         labels = [sign if sign in "SG" else "" for sign in self.vocabulary]
         names = ["padding", "wall", "free", "start", "goal", "path"]
         return Look(labels, names, ["", "wall", "", "end", "end", "path"], [])
+
+    def _outside(self, rng: np.random.Generator) -> np.ndarray:
+        """[rows, cols] bool: all but a rectangle of a random size at a random place."""
+        outside = np.ones(self.shape, bool)
+        sides = [int(rng.integers(least, most + 1)) for least, most in zip(self.least_size, self.shape, strict=True)]
+        top, left = (int(rng.integers(most - side + 1)) for side, most in zip(sides, self.shape, strict=True))
+        outside[top : top + sides[0], left : left + sides[1]] = False
+        return outside
+
+    def _begin_anywhere(self, question: np.ndarray, answer: np.ndarray, uniform: float) -> None:
+        """Put further starts on free cells and mark their paths as well, in place. Paths that meet stay together, so
+        that one rule marks them all."""
+        rng = np.random.default_rng(int(uniform * (1 << 53)))
+        count = int(self.starts ** rng.random()) - 1
+        search, goal = MazeSearch((question != WALL).reshape(self.shape)), int(np.flatnonzero(question == GOAL)[0])
+        free = np.flatnonzero(question == FREE)
+        for start in rng.permutation(free)[:count].tolist():
+            path = search.path(start, goal)
+            if path or search.distance(start, goal):
+                answer[path] = np.where(answer[path] == START, START, PATH)
+                question[start] = answer[start] = START
 
     def _answer(self, question: bytes) -> np.ndarray:
         """The question's tokens with the path that `MazeSearch.path` chooses."""
