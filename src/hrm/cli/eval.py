@@ -91,6 +91,7 @@ def main(args: list[str]) -> int:
         output.check_picture("--sweep", _picture(options.sweep), read)
         output.check("--sweep", _picture(options.sweep).with_suffix(".json"), read)
 
+    from hrm.puzzles import data
     from hrm.puzzles.measuring import Measurement
     from hrm.puzzles.solving import load
     from hrm.runs import threads
@@ -98,6 +99,8 @@ def main(args: list[str]) -> int:
     where = options.on
     solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
+    if solver.task.any_size and options.data is not None:
+        solver = solver.on(data.infer(options.data).size)
     puzzles = puzzles_to_measure(options, solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)
@@ -180,6 +183,8 @@ def _refuse_trained(run: str, measured: LocatedPuzzles, task: tasks.Task) -> Non
     opened = Run.open(run, Config)
     if opened.config.data is None and not opened.data.is_dir():
         return  # weights from elsewhere
+    if task.cells != opened.board["cells"]:
+        return  # a model for any size, trained on puzzles of another one
     try:
         training, _ = puzzles_of(opened, task)
     except UserError as error:

@@ -129,6 +129,7 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     from hrm.puzzles.pictures.watch import grid
 
     console = _console()
+    solver = solver.fitting(text)
     answer, segments = _observed(solver, options, text, console)
     last = segments[-1] if segments else None
     if last is not None:
@@ -231,6 +232,7 @@ def _observed(solver: Solver, options: Options, text: str, console: Console) -> 
     none if the question is invalid."""
     from hrm.puzzles.pictures.watch import watching
 
+    solver = solver.fitting(text)
     segments: deque[Segment] = deque(maxlen=None if options.html or options.gif else 1)
     with watching(solver, console, options.delay) if options.watch else nullcontext() as watch:
 

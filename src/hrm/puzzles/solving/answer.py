@@ -118,7 +118,8 @@ def text_of(question: object, task: Task) -> str:
     rows = _listed(question)
     if not isinstance(rows, (list, tuple)):
         raise PuzzleError(f"a question is text, a list or an array, not {quoted(type(question).__name__)}")
-    if rows and all(isinstance(row, str) and len(row) > 1 for row in rows) and len(rows) <= task.shape[0]:
+    few = len(rows) <= task.shape[0] or task.any_size
+    if rows and few and all(isinstance(row, str) and len(row) > 1 for row in rows):
         return "\n".join(rows)
     nested = [list(row) if isinstance(row, (list, tuple)) else None for row in map(_listed, rows)]
     parts = [rows] if None in nested else nested

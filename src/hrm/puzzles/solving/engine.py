@@ -43,6 +43,10 @@ class Job(NamedTuple):
 
     question: np.ndarray
     task_id: int = 0
+    shape: tuple[int, int] | None = None
+    """Rows and columns, for a model that fits any."""
+    adapt: Callable[[Rules], Rules] | None = None
+    """Makes the rules for all puzzles those of one that has a shape of its own."""
 
 
 class Attempt(NamedTuple):
@@ -210,11 +214,13 @@ class Batches:
     """Puzzles under way, each by its own rules; with several models each attempt is in the batch of its model."""
 
     def __init__(self, models: PuzzleModel | Sequence[PuzzleModel]) -> None:
-        self._batches = [_Batch(model) for model in ([models] if isinstance(models, PuzzleModel) else models)]
+        self._models = [models] if isinstance(models, PuzzleModel) else models
+        self._batches: dict[tuple[int, tuple[int, int] | None], _Batch] = {}
+        """By model and shape."""
         self._waiting: list[_Row] = []
 
     def __len__(self) -> int:
-        return sum(len(batch.rows) for batch in self._batches) + len(self._waiting)
+        return sum(len(batch.rows) for batch in self._batches.values()) + len(self._waiting)
 
     def enter(self, key: Any, job: Job, rules: Rules, observe: Callable[[Segment], None] | None = None) -> None:
         """Begin a puzzle with the next segment; `observe` is called after each of its own."""
@@ -223,17 +229,24 @@ class Batches:
     def drop(self, gone: Callable[[Any], bool]) -> None:
         """Forget the puzzles with these keys."""
         self._waiting = [row for row in self._waiting if not gone(row.key)]
-        for batch in self._batches:
+        for batch in self._batches.values():
             batch.keep([i for i, row in enumerate(batch.rows) if not gone(row.key)])
 
     def advance(self) -> list[tuple[Any, Outcome]]:
         """Run one segment on every puzzle; those that ended, with their keys. Others begin again where they may."""
-        for number, batch in enumerate(self._batches):
-            batch.enter([row for row in self._waiting if row.attempt.model == number])
+        arriving: dict[tuple[int, tuple[int, int] | None], list[_Row]] = {}
+        for row in self._waiting:
+            arriving.setdefault((row.attempt.model, row.job.shape), []).append(row)
+        self._batches = {key: batch for key, batch in self._batches.items() if batch.rows}
+        for (number, shape), rows in arriving.items():
+            if (number, shape) not in self._batches:
+                model = self._models[number]
+                self._batches[number, shape] = _Batch(model if shape is None else model.on(shape))
+            self._batches[number, shape].enter(rows)
         self._waiting = []
         ended = []
-        for batch in self._batches:
-            for row, accepted in batch.advance() if batch.rows else ():
+        for batch in self._batches.values():
+            for row, accepted in batch.advance():
                 rules = row.rules
                 if accepted or len(row.ballots) == len(rules.attempts) or row.spent >= (rules.budget or math.inf):
                     ended.append((row.key, _outcome(row, accepted)))
@@ -246,6 +259,8 @@ def _begin(
     key: Any, job: Job, rules: Rules, observe: Callable[[Segment], None] | None, before: _Row | None = None
 ) -> _Row:
     ballots = [] if before is None else before.ballots
+    if job.adapt is not None:
+        rules = job.adapt(rules)
     attempt = rules.attempts[len(ballots)]
     view = rules.view(job.question, attempt.view) if rules.view and attempt.view else None
     row = _Row(key, job, rules, observe, attempt, view, ballots)

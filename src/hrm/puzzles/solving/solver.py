@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
@@ -44,6 +46,8 @@ class Asked(NamedTuple):
     text: str
     job: Job | None
     reason: str = ""
+    task: Task | None = None
+    """That of its shape, where the solver's own has another one."""
 
 
 class Solver:
@@ -112,7 +116,8 @@ class Solver:
             early="verifier" in strategy.stop,
             halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
             still=strategy.residual if "residual" in strategy.stop else 0.0,
-            budget=strategy.budget, view=self._view, guess=self._guess if guesses else None, vote=strategy.vote,
+            budget=strategy.budget, view=partial(self._view, self.task),
+            guess=self._guess if guesses else None, vote=strategy.vote,
         )  # fmt: skip
 
     def solve(
@@ -167,31 +172,35 @@ class Solver:
         text = question if isinstance(question, str) else ""
         try:
             text = text_of(question, self.task)
-            tokens = self.task.parse_bounded(text)
-            self.task.check(tokens)
+            task = self.task.fitting(text)
+            tokens = task.parse_bounded(text)
+            task.check(tokens)
         except PuzzleError as error:
             return Asked(text, None, str(error))
-        return Asked(text, Job(tokens))
+        if not self.task.any_size:
+            return Asked(text, Job(tokens))
+        return Asked(text, Job(tokens, shape=task.shape, adapt=partial(self._adapted, task)), task=task)
 
     def answer(self, asked: Asked, outcome: Outcome | None, trace: Sequence[Segment] | None = None) -> Answer:
         """What is said of a question and its outcome, None where it was invalid."""
         if outcome is None:
             return Answer("invalid", asked.text, reason=asked.reason)
-        task, readout, attempt = self.task, outcome.readout, outcome.attempt
+        task, readout, attempt = asked.task or self.task, outcome.readout, outcome.attempt
         return Answer(
             status=("solved" if task.verifies else "answered") if outcome.accepted else "unsolved",
             question=asked.text, answer=in_form_of(asked.text, task, readout) if outcome.accepted else None,
             segments=outcome.segments, attempts=outcome.attempts, view=attempt.view, model=attempt.model,
             guess=attempt.guess, confidence=self.confidence(outcome.q), grid=as_grid(task, readout),
-            trace=None if trace is None else [self.describe(segment) for segment in trace],
+            trace=None if trace is None else [self.describe(segment, task) for segment in trace],
         )  # fmt: skip
 
-    def describe(self, segment: Segment) -> Json:
-        """A segment as the trace of an answer holds it."""
+    def describe(self, segment: Segment, task: Task | None = None) -> Json:
+        """A segment as the trace of an answer holds it; `task` is that of its shape."""
+        task = task or self.task
         return {
-            "segment": segment.segment, "attempt": segment.attempt, "grid": as_grid(self.task, segment.readout),
+            "segment": segment.segment, "attempt": segment.attempt, "grid": as_grid(task, segment.readout),
             "confidence": self.confidence(segment.q), "q": segment.q, "residual": segment.residual,
-            "wrong": self.task.wrong(segment.question, segment.readout),
+            "wrong": task.wrong(segment.question, segment.readout),
         }  # fmt: skip
 
     @cached_property
@@ -203,9 +212,26 @@ class Solver:
             model.segment(model.initial_carry(inputs, ids), inputs, ids)
         return counter.get_total_flops()
 
-    def _view(self, question: np.ndarray, number: int) -> Symmetry:
+    def on(self, shape: tuple[int, int]) -> Solver:
+        """The same solver for puzzles of one other shape; for models that fit any."""
+        solver = copy.copy(self)
+        solver.models, solver.task = [model.on(shape) for model in self.models], self.task.of_shape(*shape)
+        return solver
+
+    def fitting(self, text: str) -> Solver:
+        """The solver for the shape of one question's text."""
+        with suppress(PuzzleError):
+            task = self.task.fitting(text)
+            return self if task is self.task else self.on(task.shape)
+        return self
+
+    def _adapted(self, task: Task, rules: Rules) -> Rules:
+        """The rules for a puzzle of another shape."""
+        return replace(rules, verify=rules.verify and task.verify, view=partial(self._view, task))
+
+    def _view(self, task: Task, question: np.ndarray, number: int) -> Symmetry:
         """A random symmetry that seed, puzzle and number alone decide."""
-        return self.task.view(self._random("view", question, number).random(self.task.uniforms))
+        return task.view(self._random("view", question, number).random(task.uniforms))
 
     def _guess(self, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
         """A blank that the model is not sure of, filled in by its own probabilities; seed, puzzle and number decide."""
@@ -256,6 +282,8 @@ def load(
         where = other.checkpoint(checkpoint, partial(print, file=sys.stderr))
         models.append(_model(other, where, task, precision))
         names.append(str(where))
+    if all(model.arch.mixer == "neighbours" for model in models):
+        task = task.of_any_size()
     halting, calibration = run.config.halting, (run.best or {}).get("calibration", (1.0, 0.0))
     return Solver(
         models, task, device_of(device), max_segments=halting.max_segments, q_continue=halting.q_continue,

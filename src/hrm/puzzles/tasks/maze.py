@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property, lru_cache
+from math import isqrt
 from typing import Self
 
 import numpy as np
@@ -20,6 +22,8 @@ PAD, WALL, FREE, START, GOAL, PATH = range(6)
 _STYLES = {WALL: "bright_black on bright_black", START: "bold cyan", GOAL: "bold cyan", PATH: "green"}
 WALLS = (0.30, 0.45)
 """Range of the share of walls; Maze-Hard lies between 0.28 and 0.45 and its walls are independent of one another."""
+MOST_CELLS = 1 << 18
+"""Cells of the largest maze that is read where any size is."""
 TRIES = 100_000
 """Random grids looked at before a minimum path is called impossible: about ten seconds."""
 
@@ -74,6 +78,37 @@ class Maze(Task):
             at = int(wrong[0])
             raise PuzzleError(f"'{characters[at]}' at row {at // cols + 1}, column {at % cols + 1} is none of '# SGo'")
         return tokens.astype(np.uint8)
+
+    def of_any_size(self) -> Maze:
+        """The same task with `any_size` set."""
+        task = copy.copy(self)
+        task.any_size = True
+        return task
+
+    def fitting(self, text: str) -> Maze:
+        """As many rows as the text has lines, as many columns as the longest; one line is a square maze."""
+        if not self.any_size:
+            return self
+        lines = text.strip("\r\n").splitlines() or [""]
+        rows, cols = len(lines), max(map(len, lines))
+        if rows == 1:
+            rows = cols = isqrt(cols)
+            if rows * cols != len(lines[0]):
+                raise PuzzleError(f"a maze on one line is a square, and {len(lines[0])} is none: draw it row by row")
+        if min(rows, cols) < 2 or rows * cols > MOST_CELLS:
+            raise PuzzleError(
+                f"a maze has 2 rows and columns or more and at most {MOST_CELLS:,} cells, not {rows}x{cols}"
+            )
+        return self.of_shape(rows, cols)
+
+    def of_shape(self, rows: int, cols: int) -> Maze:
+        """Mazes of another shape."""
+        return _of_shape(rows, cols)
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest text that may be a maze."""
+        return 2 * MOST_CELLS if self.any_size else super().longest
 
     @cached_property
     def form(self) -> written.Form:
@@ -241,3 +276,8 @@ class Maze(Task):
     def _distance(self, question: np.ndarray) -> int | None:
         start, goal = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])
         return MazeSearch((question != WALL).reshape(self.shape)).distance(start, goal)
+
+
+@lru_cache(maxsize=64)
+def _of_shape(rows: int, cols: int) -> Maze:
+    return Maze(rows, cols, min_path=1)

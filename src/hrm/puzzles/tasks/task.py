@@ -49,6 +49,8 @@ class Task:
     """The token of a cell that is no part of the puzzle; 0 where there is none."""
     uniforms: int = 0
     """Random numbers that `symmetries` takes per puzzle; 0 where there is none but the puzzle itself."""
+    any_size: bool = False
+    """Whether questions of other shapes are read as well: see `fitting`."""
     embedded: bool = False
     """Whether a question belongs to one of many riddles with an embedding each (ARC), so that alone it is none."""
     blocks: Sequence[int] = ()
@@ -116,6 +118,18 @@ class Task:
             (rows, cols), found = self.shape, f"{len(text):,} characters"
             raise PuzzleError(f"expected {self.cells} cells, {rows} rows of {cols}, got {found}")
         return self.parse(text)
+
+    def of_any_size(self) -> Task:
+        """The same task with `any_size` set, if its rules hold in any shape (mazes)."""
+        return self
+
+    def fitting(self, text: str) -> Task:
+        """The task whose shape a question's text has, where `any_size` is set; PuzzleError if that cannot be told."""
+        return self
+
+    def of_shape(self, rows: int, cols: int) -> Task:
+        """The task for puzzles of another shape; only where `any_size` is set."""
+        return self
 
     @property
     def longest(self) -> int:

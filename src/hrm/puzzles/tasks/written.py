@@ -91,12 +91,42 @@ class Form:
 def puzzles(lines: Iterable[str], task: Task) -> Iterator[WrittenPuzzle]:
     """The puzzles of a text, in their order, each as soon as it has been read."""
     form = task.form
+    if task.any_size:
+        yield from _mazes(lines, set(task.vocabulary[1:]), task.longest)
+        return
     if form is None:  # a task with a text form of its own has one puzzle on each line
         numbered = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
         yield from (WrittenPuzzle(number, line) for number, line in numbered if line.strip(" \t"))
         return
     for rows, answer in _Reader(form, task.longest).read(lines):
         yield WrittenPuzzle(rows[0].line, form.compact(rows), answer)
+
+
+def _mazes(lines: Iterable[str], signs: set[str], longest: int) -> Iterator[WrittenPuzzle]:
+    """Mazes of any size, drawn row by row with empty lines between them, or each on a line of its own."""
+    rows: list[tuple[int, str]] = []
+
+    def close() -> Iterator[WrittenPuzzle]:
+        found, rows[:] = list(rows), []
+        if not found:
+            return
+        if all(line.count("S") == line.count("G") == 1 for _, line in found):
+            yield from (WrittenPuzzle(number, line) for number, line in found)
+        else:
+            yield WrittenPuzzle(found[0][0], "\n".join(line for _, line in found))
+
+    for number, raw in enumerate(lines, 1):
+        line = raw.rstrip("\r\n")
+        plain = set(line) <= signs
+        if not line:
+            yield from close()
+        elif plain or (rows and not line.lstrip().startswith(MazeForm.notes)):
+            rows += [(number, line)] if rows or not line.isspace() else []
+        elif not line.lstrip().startswith(MazeForm.notes) and not _like_a_title(line, signs):
+            yield WrittenPuzzle(number, line)
+        if sum(len(line) for _, line in rows) > longest:
+            yield from close()
+    yield from close()
 
 
 def spans(text: str, task: Task) -> list[Span] | None:
