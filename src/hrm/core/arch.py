@@ -76,6 +76,8 @@ class ArchConfig(CommonArch):
     four neighbours of a cell, so that the weights fit a grid of any size."""
     tokens: Literal["cells", "candidates"] = "cells"
     """One state per cell, or one per cell and symbol (exact symmetry between symbols)."""
+    deduces: bool = False
+    """Read of each candidate whether it can stay, and compute only candidates that are still possible."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     """What a position may look at."""
     positions: Literal["rope", "learned", "groups", "none"] = "rope"
@@ -154,6 +156,10 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
             yield "--arch.tokens candidates has no neighbours: use --arch.tokens cells, or --arch.mixer groups"
         if arch.unit == "conv":
             yield "--arch.unit conv looks at the cell before, in the row above as well: use --arch.unit swiglu"
+    if arch.deduces and (arch.tokens, mixer) != ("candidates", "groups"):
+        yield "--arch.deduces kills candidates by their groups: use --arch.tokens candidates --arch.mixer groups"
+    if arch.deduces and not arch.hierarchy:
+        yield "--arch.deduces thinks in segments, and --arch.no-hierarchy has one visit: use --arch.hierarchy"
     if arch.tokens == "candidates":
         if arch.positions == "groups":
             yield "--arch.tokens candidates has no embedding per row and column: use --arch.positions none"

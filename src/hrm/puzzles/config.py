@@ -74,6 +74,35 @@ class LossConfig(TokenLoss):
 
 
 @dataclass(frozen=True)
+class DeductionConfig:
+    """How a model learns to deduce (--arch.deduces): it kills candidates, call by call, in states that it has made
+    itself (lattice deduction, arXiv 2605.08605)."""
+
+    segments: Annotated[int, Range(1, 1000)] = 6
+    """Segments of a call, each with a readout and a loss."""
+    first_segments: Annotated[int, Range(1, 1000)] = 2
+    """Those of the first calls; they grow over the first third of the training."""
+    kill: Annotated[float, Range(0, 1)] = 0.1
+    """A candidate that is less likely true than this is killed after a call."""
+    true_weight: Annotated[float, Range(0, 10**6)] = 4.0
+    """Weight of the loss of true candidates."""
+    false_weight: Annotated[float, Range(0, 10**6)] = 0.5
+    """Weight of the loss of the others."""
+    symbol_weight: Annotated[float, Range(0, 10**6)] = 1.0
+    """Weight of the cross-entropy of each cell's symbol."""
+    contradiction_weight: Annotated[float, Range(0, 10**6)] = 0.3
+    """Weight of the loss of the value that says whether a true candidate is dead."""
+    temperature: Annotated[float, Range(0.01, 100)] = 1.5
+    """Of the probabilities from which a decision is drawn when a call kills nothing."""
+    on_policy: bool = True
+    """Off: every call begins with a puzzle as it is shown."""
+    carry: bool = True
+    """The states go from call to call; off: only the candidates do."""
+    linger: Annotated[float, Range(0, 1)] = 0.7
+    """Chance to stay of a state that contradicts the answer, at each call."""
+
+
+@dataclass(frozen=True)
 class Config(Recipe):
     """A whole run on puzzles. Order of precedence: class default < preset < file < flag."""
 
@@ -88,6 +117,7 @@ class Config(Recipe):
     arch: ArchConfig = field(default_factory=ArchConfig)
     halting: HaltingConfig = field(default_factory=HaltingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    deduction: DeductionConfig = field(default_factory=DeductionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: str | None = None

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from hrm.core.arch import ArchConfig
 from hrm.core.halting import QHead
-from hrm.core.kernels import weights
+from hrm.core.kernels import at_least_float32, weights
 from hrm.core.layers import Context, Embedding, Linear, rotary_angles, truncated_normal_
 from hrm.core.probe import Probe
 from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
 from hrm.puzzles.config import Config
+from hrm.puzzles.lattice import Lattice, Packed, lifted
 
 
 class Board(NamedTuple):
@@ -42,10 +43,17 @@ def board_of(task: Any, task_ids: int = 1) -> Board:
 
 
 class Readout(NamedTuple):
-    """The answer after a segment: logits [b, cells, vocabulary] and q [b, 2] (halt, continue) in float32."""
+    """The answer after a segment: logits [b, cells, vocabulary] and q [b, 2] (halt, continue) in float32. Where a model
+    deduces, q_halt says that no true candidate is dead."""
 
     logits: Tensor
     q: Tensor
+    keep: Tensor | None = None
+    """Of a model that deduces: [b, cells * symbols] log-odds that each candidate is true."""
+
+
+DEAD = -1e4
+"""Score of what cannot be."""
 
 
 class TaskEmbedding(nn.Module):
@@ -102,8 +110,10 @@ class PuzzleModel(nn.Module):
         self.partitions = 0
         if arch.mixer == "groups":
             self.partitions = self._register_groups(board)
+        self.lattice = Lattice(board.groups, board.cells, *board.symbols) if arch.deduces else None
         self.recurrence = Recurrence(arch, positions, self.partitions)
-        self.head = None if arch.tied else Linear(dim, 1 if self.candidates else board.vocabulary)
+        outputs = (2 if arch.deduces else 1) if self.candidates else board.vocabulary
+        self.head = None if arch.tied else Linear(dim, outputs)
         self.q_head = QHead(dim)
         self.z_h_init: Tensor
         self.z_l_init: Tensor
@@ -144,7 +154,11 @@ class PuzzleModel(nn.Module):
     def segment(
         self, carry: Carry, inputs: Int[Tensor, "b c"], task_ids: Int[Tensor, " b"], schedule: Schedule | None = None
     ) -> tuple[Carry, Readout]:
-        """One segment and its readout; the carry still holds the segment's gradient."""
+        """One segment and its readout; the carry still holds the segment's gradient. A model that deduces begins with
+        every candidate that the inputs leave."""
+        if self.lattice is not None:
+            carry, readouts = self.deduce(carry, self.lattice.pack(self.lattice.start(inputs)), 1, schedule)
+            return carry, readouts[0]
         self._refresh()
         rope = (self.rope_cos, self.rope_sin) if self.arch.positions == "rope" else None
         groups = tuple((getattr(self, f"members_{i}"), getattr(self, f"group_of_{i}")) for i in range(self.partitions))
@@ -156,6 +170,31 @@ class PuzzleModel(nn.Module):
         answers = z[:, self.arch.task_positions :]
         logits = self.head(answers) if self.head else nn.functional.linear(answers, self.embed_tokens.cast())
         return carry, Readout(self._as_cells(logits) if self.candidates else logits, self.q_head(summary))
+
+    def deduce(
+        self, carry: Carry, packed: Packed, segments: int = 1, schedule: Schedule | None = None
+    ) -> tuple[Carry, list[Readout]]:
+        """Segments with the same candidates, and a readout after each; states of candidates not computed stay."""
+        assert self.head is not None and self.lattice is not None
+        self._refresh()
+        here = packed.rows, packed.places
+        count = torch.bincount(packed.rows, minlength=len(packed.alive)).clamp(min=1)[:, None]
+        x = math.sqrt(self.arch.dim) * self.embed_tokens(packed.pinned[here].long())[None]
+        context, states = Context(packed=packed.groups), Carry(carry.z_h[here][None], carry.z_l[here][None])
+        readouts = []
+        for _ in range(segments):
+            states = self.recurrence(states, x, context, schedule)
+            z = states.z_h[0]
+            scores = at_least_float32(self.head(z))
+            summary = torch.zeros(len(packed.alive), z.shape[1], dtype=scores.dtype, device=z.device)
+            summary = (summary.index_add(0, packed.rows, z.to(scores.dtype)) / count).to(z.dtype)
+            # What is not computed is settled for good or dead.
+            keep, symbols = (
+                torch.where(packed.alive, -DEAD, DEAD).to(scores.dtype).index_put(here, score)
+                for score in scores.unbind(1)
+            )
+            readouts.append(Readout(self._as_cells(symbols), self.q_head(summary), keep))
+        return Carry(*(old.index_put(here, new[0]) for old, new in zip(carry, states, strict=True))), readouts
 
     def on(self, shape: tuple[int, int]) -> PuzzleModel:
         """The same weights, not copied, on a grid of another shape; for models that look at neighbours alone."""
@@ -177,7 +216,7 @@ class PuzzleModel(nn.Module):
     def compile_stacks(self) -> None:
         """torch.compile the stacks in place; names in the state dict stay."""
         for stack in self.stacks:
-            stack.compile(dynamic=False)
+            stack.compile(dynamic=self.arch.deduces)
 
     def recompute_activations(self) -> None:
         """Keep only what enters a block, and run the block again in the backward pass."""
@@ -188,10 +227,7 @@ class PuzzleModel(nn.Module):
         """Buffers with the members of each group and the group of each position, without the task positions."""
         labels = board.groups.astype(np.int64)
         if self.candidates:
-            # The same symbol in a row, column or box; and the symbols of one cell.
-            symbols, cells = np.arange(self.candidates), np.arange(board.cells)
-            lifted = [(row[:, None] * self.candidates + symbols).ravel() for row in labels]
-            labels = np.stack([*lifted, np.repeat(cells, self.candidates)])
+            labels = lifted(labels, self.candidates)
         for i, row in enumerate(labels):
             count = int(row.max()) + 1
             members = np.argsort(row, kind="stable").reshape(count, -1)
@@ -210,7 +246,7 @@ class PuzzleModel(nn.Module):
         """Candidates as a distribution over the vocabulary; tokens that no answer holds get a very low score."""
         first, count = self.board.symbols
         scores = logits.view(len(logits), self.board.cells, count)
-        return nn.functional.pad(scores, (first, self.board.vocabulary - first - count), value=-1e4)
+        return nn.functional.pad(scores, (first, self.board.vocabulary - first - count), value=DEAD)
 
     def _refresh(self) -> None:
         # In training every segment with a gradient follows an update, and fused optimizers change weights without a new

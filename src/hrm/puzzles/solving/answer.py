@@ -38,6 +38,8 @@ class Answer:
     """Which of several models found it, counted from 0."""
     guess: int = 0
     """With which guess filled in the readout was found, counted from 1; 0 is without any."""
+    decisions: int = 0
+    """Symbols that a model which deduces pinned without being sure, also those taken back."""
     confidence: float = 0.0
     """What the model itself thinks of the last readout's chance to be right; always below 1."""
     grid: np.ndarray | None = field(default=None, compare=False)

@@ -74,6 +74,10 @@ class Segment(NamedTuple):
     """Relative change of the slow state, |z_h - z_h'| / |z_h'| with z_h' one segment earlier."""
     probabilities: np.ndarray
     """[cells, vocabulary] softmax of the readout's scores."""
+    candidates: np.ndarray | None = None
+    """[cells, vocabulary] which symbols a model that deduces has not killed."""
+    depth: int = 0
+    """Its decisions that stand."""
 
 
 class Outcome(NamedTuple):
@@ -87,6 +91,16 @@ class Outcome(NamedTuple):
     q: tuple[float, ...]
     attempt: Attempt = Attempt()
     votes: float = 1.0
+    decisions: int = 0
+
+
+class Deduce(NamedTuple):
+    """How a model that deduces is asked: segments of a call, after which candidates less likely than `kill` die; at
+    most so many `decisions`."""
+
+    segments: int
+    kill: float
+    decisions: int | None = None
 
 
 Vote = Literal["majority", "q", "first"]
@@ -117,6 +131,7 @@ class Rules:
     view: Callable[[np.ndarray, int], Symmetry] | None = None
     guess: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
     vote: Vote = "majority"
+    deduce: Deduce = Deduce(1, 0.0)  # noqa: RUF009
 
 
 class _Ballot(NamedTuple):
@@ -126,10 +141,11 @@ class _Ballot(NamedTuple):
     q: tuple[float, ...]
     segments: int
     attempt: Attempt
+    decisions: int = 0
 
 
 @dataclass
-class _Row:
+class Row:
     """A slot of a batch."""
 
     key: Any
@@ -215,9 +231,9 @@ class Batches:
 
     def __init__(self, models: PuzzleModel | Sequence[PuzzleModel]) -> None:
         self._models = [models] if isinstance(models, PuzzleModel) else models
-        self._batches: dict[tuple[int, tuple[int, int] | None], _Batch] = {}
+        self._batches: dict[tuple[int, tuple[int, int] | None], Batch] = {}
         """By model and shape."""
-        self._waiting: list[_Row] = []
+        self._waiting: list[Row] = []
 
     def __len__(self) -> int:
         return sum(len(batch.rows) for batch in self._batches.values()) + len(self._waiting)
@@ -234,14 +250,14 @@ class Batches:
 
     def advance(self) -> list[tuple[Any, Outcome]]:
         """Run one segment on every puzzle; those that ended, with their keys. Others begin again where they may."""
-        arriving: dict[tuple[int, tuple[int, int] | None], list[_Row]] = {}
+        arriving: dict[tuple[int, tuple[int, int] | None], list[Row]] = {}
         for row in self._waiting:
             arriving.setdefault((row.attempt.model, row.job.shape), []).append(row)
         self._batches = {key: batch for key, batch in self._batches.items() if batch.rows}
         for (number, shape), rows in arriving.items():
             if (number, shape) not in self._batches:
                 model = self._models[number]
-                self._batches[number, shape] = _Batch(model if shape is None else model.on(shape))
+                self._batches[number, shape] = _batch(model if shape is None else model.on(shape))
             self._batches[number, shape].enter(rows)
         self._waiting = []
         ended = []
@@ -255,15 +271,21 @@ class Batches:
         return ended
 
 
+def _batch(model: PuzzleModel) -> Batch:
+    from hrm.puzzles.solving.deduction import DeducingBatch
+
+    return Batch(model) if model.lattice is None else DeducingBatch(model)
+
+
 def _begin(
-    key: Any, job: Job, rules: Rules, observe: Callable[[Segment], None] | None, before: _Row | None = None
-) -> _Row:
+    key: Any, job: Job, rules: Rules, observe: Callable[[Segment], None] | None, before: Row | None = None
+) -> Row:
     ballots = [] if before is None else before.ballots
     if job.adapt is not None:
         rules = job.adapt(rules)
     attempt = rules.attempts[len(ballots)]
     view = rules.view(job.question, attempt.view) if rules.view and attempt.view else None
-    row = _Row(key, job, rules, observe, attempt, view, ballots)
+    row = Row(key, job, rules, observe, attempt, view, ballots)
     if rules.guess is not None and before is not None:
         row.unguessed = before.unguessed if before.attempt.guess else before.shares
         if attempt.guess:
@@ -274,7 +296,13 @@ def _begin(
     return row
 
 
-def _outcome(row: _Row, accepted: bool) -> Outcome:
+def left_by(row: Row, tokens: np.ndarray, q: tuple[float, ...], decisions: int = 0) -> None:
+    """End an attempt with this readout."""
+    row.ballots.append(_Ballot(row.turned_back(tokens), q, row.segments, row.attempt, decisions))
+    row.segments = 0
+
+
+def _outcome(row: Row, accepted: bool) -> Outcome:
     """A verified readout counts whatever the others say; otherwise the attempts vote."""
     ballots, rules = row.ballots, row.rules
     kinds = [ballot.readout.tobytes() for ballot in ballots]
@@ -292,23 +320,25 @@ def _outcome(row: _Row, accepted: bool) -> Outcome:
     best = ballots[chosen]
     votes = kinds.count(kinds[chosen]) / len(kinds)
     accepted = accepted or rules.verify is None
-    return Outcome(best.readout, accepted, row.spent, len(ballots), best.q, best.attempt, votes)
+    return Outcome(
+        best.readout, accepted, row.spent, len(ballots), best.q, best.attempt, votes, sum(b.decisions for b in ballots)
+    )
 
 
-class _Batch:
+class Batch:
     """The puzzles one model works on: row i of every tensor belongs to `rows[i]`."""
 
     def __init__(self, model: PuzzleModel) -> None:
         self.model = model
         self.device = model.z_h_init.device
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.carry: Carry
         self.questions: Tensor
         self.task_ids: Tensor
 
     # Not in inference mode: the model's low-precision copies of its weights, made here, must stay fit for training.
     @torch.no_grad()
-    def enter(self, rows: list[_Row]) -> None:
+    def enter(self, rows: list[Row]) -> None:
         """Give slots and fresh states to puzzles that arrive or begin again."""
         if not rows:
             return
@@ -323,7 +353,7 @@ class _Batch:
         self.rows, self.questions, self.task_ids, self.carry = self.rows + rows, questions, task_ids, carry
 
     @torch.inference_mode()
-    def advance(self) -> list[tuple[_Row, bool]]:
+    def advance(self) -> list[tuple[Row, bool]]:
         """Run one segment on every row; free the slots of the puzzles that leave and say which were accepted."""
         rows = self.rows
         before = self.carry.z_h
@@ -332,7 +362,7 @@ class _Batch:
         q = readout.q.tolist()
         said = {halt: halt(readout.q).tolist() for halt in {row.rules.halt for row in rows} if halt is not None}
         watched = any(row.observe is not None for row in rows)
-        moved = self._moved(before) if watched or any(row.rules.still for row in rows) else [math.inf] * len(rows)
+        moved = self.moved(before) if watched or any(row.rules.still for row in rows) else [math.inf] * len(rows)
         halts = [
             (row.rules.halt is not None and said[row.rules.halt][i]) or moved[i] < row.rules.still
             for i, row in enumerate(rows)
@@ -354,8 +384,7 @@ class _Batch:
             due = rules.verify is not None and (changed if rules.early else leaves)
             verified = due and rules.verify(row.job.question, row.turned_back(tokens[i]))  # type: ignore[misc]
             if leaves or verified:
-                row.ballots.append(_Ballot(row.turned_back(tokens[i]), tuple(q[i]), row.segments, row.attempt))
-                row.segments = 0
+                left_by(row, tokens[i], tuple(q[i]))
                 if rules.guess is not None:
                     row.shares = row.turned_back(readout.logits[i].float().softmax(-1).cpu().numpy())
                 left.append((row, verified))
@@ -373,7 +402,7 @@ class _Batch:
             self.carry = self.carry.select(index)
             self.questions, self.task_ids = self.questions[index], self.task_ids[index]
 
-    def _moved(self, before: Tensor) -> list[float]:
+    def moved(self, before: Tensor) -> list[float]:
         """The relative change of each row's slow state."""
         old, new = before.float().flatten(1), self.carry.z_h.float().flatten(1)
         return ((new - old).norm(dim=1) / old.norm(dim=1)).tolist()
@@ -388,7 +417,7 @@ class _Batch:
         return Carry(*map(torch.cat, zip(*carries, strict=True))), Readout(*map(torch.cat, zip(*readouts, strict=True)))
 
 
-def _shaken(carry: Carry, rows: list[_Row]) -> Carry:
+def _shaken(carry: Carry, rows: list[Row]) -> Carry:
     """The initial states, with noise added in the rows that begin again."""
     states = torch.stack(carry).clone()
     for i, row in enumerate(rows):

@@ -22,11 +22,11 @@ from hrm.core.halting import wants_to_halt
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.puzzles import solvers, tasks
-from hrm.puzzles.config import Config, Strategy
+from hrm.puzzles.config import Config, DeductionConfig, Strategy
 from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import engine
 from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of, text_of
-from hrm.puzzles.solving.engine import Attempt, Job, Outcome, Rules, Segment
+from hrm.puzzles.solving.engine import Attempt, Deduce, Job, Outcome, Rules, Segment
 from hrm.puzzles.tasks import PuzzleError, Symmetry, Task
 from hrm.runs import checkpoint as checkpoints
 from hrm.runs.folder import Run
@@ -36,6 +36,8 @@ Question = str | bytes | Sequence[object] | np.ndarray
 """What can be asked: text, or rows or cells in lists and arrays."""
 MOST_ATTEMPTS = 1_000_000
 """At one puzzle."""
+MOST_SEGMENTS, MOST_DECISIONS = 3000, 100_000
+"""Of a model that deduces, where none are said."""
 UNSURE = 0.5
 """A guess is made in a cell whose likeliest symbol is less likely than this."""
 
@@ -65,6 +67,7 @@ class Solver:
         strategy: Strategy = Strategy(),  # noqa: B008
         checkpoint: str = "",
         seed: int = 0,
+        deduction: DeductionConfig = DeductionConfig(),  # noqa: B008
     ) -> None:
         """`max_segments` and `q_continue` as the models were trained; `checkpoint` names them; `seed` is for restarts
         and views. `calibration` (scale, shift) turns q_halt into a confidence, sigmoid(scale * q + shift); `strategy`
@@ -74,7 +77,7 @@ class Solver:
         for model in self.models:
             model.to(device)
         self.max_segments, self.q_continue, self.checkpoint, self.seed = max_segments, q_continue, checkpoint, seed
-        self.calibration = calibration
+        self.calibration, self.deduction = calibration, deduction
         self._strategy = strategy
 
     @property
@@ -82,9 +85,16 @@ class Solver:
         """The first model."""
         return self.models[0]
 
+    @property
+    def deduces(self) -> bool:
+        """Whether the models kill candidates and decide, instead of answering whole."""
+        return self.model.arch.deduces
+
     def complete(self, strategy: Strategy) -> Strategy:
         """The strategy with this solver's own segments, restarts, views and guesses where none are said."""
         last = {"max_segments": self.max_segments, "restarts": 0, "views": 1, "guesses": 0}
+        if self.deduces:
+            last |= {"max_segments": MOST_SEGMENTS, "guesses": MOST_DECISIONS}
         chosen = [vars(strategy), vars(self._strategy), last]
         return replace(strategy, **{name: next(c[name] for c in chosen if c[name] is not None) for name in last})
 
@@ -109,7 +119,8 @@ class Solver:
         # Every model sees every view before anything begins from another state, and then with a guess.
         count = len(self.models)
         attempts = [Attempt(m, v, n) for n, v, m in product(range(restarts + 1), range(views), range(count))]
-        attempts += [Attempt(guess % count, guess // count % views, guess=guess) for guess in range(1, guesses + 1)]
+        made = 0 if self.deduces else guesses
+        attempts += [Attempt(guess % count, guess // count % views, guess=guess) for guess in range(1, made + 1)]
         return Rules(
             most, attempts, self.seed,
             verify=self.task.verify if verifies else None,
@@ -117,7 +128,8 @@ class Solver:
             halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
             still=strategy.residual if "residual" in strategy.stop else 0.0,
             budget=strategy.budget, view=partial(self._view, self.task),
-            guess=self._guess if guesses else None, vote=strategy.vote,
+            guess=self._guess if made else None, vote=strategy.vote,
+            deduce=Deduce(self.deduction.segments, self.deduction.kill, guesses if self.deduces else None),
         )  # fmt: skip
 
     def solve(
@@ -190,7 +202,8 @@ class Solver:
             status=("solved" if task.verifies else "answered") if outcome.accepted else "unsolved",
             question=asked.text, answer=in_form_of(asked.text, task, readout) if outcome.accepted else None,
             segments=outcome.segments, attempts=outcome.attempts, view=attempt.view, model=attempt.model,
-            guess=attempt.guess, confidence=self.confidence(outcome.q), grid=as_grid(task, readout),
+            guess=attempt.guess, decisions=outcome.decisions, confidence=self.confidence(outcome.q),
+            grid=as_grid(task, readout),
             trace=None if trace is None else [self.describe(segment, task) for segment in trace],
         )  # fmt: skip
 
@@ -206,8 +219,10 @@ class Solver:
     @cached_property
     def flops(self) -> int:
         """Floating-point operations of one segment of one puzzle, 2 for a multiply-add, counted without computing."""
-        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model = PuzzleModel(self.model.arch, self.model.board).to("meta")
+        # What a model that deduces computes depends on the numbers; it is that of an empty grid.
+        device = "cpu" if self.deduces else "meta"
+        with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model = PuzzleModel(self.model.arch, self.model.board).to(device)
             inputs, ids = torch.ones(1, model.board.cells, dtype=torch.long), torch.zeros(1, dtype=torch.long)
             model.segment(model.initial_carry(inputs, ids), inputs, ids)
         return counter.get_total_flops()
@@ -289,6 +304,7 @@ def load(
         models, task, device_of(device), max_segments=halting.max_segments, q_continue=halting.q_continue,
         strategy=solvers.STRATEGIES.get(folder, Strategy()), calibration=tuple(calibration),  # type: ignore[arg-type]
         checkpoint=", ".join(names), seed=run.config.seed,
+        deduction=run.config.deduction,
     )  # fmt: skip
 
 

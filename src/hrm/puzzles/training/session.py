@@ -24,6 +24,7 @@ from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import Solver, load
 from hrm.puzzles.tasks import Task
 from hrm.puzzles.training.batches import Sampler
+from hrm.puzzles.training.deducing import DeducingTrainer
 from hrm.puzzles.training.trainer import Trainer
 from hrm.runs import Run, checkpoint
 from hrm.training.interrupt import Abandoning
@@ -91,7 +92,8 @@ class _PuzzleTraining(Subject[Config, Trainer]):
             model.requires_grad_(False)
         size, shown = config.train.batch_size, config.task
         sampler = Sampler(training, task, size, config.seed, shown.augment, shown.reveal)
-        return Trainer(config, model, sampler, accelerator)
+        kind = DeducingTrainer if config.arch.deduces else Trainer
+        return kind(config, model, sampler, accelerator)
 
     def amounts(self) -> str:
         held_out = len(self.held_out.inputs) if self.held_out else 0
@@ -231,6 +233,7 @@ class _HeldOutPuzzles(Evaluator):
     def __call__(self) -> Json:
         halting, device = self.trainer.config.halting, self.trainer.accelerator.device
         looks: Json = {"max_segments": halting.max_segments, "q_continue": halting.q_continue}
+        looks["deduction"] = self.trainer.config.deduction
         with self.trainer.as_measured() as model:
             measurement = Measurement(Solver(model, self.task, device, **looks), self.puzzles)
             for _ in measurement:

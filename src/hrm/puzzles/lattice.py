@@ -1,0 +1,121 @@
+"""The lattice of candidates: which symbols each cell may still hold, and what the rules alone say of that.
+
+A state of a puzzle is one bit per (cell, symbol), as in lattice deduction (arXiv 2605.08605). Symbols exclude each
+other: in every group of cells each may stand once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hrm.core.layers import PackedGroups
+
+
+def lifted(groups: np.ndarray, symbols: int) -> np.ndarray:
+    """[partitions + 1, cells * symbols] group of each candidate: the same symbol in a row, column or box, and last the
+    symbols of one cell."""
+    cells, each = np.arange(groups.shape[1]), np.arange(symbols)
+    rows = [(row.astype(np.int64)[:, None] * symbols + each).ravel() for row in groups]
+    return np.stack([*rows, np.repeat(cells, symbols)])
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The candidates of several puzzles that a model computes, in one row: those possible that still exclude others."""
+
+    alive: Bool[Tensor, "b p"]
+    pinned: Bool[Tensor, "b p"]
+    """Alone in their cell."""
+    rows: Int[Tensor, " n"]
+    places: Int[Tensor, " n"]
+    groups: PackedGroups
+
+
+class Lattice(nn.Module):
+    """The candidates of a board, and the groups in which they exclude each other."""
+
+    def __init__(self, groups: np.ndarray, cells: int, first: int, symbols: int) -> None:
+        """`groups` [partitions, cells]; the token of a symbol is `first` or one of the next."""
+        super().__init__()
+        self.cells, self.first, self.symbols = cells, first, symbols
+        labels = lifted(groups, symbols)
+        counts = labels.max(axis=1) + 1
+        self.total = int(counts.sum())
+        """Groups of a puzzle, over all partitions."""
+        offsets = np.concatenate(([0], np.cumsum(counts)[:-1]))
+        self.sizes = tuple(labels.shape[1] // int(count) for count in counts)
+        self.group_of: Tensor
+        self.register_buffer("group_of", torch.from_numpy((labels + offsets[:, None]).T.copy()), persistent=False)
+        # A partition whose groups lie inside those of another one adds no rule.
+        ruling = [i for i in range(len(labels)) if not any(_refines(labels, i, j) for j in range(len(labels)))]
+        self.full = [labels.shape[1] // int(counts[i]) == symbols for i in ruling]
+        """Which of the ruling partitions have groups that hold every symbol once; a cell holds one of all symbols."""
+        self.ruling = len(ruling)
+        for number, i in enumerate(ruling):
+            members = np.argsort(labels[i], kind="stable").reshape(int(counts[i]), -1)
+            self.register_buffer(f"members_{number}", torch.from_numpy(members), persistent=False)
+            self.register_buffer(f"label_{number}", torch.from_numpy(labels[i]), persistent=False)
+
+    def start(self, questions: Int[Tensor, "b c"]) -> Bool[Tensor, "b p"]:
+        """Givens are pinned, in other cells every symbol is possible."""
+        own = torch.arange(self.first, self.first + self.symbols, device=questions.device)
+        cells = questions[..., None]
+        given = (cells >= self.first) & (cells < self.first + self.symbols)
+        return (~given | (cells == own)).flatten(1)
+
+    def by_cell(self, candidates: Tensor) -> Tensor:
+        """[b, p] as [b, cells, symbols]."""
+        return candidates.unflatten(1, (self.cells, self.symbols))
+
+    def pinned(self, alive: Bool[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
+        """Those that are alone in their cell."""
+        cells = self.by_cell(alive)
+        return (cells & (cells.sum(2, keepdim=True) == 1)).flatten(1)
+
+    def counts(self, candidates: Bool[Tensor, "b p"], number: int) -> Int[Tensor, "b g"]:
+        """How many of them there are in each group of a ruling partition."""
+        members = getattr(self, f"members_{number}")
+        return candidates[:, members.flatten()].unflatten(1, members.shape).sum(2)
+
+    def contradicted(self, alive: Bool[Tensor, "b p"], pinned: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
+        """Whether the rules refuse a state: a cell without candidates, a symbol without a place in a group that needs
+        it, or one that is pinned twice in a group."""
+        wrong = torch.zeros(len(alive), dtype=torch.bool, device=alive.device)
+        for number in range(self.ruling):
+            if self.full[number]:
+                wrong |= (self.counts(alive, number) == 0).any(1)
+            wrong |= (self.counts(pinned, number) > 1).any(1)
+        return wrong
+
+    def finished(self, pinned: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
+        """Whether every cell is pinned."""
+        return self.by_cell(pinned).any(2).all(1)
+
+    def tokens(self, scores: Float[Tensor, "b p"]) -> Int[Tensor, "b c"]:
+        """The symbol with the highest score in each cell."""
+        return self.by_cell(scores).argmax(2) + self.first
+
+    def only(self, tokens: Int[Tensor, "b c"]) -> Bool[Tensor, "b p"]:
+        """The state in which these symbols are pinned and nothing else is possible."""
+        return nn.functional.one_hot(tokens - self.first, self.symbols).bool().flatten(1)
+
+    def pack(self, alive: Bool[Tensor, "b p"]) -> Packed:
+        """What there is to compute: a candidate that is alone in all its groups says nothing to any other."""
+        alone = alive
+        for number in range(self.ruling):
+            alone = alone & (self.counts(alive, number) == 1)[:, getattr(self, f"label_{number}")]
+        rows, places = (alive & ~alone).nonzero(as_tuple=True)
+        groups = PackedGroups(self.group_of[places] + (rows * self.total)[:, None], self.total * len(alive), self.sizes)
+        return Packed(alive, self.pinned(alive), rows, places, groups)
+
+
+def _refines(labels: np.ndarray, inner: int, outer: int) -> bool:
+    """Whether every group of one partition lies inside a group of another one, of two equal ones the later."""
+    pairs = np.unique(labels[[inner, outer]], axis=1).shape[1]
+    inside = pairs == labels[inner].max() + 1
+    return inner != outer and inside and (labels[outer].max() < labels[inner].max() or outer < inner)

@@ -1,0 +1,170 @@
+"""Deduction as a strategy of the engine: kill, check, decide, and go back on a contradiction.
+
+The model does all deduction and all choosing. A decision pins a symbol; what is tried when it fails is the state before
+it without that symbol, so that the search misses nothing that the kills left. Kills are undone on the way back. When
+everything was tried, some kill was wrong: the puzzle begins again with a lower threshold, in the end with none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrm.puzzles.lattice import Lattice
+from hrm.puzzles.model import DEAD, PuzzleModel, Readout
+from hrm.puzzles.solving.engine import Batch, Row, Segment, left_by
+
+CAUTION = (1.0, 0.2, 0.03, 0.0)
+"""Shares of the threshold, one for each time that a puzzle begins again; with the last the model kills nothing."""
+
+
+class Kept(NamedTuple):
+    """What a decision leaves for later: the candidates [p] without its symbol, and the states that they had."""
+
+    alive: Tensor
+    slow: Tensor
+    fast: Tensor
+
+
+@dataclass
+class Search:
+    """Where a puzzle stands in its search."""
+
+    trail: list[Kept] = field(default_factory=list)
+    """Of the decisions that stand, the last one last."""
+    decisions: int = 0
+    """Made so far, also those taken back."""
+    caution: int = 0
+    """Which of CAUTION holds."""
+
+
+class DeducingBatch(Batch):
+    """Puzzles whose model deduces: row i of `alive` are the candidates of row i."""
+
+    def __init__(self, model: PuzzleModel) -> None:
+        super().__init__(model)
+        assert model.lattice is not None
+        self.lattice: Lattice = model.lattice
+        self.alive: Tensor
+        self.searches: list[Search] = []
+
+    @torch.no_grad()
+    def enter(self, rows: list[Row]) -> None:
+        if not rows:
+            return
+        before = len(self.rows)
+        super().enter(rows)
+        alive = self.lattice.start(self.questions[before:])
+        self.alive = torch.cat((self.alive, alive)) if before else alive
+        self.searches += [Search() for _ in rows]
+
+    def keep(self, stay: list[int]) -> None:
+        if len(stay) < len(self.rows):
+            self.alive = self.alive[torch.tensor(stay, dtype=torch.long, device=self.device)]
+            self.searches = [self.searches[i] for i in stay]
+        super().keep(stay)
+
+    @torch.inference_mode()
+    def advance(self) -> list[tuple[Row, bool]]:
+        """One call for every row."""
+        rows, lattice = self.rows, self.lattice
+        before = self.carry.z_h
+        calls = max(row.rules.deduce.segments for row in rows)
+        self.carry, readouts = self.model.deduce(self.carry, lattice.pack(self.alive), calls)
+        readout = readouts[-1]
+        assert readout.keep is not None
+        thresholds = [row.rules.deduce.kill * CAUTION[search.caution]
+                      for row, search in zip(rows, self.searches, strict=True)]  # fmt: skip
+        likely = readout.keep.sigmoid()
+        killed = (
+            self.alive & ~lattice.pinned(self.alive) & (likely < torch.tensor(thresholds, device=self.device)[:, None])
+        )
+        alive = self.alive & ~killed
+        pinned = lattice.pinned(alive)
+        first, count = lattice.first, lattice.symbols
+        scores = readout.logits[..., first : first + count].masked_fill(~lattice.by_cell(alive), DEAD)
+        tokens = (scores.argmax(-1) + first).cpu().numpy()
+        refused = lattice.contradicted(alive, pinned).tolist()
+        stuck = (~killed.any(1)).tolist()
+        cells, symbols = _decisions(lattice, alive, scores)
+        q = readout.q.tolist()
+        self.alive = alive
+        self._show(before, readout, tokens, calls)
+
+        left, stay = [], []
+        for i, (row, search) in enumerate(zip(rows, self.searches, strict=True)):
+            rules = row.rules
+            row.readout, row.segments = tokens[i], row.segments + calls
+            verified = rules.verify is not None and rules.verify(row.job.question, row.turned_back(tokens[i]))
+            over = row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
+            if not (verified or over):
+                over = not self._go_on(i, row, search, refused[i], stuck[i], cells[i], symbols[i])
+            if verified or over:
+                left_by(row, tokens[i], tuple(q[i]), search.decisions)
+                left.append((row, bool(verified)))
+            else:
+                stay.append(i)
+        self.keep(stay)
+        return left
+
+    def _go_on(self, i: int, row: Row, search: Search, refused: bool, stuck: bool, cell: int, symbol: int) -> bool:
+        """Take a row back, or further by a decision, where the model leaves it no other way; False: it gives up."""
+        lattice, most = self.lattice, row.rules.deduce.decisions
+        if refused:
+            if search.trail:
+                kept = search.trail.pop()
+                self.alive[i] = kept.alive
+                for state, values in zip(self.carry, (kept.slow, kept.fast), strict=True):
+                    state[i, kept.alive] = values
+                return True
+            search.caution = search.caution + 1
+            if search.caution == len(CAUTION):
+                return False
+            fresh = self.model.initial_carry(self.questions[i : i + 1], self.task_ids[i : i + 1])
+            self.alive[i] = lattice.start(self.questions[i : i + 1])[0]
+            for state, first in zip(self.carry, fresh, strict=True):
+                state[i] = first[0]
+        elif stuck and cell >= 0:
+            if most is not None and search.decisions >= most:
+                return False
+            other, place = self.alive[i].clone(), cell * lattice.symbols + symbol
+            other[place] = False
+            search.trail.append(Kept(other, self.carry.z_h[i, other], self.carry.z_l[i, other]))
+            search.decisions += 1
+            self.alive[i, cell * lattice.symbols : (cell + 1) * lattice.symbols] = False
+            self.alive[i, place] = True
+        return True
+
+    def _show(self, before: Tensor, readout: Readout, tokens: np.ndarray, calls: int) -> None:
+        """Tell the observers."""
+        if all(row.observe is None for row in self.rows):
+            return
+        moved, q = self.moved(before), readout.q.tolist()
+        shares = readout.logits.float().softmax(-1).cpu().numpy()
+        lattice = self.lattice
+        candidates = np.zeros(shares.shape, bool)
+        candidates[..., lattice.first : lattice.first + lattice.symbols] = lattice.by_cell(self.alive).cpu().numpy()
+        for i, (row, search) in enumerate(zip(self.rows, self.searches, strict=True)):
+            if row.observe is not None:
+                row.observe(Segment(
+                    row.job.question, row.turned_back(tokens[i]), row.segments + calls, len(row.ballots) + 1,
+                    tuple(q[i]), moved[i], row.turned_back(shares[i]), row.turned_back(candidates[i]),
+                    len(search.trail),
+                ))  # fmt: skip
+
+
+def _decisions(lattice: Lattice, alive: Tensor, scores: Tensor) -> tuple[list[int], list[int]]:
+    """For each row a cell with the fewest candidates, of these the one whose symbol is surest, and that symbol; -1
+    where no cell is open."""
+    counts = lattice.by_cell(alive).sum(2)
+    best = scores.float().softmax(-1).max(-1)
+    few = torch.where(counts > 1, counts, lattice.symbols + 1)
+    cell = (best.values - few).argmax(1)
+    rows = torch.arange(len(alive), device=alive.device)
+    none = few[rows, cell] > lattice.symbols
+    return torch.where(none, -1, cell).tolist(), best.indices[rows, cell].tolist()
