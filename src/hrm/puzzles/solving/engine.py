@@ -414,7 +414,8 @@ class Batch:
         inputs = zip(*(t.split(size) for t in (*self.carry, self.questions, self.task_ids)), strict=True)
         parts = (self.model.segment(Carry(slow, fast), *rest) for slow, fast, *rest in inputs)
         carries, readouts = zip(*parts, strict=True)
-        return Carry(*map(torch.cat, zip(*carries, strict=True))), Readout(*map(torch.cat, zip(*readouts, strict=True)))
+        said = Readout(torch.cat([each.logits for each in readouts]), torch.cat([each.q for each in readouts]))
+        return Carry(*map(torch.cat, zip(*carries, strict=True))), said
 
 
 def _shaken(carry: Carry, rows: list[Row]) -> Carry:

@@ -204,5 +204,5 @@ class DeducingTrainer(Trainer):
             (calls * leaves).sum(), state.open.sum(), (killed & state.truth).any(1)[sound].sum(), (~sound).sum(),
             (alarm & ~sound).sum(), (alarm & sound).sum(), deciding.sum(),
         )  # fmt: skip
-        self.window += torch.stack([value.detach().double() for value in sums]).to(self.window.dtype)
+        self.window += torch.stack([value.detach().to(self.wide) for value in sums])
         return calls, leaves, alive
