@@ -61,7 +61,8 @@ class Options(RunOptions):
     """
 
     init: Path | None = None
-    """Run on ARC tasks whose model learns --new-tasks: their embeddings, or all weights with --train.learn all."""
+    """Run whose weights PRESET begins with; or on ARC tasks, whose model learns --new-tasks: their embeddings, or all
+    weights with --train.learn all."""
     new_tasks: str | None = None
     """Task files, joined by commas, whose demonstrations the model of --init learns."""
     config: Settings = field(default_factory=Config)
@@ -195,9 +196,11 @@ def _base(held: ExitStack, options: Options) -> Config:
         raise UserError("--resume continues a run and --init starts one: use one of them")
     if (resumed := _resumed(held, options, Config)) is not None:
         return resumed
-    if (options.init is None) != (options.new_tasks is None):
-        raise UserError("--init RUN and --new-tasks FILE go together: the model, and what it is to learn")
-    if options.init is not None:
+    if options.init is None and options.new_tasks is not None:
+        raise UserError("--new-tasks FILE needs --init RUN, the model that learns them")
+    if options.init is not None and options.preset is None and options.new_tasks is None:
+        raise UserError("--init RUN needs a preset that begins with its weights, or --new-tasks FILE on ARC")
+    if options.new_tasks is not None:
         if options.preset is not None:
             raise UserError(f"--init {options.init} already has its settings: leave out '{options.preset}'")
         from hrm.runs import Run

@@ -148,7 +148,7 @@ def test_new_tasks_are_learnt_on_a_trained_model(place: Path, tmp_path: Path, le
         ("train arc-small --out x", "--data FILE"),
         ("train arc-small --validation answer.jsonl --out x --task.size 4 4", "larger than the board"),
         ("train arc-small --validation answer.jsonl --out x --task.size 7 8", "has no room for turned copies"),
-        ("train --init RUN --out x", "--init RUN and --new-tasks FILE go together"),
+        ("train --init RUN --out x", "--init RUN needs a preset"),
         ("train arc-small --init RUN --new-tasks new.jsonl", "already has its settings: leave out 'arc-small'"),
         ("train --init RUN --new-tasks learn.jsonl --out x", "trained on the answers of 2 of 2 tasks"),
         ("train --resume RUN --init RUN --new-tasks new.jsonl", "use one of them"),

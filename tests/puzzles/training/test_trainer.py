@@ -316,3 +316,37 @@ def test_slots_keep_their_parts_in_order() -> None:
     parts = [made.slots.part(slice(start, start + 2)) for start in range(0, 8, 2)]
     for name in Slots._fields[1:]:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(made.slots, name))
+
+
+def test_a_preset_begins_with_the_weights_of_another_run_on_smaller_mazes(tmp_path: Path) -> None:
+    small_one, large_one = str(tmp_path / "small"), str(tmp_path / "large")
+    flags = "--task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3 --train.steps 2 --train.batch-size 2"
+    flags += " --optim.warmup-steps 0 --optim.lr 0 --optim.muon-lr 0 --train.no-compile"
+    flags += " --train.checkpoint-every 2 --arch.dim 8"
+    begin = ["train", "maze-any", *flags.split(), "--quiet"]
+    assert hrm([*begin, "--task.size", "5", "6", "--task.least-size", "4", "4", "--out", small_one]) == 0
+    assert (
+        hrm(
+            [
+                *begin,
+                "--task.size",
+                "7",
+                "7",
+                "--task.least-size",
+                "5",
+                "5",
+                "--seed",
+                "1",
+                "--out",
+                large_one,
+                "--init",
+                small_one,
+            ]
+        )
+        == 0
+    )
+    one, other = (
+        load_file(Run.open(path, Config).checkpoint("latest") / "weights.safetensors")
+        for path in (small_one, large_one)
+    )
+    assert same(one, other)
