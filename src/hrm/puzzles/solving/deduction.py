@@ -103,7 +103,8 @@ class DeducingBatch(Batch):
             verified = rules.verify is not None and rules.verify(row.job.question, row.turned_back(tokens[i]))
             over = row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
             if not (verified or over):
-                over = not self._go_on(i, row, search, refused[i], stuck[i], cells[i], symbols[i])
+                # A verifier may know more rules than the groups: what it refuses with no cell open is refused as well.
+                over = not self._go_on(i, row, search, refused[i] or cells[i] < 0, stuck[i], cells[i], symbols[i])
             if verified or over:
                 left_by(row, tokens[i], tuple(q[i]), search.decisions)
                 left.append((row, bool(verified)))
@@ -129,7 +130,7 @@ class DeducingBatch(Batch):
             self.alive[i] = lattice.start(self.questions[i : i + 1])[0]
             for state, first in zip(self.carry, fresh, strict=True):
                 state[i] = first[0]
-        elif stuck and cell >= 0:
+        elif stuck:
             if most is not None and search.decisions >= most:
                 return False
             other, place = self.alive[i].clone(), cell * lattice.symbols + symbol

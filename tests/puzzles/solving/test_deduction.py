@@ -1,0 +1,164 @@
+"""The promises of the search: it misses nothing, it is never wrong, and a puzzle's outcome is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hrm.core.recurrence import Carry
+from hrm.puzzles.lattice import Lattice, Packed
+from hrm.puzzles.model import PuzzleModel, Readout, board_of
+from hrm.puzzles.solving import Solver
+from hrm.puzzles.solving.engine import Deduce, Job, Outcome, Rules, solve
+from hrm.puzzles.tasks.puzzle import Puzzle
+from hrm.puzzles.tasks.sudoku import Sudoku
+from tests.puzzles.test_lattice import ARCH
+
+SMALL, MIDDLE = Sudoku(2, 2), Sudoku(2, 3)
+
+
+def made(task: Sudoku, count: int, seed: int = 0) -> list[Puzzle]:
+    rng = np.random.default_rng(seed)
+    return [task.generate(rng) for _ in range(count)]
+
+
+def net(task: Sudoku = SMALL, seed: int = 0) -> PuzzleModel:
+    """Random weights."""
+    torch.manual_seed(seed)
+    model = PuzzleModel(ARCH, board_of(task)).double().eval()
+    model.dtype = torch.float64
+    return model
+
+
+class Liar(nn.Module):
+    """In a model's place: knows the answers, says of the first true open candidate that it is likely false, and the
+    same of all false ones if it `helps`."""
+
+    def __init__(self, task: Sudoku, puzzles: list[Puzzle], belief: float, helps: bool) -> None:
+        super().__init__()
+        self.lattice = Lattice(board_of(task).groups, task.cells, task.symbols.start, len(task.symbols))
+        self.vocabulary, self.odds, self.helps = len(task.vocabulary), float(np.log(belief)), helps
+        self.answers = {p.question.tobytes(): torch.from_numpy(p.answer.astype(np.int64)) for p in puzzles}
+        self.register_buffer("z_h_init", torch.zeros(1))
+
+    def initial_carry(self, inputs: Tensor, task_ids: Tensor) -> Carry:
+        """The answers travel in the state."""
+        answers = [self.answers[row.numpy().astype(np.uint8).tobytes()] for row in inputs]
+        state = self.lattice.only(torch.stack(answers)).double()[..., None]
+        return Carry(state, state.clone())
+
+    def deduce(self, carry: Carry, packed: Packed, segments: int) -> tuple[Carry, list[Readout]]:
+        alive, true = packed.alive, carry.z_h[..., 0] > 0
+        keep = torch.where(true | (not self.helps), 0.0, self.odds)
+        open_ = alive & ~packed.pinned
+        lied = open_ & true
+        keep[lied & (lied.cumsum(1) == 1)] = self.odds
+        scores = torch.zeros(len(alive), self.lattice.cells, self.vocabulary)
+        scores[..., self.lattice.first :] = self.lattice.by_cell(keep)
+        return carry, [Readout(scores, torch.zeros(len(alive), 2), keep)]
+
+
+def outcomes(model: Any, task: Sudoku, puzzles: list[Puzzle], slots: int = 16, **rules: Any) -> list[Outcome]:
+    many = Rules(rules.pop("most", 10**6), verify=task.verify, deduce=Deduce(2, 0.1, rules.pop("decisions", None)))
+    found = list(solve([model], [Job(p.question) for p in puzzles], many, slots, **rules))
+    assert [index for index, _ in found] == list(range(len(puzzles)))
+    return [outcome for _, outcome in found if outcome is not None]
+
+
+def right(found: list[Outcome], puzzles: list[Puzzle]) -> Iterator[bool]:
+    """Whether each was solved; what is called solved is the answer in any case."""
+    for outcome, puzzle in zip(found, puzzles, strict=True):
+        assert not outcome.accepted or np.array_equal(outcome.readout, puzzle.answer)
+        yield outcome.accepted
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_weights_solve_every_puzzle_in_the_end(seed: int):
+    puzzles = made(SMALL, 15)
+    assert all(right(outcomes(net(seed=seed), SMALL, puzzles), puzzles))
+
+
+@pytest.mark.parametrize("belief", [1e-9, 0.01])
+@pytest.mark.parametrize(("task", "helps"), [(SMALL, False), (SMALL, True), (MIDDLE, True)])
+def test_a_model_that_always_kills_a_true_candidate_solves_every_puzzle_in_the_end(
+    task: Sudoku, helps: bool, belief: float
+):
+    puzzles = made(task, 6)
+    found = outcomes(Liar(task, puzzles, belief, helps), task, puzzles)
+    assert all(right(found, puzzles)) and any(outcome.decisions for outcome in found)
+
+
+def test_an_outcome_depends_neither_on_the_batch_nor_on_the_order():
+    puzzles = made(SMALL, 8)
+    model = net(seed=1)
+    alone, together = outcomes(model, SMALL, puzzles, 1), outcomes(model, SMALL, puzzles[::-1], 5)[::-1]
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.readout, other.readout) and one.q == pytest.approx(other.q, abs=1e-9)
+        assert one._replace(readout=other.readout, q=other.q) == other
+    assert len({outcome.decisions for outcome in alone}) > 3
+
+
+@cache
+def unbounded() -> list[Outcome]:
+    """Of the puzzles of the next tests."""
+    return outcomes(net(), SMALL, made(SMALL, 12))
+
+
+def test_without_guesses_nothing_is_decided():
+    puzzles = made(SMALL, 12)
+    depths: list[int] = []
+    watched = outcomes(net(), SMALL, puzzles, decisions=0, observe=lambda _, segment: depths.append(segment.depth))
+    assert not any(outcome.decisions for outcome in watched) and not any(depths)
+    assert not all(right(watched, puzzles))
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_is_decided_than_is_allowed_and_what_was_solved_with_fewer_stays(most: int):
+    puzzles = made(SMALL, 12)
+    free, bound = unbounded(), outcomes(net(), SMALL, puzzles, decisions=most)
+    for one, other in zip(free, bound, strict=True):
+        assert other.decisions == min(most, one.decisions) and other.accepted == (one.decisions <= most)
+
+
+def test_segments_are_bounded():
+    puzzles = made(SMALL, 12)
+    free, bound = unbounded(), outcomes(net(), SMALL, puzzles, most=11)
+    for one, other in zip(free, bound, strict=True):
+        assert other.segments == min(12, one.segments) and other.accepted == (one.segments <= 12)
+
+
+def test_a_puzzle_without_a_solution_is_invalid_and_the_search_itself_ends_without_one():
+    puzzle = made(SMALL, 1)[0]
+    wrong = puzzle.question.copy()
+    cell = int(np.flatnonzero(wrong == SMALL.blank)[0])
+    for symbol in SMALL.symbols:
+        wrong[cell] = symbol
+        if symbol == puzzle.answer[cell]:
+            continue
+        assert Solver(net(), SMALL).solve(SMALL.format(wrong)).status == "invalid"
+        (outcome,) = outcomes(net(), SMALL, [Puzzle(wrong, puzzle.answer)])
+        assert not outcome.accepted and outcome.segments < 10**6
+
+
+def test_every_completion_is_tried_where_the_verifier_refuses_them_all():
+    """As one may that knows rules beside the groups."""
+    question = made(SMALL, 1)[0].answer.copy()
+    question[:8] = SMALL.blank
+    filled = (np.concatenate((top, question[8:])).astype(np.uint8) for top in product(SMALL.symbols, repeat=8))
+    completions = {tokens.tobytes() for tokens in filled if SMALL.verify(question, tokens)}
+    seen: set[bytes] = set()
+
+    def refuse(asked: np.ndarray, tokens: np.ndarray) -> bool:
+        seen.add(tokens.astype(np.uint8).tobytes())
+        return False
+
+    ((_, outcome),) = solve([net()], [Job(question)], Rules(10**6, verify=refuse, deduce=Deduce(1, 0.0)))
+    assert outcome is not None and not outcome.accepted and outcome.segments < 10_000
+    assert len(completions) > 1 and completions <= seen
