@@ -9,7 +9,7 @@ from hrm.settings import check, load_preset
 
 @pytest.mark.parametrize("size", [4, 6, 9])
 def test_a_short_demo_has_a_short_warm_up(size) -> None:
-    preset = load_preset(f"sudoku-{size}x{size}")
+    preset = load_preset(f"sudoku-deduce-{size}x{size}")
     for steps in (1, 5, 50, preset.train.steps):
         config = demo._config(demo.Options(size, steps=steps))
         check(config)

@@ -182,8 +182,14 @@ class PuzzleModel(nn.Module):
         x = math.sqrt(self.arch.dim) * self.embed_tokens(packed.pinned[here].long())[None]
         context, states = Context(packed=packed.groups), Carry(carry.z_h[here][None], carry.z_l[here][None])
         readouts = []
+
+        def everywhere(states: Carry) -> Carry:
+            return Carry(*(old.index_put(here, new[0]) for old, new in zip(carry, states, strict=True)))
+
+        probe = self.probe
+        watch = None if probe is None else lambda visit, states: probe.see(visit, everywhere(states))
         for _ in range(segments):
-            states = self.recurrence(states, x, context, schedule)
+            states = self.recurrence(states, x, context, schedule, watch=watch)
             z = states.z_h[0]
             scores = at_least_float32(self.head(z))
             summary = torch.zeros(len(packed.alive), z.shape[1], dtype=scores.dtype, device=z.device)
@@ -194,7 +200,7 @@ class PuzzleModel(nn.Module):
                 for score in scores.unbind(1)
             )
             readouts.append(Readout(self._as_cells(symbols), self.q_head(summary), keep))
-        return Carry(*(old.index_put(here, new[0]) for old, new in zip(carry, states, strict=True))), readouts
+        return everywhere(states), readouts
 
     def on(self, shape: tuple[int, int]) -> PuzzleModel:
         """The same weights, not copied, on a grid of another shape; for models that look at neighbours alone."""

@@ -166,7 +166,7 @@ class DeducingTrainer(Trainer):
 
     def _call(self, rows: slice, explore: Tensor, final: bool = False) -> tuple[Carry, Tensor, Tensor, Tensor]:
         """Forward, loss and backward for some rows; their detached carry, calls made, who leaves, and the candidates
-        with which the others go on."""
+        with which the others continue."""
         config, model, lattice = self.config.deduction, self.model, self.lattice
         start, calls, fresh, alive, labels, ids = self.slots.part(rows)
         anew = fresh if config.carry else torch.ones_like(fresh)
