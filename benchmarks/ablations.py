@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py --out DIR [--minutes 1] [--seeds 3] [--arms base no-carry ...]
 
-Trains every arm in DIR (it goes on where it stopped), measures each on 500 minimal puzzles that no arm was trained on,
+Trains every arm in DIR (again, it continues where it stopped), measures each on 500 minimal puzzles that no arm was trained on,
 and writes DIR/ablations.json and a table. Prints also how much faster packed candidates are than all of them.
 """
 
@@ -43,7 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "nothing revealed": {"task.reveal": 0.0},
 }
 SEGMENTS = (24, 120)
-"""Within so many the share solved is told."""
+"""The share solved is told within each of these."""
 PUZZLES = 500
 
 
@@ -58,7 +58,7 @@ def config_of(arm: str, seed: int, minutes: float, dim: int) -> Config:
 
 
 def measure(run: Path, puzzles: Any) -> dict[str, float]:
-    """Shares solved within so many segments, without a decision, and the decisions a puzzle."""
+    """Shares solved within numbers of segments and without a decision, and the decisions a puzzle."""
     solver = load(run, "latest")
     rules = solver.rules(Strategy(max_segments=SEGMENTS[-1]))
     outcomes = [outcome for _, outcome in engine.solve(solver.models, jobs_of(puzzles), rules, 100)]

@@ -95,8 +95,8 @@ class Outcome(NamedTuple):
 
 
 class Deduce(NamedTuple):
-    """How a model that deduces is asked: segments of a call, after which candidates less likely than `kill` die; at
-    most so many `decisions`."""
+    """How a model that deduces is asked: segments of a call, after which candidates less likely than `kill` die, and
+    the most `decisions` made."""
 
     segments: int
     kill: float

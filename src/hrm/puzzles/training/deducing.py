@@ -169,8 +169,8 @@ class DeducingTrainer(Trainer):
         with which the others continue."""
         config, model, lattice = self.config.deduction, self.model, self.lattice
         start, calls, fresh, alive, labels, ids = self.slots.part(rows)
-        anew = fresh if config.carry else torch.ones_like(fresh)
-        carry = start.where(anew, model.initial_carry(alive, ids))
+        begins = fresh if config.carry else torch.ones_like(fresh)
+        carry = start.where(begins, model.initial_carry(alive, ids))
         state = state_of(lattice, alive, labels)
         carry, readouts = model.deduce(carry, lattice.pack(alive), config.segments if final else self._segments())
         loss = losses(lattice, readouts, state, config)
