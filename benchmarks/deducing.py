@@ -5,7 +5,7 @@
 
 Sides: `solver` is the run; `control` the same search with naked and hidden singles in the model's place; `other` a
 second run, such as an older solver. Every puzzle's row is appended to OUT/SIDE.jsonl as it is solved, so that the same
-command goes on where it was stopped. Times are those of the search alone, without reading and checking the question.
+command continues where it was stopped. Times are those of the search alone, without reading and checking the question.
 Writes OUT/result.json and OUT/curve.png, and prints a table.
 """
 
