@@ -58,15 +58,11 @@ class Singles(nn.Module):
         nothing = torch.zeros(len(inputs), self.lattice.cells * self.lattice.symbols, 1)
         return Carry(nothing, nothing.clone())
 
-    def deduce(self, carry: Carry, packed: Packed, segments: int) -> tuple[Carry, list[Readout]]:
+    def deduce(self, carry: Carry, packed: Packed, segments: int, every: bool) -> tuple[Carry, list[Readout]]:
         """Kill what a single symbol excludes, and what stands beside a symbol that has no other place in a group."""
         table, alive, pinned = self.lattice, packed.alive, packed.pinned
-        excluded, hidden = torch.zeros_like(alive), torch.zeros_like(alive)
-        for number in range(table.ruling):
-            label = getattr(table, f"label_{number}")
-            excluded |= (table.counts(pinned, number) > 0)[:, label]
-            if table.full[number]:
-                hidden |= (table.counts(alive, number) == 1)[:, label]
+        excluded = (table.counts(pinned) > 0)[:, table.label].any(2)
+        hidden = ((table.counts(alive) == 1) & table.needs)[:, table.label].any(2)
         # Two such symbols in one cell contradict each other: both die, and the search goes back.
         hidden &= alive
         places = table.by_cell(hidden).sum(2, keepdim=True)

@@ -121,7 +121,9 @@ class Weight(nn.Module):
 
     def cast(self) -> Tensor:
         """The matrix in the dtype of the last `refresh`, for use in a forward pass."""
-        return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
+        if self._copy is None or not torch.is_grad_enabled():
+            return self.weight if self._copy is None else self._copy
+        return _LowPrecision.apply(self.weight, self._copy)  # type: ignore[return-value]
 
 
 class Matrix(Weight):

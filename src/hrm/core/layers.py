@@ -105,11 +105,23 @@ class PackedGroups:
         counts = torch.bincount(self.flat, minlength=count)
         self.starts = counts.cumsum(0) - counts
         self.each = torch.arange(0, len(self.flat), self.partitions, device=group_of.device)
+        self.weights: dict[nn.Module, Tensor] = {}
+        """Of the mixers that were here, where no gradient is asked for."""
 
     @torch.compiler.disable  # pyright: ignore[reportArgumentType]
     def mixed(self, values: Float[Tensor, "1 n d"]) -> Float[Tensor, "1 n e"]:
         """The sums over the groups of each position, side by side: e = partitions * d."""
+        if not torch.is_grad_enabled():
+            return _spread(_pooled(values[0], self), self)[None]
         return _Spread.apply(_Pooled.apply(values[0], self), self)[None]  # type: ignore[index]
+
+
+def _pooled(values: Tensor, groups: PackedGroups) -> Tensor:
+    return F.embedding_bag(groups.source, values, groups.starts, mode="sum")
+
+
+def _spread(sums: Tensor, groups: PackedGroups) -> Tensor:
+    return sums.index_select(0, groups.flat).view(-1, groups.partitions * sums.shape[1])
 
 
 class _Pooled(torch.autograd.Function):
@@ -118,7 +130,7 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, groups: PackedGroups) -> Tensor:
         ctx.groups = groups
-        return F.embedding_bag(groups.source, values, groups.starts, mode="sum")
+        return _pooled(values, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -132,7 +144,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sums: Tensor, groups: PackedGroups) -> Tensor:
         ctx.groups = groups
-        return sums.index_select(0, groups.flat).view(-1, groups.partitions * sums.shape[1])
+        return _spread(sums, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -285,10 +297,15 @@ class GroupMixer(nn.Module):
 
     def forward(self, z: Float[Tensor, "b p d"], context: Context, slot: int) -> Float[Tensor, "b p d"]:
         values = gated_silu(self.gate_up(z))
-        if context.packed is not None:
-            sizes = zip(self.out, context.packed.sizes, strict=True)
-            weights = torch.cat([out.cast() * (2 / size) for out, size in sizes], 1)  # type: ignore[operator]
-            return F.linear(context.packed.mixed(values), weights)
+        if (packed := context.packed) is not None:
+            kept = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            weights = packed.weights.get(self) if kept else None
+            if weights is None:
+                sizes = zip(self.out, packed.sizes, strict=True)
+                weights = torch.cat([out.cast() * (2 / size) for out, size in sizes], 1)  # type: ignore[operator]
+            if kept:
+                packed.weights[self] = weights
+            return F.linear(packed.mixed(values), weights)
         mixed = torch.zeros_like(z)
         for out, (members, group_of) in zip(self.out, context.groups, strict=True):
             count, size = members.shape

@@ -56,10 +56,17 @@ class Lattice(nn.Module):
         self.full = [labels.shape[1] // int(counts[i]) == symbols for i in ruling]
         """Which of the ruling partitions have groups that hold every symbol once; a cell holds one of all symbols."""
         self.ruling = len(ruling)
-        for number, i in enumerate(ruling):
-            members = np.argsort(labels[i], kind="stable").reshape(int(counts[i]), -1)
-            self.register_buffer(f"members_{number}", torch.from_numpy(members), persistent=False)
-            self.register_buffer(f"label_{number}", torch.from_numpy(labels[i]), persistent=False)
+        label = np.stack([labels[i] for i in ruling], 1)
+        label += np.cumsum([0, *(counts[i] for i in ruling[:-1])])
+        needs = np.concatenate([np.full(counts[i], full) for i, full in zip(ruling, self.full, strict=True)])
+        member = np.zeros((len(label), len(needs)), np.float32)
+        np.put_along_axis(member, label, 1, 1)
+        self.label: Tensor
+        self.needs: Tensor
+        self.member: Tensor
+        self.register_buffer("label", torch.from_numpy(label), persistent=False)
+        self.register_buffer("needs", torch.from_numpy(needs), persistent=False)
+        self.register_buffer("member", torch.from_numpy(member), persistent=False)
 
     def start(self, questions: Int[Tensor, "b c"]) -> Bool[Tensor, "b p"]:
         """Givens are pinned, in other cells every symbol is possible."""
@@ -77,20 +84,14 @@ class Lattice(nn.Module):
         cells = self.by_cell(alive)
         return (cells & (cells.sum(2, keepdim=True) == 1)).flatten(1)
 
-    def counts(self, candidates: Bool[Tensor, "b p"], number: int) -> Int[Tensor, "b g"]:
-        """How many of them there are in each group of a ruling partition."""
-        members = getattr(self, f"members_{number}")
-        return candidates[:, members.flatten()].unflatten(1, members.shape).sum(2)
+    def counts(self, candidates: Bool[Tensor, "b p"]) -> Float[Tensor, "b g"]:
+        """How many of them there are in each group of the ruling partitions; one product is faster than sums."""
+        return candidates.to(self.member.dtype) @ self.member
 
     def contradicted(self, alive: Bool[Tensor, "b p"], pinned: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
         """Whether the rules refuse a state: a cell without candidates, a symbol without a place in a group that needs
         it, or one that is pinned twice in a group."""
-        wrong = torch.zeros(len(alive), dtype=torch.bool, device=alive.device)
-        for number in range(self.ruling):
-            if self.full[number]:
-                wrong |= (self.counts(alive, number) == 0).any(1)
-            wrong |= (self.counts(pinned, number) > 1).any(1)
-        return wrong
+        return (((self.counts(alive) == 0) & self.needs) | (self.counts(pinned) > 1)).any(1)
 
     def finished(self, pinned: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
         """Whether every cell is pinned."""
@@ -106,9 +107,7 @@ class Lattice(nn.Module):
 
     def pack(self, alive: Bool[Tensor, "b p"]) -> Packed:
         """What there is to compute: a candidate that is alone in all its groups says nothing to any other."""
-        alone = alive
-        for number in range(self.ruling):
-            alone = alone & (self.counts(alive, number) == 1)[:, getattr(self, f"label_{number}")]
+        alone = (self.counts(alive) == 1)[:, self.label].all(2)
         rows, places = (alive & ~alone).nonzero(as_tuple=True)
         groups = PackedGroups(self.group_of[places] + (rows * self.total)[:, None], self.total * len(alive), self.sizes)
         return Packed(alive, self.pinned(alive), rows, places, groups)

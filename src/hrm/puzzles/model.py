@@ -172,9 +172,10 @@ class PuzzleModel(nn.Module):
         return carry, Readout(self._as_cells(logits) if self.candidates else logits, self.q_head(summary))
 
     def deduce(
-        self, carry: Carry, packed: Packed, segments: int = 1, schedule: Schedule | None = None
+        self, carry: Carry, packed: Packed, segments: int = 1, schedule: Schedule | None = None, every: bool = True
     ) -> tuple[Carry, list[Readout]]:
-        """Segments with the same candidates, and a readout after each; states of candidates not computed stay."""
+        """Segments with the same candidates, and a readout after each, or after the last alone; states of candidates
+        not computed stay."""
         assert self.head is not None and self.lattice is not None
         self._refresh()
         here = packed.rows, packed.places
@@ -188,8 +189,10 @@ class PuzzleModel(nn.Module):
 
         probe = self.probe
         watch = None if probe is None else lambda visit, states: probe.see(visit, everywhere(states))
-        for _ in range(segments):
+        for number in range(1, segments + 1):
             states = self.recurrence(states, x, context, schedule, watch=watch)
+            if not every and number < segments:
+                continue
             z = states.z_h[0]
             scores = at_least_float32(self.head(z))
             summary = torch.zeros(len(packed.alive), z.shape[1], dtype=scores.dtype, device=z.device)

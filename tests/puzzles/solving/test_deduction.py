@@ -54,7 +54,7 @@ class Liar(nn.Module):
         state = self.lattice.only(torch.stack(answers)).double()[..., None]
         return Carry(state, state.clone())
 
-    def deduce(self, carry: Carry, packed: Packed, segments: int) -> tuple[Carry, list[Readout]]:
+    def deduce(self, carry: Carry, packed: Packed, segments: int, every: bool) -> tuple[Carry, list[Readout]]:
         alive, true = packed.alive, carry.z_h[..., 0] > 0
         keep = torch.where(true | (not self.helps), 0.0, self.odds)
         open_ = alive & ~packed.pinned

@@ -62,6 +62,10 @@ class Measured(Record):
     unsolved: int
     """The rest."""
     mean_segments: float
+    mean_calls: float | None = None
+    """Of a model that deduces."""
+    mean_decisions: float | None = None
+    """Of a model that deduces, also those taken back."""
     max_segments: int
     restarts: int | None
     views: int | None
@@ -106,13 +110,18 @@ class Measurement:
         for one in judged:
             totals.update(one.counts)
         q, rights = np.array([one.q for one in judged]), np.array([one.right for one in judged], bool)
+        deduced = {
+            "mean_calls": totals["segments"] / self.rules.deduce.segments / max(n, 1),
+            "mean_decisions": totals["decisions"] / max(n, 1),
+        }
         confidences = np.array([solver.confidence((value,)) for value in q])
         return Measured(
             n=n, exact_accuracy=totals["exact"] / max(n, 1), exact_interval=interval(totals["exact"], n),
             token_accuracy=sum(one.tokens for one in judged) / max(n, 1),
             **{name: totals[name] / max(n, 1) for name in ("valid", "optimal") if name in totals},
             solved=totals["solved"], wrong=totals["wrong"], unsolved=n - totals["solved"],
-            mean_segments=totals["segments"] / max(n, 1), max_segments=self.rules.max_segments,
+            mean_segments=totals["segments"] / max(n, 1), **(deduced if solver.deduces else {}),
+            max_segments=self.rules.max_segments,
             restarts=self.how.restarts, views=self.how.views, guesses=self.how.guesses,
             ece=expected_calibration_error(confidences, rights), calibration=calibrate(q, rights),
             puzzles_per_second=n / seconds if n else 0.0, seconds=seconds, device=str(solver.device),
@@ -140,7 +149,9 @@ class Measurement:
         found = verdicts | {"exact": exact, "solved": outcome.accepted, "wrong": outcome.accepted and not right}
         counts = {name: int(value) for name, value in found.items()}
         tokens = float(hits.mean()) if len(hits) else 0.0
-        return _JudgedPuzzle(counts | {"segments": outcome.segments}, tokens, outcome.q[0], right)
+        return _JudgedPuzzle(
+            counts | {"segments": outcome.segments, "decisions": outcome.decisions}, tokens, outcome.q[0], right
+        )
 
 
 class _JudgedPuzzle(NamedTuple):

@@ -1,4 +1,7 @@
-"""What a training would cost, found by running one step on the meta device: shapes without numbers."""
+"""What a training would cost, found by running one step on the meta device: shapes without numbers.
+
+What a model that deduces computes depends on the numbers: one empty grid is run on the CPU, and counted for every row.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,15 @@ class Plan(Record):
 
 def plan(config: Config, board: Board) -> Plan:
     """The cost of a training on boards of this size."""
-    with torch.device("meta"):
-        model = PuzzleModel(config.arch, board).to("meta")
+    deduces = config.arch.deduces
+    device = "cpu" if deduces else "meta"
+    with torch.device(device):
+        model = PuzzleModel(config.arch, board).to(device)
         model.dtype = getattr(torch, config.train.precision)
         if config.train.checkpoint_activations:
             model.recompute_activations()
         rows = max(1, config.train.batch_size // config.train.accumulate)
+        rows, times = (1, rows) if deduces else (rows, 1)
         inputs = torch.ones(rows, board.cells, dtype=torch.long)
         ids = torch.zeros(rows, dtype=torch.long)
     saved = 0
@@ -53,7 +59,12 @@ def plan(config: Config, board: Board) -> Plan:
 
     counter = FlopCounterMode(display=False)
     with counter, saved_tensors_hooks(measure, lambda tensor: tensor):
-        carry, readout = model.segment(model.initial_carry(inputs, ids), inputs, ids)
+        carry = model.initial_carry(inputs, ids)
+        if model.lattice is None:
+            carry, readout = model.segment(carry, inputs, ids)
+        else:
+            start = model.lattice.pack(model.lattice.start(inputs))
+            carry, (*_, readout) = model.deduce(carry, start, config.deduction.segments)
         (readout.logits.float().sum() + readout.q.sum()).backward()
         if config.halting.q_continue:
             with torch.no_grad():
@@ -64,10 +75,10 @@ def plan(config: Config, board: Board) -> Plan:
     memory = {
         "weights_gradients_optimizer": weights + (parameters * width if width < 4 else 0),
         "carry": 2 * config.train.batch_size * model.positions * config.arch.dim * width,
-        "activations": saved,
+        "activations": saved * times,
     }
     embedding = 0 if model.task_embedding is None else model.task_embedding.weight.numel()
-    flops = counter.get_total_flops() * config.train.accumulate
+    flops = counter.get_total_flops() * times * config.train.accumulate
     return Plan(parameters, embedding, config.train.steps, flops, memory)
 
 
