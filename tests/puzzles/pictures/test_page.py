@@ -21,10 +21,12 @@ from hypothesis.extra.numpy import arrays
 from hrm.cli.main import main
 from hrm.core.arch import ArchConfig
 from hrm.puzzles.model import PuzzleModel, board_of
+from hrm.puzzles.pictures.candidates import marks
 from hrm.puzzles.pictures.page import _shares, page
 from hrm.puzzles.solving import Solver
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.tasks import Task
+from tests.puzzles.pictures.deducing import deduced
 from tests.puzzles.pictures.observed import Solving, guessed, long, solved, unsolved, untrained, watched
 from tests.puzzles.solving.small import questions, run_folder
 
@@ -231,6 +233,22 @@ def test_the_buttons_step_from_the_question_to_the_answer(show: Open, width: int
     assert screen.page.locator("#next").is_disabled() and not screen.cells("wrong")
     screen.page.click("#back")
     assert screen.grid() == written(item, item.segments[-2].readout)
+
+
+def test_candidates_are_pencil_marks_and_those_killed_are_struck_through(show: Open):
+    item = deduced()
+    screen = show(item)
+    for number, segment in enumerate(item.segments[:8], 1):
+        screen.page.evaluate("step => go(step)", number)
+        told = screen.page.evaluate(
+            "grid.map(cell => [cell.innerText, [...cell.querySelectorAll('.dead')].map(b => b.innerText)])"
+        )
+        for (text, dead), held in zip(told, marks(item.solver.task, segment), strict=True):
+            assert set(text.split()) == {item.solver.task.vocabulary[token] for token in held.alive + held.dying}
+            assert dead == [item.solver.task.vocabulary[token] for token in held.dying]
+        assert segment.deduced is not None
+        assert screen.cells("decided") == np.flatnonzero(segment.deduced.decided).tolist()
+        assert screen.page.locator("#place").inner_text() == f"call {number} of {len(item.segments)}"
 
 
 def test_arrow_keys_and_the_slider_step_too(show: Open):

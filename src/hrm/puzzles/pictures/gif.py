@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrm.files.reading import UserError, needs
+from hrm.puzzles.pictures.candidates import Marks, abreast, marks
 from hrm.puzzles.pictures.page import Steps, chosen, verdict
 from hrm.puzzles.solving.answer import Answer
 from hrm.puzzles.solving.engine import Segment
@@ -98,6 +99,7 @@ class _Drawing:
         self.left = (self.width - self.columns * self.cell) // 2
         longest = max(map(len, self.look.labels))
         self.glyphs = ImageFont.load_default(self.cell * min(0.62, 0.85 / (0.6 * longest)))
+        self.small = ImageFont.load_default(0.8 * self.cell / abreast(solver.task))
         self.words, self.details = ImageFont.load_default(17), ImageFont.load_default(14)
 
     def frame(self, step: int, last: bool = False) -> Image:
@@ -107,6 +109,8 @@ class _Drawing:
         image = Image.new("RGB", (self.width, self.height), CARD)
         self.pen = ImageDraw.Draw(image)
         wrong = set(self.steps.marked(self.solver.task, self.segments, step - 1)) if step else set()
+        deduces = step and self.segments[step - 1].deduced is not None
+        self.held = marks(self.solver.task, self.segments[step - 1]) if deduces else []
         for cell in range(self.rows * self.columns):
             self._cell(cell, step, cell in wrong)
         self._lines()
@@ -115,6 +119,8 @@ class _Drawing:
 
     def _cell(self, cell: int, step: int, wrong: bool) -> None:
         asked = int(self.segments[0].question[cell])
+        if self.held:
+            return self._marks(cell, self.held[cell], asked)
         token = int(self.segments[step - 1].readout[cell]) if step else asked
         fill = FILLS[self.look.fills[token]]
         if wrong:
@@ -138,6 +144,30 @@ class _Drawing:
             size = self.cell * 0.3
             self.pen.polygon([(box[2] - size, y), (box[2], y), (box[2], y + size)], WRONG)
 
+    def _marks(self, cell: int, held: Marks, asked: int) -> None:
+        """A symbol that is alone large, else pencil marks, those that die struck through."""
+        x, y = self._corner(cell)
+        task, labels = self.solver.task, self.look.labels
+        fill = _mixed(CARD, DOUBT, 0.6) if held.decided else CARD if held.alive else TINT
+        self.pen.rectangle((x, y, x + self.cell - 1, y + self.cell - 1), fill)
+        if len(held.alive) == 1 and not held.dying:
+            given = held.alive[0] == asked
+            middle, colour = (x + self.cell / 2, y + self.cell / 2), INK if given or held.decided else MODEL
+            bold = self.cell // 40 if given else 0
+            self.pen.text(middle, labels[held.alive[0]], colour, self.glyphs, anchor="mm", stroke_width=bold)
+            return
+        wide = abreast(task)
+        part, half = self.cell / wide, 0.22 * self.cell / wide
+        for number, token in enumerate(task.symbols):
+            row, column = divmod(number, wide)
+            middle = mx, my = x + (column + 0.5) * part, y + (row + 0.5) * self.cell / -(-len(task.symbols) // wide)
+            dies = token in held.dying
+            if dies or token in held.alive:
+                colour = WRONG if dies else MODEL if len(held.alive) == 1 else SOFT
+                self.pen.text(middle, labels[token], colour, self.small, anchor="mm")
+            if dies:
+                self.pen.line((mx - 1.5 * half, my, mx + 1.5 * half, my), WRONG, max(1, self.cell // 40))
+
     def _corner(self, cell: int) -> tuple[int, int]:
         row, column = divmod(cell, self.columns)
         return self.left + column * self.cell, MARGIN + row * self.cell
@@ -153,7 +183,7 @@ class _Drawing:
             if cell >= self.columns:
                 borders.append((bool(blocks) and blocks[cell] != blocks[cell - self.columns], (x, y, x + size, y)))
         for thick, line in sorted(borders, key=itemgetter(0)):
-            self.pen.line(line, STRONG if thick else LINE, 2 if thick else 0)
+            self.pen.line(line, STRONG if thick else LINE, 2 if thick else 1)
         right, bottom = self.left + self.columns * size, MARGIN + self.rows * size
         self.pen.rectangle((self.left - 1, MARGIN - 1, right, bottom), outline=STRONG, width=2)
 
@@ -167,7 +197,9 @@ class _Drawing:
             first = again + named
             first = first[:1].upper() + first[1:]
             second = f"confidence {self.solver.confidence(segment.q):.0%}"
-            if self.solver.task.marks or self.steps.wrong is not None:
+            if (deduced := segment.deduced) is not None:
+                second = f"{deduced.killed.sum()} killed, {deduced.depth} of {deduced.decisions} decisions stand"
+            elif self.solver.task.marks or self.steps.wrong is not None:
                 one, several, _ = self.steps.means
                 second += f", {wrong} cell {one}" if wrong == 1 else f", {wrong} cells {several}"
         if last:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hrm.files.output import to_json
 from hrm.files.records import Json
+from hrm.puzzles.pictures.candidates import abreast, marks
 from hrm.puzzles.solving.answer import Answer, as_grid
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.solving.solver import Solver
@@ -25,8 +26,8 @@ BARS = 16
 class Steps(NamedTuple):
     """What the steps of a page or a moving picture are, where they are something else than a solver's segments."""
 
-    unit: str = "segment"
-    """One word."""
+    unit: str = ""
+    """One word; by default a segment, or a call of a model that deduces."""
     names: Sequence[str] = ()
     """Of each step; by default they are counted."""
     wrong: Sequence[Sequence[int]] | None = None
@@ -53,7 +54,7 @@ def page(solver: Solver, answer: Answer, segments: Sequence[Segment], steps: Ste
         "status": answer.status,
         "verdict": html.escape(verdict(answer)),
         "about": html.escape(steps.about or _about(solver, answer)),
-        "unit": html.escape(steps.unit),
+        "unit": html.escape(_unit(segments, steps)),
         "question": html.escape(_rows(answer.question, solver.task)),
         "answer": html.escape(_rows(answer.answer or "none was accepted", solver.task)),
         # A "<" could end the script element that holds the data.
@@ -67,8 +68,9 @@ def verdict(answer: Answer) -> str:
     """The outcome in a few words."""
     many = "s" if answer.segments != 1 else ""
     again = f" in {answer.attempts} attempts" if answer.attempts > 1 else ""
+    decided = f" and {answer.decisions} decision{'s' * (answer.decisions > 1)}" if answer.decisions else ""
     checked = {"solved": ", verified", "answered": ", not verified"}.get(answer.status, "")
-    return f"{answer.status} after {answer.segments} segment{many}{again}{checked}".capitalize()
+    return f"{answer.status} after {answer.segments} segment{many}{decided}{again}{checked}".capitalize()
 
 
 def chosen(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> int:
@@ -78,6 +80,10 @@ def chosen(solver: Solver, answer: Answer, segments: Sequence[Segment]) -> int:
             if np.array_equal(as_grid(solver.task, segments[number - 1].readout), answer.grid):
                 return number
     return len(segments)
+
+
+def _unit(segments: Sequence[Segment], steps: Steps) -> str:
+    return steps.unit or ("segment" if segments[0].deduced is None else "call")
 
 
 def _rows(text: str, task: Task) -> str:
@@ -108,17 +114,32 @@ def _data(solver: Solver, answer: Answer, segments: Sequence[Segment], told: Ste
         {
             "segment": each.segment, "attempt": each.attempt, "confidence": _number(solver.confidence(each.q)),
             "q": [_number(value) for value in each.q], "residual": _number(each.residual),
-            "wrong": told.marked(task, segments, number), "shares": _shares(each),
+            "wrong": told.marked(task, segments, number), "shares": _shares(each), **_candidates(task, each),
         }
         for number, each in enumerate(segments)
     ]  # fmt: skip
     return {
         "rows": task.shape[0], "columns": task.shape[1], **style._asdict(),
-        "bars": list(task.symbols) if len(task.symbols) <= BARS else [], 
+        "bars": list(task.symbols) if len(task.symbols) <= BARS else [],
         "rules": task.marks if told.wrong is None else True,
         "both": solver.q_continue, "question": segments[0].question.tolist(),
         "chosen": chosen(solver, answer, segments), "steps": steps,
-        "unit": told.unit, "places": list(told.names), "means": told.means,
+        "unit": _unit(segments, told), "places": list(told.names), "means": told.means,
+        **({} if segments[0].deduced is None else {"symbols": list(task.symbols), "abreast": abreast(task)}),
+    }  # fmt: skip
+
+
+def _candidates(task: Task, segment: Segment) -> Json:
+    """Of a model that deduces: the tokens possible in each cell, those killed in some cells, and the decided cells."""
+    deduced = segment.deduced
+    if deduced is None:
+        return {}
+    held = marks(task, segment)
+    return {
+        "alive": [each.alive for each in held],
+        "dying": {str(cell): each.dying for cell, each in enumerate(held) if each.dying},
+        "decided": np.flatnonzero(deduced.decided).tolist(), "decisions": deduced.decisions,
+        "refused": deduced.refused,
     }  # fmt: skip
 
 

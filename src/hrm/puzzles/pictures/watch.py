@@ -1,4 +1,5 @@
-"""Drawing a puzzle while it is being solved: the grid with its wrong cells, and the model's confidence beside it."""
+"""Drawing a puzzle while it is being solved: the grid with its wrong cells, and the model's confidence beside it; of a
+model that deduces the candidates."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from hrm.console import Console
+from hrm.puzzles.pictures.candidates import Drawing
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.solving.solver import Solver
 from hrm.puzzles.tasks import Task
@@ -44,6 +46,8 @@ def grid(task: Task, segment: Segment) -> RenderableType:
 def frame(solver: Solver, segment: Segment) -> RenderableType:
     """The grid after a segment, with the segment's numbers beside it."""
     task, believed = solver.task, solver.confidence(segment.q)
+    if segment.deduced is not None:
+        return Drawing(task, segment, believed)
     facts = Table.grid(padding=(0, 1))
     facts.add_row("segment", str(segment.segment))
     facts.add_row("attempt", str(segment.attempt))

@@ -45,7 +45,9 @@ class Answer:
     grid: np.ndarray | None = field(default=None, compare=False)
     """The last readout [rows, columns], also if unsolved: numbers, or characters where the symbols are not digits."""
     trace: list[Json] | None = field(default=None, compare=False)
-    """On request, per segment: segment, attempt, grid, confidence, q (halt, continue), residual, wrong (cells)."""
+    """On request, per segment: segment, attempt, grid, confidence, q (halt, continue), residual, wrong (cells). A model
+    that deduces tells after each call what was `deduced` as well: candidates and killed (symbols of each cell, as in
+    `grid`), decided (cells), depth (decisions that stand), decisions (made so far), refused."""
 
     @property
     def restarts(self) -> int:
@@ -65,10 +67,19 @@ def confidence(q_halt: float) -> float:
 
 def as_grid(task: Task, tokens: np.ndarray) -> np.ndarray:
     """Tokens [cells] as [rows, columns]: numbers from 1 for the first symbol, or characters (a maze)."""
-    first = task.symbols.start
+    return _signs(task)[tokens].reshape(task.shape)
+
+
+def listed(task: Task, masks: np.ndarray) -> list[list[int | str]]:
+    """For each cell the symbols that a mask [cells, vocabulary] holds, as in `as_grid`."""
+    return [_signs(task)[mask].tolist() for mask in masks]
+
+
+def _signs(task: Task) -> np.ndarray:
+    """Of each token."""
     if all(task.vocabulary[token].isalnum() for token in task.symbols):
-        return tokens.astype(np.int64).reshape(task.shape) - first + 1
-    return np.array([task.vocabulary[token] for token in tokens.tolist()]).reshape(task.shape)
+        return np.arange(len(task.vocabulary)) - task.symbols.start + 1
+    return np.array(list(task.vocabulary))
 
 
 def in_form_of(question: str, task: Task, tokens: np.ndarray) -> str:

@@ -17,15 +17,17 @@ from torch import Tensor
 
 from hrm.puzzles.lattice import Lattice
 from hrm.puzzles.model import DEAD, PuzzleModel, Readout
-from hrm.puzzles.solving.engine import Batch, Row, Segment, left_by
+from hrm.puzzles.solving.engine import Batch, Deduced, Row, Segment, left_by
 
 CAUTION = (1.0, 0.2, 0.03, 0.0)
 """Shares of the threshold, one for each time that a puzzle begins again; with the last the model kills nothing."""
 
 
 class Kept(NamedTuple):
-    """What a decision leaves for later: the candidates [p] without its symbol, and the states that they had."""
+    """What a decision about a cell leaves for later: the candidates [p] without its symbol, and the states that they
+    had."""
 
+    cell: int
     alive: Tensor
     slow: Tensor
     fast: Tensor
@@ -94,7 +96,7 @@ class DeducingBatch(Batch):
         cells, symbols = _decisions(lattice, alive, scores)
         q = readout.q.tolist()
         self.alive = alive
-        self._show(before, readout, tokens, calls)
+        self._show(before, readout, tokens, calls, killed, refused)
 
         left, stay = [], []
         for i, (row, search) in enumerate(zip(rows, self.searches, strict=True)):
@@ -135,28 +137,41 @@ class DeducingBatch(Batch):
                 return False
             other, place = self.alive[i].clone(), cell * lattice.symbols + symbol
             other[place] = False
-            search.trail.append(Kept(other, self.carry.z_h[i, other], self.carry.z_l[i, other]))
+            search.trail.append(Kept(cell, other, self.carry.z_h[i, other], self.carry.z_l[i, other]))
             search.decisions += 1
             self.alive[i, cell * lattice.symbols : (cell + 1) * lattice.symbols] = False
             self.alive[i, place] = True
         return True
 
-    def _show(self, before: Tensor, readout: Readout, tokens: np.ndarray, calls: int) -> None:
+    def _show(
+        self, before: Tensor, readout: Readout, tokens: np.ndarray, calls: int, killed: Tensor, refused: list[bool]
+    ) -> None:
         """Tell the observers."""
         if all(row.observe is None for row in self.rows):
             return
         moved, q = self.moved(before), readout.q.tolist()
         shares = readout.logits.float().softmax(-1).cpu().numpy()
-        lattice = self.lattice
-        candidates = np.zeros(shares.shape, bool)
-        candidates[..., lattice.first : lattice.first + lattice.symbols] = lattice.by_cell(self.alive).cpu().numpy()
+        alive, dead = self._masks(self.alive), self._masks(killed)
         for i, (row, search) in enumerate(zip(self.rows, self.searches, strict=True)):
-            if row.observe is not None:
-                row.observe(Segment(
-                    row.job.question, row.turned_back(tokens[i]), row.segments + calls, len(row.ballots) + 1,
-                    tuple(q[i]), moved[i], row.turned_back(shares[i]), row.turned_back(candidates[i]),
-                    len(search.trail),
-                ))  # fmt: skip
+            if row.observe is None:
+                continue
+            decided = np.zeros_like(alive[i])
+            decided[[kept.cell for kept in search.trail]] = True
+            deduced = Deduced(
+                row.turned_back(alive[i].copy()), row.turned_back(dead[i].copy()), row.turned_back(decided).max(1),
+                search.decisions, refused[i],
+            )  # fmt: skip
+            row.observe(Segment(
+                row.job.question, row.turned_back(tokens[i]), row.segments + calls, len(row.ballots) + 1, tuple(q[i]),
+                moved[i], row.turned_back(shares[i]), deduced,
+            ))  # fmt: skip
+
+    def _masks(self, candidates: Tensor) -> np.ndarray:
+        """[b, cells, vocabulary] of the candidates [b, p]."""
+        first, count = self.lattice.first, self.lattice.symbols
+        masks = np.zeros((len(candidates), self.lattice.cells, self.model.board.vocabulary), bool)
+        masks[..., first : first + count] = self.lattice.by_cell(candidates).cpu().numpy()
+        return masks
 
 
 def _decisions(lattice: Lattice, alive: Tensor, scores: Tensor) -> tuple[list[int], list[int]]:

@@ -59,6 +59,26 @@ class Attempt(NamedTuple):
     guess: int = 0
 
 
+class Deduced(NamedTuple):
+    """What a call of a model that deduces made of a puzzle; the first two are masks [cells, vocabulary]."""
+
+    candidates: np.ndarray
+    """Symbols that are possible after it."""
+    killed: np.ndarray
+    """Those that were possible before it."""
+    decided: np.ndarray
+    """[cells] pinned by the decisions that stand."""
+    decisions: int
+    """Made so far, also those taken back."""
+    refused: bool
+    """Whether the rules refuse what is left, so that the search goes back."""
+
+    @property
+    def depth(self) -> int:
+        """Decisions that stand."""
+        return int(self.decided.sum())
+
+
 class Segment(NamedTuple):
     """One puzzle after one segment: what an observer sees, turned back to the way the puzzle was asked."""
 
@@ -74,10 +94,8 @@ class Segment(NamedTuple):
     """Relative change of the slow state, |z_h - z_h'| / |z_h'| with z_h' one segment earlier."""
     probabilities: np.ndarray
     """[cells, vocabulary] softmax of the readout's scores."""
-    candidates: np.ndarray | None = None
-    """[cells, vocabulary] which symbols a model that deduces has not killed."""
-    depth: int = 0
-    """Its decisions that stand."""
+    deduced: Deduced | None = None
+    """By a model that deduces; its segments are counted call by call."""
 
 
 class Outcome(NamedTuple):

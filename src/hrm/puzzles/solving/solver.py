@@ -25,7 +25,7 @@ from hrm.puzzles import solvers, tasks
 from hrm.puzzles.config import Config, DeductionConfig, Strategy
 from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import engine
-from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of, text_of
+from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of, listed, text_of
 from hrm.puzzles.solving.engine import Attempt, Deduce, Job, Outcome, Rules, Segment
 from hrm.puzzles.tasks import PuzzleError, Symmetry, Task
 from hrm.runs import checkpoint as checkpoints
@@ -209,12 +209,19 @@ class Solver:
 
     def describe(self, segment: Segment, task: Task | None = None) -> Json:
         """A segment as the trace of an answer holds it; `task` is that of its shape."""
-        task = task or self.task
-        return {
+        task, deduced = task or self.task, segment.deduced
+        found = {
             "segment": segment.segment, "attempt": segment.attempt, "grid": as_grid(task, segment.readout),
             "confidence": self.confidence(segment.q), "q": segment.q, "residual": segment.residual,
             "wrong": task.wrong(segment.question, segment.readout),
         }  # fmt: skip
+        if deduced is not None:
+            found["deduced"] = {
+                "candidates": listed(task, deduced.candidates), "killed": listed(task, deduced.killed),
+                "decided": np.flatnonzero(deduced.decided).tolist(), "depth": deduced.depth,
+                "decisions": deduced.decisions, "refused": deduced.refused,
+            }  # fmt: skip
+        return found
 
     @cached_property
     def flops(self) -> int:

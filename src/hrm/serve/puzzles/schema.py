@@ -72,6 +72,23 @@ class SolveRequest(Strict):
         )
 
 
+class Deduced(BaseModel):
+    """What a call of a model that deduces made of a puzzle."""
+
+    candidates: list[list[int | str]]
+    """For each cell the symbols that are possible after it, as in `grid`."""
+    killed: list[list[int | str]]
+    """Those that were possible before it."""
+    decided: list[int]
+    """Cells, counted from 0, that the decisions which stand have pinned."""
+    depth: int
+    """Decisions that stand."""
+    decisions: int
+    """Made so far, also those taken back."""
+    refused: bool
+    """Whether the rules refuse what is left, so that the search goes back."""
+
+
 class Traced(BaseModel):
     """A puzzle after a segment."""
 
@@ -89,6 +106,8 @@ class Traced(BaseModel):
     """Relative change of the slow state in this segment."""
     wrong: list[int]
     """Cells, counted from 0, that break a rule."""
+    deduced: Deduced | None = None
+    """By a model that deduces; its segments come call by call."""
 
 
 class SeenSegment(Traced):
@@ -129,6 +148,7 @@ class PuzzleAnswer(BaseModel):
     view: int = 0
     model: int = 0
     guess: int = 0
+    decisions: int = 0
     confidence: float | None = 0.0
     grid: list[list[int | str]] | None = None
     """The last readout, also if unsolved."""

@@ -63,6 +63,7 @@ class Piece:
         """Called after each segment if it is watched, and tells it while there is room."""
         show, bare = self.solving.show, _NO_PROBABILITIES
         self.solving.room -= segment.probabilities.size if show.probabilities else segment.readout.size
+        self.solving.room -= 0 if segment.deduced is None else segment.deduced.candidates.size
         if self.solving.room < 0:
             return
         # Copies: the arrays are views of the whole batch's.
