@@ -114,7 +114,7 @@ def unbounded() -> list[Outcome]:
 def test_without_guesses_nothing_is_decided():
     puzzles = made(SMALL, 12)
     depths: list[int] = []
-    watched = outcomes(net(), SMALL, puzzles, decisions=0, observe=lambda _, segment: depths.append(segment.depth))
+    watched = outcomes(net(), SMALL, puzzles, decisions=0, observe=lambda _, segment: depths.append(segment.deduced.depth))
     assert not any(outcome.decisions for outcome in watched) and not any(depths)
     assert not all(right(watched, puzzles))
 
