@@ -75,9 +75,8 @@ class Singles(nn.Module):
 
 def searched(solver: Solver) -> tuple[Sequence[Any], Rules, int]:
     """Models, rules and visits of a segment."""
-    model = solver.model
-    fast, slow = (stack.slots for stack in (model.stacks * 2)[:2])
-    return solver.models, solver.rules(Strategy()), len(model.recurrence.schedule.visits(fast, slow))
+    schedule = solver.model.recurrence.schedule
+    return solver.models, solver.rules(Strategy()), len(schedule.visits(1, 1))
 
 
 def control_of(solver: Solver) -> tuple[Sequence[Any], Rules, int]:
@@ -215,8 +214,8 @@ def main() -> None:
     parser.add_argument("--only", choices=SIDES, nargs="+", default=list(SIDES))
     parser.add_argument("--checkpoint", default="best")
     parser.add_argument("--precision", help="default: as trained")
-    parser.add_argument("--limit", type=int, help="at most so many puzzles")
-    parser.add_argument("--stride", type=int, default=1, help="every so-manieth puzzle of the file")
+    parser.add_argument("--limit", type=int, help="number of puzzles")
+    parser.add_argument("--stride", type=int, default=1, help="every STRIDE-th puzzle of the file")
     parser.add_argument("--offset", type=int, default=0, help="the first of them")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,7 +229,7 @@ def main() -> None:
         file = args.out / f"{side}.jsonl"
         if side == "other" and args.other is None:
             continue
-        asked = load(args.other, device="cpu") if side == "other" else solver
+        asked = solver if side != "other" else load(str(args.other), device="cpu")
         facts = source if side == "control" else source | {"run": asked.checkpoint, "dtype": str(asked.model.dtype)}
         how = control_of(asked) if side == "control" else searched(asked)
         if side in args.only:

@@ -91,7 +91,7 @@ def evaluations(run: Path) -> dict[str, tuple[str, ...]]:
 
 
 def curve(sitting: Sitting, args: argparse.Namespace, run: Path) -> dict[str, Any]:
-    """Every kept checkpoint on the test file: the share solved after so many seconds of training, and the time to each
+    """Every kept checkpoint on the test file: the share solved after some seconds of training, and the time to each
     of SHARES."""
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     at = {record["step"]: record["seconds"] for record in logged if "seconds" in record and "step" in record}

@@ -305,7 +305,7 @@ class GroupMixer(nn.Module):
                 weights = torch.cat([out.cast() * (2 / size) for out, size in sizes], 1)  # type: ignore[operator]
             if kept:
                 packed.weights[self] = weights
-            return F.linear(packed.mixed(values), weights)
+            return F.linear(packed.mixed(values), weights)  # pyright: ignore[reportAttributeAccessIssue]
         mixed = torch.zeros_like(z)
         for out, (members, group_of) in zip(self.out, context.groups, strict=True):
             count, size = members.shape
