@@ -16,7 +16,7 @@ from hrm.core.recurrence import Carry
 from hrm.puzzles.lattice import Lattice, Packed
 from hrm.puzzles.model import PuzzleModel, Readout, board_of
 from hrm.puzzles.solving import Solver
-from hrm.puzzles.solving.engine import Deduce, Job, Outcome, Rules, solve
+from hrm.puzzles.solving.engine import Deduce, Job, Outcome, Rules, Segment, solve
 from hrm.puzzles.tasks.puzzle import Puzzle
 from hrm.puzzles.tasks.sudoku import Sudoku
 from tests.puzzles.test_lattice import ARCH
@@ -114,7 +114,12 @@ def unbounded() -> list[Outcome]:
 def test_without_guesses_nothing_is_decided():
     puzzles = made(SMALL, 12)
     depths: list[int] = []
-    watched = outcomes(net(), SMALL, puzzles, decisions=0, observe=lambda _, segment: depths.append(segment.deduced.depth))
+
+    def observe(_: int, segment: Segment) -> None:
+        assert segment.deduced is not None
+        depths.append(segment.deduced.depth)
+
+    watched = outcomes(net(), SMALL, puzzles, decisions=0, observe=observe)
     assert not any(outcome.decisions for outcome in watched) and not any(depths)
     assert not all(right(watched, puzzles))
 

@@ -359,6 +359,8 @@ function newThinking(model) {
     view.fill(Array.from({ length: shape[0] * shape[1] }, (_, n) => {
       const i = Math.floor(n / shape[1]) * cols + n % shape[1];
       const sign = is ? signIn(puzzles, is[i]) : given[i], first = !empty.includes(given[i]);
+      const left = wrong.size && frame.deduced?.candidates[i].map(each => signIn(puzzles, each)).join("");
+      if (left?.length > 1) return { text: left, say: `possible: ${left}`, look: "many" };
       const changed = Boolean(is && (was ? is[i] !== was[i] : sign !== given[i]));
       count += changed;
       const cell = drawn(puzzles, sign), bad = wrong.has(i);
