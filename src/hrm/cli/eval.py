@@ -41,7 +41,7 @@ class Options:
     """
 
     run: Positional[str]
-    """Run folder, or the name of a solver that comes with the package: sudoku."""
+    """Run folder, or the name of a solver that comes with the package: sudoku, maze."""
     data: str | None = None
     """File of puzzles (text, CSV, XML) or dataset folder; default: the puzzles that the run held out."""
     strategy: Tries = field(default_factory=Strategy)

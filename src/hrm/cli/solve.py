@@ -33,7 +33,7 @@ class Options:
     """Solve puzzles. Every answer is verified; a puzzle without one is called unsolved, a wrong question invalid."""
 
     run: Positional[str]
-    """Run folder, or the name of a solver that comes with the package: sudoku."""
+    """Run folder, or the name of a solver that comes with the package: sudoku, maze."""
     puzzle: Positional[str]
     """A puzzle, a file of them (text, drawn or one per line, CSV, XML; also .gz), or - for standard input."""
     strategy: Tries = field(default_factory=Strategy)

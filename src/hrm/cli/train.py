@@ -200,7 +200,7 @@ def _base(held: ExitStack, options: Options) -> Config:
         raise UserError("--new-tasks FILE needs --init RUN, the model that learns them")
     if options.init is not None and options.preset is None and options.new_tasks is None:
         raise UserError("--init RUN needs a preset that begins with its weights, or --new-tasks FILE on ARC")
-    if options.new_tasks is not None:
+    if options.init is not None and options.new_tasks is not None:
         if options.preset is not None:
             raise UserError(f"--init {options.init} already has its settings: leave out '{options.preset}'")
         from hrm.runs import Run

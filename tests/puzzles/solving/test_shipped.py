@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hrm
 from hrm.cli.main import main
 from hrm.puzzles import solvers
 from hrm.puzzles.config import Strategy
+from hrm.puzzles.tasks.maze import Maze
 from tests.puzzles.solving.small import questions, run_folder, solver
 
 
@@ -61,3 +63,46 @@ def test_a_shipped_solver_tries_as_much_as_it_says_unless_told_otherwise(
     answer = loaded.solve(hard, restarts=0, views=1)
     assert (answer.restarts, answer.segments) == (0, 3)
     assert hrm.load(home / "four" / ".." / "four").solve(hard).restarts == 0
+
+
+def drawn(task: Maze, tokens: np.ndarray) -> str:
+    text, cols = task.format(tokens), task.shape[1]
+    return "\n".join(text[at : at + cols] for at in range(0, len(text), cols))
+
+
+def test_the_maze_solver_solves_mazes_of_several_shapes_in_one_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = [Maze(9, 21, 20), Maze(24, 24, 50), Maze(15, 8, 12)]
+    asked = [drawn(task, task.generate(np.random.default_rng(seed)).question) for seed, task in enumerate(tasks)]
+    (tmp_path / "mazes.txt").write_text("\n\n".join(asked) + "\n")
+    assert main(["solve", "maze", str(tmp_path / "mazes.txt"), "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for task, text, answer in zip(tasks, asked, answers, strict=True):
+        assert answer["status"] == "solved" and answer["question"] == text
+        assert task.verify(task.parse(text), task.parse(answer["answer"]))
+        assert np.array(answer["grid"]).shape == task.shape
+
+
+def test_the_maze_solver_gives_the_same_answer_when_walls_surround_the_maze() -> None:
+    task, loaded, alike = Maze(9, 9, 10), hrm.load("maze"), 0
+    for seed in range(8):
+        question = task.generate(np.random.default_rng(seed)).question
+        walled = np.pad(question.reshape(task.shape), 2, constant_values=task.vocabulary.index("#"))
+        inside, outside = loaded.solve_many([drawn(task, question), drawn(Maze(13, 13, 1), walled.ravel())])
+        assert inside.status == outside.status == "solved"
+        assert inside.grid is not None and outside.grid is not None
+        alike += np.array_equal(outside.grid[2:-2, 2:-2], inside.grid)
+    assert alike >= 7  # another view may find another of the shortest paths
+
+
+@pytest.mark.parametrize("text", ["S  #G", "S\n \nG", "S ##\n##G#", "S x\n  G"])
+def test_what_is_no_maze_ends_in_one_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", "maze", text]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("hrm solve: invalid: ") and "\n" not in error
+
+
+def test_a_shipped_solver_is_small() -> None:
+    for name in solvers.names():
+        assert sum(file.stat().st_size for file in (solvers.HOME / name).rglob("*") if file.is_file()) < 1_000_000
