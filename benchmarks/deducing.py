@@ -49,7 +49,7 @@ class Singles(nn.Module):
 
     def __init__(self, board: Board) -> None:
         super().__init__()
-        self.lattice = Lattice(board.groups, board.cells, *board.symbols)
+        self.board, self.lattice = board, Lattice(board.groups, board.cells, *board.symbols)
         self.vocabulary = board.vocabulary
         self.register_buffer("z_h_init", torch.zeros(1))
 

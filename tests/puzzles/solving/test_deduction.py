@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hrm.core.recurrence import Carry
+from hrm.puzzles.config import DeductionConfig
 from hrm.puzzles.lattice import Lattice, Packed
 from hrm.puzzles.model import PuzzleModel, Readout, board_of
 from hrm.puzzles.solving import Solver
+from hrm.puzzles.solving.deduction import DeducingBatch
 from hrm.puzzles.solving.engine import Deduce, Job, Outcome, Rules, Segment, solve
 from hrm.puzzles.tasks.puzzle import Puzzle
 from hrm.puzzles.tasks.sudoku import Sudoku
@@ -167,3 +169,17 @@ def test_every_completion_is_tried_where_the_verifier_refuses_them_all():
     ((_, outcome),) = solve([net()], [Job(question)], Rules(10**6, verify=refuse, deduce=Deduce(1, 0.0)))
     assert outcome is not None and not outcome.accepted and outcome.segments < 10_000
     assert len(completions) > 1 and completions <= seen
+
+
+def test_a_puzzle_begun_again_is_seen_through_another_view_and_answered_as_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    views: list[Any] = []
+    found = DeducingBatch._other_view
+    monkeypatch.setattr(DeducingBatch, "_other_view", lambda *args: views.append(found(*args)) or views[-1])
+    solver = Solver(net(seed=2), SMALL, deduction=DeductionConfig(segments=2, kill=0.6))
+    puzzles = made(SMALL, 6)
+    answers = solver.solve_many([SMALL.format(p.question) for p in puzzles], max_segments=50_000)
+    assert [answer.answer for answer in answers] == [SMALL.format(p.answer) for p in puzzles]
+    kept = [np.unique(SMALL.groups[0][view.source].reshape(4, 4), axis=1).shape[1] for view in views]
+    assert len(views) > 2 and set(kept) == {4}  # what was a row is a column now

@@ -12,7 +12,7 @@ import torch
 from hrm.files.reading import UserError
 from hrm.puzzles.model import board_of, build
 from hrm.puzzles.solving import Solver, load
-from hrm.puzzles.solving.engine import Attempt, Job, Rules, Segment, Vote, _Ballot, _outcome, _Row
+from hrm.puzzles.solving.engine import Attempt, Job, Row, Rules, Segment, Vote, _Ballot, _outcome
 from hrm.puzzles.solving.engine import solve as run_engine
 from hrm.puzzles.tasks import Symmetry
 from hrm.puzzles.tasks.grid import Grid
@@ -181,13 +181,13 @@ def test_a_margin_makes_the_q_head_wait():
     assert [a.segments for a in run.solve_many(texts, stop=("q",), margin=2.0)] == [6, 6, 6]
 
 
-def ballots(rules: Rules, *votes: tuple[int, float, int]) -> _Row:
+def ballots(rules: Rules, *votes: tuple[int, float, int]) -> Row:
     """A row whose attempts ended with (readout, q_halt, segments)."""
     cast = [
         _Ballot(np.array([symbol]), (q, 0.0), segments, Attempt(view=i))
         for i, (symbol, q, segments) in enumerate(votes)
     ]
-    return _Row(0, Job(np.array([1])), rules, None, Attempt(), None, cast)
+    return Row(0, Job(np.array([1])), rules, None, Attempt(), None, cast)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 The model does all deduction and all choosing. A decision pins a symbol; what is tried when it fails is the state before
 it without that symbol, so that the search misses nothing that the kills left. Kills are undone on the way back. When
-everything was tried, some kill was wrong: the puzzle begins again with a lower threshold, in the end with none.
+everything was tried, some kill was wrong: the puzzle begins again, first through a view that is new to the model, then
+with a lower threshold and a decision after every call, in the end without kills.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from hrm.puzzles.model import DEAD, PuzzleModel, Readout
 from hrm.puzzles.solving.engine import Batch, Deduced, Row, Segment, left_by
 
 CAUTION = (1.0, 0.2, 0.03, 0.0)
-"""Shares of the threshold, one for each time that a puzzle begins again; with the last the model kills nothing."""
+"""Shares of the threshold, each for the puzzle as asked and through another view; with the last the model kills
+nothing."""
+EAGER = 2
+"""Having begun again this often, with a lower threshold, a puzzle is decided upon after every call."""
+VIEWS = 20
+"""Tried to find one that is new to the model."""
 
 
 class Kept(NamedTuple):
@@ -42,7 +48,7 @@ class Search:
     decisions: int = 0
     """Made so far, also those taken back."""
     caution: int = 0
-    """Which of CAUTION holds."""
+    """How often it began again: two for each of CAUTION."""
 
 
 class DeducingBatch(Batch):
@@ -80,7 +86,7 @@ class DeducingBatch(Batch):
         self.carry, readouts = self.model.deduce(self.carry, lattice.pack(self.alive), calls, every=False)
         readout = readouts[-1]
         assert readout.keep is not None
-        thresholds = [row.rules.deduce.kill * CAUTION[search.caution]
+        thresholds = [row.rules.deduce.kill * CAUTION[search.caution // 2]
                       for row, search in zip(rows, self.searches, strict=True)]  # fmt: skip
         likely = readout.keep.sigmoid()
         killed = (
@@ -125,14 +131,13 @@ class DeducingBatch(Batch):
                 for state, values in zip(self.carry, (kept.slow, kept.fast), strict=True):
                     state[i, kept.alive] = values
                 return True
-            search.caution = search.caution + 1
-            if search.caution == len(CAUTION):
+            if not self._more_cautious(i, row, search):
                 return False
             fresh = self.model.initial_carry(self.questions[i : i + 1], self.task_ids[i : i + 1])
             self.alive[i] = lattice.start(self.questions[i : i + 1])[0]
             for state, first in zip(self.carry, fresh, strict=True):
                 state[i] = first[0]
-        elif stuck:
+        elif stuck or (search.caution >= EAGER and (most is None or search.decisions < most)):
             if most is not None and search.decisions >= most:
                 return False
             other, place = self.alive[i].clone(), cell * lattice.symbols + symbol
@@ -172,6 +177,32 @@ class DeducingBatch(Batch):
         masks = np.zeros((len(candidates), self.lattice.cells, self.model.board.vocabulary), bool)
         masks[..., first : first + count] = self.lattice.by_cell(candidates).cpu().numpy()
         return masks
+
+    def _more_cautious(self, i: int, row: Row, search: Search) -> bool:
+        """What a row that begins again does differently; False after the last."""
+        if CAUTION[search.caution // 2] == 0:
+            return False
+        search.caution += 1
+        other = self._other_view(row) if search.caution % 2 else None
+        if search.caution % 2 and other is None:
+            search.caution += 1
+        row.view = other or row.first_view
+        self.questions[i] = torch.from_numpy(row.question.astype(np.int64))
+        return True
+
+    def _other_view(self, row: Row) -> Symmetry | None:
+        """A view that exchanges kinds of groups, such as rows and columns: all others are the same to the model."""
+        if row.rules.view is None:
+            return None
+        numbers = range(row.attempt.view + 1, row.attempt.view + VIEWS)
+        views = (row.rules.view(row.job.question, number) for number in numbers)
+        keeps = self._keeps_groups(row.view)
+        return next((view for view in views if self._keeps_groups(view) != keeps), None)
+
+    def _keeps_groups(self, view: Symmetry | None) -> bool:
+        """Whether every partition is mapped onto itself."""
+        pairs = [] if view is None else [np.stack((row, row[view.source])) for row in self.model.board.groups]
+        return all(np.unique(pair, axis=1).shape[1] == pair.max() + 1 for pair in pairs)
 
 
 def _decisions(lattice: Lattice, alive: Tensor, scores: Tensor) -> tuple[list[int], list[int]]:

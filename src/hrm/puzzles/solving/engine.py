@@ -196,6 +196,12 @@ class Row:
         return self.job.question if self.guessed is None else self.guessed
 
     @property
+    def first_view(self) -> Symmetry | None:
+        """That of the attempt."""
+        see = self.rules.view
+        return see(self.job.question, self.attempt.view) if see and self.attempt.view else None
+
+    @property
     def question(self) -> np.ndarray:
         """As the model sees it."""
         return self.asked if self.view is None else self.view.apply(self.asked)
@@ -302,8 +308,8 @@ def _begin(
     if job.adapt is not None:
         rules = job.adapt(rules)
     attempt = rules.attempts[len(ballots)]
-    view = rules.view(job.question, attempt.view) if rules.view and attempt.view else None
-    row = Row(key, job, rules, observe, attempt, view, ballots)
+    row = Row(key, job, rules, observe, attempt, None, ballots)
+    row.view = row.first_view
     if rules.guess is not None and before is not None:
         row.unguessed = before.unguessed if before.attempt.guess else before.shares
         if attempt.guess:
