@@ -92,7 +92,7 @@ def note(segment: Segment, number: int, last: bool) -> str:
     made = segment.deduced
     assert made is not None
     if last:
-        return f"call {number + 1}: [green]verified[/], {made.decisions} decisions made\n"
+        return f"call {number + 1}: [green]verified[/], {made.decisions} decision{'s' * (made.decisions != 1)} made\n"
     return f"call {number + 1}: {made.killed.sum()} candidates killed, decisions that stand: {made.depth}\n"
 
 
