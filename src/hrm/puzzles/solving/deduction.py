@@ -19,6 +19,7 @@ from torch import Tensor
 from hrm.puzzles.lattice import Lattice
 from hrm.puzzles.model import DEAD, PuzzleModel, Readout
 from hrm.puzzles.solving.engine import Batch, Deduced, Row, Segment, left_by
+from hrm.puzzles.tasks import Symmetry
 
 CAUTION = (1.0, 0.2, 0.03, 0.0)
 """Shares of the threshold, each for the puzzle as asked and through another view; with the last the model kills
