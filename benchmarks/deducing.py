@@ -175,7 +175,7 @@ def draw(sides: dict[str, list[dict[str, Any]]], file: Path) -> None:
         visits = np.sort([row["visits"] for row in rows if row["solved"]])
         axes.step(visits, 100 * np.arange(1, len(visits) + 1) / len(rows), where="post", label=f"{name} ({len(rows)})")
     axes.axvline(FEW_VISITS, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", xlabel="visits of the model", ylabel="solved, %", ylim=(0, 101))
+    axes.set(xscale="log", xlabel="visits of the model, rounds of the control", ylabel="solved, %", ylim=(0, 101))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(file, dpi=150, bbox_inches="tight")

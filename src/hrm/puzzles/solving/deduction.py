@@ -3,7 +3,7 @@
 The model does all deduction and all choosing. A decision pins a symbol; what is tried when it fails is the state before
 it without that symbol, so that the search misses nothing that the kills left. Kills are undone on the way back. When
 everything was tried, some kill was wrong: the puzzle begins again, first through a view that is new to the model, then
-with a lower threshold and a decision after every call, in the end without kills.
+with a lower threshold, in the end with none.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from hrm.puzzles.tasks import Symmetry
 CAUTION = (1.0, 0.2, 0.03, 0.0)
 """Shares of the threshold, each for the puzzle as asked and through another view; with the last the model kills
 nothing."""
-EAGER = 2
-"""Having begun again this often, with a lower threshold, a puzzle is decided upon after every call."""
 VIEWS = 20
 """Tried to find one that is new to the model."""
 
@@ -138,7 +136,7 @@ class DeducingBatch(Batch):
             self.alive[i] = lattice.start(self.questions[i : i + 1])[0]
             for state, first in zip(self.carry, fresh, strict=True):
                 state[i] = first[0]
-        elif stuck or (search.caution >= EAGER and (most is None or search.decisions < most)):
+        elif stuck:
             if most is not None and search.decisions >= most:
                 return False
             other, place = self.alive[i].clone(), cell * lattice.symbols + symbol
