@@ -111,6 +111,18 @@ def test_a_puzzle_is_read_the_same_alone_and_among_others():
             torch.testing.assert_close(one[0], other[row], rtol=0, atol=1e-10)
 
 
+def test_padding_changes_nothing():
+    model = net()
+    table = model.lattice
+    assert table is not None
+    alive = states(1) | table.only(puzzles(5)[1])
+    start = model.initial_carry(alive, torch.zeros(5, dtype=torch.long))
+    plain, padded = (model.deduce(start, table.pack(alive, each), 2) for each in (False, True))
+    assert len(table.pack(alive, True).groups.each) % 64 == 0
+    for one, other in zip((*plain[0], *plain[1][-1]), (*padded[0], *padded[1][-1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_readouts_turn_with_the_puzzle(seed: int):
     """Exact symmetry: rows, columns, bands, stacks and digits; transposition exchanges weights and is none."""

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from hrm.core.layers import PackedGroups
 
+LEAST = 64
+"""Padded lengths are multiples of this, and of more where they are longer: an eighth at most is padding."""
+
 
 def lifted(groups: np.ndarray, symbols: int) -> np.ndarray:
     """[partitions + 1, cells * symbols] group of each candidate: the same symbol in a row, column or box, and last the
@@ -105,11 +108,16 @@ class Lattice(nn.Module):
         """The state in which these symbols are pinned and nothing else is possible."""
         return nn.functional.one_hot(tokens - self.first, self.symbols).bool().flatten(1)
 
-    def pack(self, alive: Bool[Tensor, "b p"]) -> Packed:
-        """What there is to compute: a candidate that is alone in all its groups says nothing to any other."""
+    def pack(self, alive: Bool[Tensor, "b p"], padded: bool = False) -> Packed:
+        """What there is to compute: a candidate that is alone in all its groups says nothing to any other. With some
+        padding the lengths recur: a CPU takes milliseconds to prepare the products of a new one."""
         alone = (self.counts(alive) == 1)[:, self.label].all(2)
         rows, places = (alive & ~alone).nonzero(as_tuple=True)
-        groups = PackedGroups(self.group_of[places] + (rows * self.total)[:, None], self.total * len(alive), self.sizes)
+        group_of, count = self.group_of[places] + (rows * self.total)[:, None], self.total * len(alive)
+        if padded:
+            step = max(LEAST, 1 << len(rows).bit_length() >> 4)
+            group_of = nn.functional.pad(group_of, (0, 0, 0, -len(rows) % step), value=count)
+        groups = PackedGroups(group_of, count + padded, self.sizes)
         return Packed(alive, self.pinned(alive), rows, places, groups)
 
 

@@ -182,10 +182,14 @@ class PuzzleModel(nn.Module):
         count = torch.bincount(packed.rows, minlength=len(packed.alive)).clamp(min=1)[:, None]
         x = math.sqrt(self.arch.dim) * self.embed_tokens(packed.pinned[here].long())[None]
         context, states = Context(packed=packed.groups), Carry(carry.z_h[here][None], carry.z_l[here][None])
+        size = len(packed.rows)
+        if padding := len(packed.groups.each) - size:
+            x, *padded = (nn.functional.pad(each, (0, 0, 0, padding)) for each in (x, *states))
+            states = Carry(*padded)
         readouts = []
 
         def everywhere(states: Carry) -> Carry:
-            return Carry(*(old.index_put(here, new[0]) for old, new in zip(carry, states, strict=True)))
+            return Carry(*(old.index_put(here, new[0, :size]) for old, new in zip(carry, states, strict=True)))
 
         probe = self.probe
         watch = None if probe is None else lambda visit, states: probe.see(visit, everywhere(states))
@@ -193,8 +197,7 @@ class PuzzleModel(nn.Module):
             states = self.recurrence(states, x, context, schedule, watch=watch)
             if not every and number < segments:
                 continue
-            z = states.z_h[0]
-            scores = at_least_float32(self.head(z))
+            scores, z = at_least_float32(self.head(states.z_h[0]))[:size], states.z_h[0, :size]
             summary = torch.zeros(len(packed.alive), z.shape[1], dtype=scores.dtype, device=z.device)
             summary = (summary.index_add(0, packed.rows, z.to(scores.dtype)) / count).to(z.dtype)
             # What is not computed is settled for good or dead.

@@ -82,7 +82,7 @@ class DeducingBatch(Batch):
         rows, lattice = self.rows, self.lattice
         before = self.carry.z_h
         calls = max(row.rules.deduce.segments for row in rows)
-        self.carry, readouts = self.model.deduce(self.carry, lattice.pack(self.alive), calls, every=False)
+        self.carry, readouts = self.model.deduce(self.carry, lattice.pack(self.alive, padded=True), calls, every=False)
         readout = readouts[-1]
         assert readout.keep is not None
         thresholds = [row.rules.deduce.kill * CAUTION[search.caution // 2]
