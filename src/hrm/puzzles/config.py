@@ -80,6 +80,8 @@ class DeductionConfig:
 
     segments: Annotated[int, Range(1, 1000)] = 6
     """Segments of a call, each with a readout and a loss."""
+    solving_segments: Annotated[int, Range(1, 1000)] = 2
+    """Segments of a call when puzzles are solved."""
     first_segments: Annotated[int, Range(1, 1000)] = 2
     """Those of the first calls; they grow over the first third of the training."""
     kill: Annotated[float, Range(0, 1)] = 0.1

@@ -129,7 +129,7 @@ class Solver:
             still=strategy.residual if "residual" in strategy.stop else 0.0,
             budget=strategy.budget, view=partial(self._view, self.task),
             guess=self._guess if made else None, vote=strategy.vote,
-            deduce=Deduce(self.deduction.segments, self.deduction.kill, guesses if self.deduces else None),
+            deduce=Deduce(self.deduction.solving_segments, self.deduction.kill, guesses if self.deduces else None),
         )  # fmt: skip
 
     def solve(
