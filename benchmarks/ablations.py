@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py --out DIR [--minutes 1] [--seeds 3] [--arms base no-carry ...]
 
-Trains every arm in DIR (again, it continues where it stopped), measures each on 500 minimal puzzles that no arm was trained on,
+Trains every arm in DIR (started again, it continues), measures each on 500 minimal puzzles that no arm has seen,
 and writes DIR/ablations.json and a table. Prints also how much faster packed candidates are than all of them.
 """
 
