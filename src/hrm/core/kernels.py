@@ -121,9 +121,7 @@ class Weight(nn.Module):
 
     def cast(self) -> Tensor:
         """The matrix in the dtype of the last `refresh`, for use in a forward pass."""
-        if self._copy is None or not torch.is_grad_enabled():
-            return self.weight if self._copy is None else self._copy
-        return _LowPrecision.apply(self.weight, self._copy)  # type: ignore[return-value]
+        return self.weight if self._copy is None else _LowPrecision.apply(self.weight, self._copy)
 
 
 class Matrix(Weight):
@@ -149,9 +147,8 @@ class Matrix(Weight):
 
     def pack(self) -> None:
         """Set `packed` where it helps: bfloat16 on a CPU with instructions for it."""
-        weight = self.cast().detach()
-        plain = type(weight) is Tensor and weight.is_contiguous()  # quantised matrices are classes of their own
-        if not plain or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        weight = self._plain()
+        if weight is None or not weight.is_contiguous() or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
             return
         # Weights can change without a new version (fused optimizers, `.data`), so their bits are compared.
         bits = weight.flatten().view(torch.int64 if weight.numel() % 4 == 0 else torch.int16)
@@ -161,10 +158,15 @@ class Matrix(Weight):
             known = _PACKED[self] = state, torch.ops.mkldnn._reorder_linear_weight(weight, 1)
         self.packed = known[1]
 
+    def _plain(self) -> Tensor | None:
+        """The matrix without its history; None where it is quantised, which is a class of its own that may not detach."""
+        weight = self.cast()
+        return weight.detach() if type(weight) in (Tensor, nn.Parameter) else None
+
     def in_panels(self) -> Tensor | None:
         """The value for `panels`; None for matrices of another class, such as quantised ones."""
-        weight = self.cast().detach()
-        if type(weight) is not Tensor:
+        weight = self._plain()
+        if weight is None:
             return None
         filled = F.pad(weight, (0, 0, 0, -self.out_features % PANEL))
         return filled.view(-1, PANEL, self.in_features).mT.contiguous()
