@@ -148,7 +148,9 @@ class Matrix(Weight):
     def pack(self) -> None:
         """Set `packed` where it helps: bfloat16 on a CPU with instructions for it."""
         weight = self._plain()
-        if weight is None or not weight.is_contiguous() or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        if weight is None or not weight.is_contiguous():
+            return
+        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
             return
         # Weights can change without a new version (fused optimizers, `.data`), so their bits are compared.
         bits = weight.flatten().view(torch.int64 if weight.numel() % 4 == 0 else torch.int16)
@@ -159,7 +161,7 @@ class Matrix(Weight):
         self.packed = known[1]
 
     def _plain(self) -> Tensor | None:
-        """The matrix without its history; None where it is quantised, which is a class of its own that may not detach."""
+        """The matrix without its history; None where it is quantised: a class of its own, which may not detach."""
         weight = self.cast()
         return weight.detach() if type(weight) in (Tensor, nn.Parameter) else None
 
