@@ -25,8 +25,8 @@ def test_the_outputs_of_small_trainings_are_the_recorded_ones(tmp_path: Path) ->
     # In a process of its own: what other tests set may change the last bits, which a training makes larger.
     made = json.loads(forks.run(OUTPUTS, tmp_path))
     recorded = json.loads(FILE.read_text("utf-8"))
-    # Processors round differently, and steps of training make that larger: with AVX2 and AVX-512 a gradient's norm differs
-    # by 1.1 % after six. Two layouts of the code on one machine are compared to the bit by hand.
+    # Processors round differently, and steps of training make that larger: with AVX2 and AVX-512 the norm of a gradient
+    # differs by 1.1 % after six. Two layouts of the code on one machine are compared to the bit by hand.
     assert not differences(recorded, {name: made[name] for name in recorded}, relative=3e-2)
 
 
