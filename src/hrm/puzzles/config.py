@@ -119,7 +119,6 @@ class Config(Recipe):
     arch: ArchConfig = field(default_factory=ArchConfig)
     halting: HaltingConfig = field(default_factory=HaltingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    deduction: DeductionConfig = field(default_factory=DeductionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: str | None = None
@@ -131,6 +130,7 @@ class Config(Recipe):
     """Measure also on puzzles of which symmetric variants are trained on."""
     seed: Annotated[int, Range(0, MANY)] = 0
     """Everything random follows from it."""
+    deduction: DeductionConfig = field(default_factory=DeductionConfig)
 
     def problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work: the flag, why, and what to use."""

@@ -143,7 +143,7 @@ def test_scores_equal_those_of_lm_eval(files: Path, request: pytest.FixtureReque
         scores = {key: value for key, value in scores.items() if not key.endswith("_stderr")}
         assert scores and own[name]["n"] == 5
         for key, value in scores.items():
-            assert own[name][key] == pytest.approx(value, rel=1e-6), (name, key)
+            assert own[name][key] == pytest.approx(value, rel=1e-5), (name, key)
 
 
 def test_the_command_says_what_the_command_of_lm_eval_says(
@@ -167,7 +167,7 @@ def test_the_command_says_what_the_command_of_lm_eval_says(
     (file,) = tmp_path.rglob("results*.json")
     results = json.loads(file.read_text())["results"]
     for name, key in (("choose", "acc"), ("choose", "acc_norm"), ("last", "acc"), ("last", "perplexity")):
-        assert found[name]["shots"]["2"][key] == pytest.approx(results[name][f"{key},none"], rel=1e-6), (name, key)
+        assert found[name]["shots"]["2"][key] == pytest.approx(results[name][f"{key},none"], rel=1e-5), (name, key)
     assert found["choose"]["shots"]["2"]["acc_stderr"] == pytest.approx(results["choose"]["acc_stderr,none"])
 
 

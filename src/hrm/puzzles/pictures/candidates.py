@@ -6,10 +6,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from hrm.console import Console
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.tasks import Task
 
