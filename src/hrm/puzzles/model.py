@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from hrm.core.arch import ArchConfig
@@ -138,7 +138,7 @@ class PuzzleModel(nn.Module):
             x = math.sqrt(0.5) * (x + self.embed_positions.cast())
         return math.sqrt(self.arch.dim) * x
 
-    def initial_carry(self, inputs: Int[Tensor, "b c"], task_ids: Int[Tensor, " b"]) -> Carry:
+    def initial_carry(self, inputs: Shaped[Tensor, "b c"], task_ids: Int[Tensor, " b"]) -> Carry:
         """The state before the first segment: fixed vectors, or the input itself as the first slow state."""
         shape = (len(inputs), self.positions, self.arch.dim)
         z_l = self.z_l_init.to(self.dtype).expand(shape)
