@@ -205,7 +205,7 @@ class PuzzleModel(nn.Module):
                 torch.where(packed.alive, -DEAD, DEAD).to(scores.dtype).index_put(here, score)
                 for score in scores.unbind(1)
             )
-            readouts.append(Readout(self._as_cells(symbols), self.q_head(summary), keep))
+            readouts.append(Readout(self._as_cells(symbols[..., None]), self.q_head(summary), keep))
         return everywhere(states), readouts
 
     def on(self, shape: tuple[int, int]) -> PuzzleModel:
