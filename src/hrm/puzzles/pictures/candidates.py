@@ -6,11 +6,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import ConsoleOptions, RenderResult
+from rich import console as terminal
 from rich.table import Table
 from rich.text import Text
 
-from hrm.console import Console
 from hrm.puzzles.solving.engine import Segment
 from hrm.puzzles.tasks import Task
 
@@ -120,7 +119,7 @@ class Drawing(NamedTuple):
     segment: Segment
     sound: float
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: terminal.Console, options: terminal.ConsoleOptions) -> terminal.RenderResult:
         told = numbers(self.segment, self.sound)
         grid = drawn(self.task, self.segment, bool(console.color_system) and not console.no_color, options.ascii_only)
         lines = grid.plain.split("\n")
