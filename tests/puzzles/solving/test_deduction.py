@@ -16,7 +16,7 @@ from hrm.core.recurrence import Carry
 from hrm.puzzles.config import DeductionConfig
 from hrm.puzzles.lattice import Lattice, Packed
 from hrm.puzzles.model import PuzzleModel, Readout, board_of
-from hrm.puzzles.solving import Solver
+from hrm.puzzles.solving import Solver, deduction
 from hrm.puzzles.solving.deduction import DeducingBatch
 from hrm.puzzles.solving.engine import Deduce, Job, Outcome, Rules, Segment, solve
 from hrm.puzzles.tasks.puzzle import Puzzle
@@ -24,6 +24,12 @@ from hrm.puzzles.tasks.sudoku import Sudoku
 from tests.puzzles.test_lattice import ARCH
 
 SMALL, MIDDLE = Sudoku(2, 2), Sudoku(2, 3)
+
+
+@pytest.fixture(params=[60, 3], ids=["deep", "wide"])
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One branch at a time for long, or soon several."""
+    monkeypatch.setattr(deduction, "WIDER", request.param)
 
 
 def made(task: Sudoku, count: int, seed: int = 0) -> list[Puzzle]:
@@ -81,12 +87,14 @@ def right(found: list[Outcome], puzzles: list[Puzzle]) -> Iterator[bool]:
         yield outcome.accepted
 
 
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("seed", range(2))
 def test_random_weights_solve_every_puzzle_in_the_end(seed: int):
     puzzles = made(SMALL, 15)
     assert all(right(outcomes(net(seed=seed), SMALL, puzzles), puzzles))
 
 
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("belief", [1e-9, 0.01])
 @pytest.mark.parametrize(("task", "helps"), [(SMALL, False), (SMALL, True), (MIDDLE, True)])
 def test_a_model_that_always_kills_a_true_candidate_solves_every_puzzle_in_the_end(
@@ -97,6 +105,7 @@ def test_a_model_that_always_kills_a_true_candidate_solves_every_puzzle_in_the_e
     assert all(right(found, puzzles)) and any(outcome.decisions for outcome in found)
 
 
+@pytest.mark.usefixtures("width")
 def test_an_outcome_depends_neither_on_the_batch_nor_on_the_order():
     puzzles = made(SMALL, 8)
     model = net(seed=1)
@@ -141,6 +150,7 @@ def test_segments_are_bounded():
         assert other.segments == min(12, one.segments) and other.accepted == (one.segments <= 12)
 
 
+@pytest.mark.usefixtures("width")
 def test_a_puzzle_without_a_solution_is_invalid_and_the_search_itself_ends_without_one():
     puzzle = made(SMALL, 1)[0]
     wrong = puzzle.question.copy()
@@ -154,6 +164,7 @@ def test_a_puzzle_without_a_solution_is_invalid_and_the_search_itself_ends_witho
         assert not outcome.accepted and outcome.segments < 10**6
 
 
+@pytest.mark.usefixtures("width")
 def test_every_completion_is_tried_where_the_verifier_refuses_them_all():
     """As one may that knows rules beside the groups."""
     question = made(SMALL, 1)[0].answer.copy()
@@ -171,6 +182,7 @@ def test_every_completion_is_tried_where_the_verifier_refuses_them_all():
     assert len(completions) > 1 and completions <= seen
 
 
+@pytest.mark.usefixtures("width")
 def test_a_puzzle_begun_again_is_seen_through_another_view_and_answered_as_it_was_asked(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -183,3 +195,24 @@ def test_a_puzzle_begun_again_is_seen_through_another_view_and_answered_as_it_wa
     assert [answer.answer for answer in answers] == [SMALL.format(p.answer) for p in puzzles]
     kept = [np.unique(SMALL.groups[0][view.source].reshape(4, 4), axis=1).shape[1] for view in views]
     assert len(views) > 2 and set(kept) == {4}  # what was a row is a column now
+
+
+def test_a_puzzle_that_takes_long_is_looked_at_in_several_states_and_through_two_views(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(deduction, "WIDER", 4)
+    monkeypatch.setattr(deduction, "WIDEST", 3)
+    looked: list[tuple[int, int]] = []
+    advance = DeducingBatch.advance
+
+    def watched(batch: DeducingBatch) -> Any:
+        for puzzle in batch.puzzles:
+            mine = [branch for branch in batch.branches if branch.puzzle is puzzle]
+            looked.append((len(mine), len(puzzle.searches)))
+            assert len(mine) == sum(search.branches for search in puzzle.searches)
+        return advance(batch)
+
+    monkeypatch.setattr(DeducingBatch, "advance", watched)
+    solver = Solver(net(seed=2), SMALL, deduction=DeductionConfig(segments=2, kill=0.6))
+    puzzles = made(SMALL, 6)
+    answers = solver.solve_many([SMALL.format(p.question) for p in puzzles], max_segments=50_000)
+    assert [answer.answer for answer in answers] == [SMALL.format(p.answer) for p in puzzles]
+    assert max(branches for branches, _ in looked) == 3 and max(searches for _, searches in looked) == 2

@@ -1,9 +1,12 @@
 """Deduction as a strategy of the engine: kill, check, decide, and go back on a contradiction.
 
 The model does all deduction and all choosing. A decision pins a symbol; what is tried when it fails is the state before
-it without that symbol, so that the search misses nothing that the kills left. Kills are undone on the way back. When
+it without that symbol, so that a search misses nothing that the kills left. Kills are undone on the way back. When
 everything was tried, some kill was wrong: the puzzle begins again, first through a view that is new to the model, then
 with a lower threshold, in the end with none.
+
+A puzzle that takes long is looked at in several states at once, since a call for two costs little more than for one:
+untried sides of its first decisions, and the next search before the first has ended.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrm.core.recurrence import Carry
 from hrm.puzzles.lattice import Lattice
 from hrm.puzzles.model import DEAD, PuzzleModel, Readout
 from hrm.puzzles.solving.engine import Batch, Deduced, Row, Segment, left_by
@@ -26,39 +30,65 @@ CAUTION = (1.0, 0.2, 0.03, 0.0)
 nothing."""
 VIEWS = 20
 """Tried to find one that is new to the model."""
+WIDER, WIDEST = 60, 16
+"""A puzzle may have as many branches under way as WIDER segments were spent on it, WIDEST at most."""
+ABREAST = 2
+"""Searches of a puzzle under way at once."""
 
 
 class Kept(NamedTuple):
-    """What a decision about a cell leaves for later: the candidates [p] without its symbol, and the states that they
-    had."""
+    """Candidates [p], the states that they had, and the cells that decisions pinned."""
 
-    cell: int
     alive: Tensor
     slow: Tensor
     fast: Tensor
+    decided: tuple[int, ...]
 
 
 @dataclass
 class Search:
-    """Where a puzzle stands in its search."""
+    """One of a puzzle's searches: through a view, with a share of the threshold."""
 
-    trail: list[Kept] = field(default_factory=list)
-    """Of the decisions that stand, the last one last."""
+    view: Symmetry | None
+    caution: float
+    untried: list[Kept] = field(default_factory=list)
+    """What decisions leave for later, that of the last one last."""
+    branches: int = 0
+    """Under way."""
+
+
+@dataclass
+class Puzzle:
+    """Where a row stands."""
+
+    row: Row
+    searches: list[Search] = field(default_factory=list)
+    """Under way."""
+    begun: int = 0
+    """How many searches were; two for each of CAUTION."""
     decisions: int = 0
     """Made so far, also those taken back."""
-    caution: int = 0
-    """How often it began again: two for each of CAUTION."""
+
+
+@dataclass
+class Branch:
+    """A state of a puzzle that the model looks at."""
+
+    puzzle: Puzzle
+    search: Search
+    decided: tuple[int, ...] = ()
 
 
 class DeducingBatch(Batch):
-    """Puzzles whose model deduces: row i of `alive` are the candidates of row i."""
+    """Puzzles whose model deduces: row i of `alive` and of the carry belongs to branch i."""
 
     def __init__(self, model: PuzzleModel) -> None:
         super().__init__(model)
         assert model.lattice is not None
         self.lattice: Lattice = model.lattice
         self.alive: Tensor
-        self.searches: list[Search] = []
+        self.puzzles: list[Puzzle] = []
+        self.branches: list[Branch] = []
 
     @torch.no_grad()
     def enter(self, rows: list[Row]) -> None:
@@ -68,25 +98,32 @@ class DeducingBatch(Batch):
         super().enter(rows)
         alive = self.lattice.start(self.questions[before:])
         self.alive = torch.cat((self.alive, alive)) if before else alive
-        self.searches += [Search() for _ in rows]
+        for row in rows:
+            puzzle = Puzzle(row, begun=1)
+            puzzle.searches.append(Search(row.view, CAUTION[0], branches=1))
+            self.puzzles.append(puzzle)
+            self.branches.append(Branch(puzzle, puzzle.searches[0]))
 
+    @torch.inference_mode()
     def keep(self, stay: list[int]) -> None:
-        if len(stay) < len(self.rows):
-            self.alive = self.alive[torch.tensor(stay, dtype=torch.long, device=self.device)]
-            self.searches = [self.searches[i] for i in stay]
-        super().keep(stay)
+        if len(stay) == len(self.rows):
+            return
+        index = torch.tensor(stay, dtype=torch.long, device=self.device)
+        self.rows, self.puzzles = [self.rows[i] for i in stay], [self.puzzles[i] for i in stay]
+        self.questions, self.task_ids = self.questions[index], self.task_ids[index]
+        left = {id(puzzle) for puzzle in self.puzzles}
+        self._choose([i for i, branch in enumerate(self.branches) if id(branch.puzzle) in left])
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[Row, bool]]:
-        """One call for every row."""
-        rows, lattice = self.rows, self.lattice
+        """One call for every branch."""
+        branches, lattice = self.branches, self.lattice
         before = self.carry.z_h
-        calls = max(row.rules.deduce.segments for row in rows)
+        calls = max(row.rules.deduce.segments for row in self.rows)
         self.carry, readouts = self.model.deduce(self.carry, lattice.pack(self.alive, padded=True), calls, every=False)
         readout = readouts[-1]
         assert readout.keep is not None
-        thresholds = [row.rules.deduce.kill * CAUTION[search.caution // 2]
-                      for row, search in zip(rows, self.searches, strict=True)]  # fmt: skip
+        thresholds = [branch.puzzle.row.rules.deduce.kill * branch.search.caution for branch in branches]
         likely = readout.keep.sigmoid()
         killed = (
             self.alive & ~lattice.pinned(self.alive) & (likely < torch.tensor(thresholds, device=self.device)[:, None])
@@ -101,72 +138,173 @@ class DeducingBatch(Batch):
         cells, symbols = _decisions(lattice, alive, scores)
         q = readout.q.tolist()
         self.alive = alive
-        self._show(before, readout, tokens, calls, killed, refused)
+
+        shown: dict[int, int] = {}
+        """By puzzle: its verified branch, otherwise the oldest."""
+        verified: set[int] = set()
+        for i, branch in enumerate(branches):
+            puzzle, row = branch.puzzle, branch.puzzle.row
+            row.segments += calls
+            shown.setdefault(id(puzzle), i)
+            if id(puzzle) in verified or row.rules.verify is None:
+                continue
+            row.view = branch.search.view
+            if row.rules.verify(row.job.question, row.turned_back(tokens[i])):
+                verified.add(id(puzzle))
+                shown[id(puzzle)] = i
+        for puzzle in self.puzzles:
+            at = shown[id(puzzle)]
+            puzzle.row.view, puzzle.row.readout = branches[at].search.view, tokens[at]
+        self._show(list(shown.values()), before, readout, tokens, killed, refused)
+
+        over = {id(puzzle) for puzzle in self.puzzles if id(puzzle) in verified or self._spent(puzzle.row)}
+        ended: list[int] = []
+        for i, branch in enumerate(branches):
+            # A verifier may know more rules than the groups: what it refuses with no cell open is refused as well.
+            if id(branch.puzzle) in over:
+                continue
+            if refused[i] or cells[i] < 0:
+                if not self._go_back(i, branch):
+                    ended.append(i)
+                    if not branch.puzzle.searches:
+                        over.add(id(branch.puzzle))
+            elif stuck[i] and not self._decide(i, branch, cells[i], symbols[i]):
+                over.add(id(branch.puzzle))
 
         left, stay = [], []
-        for i, (row, search) in enumerate(zip(rows, self.searches, strict=True)):
-            rules = row.rules
-            row.readout, row.segments = tokens[i], row.segments + calls
-            verified = rules.verify is not None and rules.verify(row.job.question, row.turned_back(tokens[i]))
-            over = row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
-            if not (verified or over):
-                # A verifier may know more rules than the groups: what it refuses with no cell open is refused as well.
-                over = not self._go_on(i, row, search, refused[i] or cells[i] < 0, stuck[i], cells[i], symbols[i])
-            if verified or over:
-                left_by(row, tokens[i], tuple(q[i]), search.decisions)
-                left.append((row, bool(verified)))
+        for number, puzzle in enumerate(self.puzzles):
+            if id(puzzle) in over:
+                at = shown[id(puzzle)]
+                left_by(puzzle.row, tokens[at], tuple(q[at]), puzzle.decisions)
+                left.append((puzzle.row, id(puzzle) in verified))
             else:
-                stay.append(i)
+                stay.append(number)
+        if ended:
+            self._choose([i for i in range(len(branches)) if i not in ended])
         self.keep(stay)
+        self._widen()
         return left
 
-    def _go_on(self, i: int, row: Row, search: Search, refused: bool, stuck: bool, cell: int, symbol: int) -> bool:
-        """Take a row back, or further by a decision, where the model leaves it no other way; False: it gives up."""
-        lattice, most = self.lattice, row.rules.deduce.decisions
-        if refused:
-            if search.trail:
-                kept = search.trail.pop()
-                self.alive[i] = kept.alive
-                for state, values in zip(self.carry, (kept.slow, kept.fast), strict=True):
-                    state[i, kept.alive] = values
-                return True
-            if not self._more_cautious(i, row, search):
-                return False
-            fresh = self.model.initial_carry(self.questions[i : i + 1], self.task_ids[i : i + 1])
-            self.alive[i] = lattice.start(self.questions[i : i + 1])[0]
-            for state, first in zip(self.carry, fresh, strict=True):
-                state[i] = first[0]
-        elif stuck:
-            if most is not None and search.decisions >= most:
-                return False
-            other, place = self.alive[i].clone(), cell * lattice.symbols + symbol
-            other[place] = False
-            search.trail.append(Kept(cell, other, self.carry.z_h[i, other], self.carry.z_l[i, other]))
-            search.decisions += 1
-            self.alive[i, cell * lattice.symbols : (cell + 1) * lattice.symbols] = False
-            self.alive[i, place] = True
+    def _spent(self, row: Row) -> bool:
+        return row.segments >= row.rules.max_segments or row.spent >= (row.rules.budget or math.inf)
+
+    def _decide(self, i: int, branch: Branch, cell: int, symbol: int) -> bool:
+        """Pin a symbol, and keep what is left without it; False where no more may be decided."""
+        puzzle, search = branch.puzzle, branch.search
+        most = puzzle.row.rules.deduce.decisions
+        if most is not None and puzzle.decisions >= most:
+            return False
+        count = self.lattice.symbols
+        other, place = self.alive[i].clone(), cell * count + symbol
+        other[place] = False
+        search.untried.append(Kept(other, self.carry.z_h[i, other], self.carry.z_l[i, other], branch.decided))
+        puzzle.decisions += 1
+        branch.decided = (*branch.decided, cell)
+        self.alive[i, cell * count : (cell + 1) * count] = False
+        self.alive[i, place] = True
         return True
 
+    def _go_back(self, i: int, branch: Branch) -> bool:
+        """Let a branch that is refuted continue where its search has something untried, or else begin the next search;
+        False: there is neither, or its search has other branches to which that is left."""
+        search, puzzle = branch.search, branch.puzzle
+        if search.untried:
+            self._put(i, search.untried.pop())
+            return True
+        search.branches -= 1
+        if search.branches:
+            return False
+        puzzle.searches.remove(search)
+        if search.caution == 0:
+            # Without kills nothing is missed.
+            puzzle.searches.clear()
+        elif (state := self._next_search(puzzle)) is not None:
+            branch.search = puzzle.searches[-1]
+            self._put(i, state)
+            return True
+        return False
+
+    def _next_search(self, puzzle: Puzzle) -> Kept | None:
+        """Begin with the puzzle once more; None after the last way."""
+        row = puzzle.row
+        if puzzle.begun % 2:
+            row.view = row.first_view
+            view = self._other_view(row)
+            if view is None:
+                puzzle.begun += 1
+        if not puzzle.begun % 2:
+            view = row.first_view
+        if puzzle.begun >= 2 * len(CAUTION):
+            return None
+        search = Search(view, CAUTION[puzzle.begun // 2], branches=1)
+        puzzle.begun += 1
+        puzzle.searches.append(search)
+        row.view = view
+        question = torch.from_numpy(row.question.astype(np.int64))[None].to(self.device)
+        carry = self.model.initial_carry(question, torch.tensor([row.job.task_id], device=self.device))
+        alive = self.lattice.start(question)[0]
+        return Kept(alive, carry.z_h[0, alive], carry.z_l[0, alive], ())
+
+    def _widen(self) -> None:
+        """Add branches where a puzzle has taken long."""
+        added: list[Kept] = []
+        for puzzle in self.puzzles:
+            room = min(WIDEST, puzzle.row.segments // WIDER) - sum(s.branches for s in puzzle.searches)
+            while room > 0:
+                if len(puzzle.searches) < ABREAST and (state := self._next_search(puzzle)) is not None:
+                    search = puzzle.searches[-1]
+                elif waiting := [search for search in puzzle.searches if search.untried]:
+                    search = max(waiting, key=lambda search: len(search.untried))
+                    state = search.untried.pop(0)
+                    search.branches += 1
+                else:
+                    break
+                added.append(state)
+                self.branches.append(Branch(puzzle, search, state.decided))
+                room -= 1
+        if added:
+            old = len(self.alive)
+            more = torch.zeros(len(added), *self.carry.z_h.shape[1:], dtype=self.carry.z_h.dtype, device=self.device)
+            self.carry = Carry(*(torch.cat((state, more)) for state in self.carry))
+            self.alive = torch.cat((self.alive, torch.stack([state.alive for state in added])))
+            for i, state in enumerate(added, old):
+                self._put(i, state)
+
+    def _put(self, i: int, state: Kept) -> None:
+        """Branch i continues with this state."""
+        self.alive[i], self.branches[i].decided = state.alive, state.decided
+        for all_states, values in zip(self.carry, (state.slow, state.fast), strict=True):
+            all_states[i, state.alive] = values
+
+    def _choose(self, stay: list[int]) -> None:
+        """Forget all branches but these."""
+        index = torch.tensor(stay, dtype=torch.long, device=self.device)
+        self.branches = [self.branches[i] for i in stay]
+        self.carry, self.alive = self.carry.select(index), self.alive[index]
+
     def _show(
-        self, before: Tensor, readout: Readout, tokens: np.ndarray, calls: int, killed: Tensor, refused: list[bool]
-    ) -> None:
-        """Tell the observers."""
+        self, shown: list[int], before: Tensor, readout: Readout, tokens: np.ndarray, killed: Tensor,
+        refused: list[bool],
+    ) -> None:  # fmt: skip
+        """Tell the observers of one branch of each puzzle."""
         if all(row.observe is None for row in self.rows):
             return
         moved, q = self.moved(before), readout.q.tolist()
         shares = readout.logits.float().softmax(-1).cpu().numpy()
         alive, dead = self._masks(self.alive), self._masks(killed)
-        for i, (row, search) in enumerate(zip(self.rows, self.searches, strict=True)):
+        for i in shown:
+            branch = self.branches[i]
+            row = branch.puzzle.row
             if row.observe is None:
                 continue
             decided = np.zeros_like(alive[i])
-            decided[[kept.cell for kept in search.trail]] = True
+            decided[list(branch.decided)] = True
             deduced = Deduced(
                 row.turned_back(alive[i].copy()), row.turned_back(dead[i].copy()), row.turned_back(decided).max(1),
-                search.decisions, refused[i],
+                branch.puzzle.decisions, refused[i],
             )  # fmt: skip
             row.observe(Segment(
-                row.job.question, row.turned_back(tokens[i]), row.segments + calls, len(row.ballots) + 1, tuple(q[i]),
+                row.job.question, row.turned_back(tokens[i]), row.segments, len(row.ballots) + 1, tuple(q[i]),
                 moved[i], row.turned_back(shares[i]), deduced,
             ))  # fmt: skip
 
@@ -176,18 +314,6 @@ class DeducingBatch(Batch):
         masks = np.zeros((len(candidates), self.lattice.cells, self.model.board.vocabulary), bool)
         masks[..., first : first + count] = self.lattice.by_cell(candidates).cpu().numpy()
         return masks
-
-    def _more_cautious(self, i: int, row: Row, search: Search) -> bool:
-        """What a row that begins again does differently; False after the last."""
-        if CAUTION[search.caution // 2] == 0:
-            return False
-        search.caution += 1
-        other = self._other_view(row) if search.caution % 2 else None
-        if search.caution % 2 and other is None:
-            search.caution += 1
-        row.view = other or row.first_view
-        self.questions[i] = torch.from_numpy(row.question.astype(np.int64))
-        return True
 
     def _other_view(self, row: Row) -> Symmetry | None:
         """A view that exchanges kinds of groups, such as rows and columns: all others are the same to the model."""
