@@ -123,12 +123,14 @@ def test_a_trial_leaves_nothing_behind() -> None:
 class Clock:
     """A trainer whose trials take so many seconds a row, on a clock of their own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-        self.now, self.seconds = 0.0, seconds
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, compiling: float = 0.0) -> None:
+        self.now, self.seconds, self.compiling = 0.0, seconds, compiling
+        self.train: Any = SimpleNamespace(compile=compiling > 0)
         monkeypatch.setattr(long_steps.time, "perf_counter", lambda: self.now)
 
     def trial(self, rows: int) -> None:
-        self.now += rows * self.seconds
+        self.now += rows * self.seconds + self.compiling
+        self.compiling = 0.0
 
 
 @pytest.mark.parametrize(("seconds", "rows"), [(0.0001, 768), (0.7, 768), (20.0, 8)])
@@ -136,6 +138,11 @@ def test_the_time_of_a_step_is_found_in_seconds(monkeypatch: pytest.MonkeyPatch,
     clock = Clock(monkeypatch, seconds)
     assert long_steps.seconds_of(cast(Any, clock), rows, rows) == pytest.approx(seconds * rows)
     assert clock.now < max(3.0, 2 * seconds + 0.1)
+
+
+def test_the_time_that_compiling_takes_is_not_taken_for_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 0.01, compiling=7.0)
+    assert long_steps.seconds_of(cast(Any, clock), 32, 32) == pytest.approx(0.32)
 
 
 class Says:

@@ -103,7 +103,8 @@ class Weight(nn.Module):
         """Update the cast copy; cheap unless the weight has changed, by its version or because `changed` says so."""
         weight = self.weight
         if dtype == weight.dtype or self.sharded:
-            self._copy = None
+            if self._copy is not None:
+                self._copy = None
             return
         state = (weight.data_ptr(), weight._version)
         # Never an inference tensor, even if it is first made in inference mode: training may follow.

@@ -94,7 +94,8 @@ class Lattice(nn.Module):
     def contradicted(self, alive: Bool[Tensor, "b p"], pinned: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
         """Whether the rules refuse a state: a cell without candidates, a symbol without a place in a group that needs
         it, or one that is pinned twice in a group."""
-        return (((self.counts(alive) == 0) & self.needs) | (self.counts(pinned) > 1)).any(1)
+        places, taken = self.counts(torch.cat((alive, pinned))).chunk(2)
+        return (((places == 0) & self.needs) | (taken > 1)).any(1)
 
     def finished(self, pinned: Bool[Tensor, "b p"]) -> Bool[Tensor, " b"]:
         """Whether every cell is pinned."""

@@ -14,11 +14,19 @@ _DAY = 24 * 3600
 
 def seconds_of(trainer: BaseTrainer, rows: int, part: int) -> float:
     """Estimated seconds of a step of `rows`, of which `part` are computed at once, from trials on few rows."""
+
+    def trial(count: int) -> float:
+        start = time.perf_counter()
+        trainer.trial(count)
+        return time.perf_counter() - start
+
+    if trainer.train.compile:
+        # The first trial compiles, and one on another number of rows might do so once more.
+        trial(1)
+        return trial(1) * rows
     tried, first = 1, True
     while True:
-        start = time.perf_counter()
-        trainer.trial(tried)
-        took = time.perf_counter() - start
+        took = trial(tried)
         # The first trial includes one-time costs, so a short one is repeated.
         if took >= (4 * _ENOUGH if first else _ENOUGH) or (tried == part and not first):
             return took / tried * rows

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.core.recurrence import Carry
+from hrm.puzzles import solvers
 from hrm.puzzles.config import Config
 from hrm.puzzles.training.objective import objective
 from hrm.puzzles.training.trainer import Slots, Trainer
@@ -348,5 +349,17 @@ def test_a_preset_begins_with_the_weights_of_another_run_on_smaller_mazes(tmp_pa
     one, other = (
         load_file(Run.open(path, Config).checkpoint("latest") / "weights.safetensors")
         for path in (small_one, large_one)
+    )
+    assert same(one, other)
+
+
+def test_a_preset_begins_with_the_weights_of_a_solver_that_comes_with_the_package(tmp_path: Path) -> None:
+    flags = "--task.size 6 6 --task.least-size 5 5 --task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3"
+    flags += " --optim.warmup-steps 0 --optim.lr 0 --optim.muon-lr 0 --train.no-compile --train.steps 1 --quiet"
+    out = str(tmp_path / "more")
+    assert hrm(["train", "maze-any", "--init", "maze", *flags.split(), "--train.batch-size", "2", "--out", out]) == 0
+    one, other = (
+        load_file(Run.open(path, Config).checkpoint("latest") / "weights.safetensors")
+        for path in (solvers.find("maze"), out)
     )
     assert same(one, other)

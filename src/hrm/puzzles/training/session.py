@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.progress import bar
-from hrm.puzzles import data, tasks
+from hrm.puzzles import data, solvers, tasks
 from hrm.puzzles.arc import files as arc
 from hrm.puzzles.arc import sets as arc_sets
 from hrm.puzzles.config import Config
@@ -57,7 +57,7 @@ class _PuzzleTraining(Subject[Config, Trainer]):
         super().__init__(config)
         self.task = task or tasks.build(config.task)
         self.start, self.fitting = init, _FITTING.get(config.task.kind)
-        self.begun_with = None if init is None else Run.open(init, Config)
+        self.begun_with = None if init is None else Run.open(solvers.find(init), Config)
         self.created = False
         self.training: PuzzleSet | None = None
         self.held_out: PuzzleSet | None = None
