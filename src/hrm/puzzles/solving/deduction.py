@@ -331,12 +331,13 @@ class DeducingBatch(Batch):
 
 
 def _decisions(lattice: Lattice, alive: Tensor, scores: Tensor) -> tuple[list[int], list[int]]:
-    """For each row a cell with the fewest candidates, of these the one whose symbol is surest, and that symbol; -1
-    where no cell is open."""
+    """For each row a cell with the fewest candidates, of these the one of which the model is least sure, and its surest
+    symbol there; -1 where no cell is open."""
+    # Where it is sure, its own kills follow soon: a decision there says little.
     counts = lattice.by_cell(alive).sum(2)
     best = scores.float().softmax(-1).max(-1)
     few = torch.where(counts > 1, counts, lattice.symbols + 1)
-    cell = (best.values - few).argmax(1)
+    cell = (few + best.values).argmin(1)
     rows = torch.arange(len(alive), device=alive.device)
     none = few[rows, cell] > lattice.symbols
     return torch.where(none, -1, cell).tolist(), best.indices[rows, cell].tolist()
