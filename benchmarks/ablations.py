@@ -1,16 +1,17 @@
-"""What each part of learning to deduce is worth: 6x6 Sudoku, every arm trained equally long, three seeds.
+"""What each part of learning to deduce is worth: 6x6 Sudoku, every arm trained for as many segments, three seeds.
 
-    python benchmarks/ablations.py --out DIR [--minutes 1] [--seeds 3] [--arms base no-carry ...]
+    python benchmarks/ablations.py --out DIR [--segments 1600] [--seeds 3] [--arms base "no carry" ...]
 
 Trains every arm in DIR (started again, it continues), measures each on 500 minimal puzzles that no arm has seen,
-and writes DIR/ablations.json and a table. Prints also how much faster packed candidates are than all of them.
+and writes DIR/ablations.json and a table. Prints also how much faster packed candidates are than all of them. An arm
+with longer calls makes fewer steps, so that all compute about as much; `seconds` is the processor time of each.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.sittings import add, rows_of
 from hrm.files.output import to_json
 from hrm.puzzles import data
 from hrm.puzzles.config import Config, Strategy
 from hrm.puzzles.measuring import jobs_of
 from hrm.puzzles.model import board_of, build
 from hrm.puzzles.solving import engine, load
+from hrm.puzzles.training.deducing import GROWING
 from hrm.puzzles.training.session import train
 from hrm.settings import changed, load_preset
 
@@ -47,14 +52,17 @@ SEGMENTS = (24, 120)
 PUZZLES = 500
 
 
-def config_of(arm: str, seed: int, minutes: float, dim: int) -> Config:
-    """The recipe for 6x6, with the changes of an arm."""
+def config_of(arm: str, seed: int, segments: int, dim: int) -> Config:
+    """The recipe for 6x6, with the changes of an arm, for this many segments of a batch."""
     base = {
         "task.box": (2, 3), "task.puzzles": 1000, "task.holdout": 0, "arch.dim": dim, "seed": seed,
-        "train.minutes": minutes, "train.eval_every": 10**6, "train.checkpoint_every": 10**6,
-        "train.log_every": 50, "train.precision": "float32",
+        "train.minutes": 0.0, "train.eval_every": 10**6, "train.checkpoint_every": 10**6, "train.log_every": 50,
+        "train.precision": "float32", "optim.warmup_steps": 40, "optim.ema": 0.98,
     }  # fmt: skip
-    return changed(load_preset("sudoku-deduce"), base | ARMS[arm])
+    config = changed(load_preset("sudoku-deduce"), base | ARMS[arm])
+    calls = config.deduction
+    mean = GROWING * (calls.first_segments + calls.segments) / 2 + (1 - GROWING) * calls.segments
+    return changed(config, {"train.steps": round(segments / mean)})
 
 
 def measure(run: Path, puzzles: Any) -> dict[str, float]:
@@ -103,33 +111,34 @@ def packing(repeats: int = 20) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--segments", type=int, default=1600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    log = options.out / "ablations.jsonl"
-    known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    log, facts = options.out / "ablations.jsonl", {"segments": options.segments, "dim": options.dim}
+    known = rows_of(log, facts)
     puzzles = None
     for seed in range(options.seeds):
         for arm in options.arms:
             if any((row["arm"], row["seed"]) == (arm, seed) for row in known):
                 continue
-            config = config_of(arm, seed, options.minutes, options.dim)
+            config = config_of(arm, seed, options.segments, options.dim)
             run = options.out / f"{arm.replace(' ', '-')}-{seed}"
+            began = time.process_time()
             train(config, run, overwrite=run.exists())
+            spent = time.process_time() - began
             if puzzles is None:
                 from hrm.puzzles import tasks
 
                 [puzzles] = data.generate(tasks.build(config.task), [PUZZLES], 1_000_003)
-            row = {"arm": arm, "seed": seed, "minutes": options.minutes, **measure(run, puzzles)}
+            row = {"arm": arm, "seed": seed, **measure(run, puzzles), "seconds": spent}
             known.append(row)
-            with log.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+            add(log, row)
             print(row, flush=True)
-    names = [name for name in known[0] if name not in ("arm", "seed", "minutes")]
+    names = [name for name in known[0] if name not in ("arm", "seed")]
     table = {}
     for arm in options.arms:
         rows = [row for row in known if row["arm"] == arm]
@@ -138,7 +147,8 @@ def main() -> None:
         print(f"{arm:28} {told}")
     speed = packing()
     print(f"a call: {speed['packed']:.0f} ms packed, {speed['all']:.0f} ms with all candidates")
-    (options.out / "ablations.json").write_text(to_json({"arms": table, "milliseconds": speed, "seeds": options.seeds}))
+    figures = {"arms": table, "milliseconds": speed, "seeds": options.seeds, **facts}
+    (options.out / "ablations.json").write_text(to_json(figures))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Writes OUT/result.json and OUT/curve.png, and prints a table.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -27,6 +26,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.sittings import add, rows_of
 from hrm.core.recurrence import Carry
 from hrm.files.digest import data_sha256
 from hrm.puzzles import data
@@ -85,45 +87,28 @@ def control_of(solver: Solver) -> tuple[Sequence[Any], Rules, int]:
     return [Singles(solver.model.board)], rules, 1
 
 
-def rows_of(file: Path, facts: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Rows by puzzle; a file that is of something else is refused, a line that a kill cut short is dropped."""
-    if not file.is_file():
-        file.write_text(json.dumps(facts) + "\n")
-    text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole)
-    first, *lines = map(json.loads, whole.splitlines())
-    if first != facts:
-        print(f"{file} holds figures of {first}, not of {facts}: name another folder with --out", file=sys.stderr)
-        raise SystemExit(2)
-    return {row["puzzle"]: row for row in lines}
-
-
 def measure(
     side: str, how: tuple[Sequence[Any], Rules, int], puzzles: PuzzleSet, chosen: range, file: Path,
     facts: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One puzzle at a time; the rows of those chosen, also from earlier sittings."""
     models, rules, visits = how
-    done = rows_of(file, facts)
+    done = {row["puzzle"]: row for row in rows_of(file, facts)}
     left = [number for number in chosen if number not in done]
     if left:
         list(solve(models, [Job(puzzles.inputs[left[0]])], rules, 1))  # warms up
-    with file.open("a") as out:
-        for number in track(left, side, console=Console(stderr=True)):
-            start, busy = time.perf_counter(), time.process_time()
-            ((_, outcome),) = solve(models, [Job(puzzles.inputs[number])], rules, 1)
-            busy, wall = time.process_time() - busy, time.perf_counter() - start
-            assert outcome is not None
-            done[number] = {
-                "puzzle": number, "solved": outcome.accepted,
-                "wrong": outcome.accepted and not np.array_equal(outcome.readout, puzzles.labels[number]),
-                "calls": outcome.segments // rules.deduce.segments, "visits": outcome.segments * visits,
-                "decisions": outcome.decisions, "ms": 1000 * wall, "cpu_ms": 1000 * busy,
-            }  # fmt: skip
-            out.write(json.dumps(done[number]) + "\n")
-            out.flush()
+    for number in track(left, side, console=Console(stderr=True)):
+        start, busy = time.perf_counter(), time.process_time()
+        ((_, outcome),) = solve(models, [Job(puzzles.inputs[number])], rules, 1)
+        busy, wall = time.process_time() - busy, time.perf_counter() - start
+        assert outcome is not None
+        done[number] = {
+            "puzzle": number, "solved": outcome.accepted,
+            "wrong": outcome.accepted and not np.array_equal(outcome.readout, puzzles.labels[number]),
+            "calls": outcome.segments // rules.deduce.segments, "visits": outcome.segments * visits,
+            "decisions": outcome.decisions, "ms": 1000 * wall, "cpu_ms": 1000 * busy,
+        }  # fmt: skip
+        add(file, done[number])
     return [done[number] for number in chosen if number in done]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hrm.puzzles.data import puzzle_file
 from hrm.puzzles.model import board_of
 from hrm.puzzles.solving import Solver
 from hrm.puzzles.tasks import written
@@ -84,3 +85,21 @@ def test_rows_as_lists_and_arrays_are_read_in_any_shape() -> None:
     for question in (rows, np.array([list(row) for row in rows])):
         answer = solver().solve(question)
         assert answer.grid is not None and np.array_equal(answer.grid, as_text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mazes"),
+    [
+        ("     \n ### \nS###G\n ### \n", [(1, "     \n ### \nS###G\n ### ")]),
+        ("   \n S \n  G\n", [(1, "   \n S \n  G")]),
+        ("   \n   \n S \n  G", [(1, "   \n   \n S \n  G")]),
+        ("  \n S \n  G\n", [(2, " S \n  G")]),
+        (" S \n  G\n\n   \n S \n  G\n", [(1, " S \n  G"), (4, "   \n S \n  G")]),
+        ("\n\n    \n\n S \n  G\n", [(5, " S \n  G")]),
+        ("   \n\n   \n", []),
+    ],
+)
+def test_free_rows_above_a_maze_are_its_rows_where_they_are_as_wide(text: str, mazes: list[tuple[int, str]]):
+    task = Maze(8, 8, 4).of_any_size()
+    found = puzzle_file.rows(text.splitlines(keepends=True), "mazes.txt", task)
+    assert [(row.line, row.question) for row in found] == mazes

@@ -216,3 +216,32 @@ def test_a_puzzle_that_takes_long_is_looked_at_in_several_states_and_through_two
     answers = solver.solve_many([SMALL.format(p.question) for p in puzzles], max_segments=50_000)
     assert [answer.answer for answer in answers] == [SMALL.format(p.answer) for p in puzzles]
     assert max(branches for branches, _ in looked) == 3 and max(searches for _, searches in looked) == 2
+
+
+def test_searches_through_views_end_in_any_order_and_what_is_unsolved_keeps_its_givens(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(deduction, "WIDER", 3)
+    solver = Solver(net(seed=2), SMALL, deduction=DeductionConfig(segments=2, kill=0.6))
+    puzzles = made(SMALL, 12)
+    texts, found = [SMALL.format(p.question) for p in puzzles], set()
+    for limit in (4, 9, 30, 5000):
+        for answer, puzzle in zip(
+            solver.solve_many(texts, views=2, guesses=limit, max_segments=20_000), puzzles, strict=True
+        ):
+            given = puzzle.question != SMALL.blank
+            assert answer.grid is not None
+            assert (answer.grid.ravel()[given] == puzzle.question[given] - SMALL.symbols.start + 1).all()
+            found.add(answer.status)
+    assert found == {"solved", "unsolved"}
+
+
+@pytest.mark.parametrize("most", [4, 10, 13, 40])
+def test_segments_are_bounded_with_several_branches_under_way(monkeypatch: pytest.MonkeyPatch, most: int):
+    monkeypatch.setattr(deduction, "WIDER", 3)
+    bound = outcomes(net(), SMALL, made(SMALL, 12), most=most)
+    assert all(outcome.segments <= most + most % 2 for outcome in bound)
+    assert any(outcome.segments >= most and not outcome.accepted for outcome in bound)
+
+
+def test_what_a_search_consists_of_is_told_apart_by_identity():
+    """Equality would compare views, which hold arrays."""
+    assert all(kind.__eq__ is object.__eq__ for kind in (deduction.Search, deduction.Puzzle, deduction.Branch))

@@ -363,3 +363,36 @@ def test_a_preset_begins_with_the_weights_of_a_solver_that_comes_with_the_packag
         for path in (solvers.find("maze"), out)
     )
     assert same(one, other)
+
+
+BEGINS = "--task.size 5 6 --task.least-size 4 4 --task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3"
+BEGINS += " --optim.warmup-steps 0 --train.no-compile --train.batch-size 2 --train.steps 1 --quiet"
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written_or_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    begin = ["train", "maze-any", *BEGINS.split(), "--arch.dim", "8", "--out", str(out)]
+    assert hrm([*begin, "--init", "maze"]) == 2
+    assert "do not fit the architecture (--arch...): embed_tokens.weight is 6x32 there and 6x8 here" in (
+        capsys.readouterr().err
+    )
+    assert not out.exists()
+    assert hrm(begin) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert hrm([*begin, "--init", "maze", "--overwrite"]) == 2
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_lost_the_weights_it_begins_with_is_not_resumed_with_random_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = ["train", "maze-any", *BEGINS.split(), "--init", "maze", "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as killed:
+        killed.setattr(Trainer, "save", lambda *_: (_ for _ in ()).throw(MemoryError))
+        assert hrm(begin) != 0
+    assert Run.open(tmp_path / "run", Config).board["begins_with_weights"]
+    capsys.readouterr()
+    assert hrm(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "no intact checkpoint, not even that of its start" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -20,6 +21,8 @@ QUESTIONS = ("question", "puzzle", "puzzles", "quiz", "quizzes", "problem", "uns
 ANSWERS = ("answer", "answers", "solution", "solutions", "solved", "label", "output", "target")
 RATINGS = ("rating", "difficulty", "level")
 """Names of the columns of a CSV file."""
+FREE = 1000
+"""Lines of spaces above the first puzzle that may be its first rows."""
 _SEPARATORS = ",;\t|"
 _TABLES = (".csv", ".csv.gz", ".csv.xz", ".tsv", ".tsv.gz")
 
@@ -83,11 +86,15 @@ def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
     without a column of questions."""
     source = iter(lines)
     skipped, first = 0, ""
+    free: deque[str] = deque(maxlen=FREE)
     for first in source:
         # A spreadsheet may say first what separates its columns, which shows anyway.
         if first.strip() and not re.fullmatch(r"sep=.", first.strip()):
             break
         skipped += 1
+        free.append("\n" if first.strip() else first)
+    else:
+        first = ""
     if re.match(r"\s*<(\?xml|opensudoku)", first, re.IGNORECASE):
         yield from _opensudoku(chain([first], source), where, skipped)
     elif columns := header(first):
@@ -98,8 +105,9 @@ def rows(lines: Iterable[str], where: object, task: Task) -> Iterator[Row]:
         lacks = f"there is no column 'question' (nor {', '.join(QUESTIONS[1:5])}) among its columns"
         raise UserError(f"{where} line {skipped + 1}: {lacks}, {named}: name it so")
     else:
-        for found in written.puzzles(chain([first], source), task):
-            yield Row(found.line + skipped, found.question, found.answer or None)
+        # Lines of spaces may be the first rows of a maze.
+        for found in written.puzzles(chain(free, [first], source), task):
+            yield Row(found.line + skipped - len(free), found.question, found.answer or None)
 
 
 def header(line: str) -> Columns | None:

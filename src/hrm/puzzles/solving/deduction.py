@@ -45,7 +45,7 @@ class Kept(NamedTuple):
     decided: tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Search:
     """One of a puzzle's searches: through a view, with a share of the threshold."""
 
@@ -57,7 +57,7 @@ class Search:
     """Under way."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Puzzle:
     """Where a row stands."""
 
@@ -70,7 +70,7 @@ class Puzzle:
     """Made so far, also those taken back."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Branch:
     """A state of a puzzle that the model looks at."""
 
@@ -111,8 +111,8 @@ class DeducingBatch(Batch):
         index = torch.tensor(stay, dtype=torch.long, device=self.device)
         self.rows, self.puzzles = [self.rows[i] for i in stay], [self.puzzles[i] for i in stay]
         self.questions, self.task_ids = self.questions[index], self.task_ids[index]
-        left = {id(puzzle) for puzzle in self.puzzles}
-        self._choose([i for i, branch in enumerate(self.branches) if id(branch.puzzle) in left])
+        left = set(self.puzzles)
+        self._choose([i for i, branch in enumerate(self.branches) if branch.puzzle in left])
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[Row, bool]]:
@@ -139,54 +139,54 @@ class DeducingBatch(Batch):
         q = readout.q.tolist()
         self.alive = alive
 
-        shown: dict[int, int] = {}
-        """By puzzle: its verified branch, otherwise the oldest."""
-        verified: set[int] = set()
+        shown: dict[Puzzle, int] = {}
+        """Its verified branch, otherwise the oldest."""
+        verified: set[Puzzle] = set()
         for i, branch in enumerate(branches):
             puzzle, row = branch.puzzle, branch.puzzle.row
             row.segments += calls
-            shown.setdefault(id(puzzle), i)
-            if id(puzzle) in verified or row.rules.verify is None:
+            shown.setdefault(puzzle, i)
+            if puzzle in verified or row.rules.verify is None:
                 continue
             row.view = branch.search.view
             if row.rules.verify(row.job.question, row.turned_back(tokens[i])):
-                verified.add(id(puzzle))
-                shown[id(puzzle)] = i
-        for puzzle in self.puzzles:
-            at = shown[id(puzzle)]
+                verified.add(puzzle)
+                shown[puzzle] = i
+        for puzzle, at in shown.items():
             puzzle.row.view, puzzle.row.readout = branches[at].search.view, tokens[at]
         self._show(list(shown.values()), before, readout, tokens, killed, refused)
 
-        over = {id(puzzle) for puzzle in self.puzzles if id(puzzle) in verified or self._spent(puzzle.row)}
+        over = {puzzle for puzzle in self.puzzles if puzzle in verified or self._left(puzzle.row) <= 0}
         ended: list[int] = []
         for i, branch in enumerate(branches):
             # A verifier may know more rules than the groups: what it refuses with no cell open is refused as well.
-            if id(branch.puzzle) in over:
+            if branch.puzzle in over:
                 continue
             if refused[i] or cells[i] < 0:
                 if not self._go_back(i, branch):
                     ended.append(i)
                     if not branch.puzzle.searches:
-                        over.add(id(branch.puzzle))
+                        over.add(branch.puzzle)
             elif stuck[i] and not self._decide(i, branch, cells[i], symbols[i]):
-                over.add(id(branch.puzzle))
+                over.add(branch.puzzle)
 
         left, stay = [], []
         for number, puzzle in enumerate(self.puzzles):
-            if id(puzzle) in over:
-                at = shown[id(puzzle)]
+            if puzzle in over:
+                at = shown[puzzle]
                 left_by(puzzle.row, tokens[at], tuple(q[at]), puzzle.decisions)
-                left.append((puzzle.row, id(puzzle) in verified))
+                left.append((puzzle.row, puzzle in verified))
             else:
                 stay.append(number)
         if ended:
             self._choose([i for i in range(len(branches)) if i not in ended])
         self.keep(stay)
-        self._widen()
+        self._widen(calls)
         return left
 
-    def _spent(self, row: Row) -> bool:
-        return row.segments >= row.rules.max_segments or row.spent >= (row.rules.budget or math.inf)
+    def _left(self, row: Row) -> float:
+        """Segments that may still be spent on a row."""
+        return min(row.rules.max_segments - row.segments, (row.rules.budget or math.inf) - row.spent)
 
     def _decide(self, i: int, branch: Branch, cell: int, symbol: int) -> bool:
         """Pin a symbol, and keep what is left without it; False where no more may be decided."""
@@ -227,29 +227,37 @@ class DeducingBatch(Batch):
     def _next_search(self, puzzle: Puzzle) -> Kept | None:
         """Begin with the puzzle once more; None after the last way."""
         row = puzzle.row
+        view = row.first_view
         if puzzle.begun % 2:
-            row.view = row.first_view
-            view = self._other_view(row)
-            if view is None:
-                puzzle.begun += 1
-        if not puzzle.begun % 2:
-            view = row.first_view
+            other = self._other_view(row)
+            puzzle.begun += other is None
+            view = other or view
         if puzzle.begun >= 2 * len(CAUTION):
             return None
         search = Search(view, CAUTION[puzzle.begun // 2], branches=1)
         puzzle.begun += 1
         puzzle.searches.append(search)
-        row.view = view
-        question = torch.from_numpy(row.question.astype(np.int64))[None].to(self.device)
+        asked = row.asked if view is None else view.apply(row.asked)
+        question = torch.from_numpy(asked.astype(np.int64))[None].to(self.device)
         carry = self.model.initial_carry(question, torch.tensor([row.job.task_id], device=self.device))
         alive = self.lattice.start(question)[0]
         return Kept(alive, carry.z_h[0, alive], carry.z_l[0, alive], ())
 
-    def _widen(self) -> None:
-        """Add branches where a puzzle has taken long."""
+    def _widen(self, calls: int) -> None:
+        """Add branches where a puzzle has taken long; where its segments end, put some aside."""
         added: list[Kept] = []
+        aside: set[int] = set()
         for puzzle in self.puzzles:
-            room = min(WIDEST, puzzle.row.segments // WIDER) - sum(s.branches for s in puzzle.searches)
+            room = min(WIDEST, max(1, puzzle.row.segments // WIDER), math.ceil(self._left(puzzle.row) / calls))
+            room -= sum(search.branches for search in puzzle.searches)
+            if room < 0:
+                mine = [i for i, branch in enumerate(self.branches) if branch.puzzle is puzzle]
+                for i in mine[room:]:
+                    branch, alive = self.branches[i], self.alive[i]
+                    states = self.carry.z_h[i, alive], self.carry.z_l[i, alive]
+                    branch.search.untried.append(Kept(alive.clone(), *states, branch.decided))
+                    branch.search.branches -= 1
+                    aside.add(i)
             while room > 0:
                 if len(puzzle.searches) < ABREAST and (state := self._next_search(puzzle)) is not None:
                     search = puzzle.searches[-1]
@@ -269,6 +277,8 @@ class DeducingBatch(Batch):
             self.alive = torch.cat((self.alive, torch.stack([state.alive for state in added])))
             for i, state in enumerate(added, old):
                 self._put(i, state)
+        if aside:
+            self._choose([i for i in range(len(self.branches)) if i not in aside])
 
     def _put(self, i: int, state: Kept) -> None:
         """Branch i continues with this state."""
@@ -321,7 +331,7 @@ class DeducingBatch(Batch):
             return None
         numbers = range(row.attempt.view + 1, row.attempt.view + VIEWS)
         views = (row.rules.view(row.job.question, number) for number in numbers)
-        keeps = self._keeps_groups(row.view)
+        keeps = self._keeps_groups(row.first_view)
         return next((view for view in views if self._keeps_groups(view) != keeps), None)
 
     def _keeps_groups(self, view: Symmetry | None) -> bool:

@@ -105,9 +105,11 @@ def puzzles(lines: Iterable[str], task: Task) -> Iterator[WrittenPuzzle]:
 def _mazes(lines: Iterable[str], signs: set[str], longest: int) -> Iterator[WrittenPuzzle]:
     """Mazes of any size, drawn row by row with empty lines between them, or each on a line of its own."""
     rows: list[tuple[int, str]] = []
+    free: list[tuple[int, str]] = []
+    """Lines of spaces above it: its first rows if it is as wide."""
 
     def close() -> Iterator[WrittenPuzzle]:
-        found, rows[:] = list(rows), []
+        found, rows[:], free[:] = list(rows), [], []
         if not found:
             return
         if all(line.count("S") == line.count("G") == 1 for _, line in found):
@@ -121,10 +123,13 @@ def _mazes(lines: Iterable[str], signs: set[str], longest: int) -> Iterator[Writ
         if not line:
             yield from close()
         elif plain or (rows and not line.lstrip().startswith(MazeForm.notes)):
-            rows += [(number, line)] if rows or not line.isspace() else []
+            if rows or not line.isspace():
+                rows += [*([] if rows else [each for each in free if len(each[1]) == len(line)]), (number, line)]
+            else:
+                free.append((number, line))
         elif not line.lstrip().startswith(MazeForm.notes) and not _like_a_title(line, signs):
             yield WrittenPuzzle(number, line)
-        if sum(len(line) for _, line in rows) > longest:
+        if sum(len(line) for _, line in (*rows, *free)) > longest:
             yield from close()
     yield from close()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from hrm.files.reading import UserError
 from hrm.files.records import Json
@@ -58,6 +59,7 @@ class _PuzzleTraining(Subject[Config, Trainer]):
         self.task = task or tasks.build(config.task)
         self.start, self.fitting = init, _FITTING.get(config.task.kind)
         self.begun_with = None if init is None else Run.open(solvers.find(init), Config)
+        self.saves_start = init is not None
         self.created = False
         self.training: PuzzleSet | None = None
         self.held_out: PuzzleSet | None = None
@@ -71,6 +73,10 @@ class _PuzzleTraining(Subject[Config, Trainer]):
             "cells": training.inputs.shape[1], "vocabulary": len(task.vocabulary), "task_ids": training.num_task_ids,
             "training_sha256": training.sha256,
         }  # fmt: skip
+        if self.begun_with is not None:
+            # Refused before anything is written; a resumed run knows by it that its first weights are not random ones.
+            _start_from(build(config, board_of(task, training.num_task_ids)), self.begun_with)
+            board["begins_with_weights"] = True
         Run.create(path, config, board, overwrite, store)
         self.created = True
         if config.data is not None or task.embedded:
@@ -78,6 +84,7 @@ class _PuzzleTraining(Subject[Config, Trainer]):
             self.training, self.held_out = training, held_out
 
     def read(self, run: Run[Config], changed: Changes, reporter: Reporter) -> None:
+        self.saves_start = bool(run.board.get("begins_with_weights"))
         if self.training is None:
             self.training, self.held_out = puzzles_of(run, self.task, reporter, check=not self.created)
         if changed.keys() & {"validation", "allow_overlap"}:
@@ -211,12 +218,20 @@ def _start_from(model: PuzzleModel, run: Run) -> None:
         rows[: len(old)] = old
         rows[len(old) :] = old[min(1, len(old) - 1) :].mean(0)  # without the blank id
         weights[table] = rows
-    try:
-        with torch.no_grad():
-            model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"the weights of {run.path} do not fit the architecture (--arch...): {reason}") from None
+    found, wanted = (
+        {k: "x".join(map(str, v.shape)) for k, v in some.items()} for some in (weights, model.state_dict())
+    )
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = found.get(name, "missing"), wanted.get(name, "missing")
+        if there != here:
+            reason = f"{name} is {there} there and {here} here"
+            raise UserError(f"the weights of {run.path} do not fit the architecture (--arch...): {reason}")
+    with torch.no_grad():
+        model.load_state_dict(weights)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: "x".join(map(str, tensor.shape)) for name, tensor in tensors.items()}
 
 
 class _HeldOutPuzzles(Evaluator):
