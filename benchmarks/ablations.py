@@ -128,7 +128,8 @@ def main() -> None:
             config = config_of(arm, seed, options.segments, options.dim)
             run = options.out / f"{arm.replace(' ', '-')}-{seed}"
             began = time.process_time()
-            train(config, run, overwrite=run.exists())
+            if train(config, run, overwrite=run.exists())["state"] != "finished":
+                raise SystemExit(130)
             spent = time.process_time() - began
             if puzzles is None:
                 from hrm.puzzles import tasks

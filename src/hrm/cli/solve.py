@@ -205,7 +205,8 @@ def _solve_lines(
         advance(completed=0.0 if read is None else read(), description=rate)
     hide()
     found = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"{counts.total()} puzzles{': ' if found else ''}{found}", file=sys.stderr)
+    many = "s" if counts.total() != 1 else ""
+    print(f"{counts.total()} puzzle{many}{': ' if found else ''}{found}", file=sys.stderr)
     if counts.total() == counts["invalid"]:
         why = f"; the first, {wrong}" if wrong else ": it has no line that could be one"
         raise UserError(f"nothing in {name} was a valid puzzle{why}")

@@ -177,13 +177,16 @@ class Strategy:
     """What is tried for a puzzle at test time, and when it is enough."""
 
     max_segments: Annotated[int | None, Range(1, 100_000)] = None
-    """Segments after which an attempt is given up; default: as in training, or the shipped solver's own."""
+    """Segments after which an attempt is given up; default: as in training, 3,000 where the model deduces, or the
+    shipped solver's own."""
     restarts: Annotated[int | None, Range(0, 100_000)] = None
     """New attempts from other initial states for puzzles that were given up; default: 0, or the shipped solver's."""
     views: Annotated[int | None, Range(1, 100_000)] = None
-    """Ways to look at a puzzle, taken in turn: 1 (the default) is as asked, more are random symmetries, mapped back."""
+    """Ways to look at a puzzle, taken in turn: 1 is as asked, more are random symmetries, mapped back; default: 1, or
+    the shipped solver's."""
     guesses: Annotated[int | None, Range(0, 100_000)] = None
-    """After these, attempts with a blank or two filled in as the model guesses; default: 0, or the shipped solver's."""
+    """After these, attempts with a blank or two filled in as the model guesses; where it deduces, the most decisions it
+    may make; default: 0, 100,000 where it deduces, or the shipped solver's."""
     budget: Annotated[int | None, Range(1, 10**12)] = None
     """Segments that all attempts at a puzzle may take together."""
     stop: tuple[Literal["verifier", "q", "residual"], ...] = ("verifier",)

@@ -26,10 +26,11 @@ from tests.puzzles.test_lattice import ARCH
 SMALL, MIDDLE = Sudoku(2, 2), Sudoku(2, 3)
 
 
-@pytest.fixture(params=[60, 3], ids=["deep", "wide"])
+@pytest.fixture(params=[1000, 3], ids=["deep", "wide"])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One branch at a time for long, or soon several."""
     monkeypatch.setattr(deduction, "WIDER", request.param)
+    monkeypatch.setattr(deduction, "ANOTHER", 4 * request.param)
 
 
 def made(task: Sudoku, count: int, seed: int = 0) -> list[Puzzle]:
@@ -215,7 +216,7 @@ def test_a_puzzle_that_takes_long_is_looked_at_in_several_states_and_through_two
     puzzles = made(SMALL, 6)
     answers = solver.solve_many([SMALL.format(p.question) for p in puzzles], max_segments=50_000)
     assert [answer.answer for answer in answers] == [SMALL.format(p.answer) for p in puzzles]
-    assert max(branches for branches, _ in looked) == 3 and max(searches for _, searches in looked) == 2
+    assert max(branches for branches, _ in looked) == 3 and max(searches for _, searches in looked) >= 2
 
 
 def test_searches_through_views_end_in_any_order_and_what_is_unsolved_keeps_its_givens(monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 The model does all deduction and all choosing. A decision pins a symbol; what is tried when it fails is the state before
 it without that symbol, so that a search misses nothing that the kills left. Kills are undone on the way back. When
 everything was tried, some kill was wrong: the puzzle begins again, first through a view that is new to the model, then
-with a lower threshold, in the end with none.
+from other states, then with a lower threshold, in the end with none.
 
 A puzzle that takes long is looked at in several states at once, since a call for two costs little more than for one:
 untried sides of its first decisions, and the next search before the first has ended.
@@ -22,18 +22,19 @@ from torch import Tensor
 from hrm.core.recurrence import Carry
 from hrm.puzzles.lattice import Lattice
 from hrm.puzzles.model import DEAD, PuzzleModel, Readout
-from hrm.puzzles.solving.engine import Batch, Deduced, Row, Segment, left_by
+from hrm.puzzles.solving.engine import NOISE, Batch, Deduced, Row, Segment, left_by, noise_of
 from hrm.puzzles.tasks import Symmetry
 
-CAUTION = (1.0, 0.2, 0.03, 0.0)
+CAUTION = (1.0, 1.0, 1.0, 0.2, 0.03, 0.0)
 """Shares of the threshold, each for the puzzle as asked and through another view; with the last the model kills
-nothing."""
+nothing. All but the first begin with noise in the states, so that the model goes wrong elsewhere."""
 VIEWS = 20
 """Tried to find one that is new to the model."""
-WIDER, WIDEST = 60, 16
+WIDER, WIDEST = 12, 16
 """A puzzle may have as many branches under way as WIDER segments were spent on it, WIDEST at most."""
-ABREAST = 2
-"""Searches of a puzzle under way at once."""
+ABREAST, ANOTHER = 2, 1000
+"""Searches of a puzzle under way at once, and one more for each ANOTHER segments spent: where kills were wrong in the
+first ones, they end late. All get as many branches."""
 
 
 class Kept(NamedTuple):
@@ -241,35 +242,46 @@ class DeducingBatch(Batch):
         question = torch.from_numpy(asked.astype(np.int64))[None].to(self.device)
         carry = self.model.initial_carry(question, torch.tensor([row.job.task_id], device=self.device))
         alive = self.lattice.start(question)[0]
+        if puzzle.begun > 2:
+            states = torch.stack(carry).clone()
+            noise = noise_of(tuple(states.shape[2:]), row.rules.seed, puzzle.begun, asked).to(states)
+            states[:, 0] += NOISE * noise * states[:, 0].square().mean((1, 2), keepdim=True).sqrt()
+            carry = Carry(*states)
         return Kept(alive, carry.z_h[0, alive], carry.z_l[0, alive], ())
 
     def _widen(self, calls: int) -> None:
-        """Add branches where a puzzle has taken long; where its segments end, put some aside."""
+        """Add branches and searches where a puzzle has taken long; where its segments end, put branches aside."""
         added: list[Kept] = []
         aside: set[int] = set()
         for puzzle in self.puzzles:
-            room = min(WIDEST, max(1, puzzle.row.segments // WIDER), math.ceil(self._left(puzzle.row) / calls))
+            spent, left = puzzle.row.segments, self._left(puzzle.row)
+            room = min(WIDEST, max(1, spent // WIDER), math.ceil(left / calls))
             room -= sum(search.branches for search in puzzle.searches)
-            if room < 0:
-                mine = [i for i, branch in enumerate(self.branches) if branch.puzzle is puzzle]
-                for i in mine[room:]:
-                    branch, alive = self.branches[i], self.alive[i]
-                    states = self.carry.z_h[i, alive], self.carry.z_l[i, alive]
-                    branch.search.untried.append(Kept(alive.clone(), *states, branch.decided))
-                    branch.search.branches -= 1
-                    aside.add(i)
-            while room > 0:
-                if len(puzzle.searches) < ABREAST and (state := self._next_search(puzzle)) is not None:
+            while room < 0:
+                self._put_aside(max(puzzle.searches, key=_width), aside)
+                room += 1
+            while room >= 0:
+                waiting = [search for search in puzzle.searches if search.untried]
+                widest, narrowest = max(puzzle.searches, key=_width), min(waiting, key=_width, default=None)
+                begins = len(puzzle.searches) < ABREAST + spent // ANOTHER
+                if not room:
+                    # Another search, or one with fewer branches, gets the place of one of the widest search.
+                    fewest = 0 if begins else widest.branches if narrowest is None else narrowest.branches
+                    if widest.branches - fewest < 2:
+                        break
+                if begins and (state := self._next_search(puzzle)) is not None:
                     search = puzzle.searches[-1]
-                elif waiting := [search for search in puzzle.searches if search.untried]:
-                    search = max(waiting, key=lambda search: len(search.untried))
-                    state = search.untried.pop(0)
+                elif narrowest is not None and (room or widest.branches - narrowest.branches > 1):
+                    search, state = narrowest, narrowest.untried.pop(0)
                     search.branches += 1
                 else:
                     break
+                if room:
+                    room -= 1
+                elif not self._put_aside(widest, aside):
+                    room -= 1  # all of its branches are new: for this call there is one more
                 added.append(state)
                 self.branches.append(Branch(puzzle, search, state.decided))
-                room -= 1
         if added:
             old = len(self.alive)
             more = torch.zeros(len(added), *self.carry.z_h.shape[1:], dtype=self.carry.z_h.dtype, device=self.device)
@@ -279,6 +291,18 @@ class DeducingBatch(Batch):
                 self._put(i, state)
         if aside:
             self._choose([i for i in range(len(self.branches)) if i not in aside])
+
+    def _put_aside(self, search: Search, aside: set[int]) -> bool:
+        """Leave the youngest branch of a search for later; False where it has none yet."""
+        there = [i for i in range(len(self.alive)) if self.branches[i].search is search and i not in aside]
+        if not there:
+            return False
+        i, alive = there[-1], self.alive[there[-1]]
+        branch = self.branches[i]
+        search.untried.append(Kept(alive.clone(), self.carry.z_h[i, alive], self.carry.z_l[i, alive], branch.decided))
+        search.branches -= 1
+        aside.add(i)
+        return True
 
     def _put(self, i: int, state: Kept) -> None:
         """Branch i continues with this state."""
@@ -338,6 +362,10 @@ class DeducingBatch(Batch):
         """Whether every partition is mapped onto itself."""
         pairs = [] if view is None else [np.stack((row, row[view.source])) for row in self.model.board.groups]
         return all(np.unique(pair, axis=1).shape[1] == pair.max() + 1 for pair in pairs)
+
+
+def _width(search: Search) -> int:
+    return search.branches
 
 
 def _decisions(lattice: Lattice, alive: Tensor, scores: Tensor) -> tuple[list[int], list[int]]:

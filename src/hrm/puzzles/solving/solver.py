@@ -288,7 +288,12 @@ def load(
     `checkpoint` is "best", "latest" or a step; `task` your own task or FILE.py:CLASS, whose code is run; `also` names
     runs on the same task whose models try in turn. UserError names what is missing."""
     folder = solvers.find(path)
-    run = Run.open(folder, Config)
+    try:
+        run = Run.open(folder, Config)
+    except UserError as error:
+        if folder.exists():
+            raise
+        raise UserError(f"{error}; the package itself comes with {' and '.join(solvers.names())}") from None
     own = task is not None
     if task is None or isinstance(task, str):
         task = tasks.build(run.config.task, named=task)
