@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.sittings import add, rows_of
 from hrm.puzzles.model import board_of
 from hrm.puzzles.solving.engine import Deduce, Job, Rules, solve
 from hrm.puzzles.tasks.sudoku import Sudoku
@@ -45,15 +45,23 @@ def test_singles_kill_no_true_candidate_and_their_search_solves_every_puzzle(scr
         assert outcome is not None and outcome.accepted and np.array_equal(outcome.readout, answer)
 
 
-def test_rows_continue_after_a_kill_and_another_run_is_refused(script: Any, tmp_path: Path):
+def test_rows_continue_after_a_kill_and_another_run_is_refused(tmp_path: Path):
     file, facts = tmp_path / "solver.jsonl", {"run": "a"}
-    assert script.rows_of(file, facts) == {}
+    assert rows_of(file, facts) == []
+    add(file, {"puzzle": 3, "solved": True})
     with file.open("a") as out:
-        out.write(json.dumps({"puzzle": 3, "solved": True}) + "\n" + '{"puzzle": 4, "sol')
-    assert script.rows_of(file, facts) == {3: {"puzzle": 3, "solved": True}}
-    assert script.rows_of(file, facts) == {3: {"puzzle": 3, "solved": True}}
+        out.write('{"puzzle": 4, "sol')
+    assert rows_of(file, facts) == [{"puzzle": 3, "solved": True}]
+    assert rows_of(file, facts) == [{"puzzle": 3, "solved": True}]
     with pytest.raises(SystemExit):
-        script.rows_of(file, {"run": "b"})
+        rows_of(file, {"run": "b"})
+
+
+@pytest.mark.parametrize("cut", ["", '{"run": "'])
+def test_rows_whose_first_line_was_cut_short_begin_again(tmp_path: Path, cut: str):
+    file = tmp_path / "solver.jsonl"
+    file.write_text(cut)
+    assert rows_of(file, {"run": "a"}) == [] == rows_of(file, {"run": "a"})
 
 
 def test_figures_are_those_of_the_rows(script: Any):
