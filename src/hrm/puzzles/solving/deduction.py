@@ -22,7 +22,7 @@ from torch import Tensor
 from hrm.core.recurrence import Carry
 from hrm.puzzles.lattice import Lattice
 from hrm.puzzles.model import DEAD, PuzzleModel, Readout
-from hrm.puzzles.solving.engine import NOISE, Batch, Deduced, Row, Segment, left_by, noise_of
+from hrm.puzzles.solving.engine import Batch, Deduced, Row, Segment, left_by, shake
 from hrm.puzzles.tasks import Symmetry
 
 CAUTION = (1.0, 1.0, 1.0, 0.2, 0.03, 0.0)
@@ -244,8 +244,7 @@ class DeducingBatch(Batch):
         alive = self.lattice.start(question)[0]
         if puzzle.begun > 2:
             states = torch.stack(carry).clone()
-            noise = noise_of(tuple(states.shape[2:]), row.rules.seed, puzzle.begun, asked).to(states)
-            states[:, 0] += NOISE * noise * states[:, 0].square().mean((1, 2), keepdim=True).sqrt()
+            shake(states[:, 0], row.rules.seed, puzzle.begun, asked)
             carry = Carry(*states)
         return Kept(alive, carry.z_h[0, alive], carry.z_l[0, alive], ())
 

@@ -447,10 +447,14 @@ def _shaken(carry: Carry, rows: list[Row]) -> Carry:
     states = torch.stack(carry).clone()
     for i, row in enumerate(rows):
         if row.attempt.noise:
-            noise = noise_of(tuple(states.shape[2:]), row.rules.seed, row.attempt.noise, row.question)
-            noise = noise.to(states.device, states.dtype)
-            states[:, i] += NOISE * noise * states[:, i].square().mean((1, 2), keepdim=True).sqrt()
+            shake(states[:, i], row.rules.seed, row.attempt.noise, row.question)
     return Carry(*states)
+
+
+def shake(states: Tensor, seed: int, number: int, question: np.ndarray) -> None:
+    """Add noise to the two states [2, positions, d] of a puzzle that begins again."""
+    noise = noise_of(tuple(states.shape[1:]), seed, number, question).to(states)
+    states += NOISE * noise * states.square().mean((1, 2), keepdim=True).sqrt()
 
 
 def noise_of(shape: tuple[int, ...], seed: int, number: int, question: np.ndarray) -> Tensor:

@@ -218,9 +218,7 @@ def _start_from(model: PuzzleModel, run: Run) -> None:
         rows[: len(old)] = old
         rows[len(old) :] = old[min(1, len(old) - 1) :].mean(0)  # without the blank id
         weights[table] = rows
-    found, wanted = (
-        {k: "x".join(map(str, v.shape)) for k, v in some.items()} for some in (weights, model.state_dict())
-    )
+    found, wanted = _shapes(weights), _shapes(model.state_dict())
     for name in sorted(found.keys() | wanted.keys()):
         there, here = found.get(name, "missing"), wanted.get(name, "missing")
         if there != here:
