@@ -61,8 +61,8 @@ class Options(RunOptions):
     """
 
     init: Path | None = None
-    """Run or shipped solver whose weights PRESET begins with; or on ARC tasks, whose model learns --new-tasks: their
-    embeddings, or all weights with --train.learn all."""
+    """Run or shipped solver whose weights PRESET begins with, layers that it lacks adding nothing at first; or on ARC
+    tasks, whose model learns --new-tasks: their embeddings, or all weights with --train.learn all."""
     new_tasks: str | None = None
     """Task files, joined by commas, whose demonstrations the model of --init learns."""
     config: Settings = field(default_factory=Config)

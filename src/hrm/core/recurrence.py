@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -200,6 +200,12 @@ class Block(nn.Module):
             return norm(z + drop(self.mlp(z, context, slot + 1), self.mlp), self.eps)
         z = z + drop(self.mixer(rms_norm(z, self.eps, self.norm_dim), context, slot), self.mixer)
         return z + drop(self.mlp(rms_norm(z, self.eps), context, slot + 1), self.mlp)
+
+
+def silent(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a block as this one, "<matrix>.weight" to tensor, that adds nothing to the state."""
+    outputs = {"out", "down"}
+    return {name: torch.zeros_like(w) if outputs & {*name.split(".")} else w.clone() for name, w in block.items()}
 
 
 def slots_per_layer(unit: str) -> int:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.core.recurrence import Carry
-from hrm.puzzles import solvers
+from hrm.puzzles import solvers, tasks
 from hrm.puzzles.config import Config
+from hrm.puzzles.solving import load
 from hrm.puzzles.training.objective import objective
 from hrm.puzzles.training.trainer import Slots, Trainer
 from hrm.runs import Run
@@ -367,6 +368,27 @@ def test_a_preset_begins_with_the_weights_of_a_solver_that_comes_with_the_packag
 
 BEGINS = "--task.size 5 6 --task.least-size 4 4 --task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3"
 BEGINS += " --optim.warmup-steps 0 --train.no-compile --train.batch-size 2 --train.steps 1 --quiet"
+
+
+@pytest.mark.parametrize(("preset", "solver"), [("maze-any", "maze"), ("sudoku-deduce", "sudoku")])
+def test_a_run_of_more_layers_begins_as_the_same_function(tmp_path: Path, preset: str, solver: str) -> None:
+    layers = load(solver).model.arch.fast_layers + 1
+    flags = f"--arch.fast-layers {layers} --optim.lr 0 --optim.muon-lr 0 --optim.warmup-steps 0 --train.no-compile"
+    flags += " --train.steps 1 --train.batch-size 2 --train.precision float32 --task.puzzles 6 --quiet"
+    if solver == "maze":
+        flags += " --task.size 6 6 --task.least-size 5 5 --task.min-path 2 --task.starts 3 --task.holdout 0"
+    out = str(tmp_path / "more")
+    assert hrm(["train", preset, "--init", solver, *flags.split(), "--out", out]) == 0
+    was, now = load(solver).model, load(out).model
+    task = tasks.build(Run.open(out, Config).config.task)
+    question = torch.from_numpy(task.generate(np.random.default_rng(1)).question[None].astype(np.int64))
+    ids = torch.zeros(1, dtype=torch.long)
+    if solver == "maze":
+        was, now = (model.on(task.shape) for model in (was, now))
+    with torch.no_grad():
+        before, after = (model.segment(model.initial_carry(question, ids), question, ids)[1] for model in (was, now))
+    torch.testing.assert_close(after.logits, before.logits, rtol=1e-4, atol=1e-3)
+    assert len(now.recurrence.fast.layers) == layers
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written_or_replaced(

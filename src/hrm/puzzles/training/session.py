@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from hrm.core.recurrence import silent
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.progress import bar
@@ -206,7 +207,8 @@ def _refuse_overlap(config: Config, task: Task, training: PuzzleSet, reporter: R
 
 def _start_from(model: PuzzleModel, run: Run) -> None:
     """Put the (averaged) weights of a run's best checkpoint into a model of the same architecture with as many task
-    embeddings or more; the new ones begin as the mean of the old. UserError where the two do not fit."""
+    embeddings and layers or more. New embeddings begin as the mean of the old; a new layer as the last one, but with
+    nothing to add, so that the model is the same function. UserError where the two do not fit."""
     where = run.checkpoint("best", partial(print, file=sys.stderr))
     groups, _ = checkpoint.load(where, {"weights", "ema"})
     weights = groups["weights"] | groups.get("ema", {})
@@ -218,6 +220,14 @@ def _start_from(model: PuzzleModel, run: Run) -> None:
         rows[: len(old)] = old
         rows[len(old) :] = old[min(1, len(old) - 1) :].mean(0)  # without the blank id
         weights[table] = rows
+    stacks = {"fast": model.recurrence.fast, "slow": model.recurrence.slow}
+    for role, stack in stacks.items():
+        layers, wanted = f"recurrence.{role}.layers.", 0 if stack is None else len(stack.layers)
+        count = len({name.removeprefix(layers).split(".")[0] for name in weights if name.startswith(layers)})
+        start = f"{layers}{count - 1}."
+        last = {name.removeprefix(start): weight for name, weight in weights.items() if name.startswith(start)}
+        for number in range(count, wanted):
+            weights |= {f"{layers}{number}.{name}": weight for name, weight in silent(last).items()}
     found, wanted = _shapes(weights), _shapes(model.state_dict())
     for name in sorted(found.keys() | wanted.keys()):
         there, here = found.get(name, "missing"), wanted.get(name, "missing")
