@@ -165,11 +165,12 @@ def test_gradients_are_those_of_plain_sums():
     quick = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
-    def plain(values: torch.Tensor) -> torch.Tensor:
+    def plain(values: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         flat = packed.groups.flat
         each = values[0].repeat_interleave(len(packed.groups.sizes), 0)
         sums = torch.zeros(int(flat.max()) + 1, values.shape[2], dtype=values.dtype).index_add(0, flat, each)
-        return sums[flat].view(1, len(values[0]), -1)
+        heard = sums[flat].view(len(values[0]), len(weights), -1).unbind(1)
+        return sum(each @ weight.T for each, weight in zip(heard, weights, strict=True))[None]  # type: ignore[index]
 
     packed.groups.mixed = plain  # type: ignore[method-assign]
     model.deduce(start, packed, 2)[1][-1].keep.clamp(-50, 50).sum().backward()  # type: ignore[union-attr]

@@ -96,61 +96,49 @@ class PackedGroups:
     """Groups of positions of several grids that stand in one row, of which only some are there. Sums over a group are
     those of torch's embedding bags, which take a fifth of the time of index_add on a CPU."""
 
-    def __init__(self, group_of: Int[Tensor, "n partitions"], count: int, sizes: tuple[int, ...]) -> None:
-        """`count` groups in all; `sizes`: positions of a group where none is missing, for each partition."""
-        self.sizes, self.flat = sizes, group_of.flatten()
-        self.partitions = len(sizes)
-        self.order = self.flat.argsort()
-        self.source = self.order // self.partitions
-        counts = torch.bincount(self.flat, minlength=count)
-        self.starts = counts.cumsum(0) - counts
-        self.each = torch.arange(0, len(self.flat), self.partitions, device=group_of.device)
-        self.weights: dict[nn.Module, Tensor] = {}
+    def __init__(self, group_of: Int[Tensor, "n partitions"], counts: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+        """`group_of`: of each position, partition after partition; `counts` groups of each partition, and `sizes`
+        positions of one where none is missing."""
+        self.counts, self.sizes, self.flat = counts, sizes, group_of.flatten()
+        partitions = len(sizes)
+        self.source = self.flat.argsort() // partitions
+        members = torch.bincount(self.flat, minlength=sum(counts))
+        self.starts = members.cumsum(0) - members
+        self.each = torch.arange(0, len(self.flat), partitions, device=group_of.device)
+        self.weights: dict[nn.Module, list[Tensor]] = {}
         """Of the mixers that were here, where no gradient is asked for."""
 
     @torch.compiler.disable  # pyright: ignore[reportArgumentType]
-    def mixed(self, values: Float[Tensor, "1 n d"]) -> Float[Tensor, "1 n e"]:
-        """The sums over the groups of each position, side by side: e = partitions * d."""
-        if not torch.is_grad_enabled():
-            return _spread(_pooled(values[0], self), self)[None]
-        return _Spread.apply(_Pooled.apply(values[0], self), self)[None]  # type: ignore[index]
+    def mixed(self, values: Float[Tensor, "1 n d"], weights: list[Tensor]) -> Float[Tensor, "1 n e"]:
+        """The sum, over the groups of a position, of what their members add up to, times the weights [e, d] of the
+        partition. There are fewer groups than positions, so that the products are taken of the groups."""
+        pool, spread = (_bags, _bags) if not torch.is_grad_enabled() else (_Bags.apply, _Bags.apply)
+        to_groups, to_positions = (self.source, self.starts), (self.flat, self.each)
+        sums: Tensor = pool(values[0], *to_groups, *to_positions)  # type: ignore[assignment]
+        parts = zip(sums.split(self.counts), weights, strict=True)
+        heard = torch.cat([F.linear(part, weight) for part, weight in parts])
+        return spread(heard, *to_positions, *to_groups)[None]  # type: ignore[index]
 
 
-def _pooled(values: Tensor, groups: PackedGroups) -> Tensor:
-    return F.embedding_bag(groups.source, values, groups.starts, mode="sum")
+def _bags(values: Tensor, index: Tensor, starts: Tensor, *back: Tensor) -> Tensor:
+    return F.embedding_bag(index, values, starts, mode="sum")
 
 
-def _spread(sums: Tensor, groups: PackedGroups) -> Tensor:
-    return sums.index_select(0, groups.flat).view(-1, groups.partitions * sums.shape[1])
-
-
-class _Pooled(torch.autograd.Function):
-    """Sums [groups, d] of the values [n, d] of each group."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, groups: PackedGroups) -> Tensor:
-        ctx.groups = groups
-        return _pooled(values, groups)
+class _Bags(torch.autograd.Function):
+    """Sums of the values [n, d] over the bags that begin at `starts` of `index`; the gradient is the sum over the bags
+    in which each value lies."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        groups: PackedGroups = ctx.groups
-        return F.embedding_bag(groups.flat, grads[0].contiguous(), groups.each, mode="sum"), None
-
-
-class _Spread(torch.autograd.Function):
-    """The sums [groups, d] of each position's groups, side by side: [n, partitions * d]."""
+    def forward(
+        ctx: Any, values: Tensor, index: Tensor, starts: Tensor, back_index: Tensor, back_starts: Tensor
+    ) -> Tensor:
+        ctx.back = back_index, back_starts
+        return _bags(values, index, starts)
 
     @staticmethod
-    def forward(ctx: Any, sums: Tensor, groups: PackedGroups) -> Tensor:
-        ctx.groups = groups
-        return _spread(sums, groups)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        groups: PackedGroups = ctx.groups
-        each = grads[0].reshape(len(groups.flat), -1)
-        return F.embedding_bag(groups.order, each, groups.starts, mode="sum"), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        index, starts = ctx.back
+        return _bags(grads[0].contiguous(), index, starts), None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -302,10 +290,10 @@ class GroupMixer(nn.Module):
             weights = packed.weights.get(self) if kept else None
             if weights is None:
                 sizes = zip(self.out, packed.sizes, strict=True)
-                weights = torch.cat([out.cast() * (2 / size) for out, size in sizes], 1)  # type: ignore[operator]
+                weights = [out.cast() * (2 / size) for out, size in sizes]  # type: ignore[operator]
             if kept:
                 packed.weights[self] = weights
-            return F.linear(packed.mixed(values), weights)  # pyright: ignore[reportAttributeAccessIssue]
+            return packed.mixed(values, weights)  # pyright: ignore[reportAttributeAccessIssue]
         mixed = torch.zeros_like(z)
         for out, (members, group_of) in zip(self.out, context.groups, strict=True):
             count, size = members.shape

@@ -48,12 +48,11 @@ class Lattice(nn.Module):
         self.cells, self.first, self.symbols = cells, first, symbols
         labels = lifted(groups, symbols)
         counts = labels.max(axis=1) + 1
-        self.total = int(counts.sum())
-        """Groups of a puzzle, over all partitions."""
-        offsets = np.concatenate(([0], np.cumsum(counts)[:-1]))
         self.sizes = tuple(labels.shape[1] // int(count) for count in counts)
+        self.counts_of: Tensor
         self.group_of: Tensor
-        self.register_buffer("group_of", torch.from_numpy((labels + offsets[:, None]).T.copy()), persistent=False)
+        self.register_buffer("counts_of", torch.from_numpy(counts), persistent=False)
+        self.register_buffer("group_of", torch.from_numpy(labels.T.copy()), persistent=False)
         # A partition whose groups lie inside those of another one adds no rule.
         ruling = [i for i in range(len(labels)) if not any(_refines(labels, i, j) for j in range(len(labels)))]
         self.full = [labels.shape[1] // int(counts[i]) == symbols for i in ruling]
@@ -114,11 +113,14 @@ class Lattice(nn.Module):
         padding the lengths recur: a CPU takes milliseconds to prepare the products of a new one."""
         alone = (self.counts(alive) == 1)[:, self.label].all(2)
         rows, places = (alive & ~alone).nonzero(as_tuple=True)
-        group_of, count = self.group_of[places] + (rows * self.total)[:, None], self.total * len(alive)
+        many = self.counts_of * len(alive)
+        counts = many.tolist()
+        group_of = self.group_of[places] + rows[:, None] * self.counts_of + (many.cumsum(0) - many)
         if padded:
             step = max(LEAST, 1 << len(rows).bit_length() >> 4)
-            group_of = nn.functional.pad(group_of, (0, 0, 0, -len(rows) % step), value=count)
-        groups = PackedGroups(group_of, count + padded, self.sizes)
+            group_of = nn.functional.pad(group_of, (0, 0, 0, -len(rows) % step), value=sum(counts))
+            counts[-1] += 1
+        groups = PackedGroups(group_of, tuple(counts), self.sizes)
         return Packed(alive, self.pinned(alive), rows, places, groups)
 
 
