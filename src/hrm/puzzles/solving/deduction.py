@@ -6,7 +6,7 @@ everything was tried, some kill was wrong: the puzzle begins again, first throug
 from other states, then with a lower threshold, in the end with none.
 
 A puzzle that takes long is looked at in several states at once, since a call for two costs little more than for one:
-untried sides of its first decisions, and the next search before the first has ended.
+untried sides of its first decisions, in the end also the next search before the first has ended.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from hrm.puzzles.tasks import Symmetry
 CAUTION = (1.0, 1.0, 1.0, 0.2, 0.03, 0.0)
 """Shares of the threshold, each for the puzzle as asked and through another view; with the last the model kills
 nothing. All but the first begin with noise in the states, so that the model goes wrong elsewhere."""
+EARLY = {0: 0.3, 1: 0.6}
+"""Shares of the threshold by the decisions that stand: the fewer they are, the more of a search a wrong kill spoils."""
 VIEWS = 20
 """Tried to find one that is new to the model."""
 WIDER, WIDEST = 12, 16
 """A puzzle may have as many branches under way as WIDER segments were spent on it, WIDEST at most."""
-ABREAST, ANOTHER = 2, 1000
-"""Searches of a puzzle under way at once, and one more for each ANOTHER segments spent: where kills were wrong in the
-first ones, they end late. All get as many branches."""
+ANOTHER = 1000
+"""A puzzle has one search under way, and one more for each ANOTHER segments spent: where kills were wrong in the first,
+it ends late. All get as many branches."""
 
 
 class Kept(NamedTuple):
@@ -124,7 +126,10 @@ class DeducingBatch(Batch):
         self.carry, readouts = self.model.deduce(self.carry, lattice.pack(self.alive, padded=True), calls, every=False)
         readout = readouts[-1]
         assert readout.keep is not None
-        thresholds = [branch.puzzle.row.rules.deduce.kill * branch.search.caution for branch in branches]
+        thresholds = [
+            branch.puzzle.row.rules.deduce.kill * branch.search.caution * EARLY.get(len(branch.decided), 1.0)
+            for branch in branches
+        ]
         likely = readout.keep.sigmoid()
         killed = (
             self.alive & ~lattice.pinned(self.alive) & (likely < torch.tensor(thresholds, device=self.device)[:, None])
@@ -250,46 +255,61 @@ class DeducingBatch(Batch):
 
     def _widen(self, calls: int) -> None:
         """Add branches and searches where a puzzle has taken long; where its segments end, put branches aside."""
-        added: list[Kept] = []
+        added: list[tuple[Branch, Kept]] = []
         aside: set[int] = set()
         for puzzle in self.puzzles:
-            spent, left = puzzle.row.segments, self._left(puzzle.row)
-            room = min(WIDEST, max(1, spent // WIDER), math.ceil(left / calls))
+            room = min(WIDEST, max(1, puzzle.row.segments // WIDER), math.ceil(self._left(puzzle.row) / calls))
             room -= sum(search.branches for search in puzzle.searches)
             while room < 0:
                 self._put_aside(max(puzzle.searches, key=_width), aside)
                 room += 1
-            while room >= 0:
-                waiting = [search for search in puzzle.searches if search.untried]
-                widest, narrowest = max(puzzle.searches, key=_width), min(waiting, key=_width, default=None)
-                begins = len(puzzle.searches) < ABREAST + spent // ANOTHER
-                if not room:
-                    # Another search, or one with fewer branches, gets the place of one of the widest search.
-                    fewest = 0 if begins else widest.branches if narrowest is None else narrowest.branches
-                    if widest.branches - fewest < 2:
-                        break
-                if begins and (state := self._next_search(puzzle)) is not None:
-                    search = puzzle.searches[-1]
-                elif narrowest is not None and (room or widest.branches - narrowest.branches > 1):
-                    search, state = narrowest, narrowest.untried.pop(0)
-                    search.branches += 1
-                else:
+            while room > 0 and (new := self._new_branch(puzzle)) is not None:
+                added.append(new)
+                room -= 1
+            # Where there is no room, a search with fewer branches, or a new one, gets the place of one of the widest.
+            while not room and (widest := max(puzzle.searches, key=_width)).branches > self._fewest(puzzle) + 1:
+                new = self._new_branch(puzzle)
+                if new is None:
                     break
-                if room:
-                    room -= 1
-                elif not self._put_aside(widest, aside):
-                    room -= 1  # all of its branches are new: for this call there is one more
-                added.append(state)
-                self.branches.append(Branch(puzzle, search, state.decided))
-        if added:
-            old = len(self.alive)
-            more = torch.zeros(len(added), *self.carry.z_h.shape[1:], dtype=self.carry.z_h.dtype, device=self.device)
-            self.carry = Carry(*(torch.cat((state, more)) for state in self.carry))
-            self.alive = torch.cat((self.alive, torch.stack([state.alive for state in added])))
-            for i, state in enumerate(added, old):
-                self._put(i, state)
+                added.append(new)
+                if not self._put_aside(widest, aside):
+                    break  # all of its branches are new: for this call there is one more
+        self._add(added)
         if aside:
             self._choose([i for i in range(len(self.branches)) if i not in aside])
+
+    def _fewest(self, puzzle: Puzzle) -> float:
+        """Branches of the search that gets the next one."""
+        if self._begins_another(puzzle):
+            return 0
+        return min((search.branches for search in puzzle.searches if search.untried), default=math.inf)
+
+    def _begins_another(self, puzzle: Puzzle) -> bool:
+        return len(puzzle.searches) <= puzzle.row.segments // ANOTHER and puzzle.begun < 2 * len(CAUTION)
+
+    def _new_branch(self, puzzle: Puzzle) -> tuple[Branch, Kept] | None:
+        """Of another search, or what the narrowest one has left untried longest; None where there is neither."""
+        if self._begins_another(puzzle) and (state := self._next_search(puzzle)) is not None:
+            return Branch(puzzle, puzzle.searches[-1]), state
+        waiting = [search for search in puzzle.searches if search.untried]
+        if not waiting:
+            return None
+        search = min(waiting, key=_width)
+        state = search.untried.pop(0)
+        search.branches += 1
+        return Branch(puzzle, search), state
+
+    def _add(self, added: list[tuple[Branch, Kept]]) -> None:
+        """Look at these states from now on."""
+        if not added:
+            return
+        old = len(self.alive)
+        more = torch.zeros(len(added), *self.carry.z_h.shape[1:], dtype=self.carry.z_h.dtype, device=self.device)
+        self.carry = Carry(*(torch.cat((state, more)) for state in self.carry))
+        self.alive = torch.cat((self.alive, torch.stack([state.alive for _, state in added])))
+        self.branches += [branch for branch, _ in added]
+        for i, (_, state) in enumerate(added, old):
+            self._put(i, state)
 
     def _put_aside(self, search: Search, aside: set[int]) -> bool:
         """Leave the youngest branch of a search for later; False where it has none yet."""
