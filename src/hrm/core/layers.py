@@ -116,7 +116,12 @@ class PackedGroups:
         to_groups, to_positions = (self.source, self.starts), (self.flat, self.each)
         sums: Tensor = pool(values[0], *to_groups, *to_positions)  # type: ignore[assignment]
         parts = zip(sums.split(self.counts), weights, strict=True)
-        heard = torch.cat([F.linear(part, weight) for part, weight in parts])
+        if torch.is_grad_enabled():
+            heard = torch.cat([F.linear(part, weight) for part, weight in parts])
+        else:
+            heard = sums.new_empty(len(sums), len(weights[0]))
+            for (part, weight), out in zip(parts, heard.split(self.counts), strict=True):
+                torch.mm(part, weight.t(), out=out)
         return spread(heard, *to_positions, *to_groups)[None]  # type: ignore[index]
 
 
