@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", help="file of puzzles")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--checkpoint", default="best")
+    parser.add_argument("--precision", help="default: as trained")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     run, every = find(args.run), max(1, args.puzzles // 20)
@@ -57,6 +58,7 @@ def main() -> None:
         file = Path(folder) / "puzzles.txt"
         write_puzzles(run, file, args.puzzles, args.data)
         how = ["--batch-size", str(args.batch_size), "--checkpoint", args.checkpoint]
+        how += [] if args.precision is None else ["--precision", args.precision]
         command = [sys.executable, "-m", "hrm", "solve", str(run), str(file), *how]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -74,6 +76,7 @@ def main() -> None:
         "puzzles": args.puzzles,
         "data": args.data and Path(args.data).name,
         "batch_size": args.batch_size,
+        "precision": args.precision,
         "exit_code": code,
         "statuses": statuses,
         "summary": summary.splitlines()[-1],
