@@ -28,13 +28,13 @@ from hrm.puzzles.tasks import Symmetry
 CAUTION = (1.0, 1.0, 1.0, 0.2, 0.03, 0.0)
 """Shares of the threshold, each for the puzzle as asked and through another view; with the last the model kills
 nothing. All but the first begin with noise in the states, so that the model goes wrong elsewhere."""
-EARLY = {0: 0.3, 1: 0.6}
+EARLY = {0: 0.1, 1: 0.3}
 """Shares of the threshold by the decisions that stand: the fewer they are, the more of a search a wrong kill spoils."""
 VIEWS = 20
 """Tried to find one that is new to the model."""
 WIDER, WIDEST = 12, 16
 """A puzzle may have as many branches under way as WIDER segments were spent on it, WIDEST at most."""
-ANOTHER = 1000
+ANOTHER = 200
 """A puzzle has one search under way, and one more for each ANOTHER segments spent: where kills were wrong in the first,
 it ends late. All get as many branches."""
 
