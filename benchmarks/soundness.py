@@ -78,7 +78,7 @@ def corrupted(question: str, answer: str, dice: random.Random) -> tuple[str, str
         return question[:cell] + question[cell + 1 :], "expected 81 characters"
     if kind == "long":
         return question + dice.choice(".123"), "expected 81 characters"
-    return question[:cell] + dice.choice("x?-*") + question[cell + 1 :], "'"
+    return question[:cell] + dice.choice("?!a&") + question[cell + 1 :], "'"
 
 
 def judged(solver: Solver, expected: list[tuple[str, str]], name: str, strategy: dict[str, Any]) -> dict[str, Any]:
