@@ -220,7 +220,7 @@ def main() -> None:
         if side in args.only:
             sides[side] = measure(side, how, puzzles, chosen, file, facts)
         elif file.is_file():
-            known = rows_of(file, facts)
+            known = {row["puzzle"]: row for row in rows_of(file, facts)}
             sides[side] = [known[number] for number in chosen if number in known]
     sides = {side: rows for side, rows in sides.items() if rows}
     result: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,17 @@ def test_figures_are_those_of_the_rows(script: Any):
         told["visits needed by a share of all"]["75%"] == 300 and "80%" not in told["visits needed by a share of all"]
     )
     assert script.compared(rows, rows[1:])["n"] == 2 and "wrong" in script.table({"solver": told})
+
+
+def test_a_side_of_an_earlier_sitting_stands_beside_that_of_this_one(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answer = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+    question = "".join("." if at % 3 else digit for at, digit in enumerate(answer))
+    data, out = tmp_path / "one.csv", tmp_path / "figures"
+    data.write_text(f"question,answer\n{question},{answer}\n")
+    for side in ("control", "solver"):
+        monkeypatch.setattr("sys.argv", ["x", "sudoku", "--data", str(data), "--out", str(out), "--only", side])
+        script.main()
+    result = json.loads((out / "result.json").read_text())
+    assert result["control"]["n"] == result["solver"]["n"] == result["decisions"]["n"] == 1
