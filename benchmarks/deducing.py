@@ -224,7 +224,8 @@ def main() -> None:
             sides[side] = [known[number] for number in chosen if number in known]
     sides = {side: rows for side, rows in sides.items() if rows}
     result: dict[str, Any] = {
-        **source, "run": solver.checkpoint, "parameters": sum(p.numel() for p in solver.model.parameters()),
+        **source, "run": args.run, "checkpoint": Path(solver.checkpoint).name,
+        "parameters": sum(p.numel() for p in solver.model.parameters()),
         "dtype": str(solver.model.dtype), "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__, "threads": 1, **{side: told(rows) for side, rows in sides.items()},
     }  # fmt: skip

@@ -300,7 +300,7 @@ def gated_silu(x: Float[Tensor, "*b two_d"]) -> Float[Tensor, "*b d"]:
     """silu(gate) * up for x = [gate | up] along the last axis."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         gate, up = x.chunk(2, dim=-1)
-        # Of halves of rows: of a contiguous copy it takes two thirds, but then last bits depend on the number of rows.
+        # silu of a contiguous copy takes two thirds of the time, but its last bits depend on the number of rows.
         return F.silu(gate) * up
     return _GatedSiLU.apply(x)  # type: ignore[return-value]
 

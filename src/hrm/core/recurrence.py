@@ -203,7 +203,8 @@ class Block(nn.Module):
 
 
 def silent(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a block as this one, "<matrix>.weight" to tensor, that adds nothing to the state."""
+    """A block's weights, "<matrix>.weight" to tensor, with zeros where it adds to the state: it returns its input
+    until it learns."""
     outputs = {"out", "down"}
     return {name: torch.zeros_like(w) if outputs & {*name.split(".")} else w.clone() for name, w in block.items()}
 

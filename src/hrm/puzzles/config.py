@@ -85,7 +85,8 @@ class DeductionConfig:
     first_segments: Annotated[int, Range(1, 1000)] = 2
     """Those of the first calls; they grow over the first third of the training."""
     kill: Annotated[float, Range(0, 1)] = 0.1
-    """A candidate that is less likely true than this is killed after a call."""
+    """A candidate that is less likely true than this is killed after a call; when puzzles are solved, the first kills
+    need to be surer (docs/deducing.md)."""
     true_weight: Annotated[float, Range(0, 10**6)] = 4.0
     """Weight of the loss of true candidates."""
     false_weight: Annotated[float, Range(0, 10**6)] = 0.5

@@ -222,11 +222,11 @@ def _start_from(model: PuzzleModel, run: Run) -> None:
         weights[table] = rows
     stacks = {"fast": model.recurrence.fast, "slow": model.recurrence.slow}
     for role, stack in stacks.items():
-        layers, wanted = f"recurrence.{role}.layers.", 0 if stack is None else len(stack.layers)
+        layers, depth = f"recurrence.{role}.layers.", 0 if stack is None else len(stack.layers)
         count = len({name.removeprefix(layers).split(".")[0] for name in weights if name.startswith(layers)})
         start = f"{layers}{count - 1}."
         last = {name.removeprefix(start): weight for name, weight in weights.items() if name.startswith(start)}
-        for number in range(count, wanted):
+        for number in range(count, depth):
             weights |= {f"{layers}{number}.{name}": weight for name, weight in silent(last).items()}
     found, wanted = _shapes(weights), _shapes(model.state_dict())
     for name in sorted(found.keys() | wanted.keys()):
