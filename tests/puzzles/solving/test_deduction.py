@@ -52,7 +52,8 @@ class Liar(nn.Module):
 
     def __init__(self, task: Sudoku, puzzles: list[Puzzle], belief: float, helps: bool) -> None:
         super().__init__()
-        self.lattice = Lattice(board_of(task).groups, task.cells, task.symbols.start, len(task.symbols))
+        self.board = board_of(task)
+        self.lattice = Lattice(self.board.groups, task.cells, task.symbols.start, len(task.symbols))
         self.vocabulary, self.odds, self.helps = len(task.vocabulary), float(np.log(belief)), helps
         self.answers = {p.question.tobytes(): torch.from_numpy(p.answer.astype(np.int64)) for p in puzzles}
         self.register_buffer("z_h_init", torch.zeros(1))
@@ -217,6 +218,19 @@ def test_a_puzzle_that_takes_long_is_looked_at_in_several_states_and_through_two
     answers = solver.solve_many([SMALL.format(p.question) for p in puzzles], max_segments=50_000)
     assert [answer.answer for answer in answers] == [SMALL.format(p.answer) for p in puzzles]
     assert max(branches for branches, _ in looked) == 3 and max(searches for _, searches in looked) >= 2
+
+
+def test_before_two_decisions_stand_only_what_is_surer_dies():
+    puzzles, killing = made(MIDDLE, 4), set()
+
+    def watch(_: int, segment: Segment) -> None:
+        assert segment.deduced is not None
+        if segment.deduced.killed.any():
+            killing.add(segment.deduced.depth)
+
+    # Below the threshold of 0.1, and above three tenths of it.
+    outcomes(Liar(MIDDLE, puzzles, belief=0.05, helps=True), MIDDLE, puzzles, most=400, observe=watch)
+    assert killing and min(killing) == 2
 
 
 def test_searches_through_views_end_in_any_order_and_what_is_unsolved_keeps_its_givens(monkeypatch: pytest.MonkeyPatch):
