@@ -1,10 +1,12 @@
 """What each part of learning to deduce is worth: 6x6 Sudoku, every arm trained for as many segments, three seeds.
 
     python benchmarks/ablations.py --out DIR [--segments 1600] [--seeds 3] [--arms base "no carry" ...]
+    python benchmarks/ablations.py --out DIR --data 1k.csv --test test.csv.gz --segments 14000 --seeds 1 --dim 48
 
-Trains every arm in DIR (started again, it continues), measures each on 500 minimal puzzles that no arm has seen,
-and writes DIR/ablations.json and a table. Prints also how much faster packed candidates are than all of them. An arm
-with longer calls makes fewer steps, so that all compute about as much; `seconds` is the processor time of each.
+Trains every arm in DIR (started again, it continues), measures each on 500 minimal puzzles that no arm has seen, or,
+with --data and --test, 9x9 puzzles of one file on 200 of another, and writes DIR/ablations.json and a table. Prints
+also how much faster packed candidates are than all of them. An arm with longer calls makes fewer steps, so that all
+compute about as much; `seconds` is the processor time of each.
 """
 
 from __future__ import annotations
@@ -47,18 +49,21 @@ ARMS: dict[str, dict[str, Any]] = {
     "full length from the start": {"deduction.first_segments": 6},
     "nothing revealed": {"task.reveal": 0.0},
 }
-SEGMENTS = (24, 120)
-"""The share solved is told within each of these."""
-PUZZLES = 500
+SEGMENTS = {(2, 3): (24, 120), (3, 3): (120, 600)}
+"""The share solved is told within each of these, by the box."""
+PUZZLES, HARD = 500, 200
+"""Measured on: minimal 6x6 ones, or 9x9 ones of a file."""
 
 
-def config_of(arm: str, seed: int, segments: int, dim: int) -> Config:
-    """The recipe for 6x6, with the changes of an arm, for this many segments of a batch."""
-    base = {
+def config_of(arm: str, seed: int, segments: int, dim: int, file: str | None) -> Config:
+    """The recipe for 6x6, or for 9x9 from a file, with the changes of an arm, for this many segments of a batch."""
+    base: dict[str, Any] = {
         "task.box": (2, 3), "task.puzzles": 1000, "task.holdout": 0, "arch.dim": dim, "seed": seed,
         "train.minutes": 0.0, "train.eval_every": 10**6, "train.checkpoint_every": 10**6, "train.log_every": 50,
         "train.precision": "float32", "optim.warmup_steps": 40, "optim.ema": 0.98,
     }  # fmt: skip
+    if file is not None:
+        base |= {"task.box": (3, 3), "data": file, "train.precision": "bfloat16", "optim.ema": 0.99}
     config = changed(load_preset("sudoku-deduce"), base | ARMS[arm])
     calls = config.deduction
     mean = GROWING * (calls.first_segments + calls.segments) / 2 + (1 - GROWING) * calls.segments
@@ -67,8 +72,9 @@ def config_of(arm: str, seed: int, segments: int, dim: int) -> Config:
 
 def measure(run: Path, puzzles: Any) -> dict[str, float]:
     """Shares solved within numbers of segments and without a decision, and the decisions a puzzle."""
-    solver = load(run, "latest")
-    rules = solver.rules(Strategy(max_segments=SEGMENTS[-1]))
+    solver = load(run, "latest", precision="float32")
+    within = SEGMENTS[solver.task.box_rows, solver.task.box_cols]  # type: ignore[attr-defined]
+    rules = solver.rules(Strategy(max_segments=within[-1]))
     outcomes = [outcome for _, outcome in engine.solve(solver.models, jobs_of(puzzles), rules, 100)]
     assert all(outcome is not None for outcome in outcomes)
     solved = [outcome for outcome in outcomes if outcome is not None and outcome.accepted]
@@ -77,7 +83,7 @@ def measure(run: Path, puzzles: Any) -> dict[str, float]:
         for outcome, label in zip(outcomes, puzzles.labels, strict=True)
     )
     return {
-        **{f"within {most}": sum(o.segments <= most for o in solved) / len(outcomes) for most in SEGMENTS},
+        **{f"within {most}": sum(o.segments <= most for o in solved) / len(outcomes) for most in within},
         "no decision": sum(o.decisions == 0 for o in solved) / len(outcomes),
         "decisions": sum(o.decisions for o in outcomes if o is not None) / len(outcomes),
         "wrong": wrong,
@@ -114,18 +120,22 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=1600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--data", help="9x9 puzzles to learn from")
+    parser.add_argument("--test", help="9x9 puzzles to measure on")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     log, facts = options.out / "ablations.jsonl", {"segments": options.segments, "dim": options.dim}
+    if options.data is not None:
+        facts |= {"data": Path(options.data).name, "test": Path(options.test).name}
     known = rows_of(log, facts)
     puzzles = None
     for seed in range(options.seeds):
         for arm in options.arms:
             if any((row["arm"], row["seed"]) == (arm, seed) for row in known):
                 continue
-            config = config_of(arm, seed, options.segments, options.dim)
+            config = config_of(arm, seed, options.segments, options.dim, options.data)
             run = options.out / f"{arm.replace(' ', '-')}-{seed}"
             began = time.process_time()
             if train(config, run, overwrite=run.exists())["state"] != "finished":
@@ -134,7 +144,11 @@ def main() -> None:
             if puzzles is None:
                 from hrm.puzzles import tasks
 
-                [puzzles] = data.generate(tasks.build(config.task), [PUZZLES], 1_000_003)
+                task = tasks.build(config.task)
+                if options.test is None:
+                    [puzzles] = data.generate(task, [PUZZLES], 1_000_003)
+                else:
+                    puzzles = data.read(options.test, task, "test").take(np.arange(HARD))
             row = {"arm": arm, "seed": seed, **measure(run, puzzles), "seconds": spent}
             known.append(row)
             add(log, row)

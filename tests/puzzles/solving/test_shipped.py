@@ -96,6 +96,19 @@ def test_the_maze_solver_gives_the_same_answer_when_walls_surround_the_maze() ->
     assert alike >= 7  # another view may find another of the shortest paths
 
 
+def test_the_maze_solver_decides_between_ways_that_it_marks_at_once() -> None:
+    task, rng = Maze(20, 20, 66), np.random.default_rng(1)
+    asked = [task.generate(rng).question for _ in range(12)]
+    loaded, texts = hrm.load("maze"), [drawn(task, question) for question in asked]
+    without = list(loaded.solve_many(texts, views=1, guesses=0))
+    found = list(loaded.solve_many(texts, views=1, guesses=30))
+    assert sum(answer.status == "solved" for answer in found) > sum(answer.status == "solved" for answer in without)
+    for question, answer in zip(asked, found, strict=True):
+        if answer.guess:
+            assert answer.grid is not None and answer.status == "solved"
+            assert task.verify(question, task.parse(answer.answer or ""))
+
+
 @pytest.mark.parametrize("text", ["S  #G", "S\n \nG", "S ##\n##G#", "S x\n  G"])
 def test_what_is_no_maze_ends_in_one_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["solve", "maze", text]) == 2

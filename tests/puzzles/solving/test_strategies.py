@@ -108,15 +108,15 @@ def test_a_guess_fills_one_unsure_blank_and_depends_on_seed_puzzle_and_number_al
     shares[sure, 3] = 0.9
     cells = set()
     for number in range(1, 30):
-        guessed = run._guess(question, shares, number)
+        guessed = run._guess(run.task, question, shares, number)
         (cell,) = np.flatnonzero(guessed != question)
         assert question[cell] == 1 and guessed[cell] in SUDOKU.symbols and cell not in sure
-        assert np.array_equal(guessed, run._guess(question, shares, number))
+        assert np.array_equal(guessed, run._guess(run.task, question, shares, number))
         cells.add((cell, guessed[cell]))
     assert len(cells) > 8
     shares[:, 3] = 0.9
     shares[np.flatnonzero(question == 1)[3], 3] = 0.8  # all are sure: the least sure one
-    (cell,) = np.flatnonzero(run._guess(question, shares, 1) != question)
+    (cell,) = np.flatnonzero(run._guess(run.task, question, shares, 1) != question)
     assert cell == np.flatnonzero(question == 1)[3]
 
 
@@ -145,6 +145,25 @@ def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_befo
     for asked, before in ((second, first), (fourth, third)):
         assert np.array_equal(asked[0], before[2]) and not np.array_equal(asked[1], before[1])
     assert np.allclose(second[1], seen[5].probabilities)
+
+
+def test_an_attempt_is_over_when_a_readout_comes_back_as_often_as_the_rules_say():
+    jobs, often = [Job(SUDOKU.parse(text)) for text in questions(8)], []
+    for repeats in (0, 3):
+        seen: dict[int, list[bytes]] = {}
+        rules = Rules(12, verify=lambda q, a: False, repeats=repeats)
+        watch = lambda i, segment: seen.setdefault(i, []).append(segment.readout.tobytes())  # noqa: E731, B023
+        outcomes = dict(run_engine(model(), jobs, rules, observe=watch))
+        for index, readouts in seen.items():
+            outcome, last = outcomes[index], readouts.count(readouts[-1])
+            assert outcome is not None and outcome.segments == len(readouts)
+            if repeats:
+                often.append(last == repeats)
+                assert last == repeats or (len(readouts) == 12 and last < repeats)
+                assert max(readouts[:-1].count(each) for each in readouts) < repeats
+            else:
+                assert len(readouts) == 12
+    assert any(often)
 
 
 def test_guesses_need_blanks():

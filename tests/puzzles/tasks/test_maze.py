@@ -234,3 +234,25 @@ def test_more_starts_are_shown_each_with_its_shortest_path_to_the_goal() -> None
         assert (answer == expected).all()
     again = task.augment(questions, answers, uniforms)
     assert (again[0] == shown).all() and (again[1] == marked).all()
+
+
+def test_a_guess_closes_what_no_path_crosses_and_one_mark_and_its_readout_is_read_as_one_of_the_maze_asked() -> None:
+    puzzle = Maze(8, 8, 12).generate(np.random.default_rng(3))
+    task, free = Maze(8, 8, 12), puzzle.question == FREE
+    shares = np.full((64, 6), 0.01)
+    shares[puzzle.answer == PATH, PATH] = 0.8
+    doubted = np.flatnonzero(free & (puzzle.answer != PATH))[0]
+    shares[doubted, PATH] = 0.6
+    chosen = set()
+    for seed in range(40):
+        guessed = task.guess(puzzle.question, shares, np.random.default_rng(seed))
+        closed = guessed != puzzle.question
+        assert (guessed[closed] == WALL).all() and (puzzle.question[closed] == FREE).all()
+        never = free & (shares[:, PATH] < 0.02)
+        assert closed[never].all() and (closed & ~never).sum() == 1
+        chosen |= set(np.flatnonzero(closed & ~never).tolist())
+        readout = np.where(guessed == FREE, puzzle.answer, guessed)
+        read = task.unguessed(puzzle.question, readout)
+        assert (read[closed] == FREE).all() and (read[~closed] == puzzle.answer[~closed]).all()
+    assert doubted in chosen and len(chosen) > 5
+    assert (task.guess(puzzle.question, np.zeros((64, 6)), np.random.default_rng(0))[free] == WALL).all()

@@ -9,7 +9,7 @@ from hrm.puzzles.config import Strategy
 HOME = Path(__file__).parent
 STRATEGIES = {
     HOME / "sudoku": Strategy(max_segments=20_000),
-    HOME / "maze": Strategy(max_segments=128, restarts=1, views=8, guesses=0),
+    HOME / "maze": Strategy(max_segments=64, restarts=0, views=8, guesses=100),
 }
 """What each tries with a puzzle unless told otherwise: a few seconds of two CPU cores for the hardest."""
 

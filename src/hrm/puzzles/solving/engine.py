@@ -34,8 +34,8 @@ CACHE = 1 << 20
 half the time in float32 and 0.8 of it in bfloat16 (width 48, 729 positions; 0.85 for 32 rows of the 27M HRM)."""
 
 CHAIN = 2
-"""Guesses that are filled in one on top of the other before it begins again from the puzzle as it was asked. Of 83 hard
-puzzles given up, single guesses solved 59 to 61 within 288 segments, pairs 65 at a lower cost."""
+"""Guesses that are made one on top of the other before it begins again from the puzzle as it was asked. Of 83 hard
+Sudokus given up, single guesses solved 59 to 61 within 288 segments, pairs 65 at a lower cost."""
 
 
 class Job(NamedTuple):
@@ -129,13 +129,15 @@ class Rules:
     """When a puzzle leaves, what is tried if it was not accepted, and which of its readouts counts.
 
     A puzzle leaves once its readout is verified (`early`), once `halt` (of q [rows, 2], a mask [rows]) says so, once
-    its slow state moves by less than `still`, and after `max_segments` in any case. Without `verify` all `attempts` are
-    made, with it until one is accepted or `budget` segments are spent. At the end `vote` chooses: the readout of most
-    attempts, of the largest sum of sigmoid(q_halt), or of the attempt that halted first.
+    its slow state moves by less than `still`, once an attempt had one readout `repeats` times (0: never), and after
+    `max_segments` in any case. Without `verify` all `attempts` are made, with it until one is accepted or `budget`
+    segments are spent. At the end `vote` chooses: the readout of most attempts, of the largest sum of sigmoid(q_halt),
+    or of the attempt that halted first.
 
-    `guess` fills a blank, given the question, the probabilities [cells, vocabulary] at the end of the attempt it
-    follows, and its number: it follows the last attempt without a guess or, CHAIN long, the guess before. Readouts are
-    verified against the question as it was asked, so that a wrong guess costs time and nothing else.
+    `guess` makes the question easier, given it, the probabilities [cells, vocabulary] at the end of the attempt it
+    follows, and its number: it follows the last attempt without a guess or, CHAIN long, the guess before. `unguessed`
+    makes a readout one of the question as it was asked, against which it is verified, so that a wrong guess costs time
+    and nothing else.
     """
 
     max_segments: int
@@ -145,9 +147,11 @@ class Rules:
     early: bool = True
     halt: Callable[[Tensor], Tensor] | None = None
     still: float = 0.0
+    repeats: int = 0
     budget: int | None = None
     view: Callable[[np.ndarray, int], Symmetry] | None = None
     guess: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
+    unguessed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     vote: Vote = "majority"
     deduce: Deduce = Deduce(1, 0.0)  # noqa: RUF009
 
@@ -185,6 +189,8 @@ class Row:
     """Probabilities at the end of this attempt, where guesses are made."""
     unguessed: np.ndarray | None = None
     """The probabilities at the end of the last attempt without a guess."""
+    seen: Counter[bytes] = field(default_factory=Counter)
+    """How often this attempt had each readout."""
 
     @property
     def spent(self) -> int:
@@ -208,6 +214,11 @@ class Row:
 
     def turned_back(self, array: np.ndarray) -> np.ndarray:
         return array if self.view is None else self.view.undo(array)
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        """A readout of what the model sees as one of the question that was asked."""
+        answer, unguessed = self.turned_back(tokens), self.rules.unguessed
+        return answer if self.guessed is None or unguessed is None else unguessed(self.job.question, answer)
 
 
 def solve(
@@ -322,7 +333,7 @@ def _begin(
 
 def left_by(row: Row, tokens: np.ndarray, q: tuple[float, ...], decisions: int = 0) -> None:
     """End an attempt with this readout."""
-    row.ballots.append(_Ballot(row.turned_back(tokens), q, row.segments, row.attempt, decisions))
+    row.ballots.append(_Ballot(row.read(tokens), q, row.segments, row.attempt, decisions))
     row.segments = 0
 
 
@@ -395,7 +406,7 @@ class Batch:
         for i, row in enumerate(rows):
             if row.observe is not None:
                 assert shares is not None
-                seen = row.turned_back(tokens[i]), row.segments + 1, len(row.ballots) + 1, tuple(q[i]), moved[i]
+                seen = row.read(tokens[i]), row.segments + 1, len(row.ballots) + 1, tuple(q[i]), moved[i]
                 row.observe(Segment(row.job.question, *seen, row.turned_back(shares[i])))
 
         left, stay = [], []
@@ -404,9 +415,13 @@ class Batch:
             changed = row.readout is None or not np.array_equal(row.readout, tokens[i])
             row.readout, row.segments = tokens[i], row.segments + 1
             # A puzzle that is seen early is verified at every change, and an unchanged readout has been refused before.
-            leaves = halts[i] or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
+            row.seen[tokens[i].tobytes()] += rules.repeats > 0
+            repeats = 0 < rules.repeats <= row.seen[tokens[i].tobytes()]
+            leaves = (
+                halts[i] or repeats or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
+            )
             due = rules.verify is not None and (changed if rules.early else leaves)
-            verified = due and rules.verify(row.job.question, row.turned_back(tokens[i]))  # type: ignore[misc]
+            verified = due and rules.verify(row.job.question, row.read(tokens[i]))  # type: ignore[misc]
             if leaves or verified:
                 left_by(row, tokens[i], tuple(q[i]))
                 if rules.guess is not None:

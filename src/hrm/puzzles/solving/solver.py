@@ -36,10 +36,11 @@ Question = str | bytes | Sequence[object] | np.ndarray
 """What can be asked: text, or rows or cells in lists and arrays."""
 MOST_ATTEMPTS = 1_000_000
 """At one puzzle."""
+REPEATS = 3
+"""Where puzzles have any size, so that the segments that one takes are not known, an attempt that a guess follows is
+over when a readout comes back for this time."""
 MOST_SEGMENTS, MOST_DECISIONS = 3000, 100_000
 """Of a model that deduces, where none are said."""
-UNSURE = 0.5
-"""A guess is made in a cell whose likeliest symbol is less likely than this."""
 
 
 class Asked(NamedTuple):
@@ -110,7 +111,7 @@ class Solver:
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
             raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
-        if guesses and self.task.blank is None:
+        if guesses and not self.task.guesses:
             lacks = f"needs cells that are blank, and a {self.task.name} has none"
             raise UserError(f"--guesses {guesses} {lacks}: leave it out")
         if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
@@ -128,7 +129,7 @@ class Solver:
             halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
             still=strategy.residual if "residual" in strategy.stop else 0.0,
             budget=strategy.budget, view=partial(self._view, self.task),
-            guess=self._guess if made else None, vote=strategy.vote,
+            guess=partial(self._guess, self.task) if made else None, unguessed=self.task.unguessed, vote=strategy.vote,
             deduce=Deduce(self.deduction.solving_segments, self.deduction.kill, guesses if self.deduces else None),
         )  # fmt: skip
 
@@ -249,26 +250,19 @@ class Solver:
 
     def _adapted(self, task: Task, rules: Rules) -> Rules:
         """The rules for a puzzle of another shape."""
-        return replace(rules, verify=rules.verify and task.verify, view=partial(self._view, task))
+        guess = rules.guess and partial(self._guess, task)
+        return replace(
+            rules, verify=rules.verify and task.verify, view=partial(self._view, task), guess=guess,
+            unguessed=task.unguessed, repeats=REPEATS if guess else 0,
+        )  # fmt: skip
 
     def _view(self, task: Task, question: np.ndarray, number: int) -> Symmetry:
         """A random symmetry that seed, puzzle and number alone decide."""
         return task.view(self._random("view", question, number).random(task.uniforms))
 
-    def _guess(self, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
-        """A blank that the model is not sure of, filled in by its own probabilities; seed, puzzle and number decide."""
-        symbols = self.task.symbols
-        blanks = np.flatnonzero(question == self.task.blank)
-        if not len(blanks):
-            return question
-        shares = shares[blanks, symbols.start : symbols.stop].astype(np.float64)
-        shares /= shares.sum(1, keepdims=True)
-        unsure = np.flatnonzero(shares.max(1) < UNSURE)
-        random = self._random("guess", question, number)
-        cell = random.choice(unsure) if len(unsure) else shares.max(1).argmin()
-        guessed = question.copy()
-        guessed[blanks[cell]] = symbols[random.choice(len(symbols), p=shares[cell])]
-        return guessed
+    def _guess(self, task: Task, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
+        """The question with a guess of the model's; seed, puzzle and number decide."""
+        return task.guess(question, shares, self._random("guess", question, number))
 
     def _random(self, what: str, question: np.ndarray, number: int) -> np.random.Generator:
         """Random numbers that seed, puzzle and number alone decide."""

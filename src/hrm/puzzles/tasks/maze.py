@@ -24,6 +24,10 @@ WALLS = (0.30, 0.45)
 """Range of the share of walls; Maze-Hard lies between 0.28 and 0.45 and its walls are independent of one another."""
 MOST_CELLS = 1 << 18
 """Cells of the largest maze that is read where any size is."""
+NEVER, DOUBTFUL = 0.02, 0.5
+"""A guess closes the cells that are less likely marked than the first, and one of those that are likelier than the
+second, drawn by the root of its doubt. Of 38 mazes of 30x30 that 20 guesses of 20 segments follow, 29 are solved that
+way, 23 drawn by the doubt itself, 20 drawn evenly."""
 TRIES = 100_000
 """Random grids looked at before a minimum path is called impossible: about ten seconds."""
 
@@ -218,6 +222,25 @@ class Maze(Task):
             if self.starts > 1:
                 self._begin_anywhere(questions[row], answers[row], uniforms[row, 1])
         return questions, answers
+
+    @property
+    def guesses(self) -> bool:
+        """Whether `guess` can make one."""
+        return True
+
+    def guess(self, question: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The question with walls where the model is sure that no path is, and where it doubts a mark. A maze that it
+        fails has two ways marked at once; with one of them closed it sees that the other leads on."""
+        free, marked = question == FREE, shares[:, PATH].astype(np.float64)
+        guessed = np.where(free & (marked < NEVER), WALL, question)
+        if len(left := np.flatnonzero(free & (marked >= DOUBTFUL))):
+            doubt = np.sqrt(np.maximum(1 - marked[left], 1e-6))
+            guessed[random.choice(left, p=doubt / doubt.sum())] = WALL
+        return guessed
+
+    def unguessed(self, question: np.ndarray, readout: np.ndarray) -> np.ndarray:
+        """The readout with the cells free again that a guess closed."""
+        return np.where((question == FREE) & (readout == WALL), FREE, readout)
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Turns and reflections, 8 of a square and 4 of a rectangle."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LETTERS = digits + ascii_letters
 """A character for each number up to 61."""
+UNSURE = 0.5
+"""A guess is made in a blank whose likeliest symbol is less likely than this."""
 
 
 class Look(NamedTuple):
@@ -233,6 +235,30 @@ class Task:
         """The symmetry that `augment` applies to one puzzle for these [self.uniforms] numbers."""
         source, symbols = self.symmetries(uniforms[None])
         return Symmetry(source[0], symbols[0])
+
+    @property
+    def guesses(self) -> bool:
+        """Whether `guess` can make one."""
+        return self.blank is not None
+
+    def guess(self, question: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The question [cells] made easier by a guess, from the model's probabilities [cells, vocabulary]: here a blank
+        that it is not sure of, filled in as it believes."""
+        symbols = self.symbols
+        blanks = np.flatnonzero(question == self.blank)
+        if not len(blanks):
+            return question
+        shares = shares[blanks, symbols.start : symbols.stop].astype(np.float64)
+        shares /= shares.sum(1, keepdims=True)
+        unsure = np.flatnonzero(shares.max(1) < UNSURE)
+        cell = random.choice(unsure) if len(unsure) else shares.max(1).argmin()
+        guessed = question.copy()
+        guessed[blanks[cell]] = symbols[random.choice(len(symbols), p=shares[cell])]
+        return guessed
+
+    def unguessed(self, question: np.ndarray, readout: np.ndarray) -> np.ndarray:
+        """The readout [cells] of a question with guesses as one of the question without."""
+        return readout
 
     def show(
         self, questions: np.ndarray, answers: np.ndarray, task_ids: np.ndarray, uniforms: np.ndarray
