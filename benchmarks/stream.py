@@ -1,7 +1,7 @@
 """Does memory stay flat over a long stream, and how fast is it? `hrm solve RUN FILE`, watched from outside.
 
     python benchmarks/stream.py runs/demo-4x4 [--puzzles 200000]
-    python benchmarks/stream.py sudoku --data extreme_like_test_5k.csv.gz --puzzles 10000
+    python benchmarks/stream.py sudoku --data extreme_like_test_5k.csv.gz --puzzles 10000 --precision bfloat16
 
 The puzzles are symmetric variants of those of the file, or of a few hundred that the run's task makes, one line in a
 thousand is broken, and the resident memory of the process is read twenty times.
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--checkpoint", default="best")
     parser.add_argument("--precision", help="default: as trained")
+    parser.add_argument("--max-segments", type=int, help="default: the solver's own")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     run, every = find(args.run), max(1, args.puzzles // 20)
@@ -59,6 +60,7 @@ def main() -> None:
         write_puzzles(run, file, args.puzzles, args.data)
         how = ["--batch-size", str(args.batch_size), "--checkpoint", args.checkpoint]
         how += [] if args.precision is None else ["--precision", args.precision]
+        how += [] if args.max_segments is None else ["--max-segments", str(args.max_segments)]
         command = [sys.executable, "-m", "hrm", "solve", str(run), str(file), *how]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -77,6 +79,7 @@ def main() -> None:
         "data": args.data and Path(args.data).name,
         "batch_size": args.batch_size,
         "precision": args.precision,
+        "max_segments": args.max_segments,
         "exit_code": code,
         "statuses": statuses,
         "summary": summary.splitlines()[-1],

@@ -144,7 +144,7 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
     elif console.is_terminal:
         if not options.watch:
             console.print(grid(solver.task, last))
-        print(_sentence(answer, "--restarts" if solver.task.blank is None else "--guesses"))
+        print(_sentence(answer, "--guesses" if solver.task.guesses else "--restarts"))
     else:
         print(answer.answer or answer.status)
     return 2 if last is None else 0
