@@ -138,13 +138,13 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
         print(to_json(answer.to_dict()))
     elif last is None:
         rows, columns = solver.task.shape
-        typed = text is options.puzzle and len(text) < rows * columns
+        typed = text is options.puzzle and (len(text) < rows * columns or Path(text).suffix != "")
         mistyped = "; nor is there a file of that name" if typed else ""
         raise UserError(f"invalid: {answer.reason}{mistyped}")
     elif console.is_terminal:
         if not options.watch:
             console.print(grid(solver.task, last))
-        print(_sentence(answer, "--guesses" if solver.task.guesses else "--restarts"))
+        print(_sentence(answer, "--guesses" if solver.task.can_guess else "--restarts"))
     else:
         print(answer.answer or answer.status)
     return 2 if last is None else 0

@@ -147,25 +147,6 @@ def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_befo
     assert np.allclose(second[1], seen[5].probabilities)
 
 
-def test_an_attempt_is_over_when_a_readout_comes_back_as_often_as_the_rules_say():
-    jobs, often = [Job(SUDOKU.parse(text)) for text in questions(8)], []
-    for repeats in (0, 3):
-        seen: dict[int, list[bytes]] = {}
-        rules = Rules(12, verify=lambda q, a: False, repeats=repeats)
-        watch = lambda i, segment: seen.setdefault(i, []).append(segment.readout.tobytes())  # noqa: E731, B023
-        outcomes = dict(run_engine(model(), jobs, rules, observe=watch))
-        for index, readouts in seen.items():
-            outcome, last = outcomes[index], readouts.count(readouts[-1])
-            assert outcome is not None and outcome.segments == len(readouts)
-            if repeats:
-                often.append(last == repeats)
-                assert last == repeats or (len(readouts) == 12 and last < repeats)
-                assert max(readouts[:-1].count(each) for each in readouts) < repeats
-            else:
-                assert len(readouts) == 12
-    assert any(often)
-
-
 def test_guesses_need_blanks():
     grid = Grid(2, 3, vocabulary=5)
     run = Solver(build(CONFIG_OF_GRID, board_of(grid)), grid)

@@ -227,7 +227,7 @@ def test_models_say_what_they_solve(client: TestClient):
     found = {each["id"]: each for each in client.get("/v1/models").json()["data"]}
     small, shipped = found["small"]["puzzles"], found["sudoku"]["puzzles"]
     assert small == {
-        "task": "sudoku", "shape": [4, 4], "symbols": ["1", "2", "3", "4"], "blank": ".",
+        "task": "sudoku", "shape": [4, 4], "symbols": ["1", "2", "3", "4"], "blank": ".", "guesses": True,
         "blocks": [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3], "copies": None, "verified": True,
     }  # fmt: skip
     assert shipped["shape"] == [9, 9] and "path" not in found["small"]

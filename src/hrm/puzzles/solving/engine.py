@@ -129,10 +129,9 @@ class Rules:
     """When a puzzle leaves, what is tried if it was not accepted, and which of its readouts counts.
 
     A puzzle leaves once its readout is verified (`early`), once `halt` (of q [rows, 2], a mask [rows]) says so, once
-    its slow state moves by less than `still`, once an attempt had one readout `repeats` times (0: never), and after
-    `max_segments` in any case. Without `verify` all `attempts` are made, with it until one is accepted or `budget`
-    segments are spent. At the end `vote` chooses: the readout of most attempts, of the largest sum of sigmoid(q_halt),
-    or of the attempt that halted first.
+    its slow state moves by less than `still`, and after `max_segments` in any case. Without `verify` all `attempts` are
+    made, with it until one is accepted or `budget` segments are spent. At the end `vote` chooses: the readout of most
+    attempts, of the largest sum of sigmoid(q_halt), or of the attempt that halted first.
 
     `guess` makes the question easier, given it, the probabilities [cells, vocabulary] at the end of the attempt it
     follows, and its number: it follows the last attempt without a guess or, CHAIN long, the guess before. `unguessed`
@@ -147,7 +146,6 @@ class Rules:
     early: bool = True
     halt: Callable[[Tensor], Tensor] | None = None
     still: float = 0.0
-    repeats: int = 0
     budget: int | None = None
     view: Callable[[np.ndarray, int], Symmetry] | None = None
     guess: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
@@ -189,8 +187,6 @@ class Row:
     """Probabilities at the end of this attempt, where guesses are made."""
     unguessed: np.ndarray | None = None
     """The probabilities at the end of the last attempt without a guess."""
-    seen: Counter[bytes] = field(default_factory=Counter)
-    """How often this attempt had each readout."""
 
     @property
     def spent(self) -> int:
@@ -219,6 +215,14 @@ class Row:
         """A readout of what the model sees as one of the question that was asked."""
         answer, unguessed = self.turned_back(tokens), self.rules.unguessed
         return answer if self.guessed is None or unguessed is None else unguessed(self.job.question, answer)
+
+    def believed(self, tokens: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Probabilities [cells, vocabulary] of what the model sees, those of `read` where they say something else."""
+        shares, raw, read = self.turned_back(shares), self.turned_back(tokens), self.read(tokens)
+        cells = np.flatnonzero(raw != read)
+        raw, read, shares = raw[cells], read[cells], shares.copy()
+        shares[cells, read], shares[cells, raw] = shares[cells, raw], shares[cells, read]
+        return shares
 
 
 def solve(
@@ -407,7 +411,7 @@ class Batch:
             if row.observe is not None:
                 assert shares is not None
                 seen = row.read(tokens[i]), row.segments + 1, len(row.ballots) + 1, tuple(q[i]), moved[i]
-                row.observe(Segment(row.job.question, *seen, row.turned_back(shares[i])))
+                row.observe(Segment(row.job.question, *seen, row.believed(tokens[i], shares[i])))
 
         left, stay = [], []
         for i, row in enumerate(rows):
@@ -415,11 +419,7 @@ class Batch:
             changed = row.readout is None or not np.array_equal(row.readout, tokens[i])
             row.readout, row.segments = tokens[i], row.segments + 1
             # A puzzle that is seen early is verified at every change, and an unchanged readout has been refused before.
-            row.seen[tokens[i].tobytes()] += rules.repeats > 0
-            repeats = 0 < rules.repeats <= row.seen[tokens[i].tobytes()]
-            leaves = (
-                halts[i] or repeats or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
-            )
+            leaves = halts[i] or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
             due = rules.verify is not None and (changed if rules.early else leaves)
             verified = due and rules.verify(row.job.question, row.read(tokens[i]))  # type: ignore[misc]
             if leaves or verified:

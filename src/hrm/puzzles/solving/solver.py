@@ -36,9 +36,6 @@ Question = str | bytes | Sequence[object] | np.ndarray
 """What can be asked: text, or rows or cells in lists and arrays."""
 MOST_ATTEMPTS = 1_000_000
 """At one puzzle."""
-REPEATS = 3
-"""Where puzzles have any size, so that the segments that one takes are not known, an attempt that a guess follows is
-over when a readout comes back for this time."""
 MOST_SEGMENTS, MOST_DECISIONS = 3000, 100_000
 """Of a model that deduces, where none are said."""
 
@@ -111,7 +108,7 @@ class Solver:
         verifies = self.task.verifies
         if views > 1 and not self.task.uniforms:
             raise UserError(f"--views {views} needs symmetries, and a {self.task.name} has none: use --views 1")
-        if guesses and not self.task.guesses:
+        if guesses and not self.task.can_guess:
             lacks = f"needs cells that are blank, and a {self.task.name} has none"
             raise UserError(f"--guesses {guesses} {lacks}: leave it out")
         if "verifier" in strategy.stop and len(strategy.stop) > 1 and not verifies:
@@ -253,7 +250,7 @@ class Solver:
         guess = rules.guess and partial(self._guess, task)
         return replace(
             rules, verify=rules.verify and task.verify, view=partial(self._view, task), guess=guess,
-            unguessed=task.unguessed, repeats=REPEATS if guess else 0,
+            unguessed=task.unguessed,
         )  # fmt: skip
 
     def _view(self, task: Task, question: np.ndarray, number: int) -> Symmetry:

@@ -224,7 +224,7 @@ class Maze(Task):
         return questions, answers
 
     @property
-    def guesses(self) -> bool:
+    def can_guess(self) -> bool:
         """Whether `guess` can make one."""
         return True
 

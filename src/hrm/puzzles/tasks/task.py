@@ -237,7 +237,7 @@ class Task:
         return Symmetry(source[0], symbols[0])
 
     @property
-    def guesses(self) -> bool:
+    def can_guess(self) -> bool:
         """Whether `guess` can make one."""
         return self.blank is not None
 

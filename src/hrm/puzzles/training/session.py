@@ -233,7 +233,8 @@ def _start_from(model: PuzzleModel, run: Run) -> None:
         there, here = found.get(name, "missing"), wanted.get(name, "missing")
         if there != here:
             reason = f"{name} is {there} there and {here} here"
-            raise UserError(f"the weights of {run.path} do not fit the architecture (--arch...): {reason}")
+            fit = f"the weights of {run.path} do not fit the architecture (--arch...): {reason}"
+            raise UserError(f"{fit}; give the --arch settings of {run.path}/config.yaml, and a task of its kind")
     with torch.no_grad():
         model.load_state_dict(weights)
 

@@ -24,6 +24,8 @@ class Board(BaseModel):
     """What a cell of an answer may hold."""
     blank: str | None
     """How a cell to be filled in is written; null where nothing is filled in, as in mazes."""
+    guesses: bool
+    """Whether a model may guess: `guesses` of a request."""
     blocks: list[int]
     """The box of each cell of a Sudoku."""
     copies: int | None
@@ -38,7 +40,8 @@ def board_of(path: Path) -> Board | None:
         task = tasks.build(Run.open(solvers.find(path), Config).config.task)
         return Board(
             task=task.name, shape=task.shape, symbols=[task.names[token] for token in task.symbols],
-            blank=None if task.blank is None else task.names[task.blank], blocks=list(task.blocks),
+            blank=None if task.blank is None else task.names[task.blank], guesses=task.can_guess,
+            blocks=list(task.blocks),
             copies=getattr(task, "copies", None), verified=task.verifies,
         )  # fmt: skip
     return None

@@ -60,7 +60,7 @@ function newAsking(model, thinking) {
       el("div", {}, el("button", { type: "button", onclick: () => take(text.value) }, "Use this text"))));
   const tries = Object.fromEntries(TRIES.map(([name, label, min, max]) =>
     [name, el("input", { id: name, type: "number", min, max, placeholder: "as usual", "aria-label": label })]));
-  const offered = TRIES.filter(([name]) => name === "max_segments" || (kind !== "arc" && (name !== "guesses" || puzzles.blank !== null)));
+  const offered = TRIES.filter(([name]) => name === "max_segments" || (kind !== "arc" && (name !== "guesses" || puzzles.guesses)));
   const copies = kind === "arc" && el("input", { id: "copies", type: "number", min: 1, max: puzzles.copies ?? 1, value: Math.min(8, puzzles.copies ?? 1) });
   const harder = el("details", {}, el("summary", {}, "How hard it tries"),
     el("div", { class: "fields" },
