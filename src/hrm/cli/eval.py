@@ -100,7 +100,13 @@ def main(args: list[str]) -> int:
     solver = load(options.run, options.checkpoint, where.device, where.precision, options.task, options.also)
     threads.settle_for(solver.model, options.batch_size * solver.model.positions, where.threads)
     if solver.task.any_size and options.data is not None:
-        solver = solver.on(data.infer(options.data).size)
+        try:
+            solver = solver.on(data.infer(options.data).size)
+        except UserError as error:
+            what, _, advice = str(error).partition("; say which")
+            if not advice:
+                raise
+            raise UserError(f"{what}; mazes that are not square can only be solved, drawn (hrm solve)") from None
     puzzles = puzzles_to_measure(options, solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)

@@ -124,6 +124,18 @@ def test_what_is_no_maze_ends_in_one_sentence(text: str, capsys: pytest.CaptureF
     assert error.startswith("hrm solve: invalid: ") and "\n" not in error
 
 
+def test_mazes_that_no_one_can_know_the_shape_of_are_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = str(tmp_path / "flat.csv")
+    build = ["data", "build", "--task", "maze", "--size", "5", "9", "--min-path", "3", "--puzzles", "2", "--out", made]
+    assert main(build) == 0
+    assert main(["eval", "maze", "--data", made]) == 2
+    assert "mazes that are not square can only be solved, drawn" in capsys.readouterr().err
+    assert main(["eval", "maze", "--data", str(tmp_path / "none.csv")]) == 2
+    assert capsys.readouterr().err.startswith("hrm eval: there is no file or folder")
+
+
 def test_a_shipped_solver_is_small() -> None:
     for name in solvers.names():
         assert sum(file.stat().st_size for file in (solvers.HOME / name).rglob("*") if file.is_file()) < 1_000_000
