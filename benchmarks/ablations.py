@@ -70,10 +70,9 @@ def config_of(arm: str, seed: int, segments: int, dim: int, file: str | None) ->
     return changed(config, {"train.steps": round(segments / mean)})
 
 
-def measure(run: Path, puzzles: Any) -> dict[str, float]:
+def measure(run: Path, puzzles: Any, within: tuple[int, ...]) -> dict[str, float]:
     """Shares solved within numbers of segments and without a decision, and the decisions a puzzle."""
     solver = load(run, "latest", precision="float32")
-    within = SEGMENTS[solver.task.box_rows, solver.task.box_cols]  # type: ignore[attr-defined]
     rules = solver.rules(Strategy(max_segments=within[-1]))
     outcomes = [outcome for _, outcome in engine.solve(solver.models, jobs_of(puzzles), rules, 100)]
     assert all(outcome is not None for outcome in outcomes)
@@ -124,6 +123,8 @@ def main() -> None:
     parser.add_argument("--test", help="9x9 puzzles to measure on")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     options = parser.parse_args()
+    if (options.data is None) != (options.test is None):
+        parser.error("--data and --test go together: name a file to learn from and another to measure on")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     log, facts = options.out / "ablations.jsonl", {"segments": options.segments, "dim": options.dim}
@@ -149,7 +150,7 @@ def main() -> None:
                     [puzzles] = data.generate(task, [PUZZLES], 1_000_003)
                 else:
                     puzzles = data.read(options.test, task, "test").take(np.arange(HARD))
-            row = {"arm": arm, "seed": seed, **measure(run, puzzles), "seconds": spent}
+            row = {"arm": arm, "seed": seed, **measure(run, puzzles, SEGMENTS[config.task.box]), "seconds": spent}
             known.append(row)
             add(log, row)
             print(row, flush=True)

@@ -102,11 +102,8 @@ def main(args: list[str]) -> int:
     if solver.task.any_size and options.data is not None:
         try:
             solver = solver.on(data.infer(options.data).size)
-        except UserError as error:
-            what, _, advice = str(error).partition("; say which")
-            if not advice:
-                raise
-            raise UserError(f"{what}; mazes that are not square can only be solved, drawn (hrm solve)") from None
+        except data.Unrecognised as error:
+            raise UserError(f"{error.what}; mazes that are not square can only be solved, drawn (hrm solve)") from None
     puzzles = puzzles_to_measure(options, solver.task)
     if options.sweep is not None:
         return _sweep(solver, puzzles, options)

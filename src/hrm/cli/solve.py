@@ -138,7 +138,7 @@ def _solve_one(solver: Solver, options: Options, text: str) -> int:
         print(to_json(answer.to_dict()))
     elif last is None:
         rows, columns = solver.task.shape
-        typed = text is options.puzzle and (len(text) < rows * columns or Path(text).suffix != "")
+        typed = text is options.puzzle and len(text) < rows * columns
         mistyped = "; nor is there a file of that name" if typed else ""
         raise UserError(f"invalid: {answer.reason}{mistyped}")
     elif console.is_terminal:

@@ -54,6 +54,8 @@ def test_a_pipe_gets_the_answer_and_nothing_else(
 def test_a_wrong_puzzle_is_one_sentence_and_exit_code_2(run: str, capsys: pytest.CaptureFixture[str]):
     assert main(["solve", run, "11.." + "." * 12]) == 2
     assert capsys.readouterr().err.startswith("hrm solve: invalid: contradicting clues: 1 twice in a row")
+    assert main(["solve", run, "11" + "." * 13 + "2"]) == 2
+    assert "file" not in capsys.readouterr().err
     assert main(["solve", run, "puzzels.txt"]) == 2
     assert capsys.readouterr().err.endswith("nor is there a file of that name\n")
     assert main(["solve", run, str(Path(run).parent)]) == 2

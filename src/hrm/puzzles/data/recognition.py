@@ -27,6 +27,14 @@ _SAMPLE = 500
 """Lines that are looked at."""
 
 
+class Unrecognised(UserError):
+    """Puzzles that may be of several tasks or shapes; `what` they are, without what to do."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.what = f"{path}: {what} are not a known Sudoku or square maze"
+        super().__init__(f"{self.what}; say which with --task and --size, or --gym")
+
+
 def infer(path: Path | str) -> TaskConfig:
     """Recognise the task and size of the puzzles in a file or dataset folder; UserError if that is ambiguous."""
     path = existing(path)
@@ -45,7 +53,7 @@ def infer(path: Path | str) -> TaskConfig:
         return TaskConfig(kind="maze", size=(side, side))
     if side * side == cells:
         return TaskConfig(kind="grid", size=(side, side), vocabulary=vocabulary)
-    raise _unknown(path, f"puzzles of {cells} cells")
+    raise Unrecognised(path, f"puzzles of {cells} cells")
 
 
 def are_puzzles(path: Path | str) -> bool:
@@ -79,7 +87,7 @@ def _of_lines(lines: Sequence[str], path: Path) -> TaskConfig:
         puzzle_file.check_columns(columns, path)
     fields = lines[1].split(columns.separator) if columns and len(lines) > 1 else []
     cells = len(fields[columns.question]) if columns and columns.question < len(fields) else 0
-    raise _unknown(path, f"puzzles of {cells} cells" if cells else "its lines")
+    raise Unrecognised(path, f"puzzles of {cells} cells" if cells else "its lines")
 
 
 def _read(lines: Sequence[str], path: Path, task: Task) -> tuple[int, int]:
@@ -125,9 +133,3 @@ def _maze(lines: Sequence[str], path: Path) -> tuple[int, int] | None:
 
 def _most(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return Counter(sizes).most_common(1)[0][0]
-
-
-def _unknown(path: Path, what: str) -> UserError:
-    return UserError(
-        f"{path}: {what} are not a known Sudoku or square maze; say which with --task and --size, or --gym"
-    )

@@ -217,8 +217,11 @@ class Row:
         return answer if self.guessed is None or unguessed is None else unguessed(self.job.question, answer)
 
     def believed(self, tokens: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """Probabilities [cells, vocabulary] of what the model sees, those of `read` where they say something else."""
-        shares, raw, read = self.turned_back(shares), self.turned_back(tokens), self.read(tokens)
+        """Its probabilities [cells, vocabulary] as those of `read`: exchanged where that says something else."""
+        shares = self.turned_back(shares)
+        if self.guessed is None:
+            return shares
+        raw, read = self.turned_back(tokens), self.read(tokens)
         cells = np.flatnonzero(raw != read)
         raw, read, shares = raw[cells], read[cells], shares.copy()
         shares[cells, read], shares[cells, raw] = shares[cells, raw], shares[cells, read]

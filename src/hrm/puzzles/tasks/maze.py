@@ -223,11 +223,6 @@ class Maze(Task):
                 self._begin_anywhere(questions[row], answers[row], uniforms[row, 1])
         return questions, answers
 
-    @property
-    def can_guess(self) -> bool:
-        """Whether `guess` can make one."""
-        return True
-
     def guess(self, question: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The question with walls where the model is sure that no path is, and where it doubts a mark. A maze that it
         fails has two ways marked at once; with one of them closed it sees that the other leads on."""

@@ -238,8 +238,8 @@ class Task:
 
     @property
     def can_guess(self) -> bool:
-        """Whether `guess` can make one."""
-        return self.blank is not None
+        """Whether `guess` can make one: there are blanks, or the task has a way of its own."""
+        return self.blank is not None or type(self).guess is not Task.guess
 
     def guess(self, question: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The question [cells] made easier by a guess, from the model's probabilities [cells, vocabulary]: here a blank
