@@ -8,10 +8,14 @@ from typing import Annotated, Literal
 from hrm.core.arch import CommonArch, TokenLoss
 from hrm.files.ranges import BELOW_ONE, Range
 
-Halting = Literal["fixed", "q", "kl", "change"]
+Halting = Literal["fixed", "q", "kl", "change", "readout"]
 Rule = Literal["last_exited", "backfill"]
 State = Literal["reset", "carry"]
 Target = Literal["improvement", "right"]
+Gradient = Literal["segment", "whole"]
+Supervise = Literal["every", "last"]
+READOUT = 4
+"""Numbers of a fitted readout."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class HaltingConfig:
     min_segments: Annotated[int, Range(1, 1000)] = 1
     """Segments that a token gets at least."""
     kind: Halting = "fixed"
-    """When a token stops earlier: never, at P(halt) > exit-threshold, or once its prediction (kl, in nats) or state
-    (change, as a share of its norm) changes by less than that."""
+    """When a token stops earlier: never, at P(halt) > exit-threshold, once its prediction (kl, in nats) or state (change,
+    as a share of its norm) changes by less than that, or as hrm calibrate has fitted it (readout)."""
     rule: Rule = "last_exited"
     """What deeper tokens read of a halted one: its last keys and values, or those of the depth it would have had."""
     exit_threshold: Annotated[float, Range(-(10**6), 10**6)] = 0.5
@@ -71,6 +75,19 @@ class HaltingConfig:
     """What the Q head learns: whether another segment brings less than gamma, or whether the token is right."""
     gamma: Annotated[float, Range(-(10**6), 10**6)] = 0.01
     """Nats that another segment must bring."""
+    depth_mean: Annotated[float, Range(0, 1000)] = 0.0
+    """Every batch gets a number of segments from a Poisson distribution of this mean, within 1 and max-segments; 0: no
+    such draw."""
+    gradient: Gradient = "segment"
+    """How far a loss is back-propagated: through its own segment, or through all of them, which takes memory for each
+    (less with --train.checkpoint-activations)."""
+    supervise: Supervise = "every"
+    """Which segments of a training have a loss: every one, or the last alone."""
+    late: Annotated[float, Range(0, BELOW_ONE)] = 0.0
+    """Share of a training, its first part, in which each stack is visited once: loops begin after it."""
+    readout: tuple[float, ...] = ()
+    """What hrm calibrate has fitted for --halting.kind readout: a bias, and weights of entropy, of the change in nats,
+    and of whether the likeliest token stayed."""
 
 
 GROUPS: dict[str, type] = {"arch": TextArch, "halting": HaltingConfig, "loss": TokenLoss}

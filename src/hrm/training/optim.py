@@ -74,7 +74,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
         for parameter in parameters.values():
             parts[local(parameter) is not parameter].append(parameter)
         return [AdamW(part, lr=config.lr, **adamw) for part in parts if part]
-    matrices = [p for name, p in parameters.items() if p.ndim == 2 and name.startswith("recurrence.")]
+    matrices = [p for name, p in parameters.items() if p.ndim == 2 and "recurrence." in name]
     taken = {id(p) for p in matrices}
     rest = [p for p in parameters.values() if id(p) not in taken]
     muon = torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.muon_weight_decay)

@@ -120,6 +120,8 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
 
     def _budget(self, number: int) -> Budget:
         own = self.model.config
+        if self.progress < own.late:
+            return self.model.budget(halting="fixed").once()
         draw = uniforms(self.seed, _MODE, number, 1, 2)[0]
         schedule = Schedule(*MODES[int(np.searchsorted(_EDGES, draw[0]))][0])
         if not own.hierarchy:  # a plain Transformer is visited once
@@ -143,8 +145,9 @@ class BookTrainer(BaseTrainer[HRMForCausalLM, BookBatch]):
         losses: Tensor | None = None
         objective = None if drawn.taught is None else ReplayObjective(self.model.config, drawn.taught, drawn.weights)
         for loss, each in supervision(self.model, thought, drawn.budget, drawn.labels, count, drawn.explore, objective):
-            loss.backward()
-            thought.forget()
+            if loss.requires_grad:
+                loss.backward()
+                thought.forget()
             losses = each if losses is None else losses
         assert losses is not None
         return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, Unpack, get_args
 
@@ -66,6 +67,23 @@ class Budget(NamedTuple):
         """The same budget with a number of segments from 1 to `max_segments`, uniform in `draw`, which is in [0, 1)."""
         segments = 1 + int(draw * self.max_segments)
         return self._replace(max_segments=segments, min_segments=min(self.min_segments, segments))
+
+    def poisson(self, draw: float, mean: float) -> Budget:
+        """The same budget with a number of segments from a Poisson distribution, within 1 and `max_segments`; `draw` is
+        in [0, 1)."""
+        segments, chance = 0, math.exp(-mean)
+        below = chance
+        while below <= draw and segments < self.max_segments:
+            segments += 1
+            chance *= mean / segments
+            below += chance
+        segments = max(1, segments)
+        return self._replace(max_segments=segments, min_segments=min(self.min_segments, segments))
+
+    def once(self) -> Budget:
+        """The same budget with each stack visited once."""
+        schedule = Schedule(1, min(1, self.schedule.l_cycles))
+        return self._replace(max_segments=1, min_segments=1, schedule=schedule)
 
     @property
     def limit(self) -> int:

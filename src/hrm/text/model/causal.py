@@ -167,7 +167,9 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         """The loss of all segments in one graph, for `transformers.Trainer`."""
         from hrm.text.model.supervision import supervised_loss  # it knows this class
 
-        if self.config.depth_sampling:
+        if self.config.depth_mean:
+            budget = budget.poisson(float(torch.rand(())), self.config.depth_mean)
+        elif self.config.depth_sampling:
             budget = budget.sampled(float(torch.rand(())))
         thought = self.begin(**tokens, budget=budget)
         thought.watch = watch

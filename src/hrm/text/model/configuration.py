@@ -20,7 +20,7 @@ from hrm.files.ranges import Range
 from hrm.files.reading import UserError, quoted
 from hrm.settings import fit, load_preset, presets, ranges
 from hrm.text import names
-from hrm.text.arch import GROUPS, HaltingConfig, TextArch
+from hrm.text.arch import GROUPS, READOUT, HaltingConfig, TextArch
 from hrm.text.config import TextConfig, groups_of
 from hrm.text.model.slots import Slots, slots_of
 
@@ -173,6 +173,10 @@ class HRMConfig(_Settings):
             yield "hierarchy=False is visited once: use max_segments=1 and shared=False"
         if not 1 <= self.min_segments <= self.max_segments:
             yield f"min_segments {self.min_segments} is not between 1 and max_segments {self.max_segments}"
+        if self.halting == "q" and (self.gradient == "whole" or self.supervise == "last"):
+            yield "gradient 'whole' and supervise 'last' need tokens that do not halt in training: use halting='fixed'"
+        if self.halting == "readout" and len(self.readout) != READOUT:
+            yield "halting 'readout' is what hrm calibrate fits to a model: use it on a run, or halting='fixed'"
         name, steps = parse_horizon(self.horizon)
         if name == "per_cycle" and (len(steps) > self.h_cycles or max(steps) > self.l_cycles):
             yield f"horizon {self.horizon} does not fit h_cycles {self.h_cycles} and l_cycles {self.l_cycles}"

@@ -44,7 +44,8 @@ def supervision(
     agree: Callable[[bool], bool] = bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """After each segment its loss, and the token losses [b, p] without history (deep supervision). States pass on
-    without gradient, so each loss can be back-propagated before the next is computed. `draws` are uniforms in [0, 1)
+    without gradient, so each loss can be back-propagated before the next is computed; where the gradient is to go
+    through all segments (`gradient="whole"`) there is one loss, that of all, after the last. `draws` are uniforms in [0, 1)
     for `exploration`; `agree` tells whether any process has live tokens left, as all must take the same segments."""
     # A halted token counts with its last loss in all remaining segments. This is added at once: the states learn from
     # it once, the output layer with the full weight. With q_target="improvement" the gain of one more segment is known
@@ -55,6 +56,8 @@ def supervision(
     objective = objective or TokenObjective(config)
     plain = torch.zeros(targets.shape, device=targets.device, dtype=at_least_float32(thought.x).dtype)
     before: tuple[Tensor, Tensor] | None = None
+    whole, last = config.gradient == "whole", config.supervise == "last"
+    together: list[Tensor] = []
 
     def q_loss(z: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
         q = model.q_head(z)
@@ -63,7 +66,7 @@ def supervision(
         return config.q_weight * (each * counted).sum() / count
 
     for segment in range(budget.max_segments):
-        if segment:
+        if segment and not whole:
             thought.detach()
         live = thought.live
         if not agree(thought.all_live or bool(live.any())):
@@ -86,7 +89,8 @@ def supervision(
         thought.logits = logits.view(*targets.shape, -1) if chosen is None else None
         losses, weights = objective.losses(logits, wanted, live), objective.weights(chosen)
         counts = share if weights is None else share * weights
-        loss = (losses * counts).sum() / count
+        final = segment + 1 == budget.max_segments
+        loss = (losses * counts).sum() / count * (budget.max_segments * final if last else 1)
         found = losses.detach()
         plain = found.view(targets.shape) if chosen is None else plain.masked_scatter(live, found)
         if learns_q and config.q_target == "right":
@@ -96,10 +100,14 @@ def supervision(
             now = z.detach()
             if before is not None:
                 loss = loss + q_loss(before[0], (before[1] - plain < config.q_gamma).to(plain.dtype), counted)
-            if segment + 1 == budget.max_segments:
+            if final:
                 loss = loss + q_loss(now, torch.ones_like(counted), counted)
             before = now, plain
-        yield loss / budget.max_segments, plain
+        loss = loss / budget.max_segments
+        if whole:
+            together.append(loss)
+            loss = torch.stack(together).sum() if final else torch.zeros_like(loss)
+        yield loss, plain
         if stop is not None:
             thought.halt(stop)
 

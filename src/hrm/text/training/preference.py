@@ -20,9 +20,8 @@ from hrm.text.data.preferences import PairBatch, Pairs
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
 from hrm.text.model.thought import Thought
-from hrm.text.training.trainer import _DEPTH, TextTrainer
+from hrm.text.training.trainer import TextTrainer
 from hrm.training.loop import Evaluator
-from hrm.training.randomness import uniforms
 
 
 class DrawnPairs(NamedTuple):
@@ -76,10 +75,7 @@ class PreferenceTrainer(TextTrainer):
 
     def draw(self) -> DrawnPairs:  # type: ignore[override]
         batch = self.pairs.pairs(self.seed, self.step_number, self.rows, self.train.batch_size)
-        budget = self.model.budget(halting="fixed")
-        if self.model.config.depth_sampling and budget.max_segments > 1:
-            budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
-        return drawn(batch, self.accelerator.device, budget)
+        return drawn(batch, self.accelerator.device, self._deep(self.model.budget(halting="fixed")))
 
     def compute(self, drawn: DrawnPairs) -> None:  # type: ignore[override]
         *rows, budget = drawn

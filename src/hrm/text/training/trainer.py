@@ -85,9 +85,19 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
             count = self.accelerator.reduce(count, "sum")  # type: ignore[assignment]
         # To speak of every depth, the Q head has to have seen all tokens there.
         budget = self.model.budget(halting="fixed") if self.only_q else self.model.budget()
-        if self.model.config.depth_sampling and budget.max_segments > 1 and not self.only_q:
-            budget = budget.sampled(uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0])
+        if not self.only_q:
+            budget = self._deep(budget)
         return TrainingBatch(*tensors, explore, count, budget)  # type: ignore[call-arg]
+
+    def _deep(self, budget: Budget) -> Budget:
+        """The budget of the step: each stack visited once at first, or a random number of segments."""
+        config = self.model.config
+        if self.progress < config.late:
+            return budget.once()
+        if budget.max_segments == 1 or not (config.depth_sampling or config.depth_mean):
+            return budget
+        draw = uniforms(self.seed, _DEPTH, self.step_number, 1, 1)[0, 0]
+        return budget.poisson(draw, config.depth_mean) if config.depth_mean else budget.sampled(draw)
 
     def compute(self, drawn: TrainingBatch) -> None:
         """Forward and backward passes of all segments of the batch."""
@@ -109,7 +119,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         for loss, each in supervision(self.model, thought, budget, labels, count, draws, agree=agree):
             if loss.requires_grad:
                 (loss * self.updates.loss_scale).backward()
-            thought.forget()
+                thought.forget()
             total = total + loss.detach().to(self.wide)
             first, last = (each if first is None else first), each
             if self.logged:
