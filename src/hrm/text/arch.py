@@ -51,8 +51,8 @@ class HaltingConfig:
     min_segments: Annotated[int, Range(1, 1000)] = 1
     """Segments that a token gets at least."""
     kind: Halting = "fixed"
-    """When a token stops earlier: never, at P(halt) > exit-threshold, once its prediction (kl, in nats) or state (change,
-    as a share of its norm) changes by less than that, or as hrm calibrate has fitted it (readout)."""
+    """When a token stops earlier: never, at P(halt) > exit-threshold, once its prediction (kl, in nats) or state
+    (change, as a share of its norm) changes by less than that, or as hrm calibrate has fitted it (readout)."""
     rule: Rule = "last_exited"
     """What deeper tokens read of a halted one: its last keys and values, or those of the depth it would have had."""
     exit_threshold: Annotated[float, Range(-(10**6), 10**6)] = 0.5

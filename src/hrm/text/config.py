@@ -39,10 +39,11 @@ def is_text(path: str | Path) -> bool:
 class CorpusConfig:
     """What a text model reads."""
 
-    kind: Literal["text", "chat", "gym", "preference", "rows"] = "text"
+    kind: Literal["text", "chat", "gym", "preference", "rows", "hops"] = "text"
     """text: running text; chat: questions and answers or conversations, with the loss on the answers; gym: the same,
     made by the data set of Reasoning Gym that --data names; preference: a chosen and a rejected answer to each question
-    (DPO); rows: HRM's .npy folder of next-token rows."""
+    (DPO); rows: HRM's .npy folder of next-token rows; hops: made questions that one rule answers in a number of steps,
+    of which --data names sum, permutations, chain or reach."""
     beta: Annotated[float, Range(ABOVE_ZERO, 1000)] = 0.1
     """Of preferences: how much it costs to move away from the model before."""
     tokenizer: str = "char"
@@ -62,6 +63,10 @@ class CorpusConfig:
     """Tokens of a training row."""
     holdout: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the text set aside to measure on, in contiguous blocks, where no validation file is given."""
+    hops: Annotated[int, Range(1, 1000)] = 8
+    """Of --text.kind hops: the most that a question has."""
+    rising: Annotated[float, Range(0, 1)] = 0.3
+    """Of --text.kind hops: share of the training in which hops rise from 1 to all."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,16 @@ def train_characters(documents: Iterable[str]) -> PreTrainedTokenizerFast:
     return _wrap(backend, eos_token=END, pad_token=END, unk_token=UNKNOWN, split_special_tokens=True)
 
 
+def train_words(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token for each of these words, which stand between spaces, after <|end|> (0)."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {token: i for i, token in enumerate([END, *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=END))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _wrap(backend, eos_token=END, pad_token=END, split_special_tokens=True)
+
+
 def add_frame(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[str]:
     """Make what all texts begin and end with one token each, which keeps rows short; returns the new tokens. Text that
     has it elsewhere gets the token there too; decode(encode(text)) is the text as before."""

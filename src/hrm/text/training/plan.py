@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,8 @@ def _counted(
 ) -> tuple[HRMForCausalLM, FlopCounterMode, Counter[str]]:
     """A model on the meta device, the FLOPs of training it on one row, and how often each part was visited."""
     visits: Counter[str] = Counter()
+    shape = copy(shape)
+    shape.depth_sampling, shape.depth_mean = False, 0.0  # full depth, or what is asked for
     with torch.device("meta"):
         model = HRMForCausalLM(shape).train()
         for name in _PARTS:
