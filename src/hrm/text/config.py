@@ -158,6 +158,8 @@ class TextConfig(Recipe):
             yield "--text.kind preference starts from a model that answers: name its run with --model beside a preset"
         if corpus.kind == "gym" and self.validation is not None:
             yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
+        if corpus.kind == "hops" and self.validation is not None:
+            yield "--validation is a file, and --text.kind hops makes fresh questions to measure on: leave it out"
         if corpus.kind == "rows" and corpus.tokenizer == "char":
             yield "--text.kind rows holds tokens, not text: name their tokenizer with --text.tokenizer"
         for flag, path in (("--data", self.data), ("--validation", self.validation)):

@@ -19,6 +19,7 @@ from hrm.runs import Run, checkpoint, durable
 from hrm.text import data as corpus
 from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Tokens, chat
+from hrm.text.data.hops import Hops, tokenizer_of_task
 from hrm.text.data.preferences import REFERENCE, Pairs
 from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer, refuse_quantised
 from hrm.text.measuring import origins
@@ -26,7 +27,7 @@ from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
 from hrm.text.training.plan import count
 from hrm.text.training.preference import HeldOutPairs, PreferenceTrainer, likelihoods, measure
-from hrm.text.training.source import Source, in_place
+from hrm.text.training.source import Source, in_place, made
 from hrm.text.training.trainer import TextTrainer
 from hrm.training import cluster
 from hrm.training.interrupt import Abandoning
@@ -53,25 +54,32 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.start = config.model
         self.first: dict[str, torch.Tensor] | None = None
         """The initial weights, if this process created the run."""
-        self.training: Tokens | Pairs | None = None
-        self.held_out: Tokens | Pairs | None = None
+        self.training: Tokens | Hops | Pairs | None = None
+        self.held_out: Tokens | Hops | Pairs | None = None
         self.measured: _HeldOutText | HeldOutPairs | None = None
         self.prefers = config.text.kind == "preference"
         self.in_place = in_place(config)
+        self.made = config.text.kind == "hops"
 
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
         config = self.config
         if config.data is None:
             raise UserError("a text model needs text: give --data FILE[,FILE ...]")
+        if self.made:
+            made(config)  # before anything is written
         if self.prefers and self.in_place:
             raise UserError(
                 f"{config.data} is packed: --text.kind preference reads rows of JSON with chosen and rejected"
             )
         start = Path(config.model or "")
         existing = _continued(start) if config.model and saved(start) else None
-        source = None if self.in_place else Source(config, reporter.say)
+        source = None if self.in_place or self.made else Source(config, reporter.say)
         if existing:
             tokenizer = existing[1]
+            if self.made and tokenizer.get_vocab() != tokenizer_of_task(config.data).get_vocab():
+                raise UserError(f"the words of {start} are not those of {config.data}: train a new model")
+        elif self.made:
+            tokenizer = tokenizer_of_task(config.data)
         elif source:
             tokenizer = source.tokenizer()
         else:
@@ -98,7 +106,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
                 self._ask(model, tokenizer, folder / "data", reporter)
 
         board: Json = {"before": earlier} if (earlier := origins.before(config.model)) else {}
-        if source is None:
+        if self.in_place:
             self.training = corpus.open_text(Path(config.data), tokenizer)
             board |= {"data_sha256": self.training.fingerprint, "sources": origins.sources(self.training)}
         Run.create(path, config, board, overwrite, fill_folder)
@@ -118,6 +126,9 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
 
     def read(self, run: Run[TextConfig], changed: Changes, reporter: Reporter) -> None:
         self.tokenizer = load_tokenizer(run.path)
+        if self.made:
+            self.training, self.held_out = made(self.config), made(self.config, held_out=True)
+            return
         if self.in_place or "data_sha256" in run.board:
             self._read_in_place(run)
             return
@@ -162,6 +173,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         return trainer
 
     def amounts(self) -> str:
+        if isinstance(self._training, Hops):
+            return f"questions of {self._training.name} with 1 to {self._training.hops} hops, made when they are read"
         rows, held_out = self._training.epoch(self.config.text.length), self.held_out.count if self.held_out else 0
         unit = "pairs of answers" if self.prefers else "rows"
         return f"{self._training.count:,} tokens ({rows:,} {unit}), {held_out:,} held out"
@@ -198,7 +211,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         return found
 
     @property
-    def _training(self) -> Tokens | Pairs:
+    def _training(self) -> Tokens | Hops | Pairs:
         assert self.training is not None  # read by now
         return self.training
 
@@ -218,7 +231,7 @@ def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
 class _HeldOutText(Evaluator):
     """Measures the averaged weights, if there are any, on some of the held-out text at every depth."""
 
-    def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Tokens) -> None:
+    def __init__(self, trainer: TextTrainer, tokenizer: PreTrainedTokenizerFast, held_out: Tokens | Hops) -> None:
         self.trainer, self.tokenizer, self.held_out = trainer, tokenizer, held_out
         self.limit = trainer.config.train.eval_puzzles * trainer.config.text.length
         self.best: tuple[int, float, Json] | None = None

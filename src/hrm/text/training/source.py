@@ -14,6 +14,7 @@ from hrm.text import data as corpus
 from hrm.text.config import TALKS, TextConfig
 from hrm.text.data import Packed, chat, gym
 from hrm.text.data.forms import preferences
+from hrm.text.data.hops import Hops
 from hrm.text.data.preferences import encode_pairs
 from hrm.text.data.tokenizers import add_frame
 from hrm.training.progress import Reporter
@@ -21,7 +22,16 @@ from hrm.training.progress import Reporter
 
 def in_place(config: TextConfig) -> bool:
     """Whether the data are packed already, and read where they are."""
-    return config.text.kind == "rows" or (config.data is not None and corpus.is_packed(config.data))
+    return config.text.kind == "rows" or (
+        config.text.kind != "hops" and config.data is not None and corpus.is_packed(config.data)
+    )
+
+
+def made(config: TextConfig, held_out: bool = False) -> Hops:
+    """The questions with hops of a recipe, which are made when they are read."""
+    assert config.data is not None
+    text, rising = config.text, round(config.text.rising * config.train.steps)
+    return Hops(config.data, text.hops, text.examples, config.seed, text.length, rising, held_out)
 
 
 class Source:
