@@ -75,7 +75,9 @@ def recipe(task: str, arm: str, rate: float, seed: int) -> TextConfig:
         arch=arch, halting=HaltingConfig(weight=0.0, **(depth | DEPTH.get(arm, {}))),
         text=CorpusConfig(kind="hops", length=form["length"], hops=HOPS, rising=RISING),
         optim=OptimConfig(name="muon", lr=rate / 5, muon_lr=rate, warmup_steps=20, ema=0.0, weight_decay=0.0),
-        train=TrainConfig(batch_size=form["batch"], precision="bfloat16", compile=True, log_every=10**6, threads=1, device="cpu"),
+        train=TrainConfig(
+            batch_size=form["batch"], precision="bfloat16", compile=True, log_every=10**6, threads=1, device="cpu"
+        ),
         data=task, seed=seed,
     )  # fmt: skip
 
