@@ -24,6 +24,7 @@ from hrm.progress import share
 from hrm.puzzles.data.recognition import are_puzzles
 from hrm.text import data as corpus
 from hrm.text.data import Packed, ReadOptions, Tokens, chat
+from hrm.text.data import hops as made
 
 if TYPE_CHECKING:
     from hrm.text.measuring.plain import Loaded
@@ -55,6 +56,9 @@ class TextOptions:
     held out."""
     fresh: int | None = None
     """Instead: this many new questions of the run's Reasoning Gym data set, none of them seen in training."""
+    hops: tuple[int, ...] = ()
+    """Of a run that learned questions with hops (--text.kind hops): ask those with these numbers of hops; default: 1 to
+    half as many again as it was trained on."""
     task: Literal["text", "pairs", "puzzles"] = "text"
     """text reads; pairs answers questions with known answers: exact match, BLEU, chrF, ROUGE-L, METEOR; puzzles answers
     Sudokus, mazes or ARC written as text, judged by their rules."""
@@ -164,7 +168,15 @@ def main(args: list[str]) -> int:
         loaded = load_text(options.run, options.checkpoint, options.on.device, options.on.precision)
     length = options.length or loaded.length or longest(loaded.model, loaded.tokenizer)
     threads.settle_for(loaded.model, options.batch_size * length, options.on.threads)
-    measure = _tasks if options.tasks else {"text": _text, "pairs": _pairs, "puzzles": _puzzles}[options.task]
+    kind = None if loaded.run is None else loaded.run.config.text.kind
+    if options.hops and kind != "hops":
+        raise UserError(f"--hops asks a run of --text.kind hops, and {options.run} is none: leave it out")
+    if kind == "hops" and options.data is None and not options.tasks:
+        if options.task != "text" or options.fresh is not None:
+            raise UserError(f"{options.run} learned questions with hops: see --hops, without --task and --fresh")
+        measure = _hops
+    else:
+        measure = _tasks if options.tasks else {"text": _text, "pairs": _pairs, "puzzles": _puzzles}[options.task]
     result, table = measure(loaded, options, request)
     if options.json_file is not None:
         output.write_json(options.json_file, result)
@@ -208,6 +220,25 @@ def _text(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, st
     if options.plot is not None:
         draw(measured, options.plot)
     return result, "\n".join(lines)
+
+
+def _hops(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
+    from hrm.text.measuring.hops import by_hops, draw, table
+    from hrm.text.measuring.plain import PlainModel
+
+    assert loaded.run is not None and not isinstance(loaded, PlainModel)
+    config = loaded.run.config
+    name, most = str(config.data), config.text.hops
+    asked = options.hops or tuple(range(1, min(made.task_of(name).most, most + -(-most // 2)) + 1))
+    budget = loaded.model.budget(**request)
+    with share("asking", Console(stderr=True)) as report:
+        how = (options.limit or 1000, options.seed, 32 * options.batch_size, report)
+        found = by_hops(loaded.model, name, asked, budget, *how)
+    if options.plot is not None:
+        draw(found, options.plot)
+    rows = [one.plain() for one in found]
+    result = {"questions": name, "trained_on": most, "max_segments": budget.max_segments, "halting": budget.halting}
+    return result | {"hops": rows, "seed": options.seed} | _origin(loaded, None), table(found)
 
 
 def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:

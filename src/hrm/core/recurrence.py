@@ -116,6 +116,11 @@ def last_cycle(visit: Visit, schedule: Schedule) -> bool:
     return visit.cycle == schedule.h_cycles - 1
 
 
+def every_visit(visit: Visit, schedule: Schedule) -> bool:
+    """All of them."""
+    return True
+
+
 def trailing(k: int) -> Horizon:
     """The last min(N, k-1) updates of H, and enough last steps of L to make k in all (HRM-Text)."""
 

@@ -79,8 +79,8 @@ class HaltingConfig:
     """Every batch gets a number of segments from a Poisson distribution of this mean, within 1 and max-segments; 0: no
     such draw."""
     gradient: Gradient = "segment"
-    """How far a loss is back-propagated: through its own segment, or through all of them, which takes memory for each
-    (less with --train.checkpoint-activations)."""
+    """How far a loss is back-propagated: through its own segment as far as --arch.horizon says, or through every visit
+    of all segments, which takes memory for each (less with --train.checkpoint-activations)."""
     supervise: Supervise = "every"
     """Which segments of a training have a loss: every one, or the last alone."""
     late: Annotated[float, Range(0, BELOW_ONE)] = 0.0

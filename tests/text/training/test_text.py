@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from hrm.cli.main import main as hrm
 from hrm.core.recurrence import Carry
+from hrm.files.reading import UserError
 from hrm.runs import Run, checkpoint
 from hrm.settings import load_preset
 from hrm.text.config import TextConfig, is_text
@@ -252,6 +254,62 @@ def test_sampled_depths_are_a_function_of_the_step() -> None:
             made.step()
             depths[-1].append(round(made.metrics()["mean_segments"]))
     assert depths[0] == depths[1] and set(depths[0]) == {1, 2, 3}
+
+
+def test_depths_of_a_poisson_distribution_are_a_function_of_the_step() -> None:
+    made = trainer(depth_mean=2.0, halting="fixed")
+    depths = [made.draw().budget.max_segments for made.step_number in range(3000)]
+    assert depths[:50] == [made.draw().budget.max_segments for made.step_number in range(50)]
+    # Clipped at 1 and 3: P(0) + P(1) = 3 exp(-2), P(2) = 2 exp(-2).
+    assert depths.count(1) / 3000 == pytest.approx(3 * math.exp(-2), abs=0.03)
+    assert depths.count(2) / 3000 == pytest.approx(2 * math.exp(-2), abs=0.03)
+    assert set(depths) == {1, 2, 3}
+
+
+def test_loops_that_begin_late_begin_then() -> None:
+    made = trainer(late=0.5, halting="fixed")
+    steps = made.train.steps
+    made.step_number = steps // 2 - 1
+    early = made.draw().budget
+    made.step_number = steps // 2
+    assert (early.max_segments, early.schedule) == (1, (1, 1))
+    assert made.draw().budget == made.model.budget()
+
+
+@pytest.mark.parametrize("supervise", ["every", "last"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradient_through_all_segments_is_that_of_the_whole_graph(supervise: str, recompute: bool) -> None:
+    gradients = []
+    for own in (False, True):
+        made = trainer(gradient="whole", supervise=supervise, halting="fixed", q_weight=0.0)
+        ids, targets, positions = (torch.from_numpy(array) for array in Same().batch(0, 0, range(4), 4, 12))
+        budget = made.model.budget()
+        made.model.model.gradient_checkpointing = recompute and own
+        thought = made.model.begin(input_ids=ids, position_ids=positions, budget=budget)
+        if own:
+            for loss, _ in supervision(made.model, thought, budget, targets, 48, torch.zeros(2, 4, 12)):
+                if loss.requires_grad:
+                    loss.backward()
+        else:  # the equations once more: nothing is detached, and the losses are added up
+            losses = []
+            for _ in range(budget.max_segments):
+                made.model.segment(thought, budget.schedule)
+                logits = made.model.lm_head(thought.carry.z_h)
+                flat = logits.flatten(0, 1), targets.flatten()
+                losses.append(torch.nn.functional.cross_entropy(*flat, reduction="sum"))
+            wanted = losses[-1:] if supervise == "last" else losses
+            (sum(wanted) / len(wanted) / 48).backward()  # type: ignore[union-attr]
+        gradients.append({name: p.grad.clone() for name, p in made.model.named_parameters() if p.grad is not None})
+    plain, ours = gradients
+    assert plain.keys() <= ours.keys()
+    for name, grad in plain.items():
+        torch.testing.assert_close(ours[name], grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"gradient": "whole"}, {"supervise": "last"}])
+def test_what_needs_every_segment_refuses_tokens_that_halt(settings: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="need tokens that do not halt in training: use halting='fixed'"):
+        trainer(halting="q", **settings)
 
 
 @pytest.mark.parametrize("halting", ["q", "fixed"])

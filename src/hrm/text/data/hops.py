@@ -316,7 +316,7 @@ class Hops:
     ) -> None:
         """`examples`: different questions, of which each number of hops has an equal share."""
         self.name, self.task, self.hops, self.length, self.rising = name, task_of(name), hops, length, rising
-        Range(1, self.task.most).check("hops", hops)
+        Range(1, self.task.most).check("text.hops", hops)
         if length < (least := self.task.length(hops)):
             raise UserError(f"--text.length {length} is less than the {least} tokens of {name} with {hops} hops")
         self.each, self.seed, self.held_out = max(1, examples // hops), 2 * seed, held_out

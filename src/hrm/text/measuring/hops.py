@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def by_hops(
         found.append(
             OfHops(
                 each, count, accuracy, list(interval(chosen, count)), (accuracy - task.chance) / (1 - task.chance),
-                depth / count, (right / count).tolist(), made.baselines(name, asked),
+                depth / count, [each / count for each in right.tolist()], made.baselines(name, asked),
             )
         )  # fmt: skip
         if progress is not None:
@@ -88,3 +89,37 @@ def _every_depth(model: HRMForCausalLM, tokens: Tensor, wanted: Tensor, budget: 
 
 def _said(model: HRMForCausalLM, z: Tensor) -> Tensor:
     return model.lm_head(z[:, -1]).argmax(-1)
+
+
+def table(found: Sequence[OfHops]) -> str:
+    """What was measured, in lines of about 80 characters."""
+    depths = sorted({d for d in (1, 2, 4, 8, 16, len(found[0].by_depth)) if d <= len(found[0].by_depth)})
+    known = list(found[0].baselines)
+    head = f"{'hops':>4}{'right':>8}{'95% interval':>15}{'skill':>7}{'depth':>7}"
+    lines = [head + "".join(f"{f'at {d}':>7}" for d in depths) + "".join(f"{name:>10}" for name in known)]
+    for one in found:
+        spread = f"{one.interval[0]:.1%}-{one.interval[1]:.1%}"
+        row = f"{one.hops:>4}{one.accuracy:>8.1%}{spread:>15}{one.skill:>7.2f}{one.mean_segments:>7.1f}"
+        row += "".join(f"{one.by_depth[d - 1]:>7.0%}" for d in depths)
+        lines.append(row + "".join(f"{one.baselines[name]:>10.1%}" for name in known))
+    lines.append(f"{found[0].n:,} fresh questions of each; `at 4`: right where every token takes 4 segments")
+    lines.append("skill: above chance; chance guesses, majority says the commonest answer, copy the last word")
+    return "\n".join(lines)
+
+
+def draw(found: Sequence[OfHops], path: Path) -> None:
+    """The share right by hops: as the budget says, and at fixed depths."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes, hops = figure.add_subplot(), [one.hops for one in found]
+    axes.plot(hops, [100 * one.accuracy for one in found], "ko-", ms=4, label="as asked")
+    most = len(found[0].by_depth)
+    for depth in [d for d in (1, 2, 4, 8, 16, 32) if d <= most and most > 1]:
+        right = [100 * one.by_depth[depth - 1] for one in found]
+        axes.plot(hops, right, "-", lw=1, label=f"{depth} segment{'s' if depth > 1 else ''}")
+    axes.plot(hops, [100 * one.baselines["chance"] for one in found], ":", color="gray", label="chance")
+    axes.set(xlabel="hops", ylabel="right, %", ylim=(0, 102))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)

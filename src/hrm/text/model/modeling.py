@@ -21,7 +21,7 @@ from hrm.core.halting import QHead
 from hrm.core.kernels import weights
 from hrm.core.layers import Context, Embedding, Linear, truncated_normal_
 from hrm.core.probe import Probe
-from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack
+from hrm.core.recurrence import Carry, Recurrence, Schedule, Stack, every_visit
 from hrm.files.reading import UserError, nearest
 from hrm.text.model.attention import RecordedAttention, RegisteredAttention
 from hrm.text.model.budget import REQUEST, Budget, Request
@@ -123,6 +123,8 @@ class HRMModel(HRMPreTrainedModel):
         """Runs single new tokens in compiled code, during a `generate` with `compile_config`."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, 1 / config.embedding_scale)
         self.recurrence = Recurrence(config.arch, positions=0)
+        if config.gradient == "whole":
+            self.recurrence.horizon = every_visit
         for stack, count in ((self.recurrence.fast, config.grown_fast), (self.recurrence.slow, config.grown_slow)):
             for block in list(stack.layers)[-count:] if stack is not None and count else ():
                 block.grown = True  # type: ignore[assignment]

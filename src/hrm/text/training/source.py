@@ -19,6 +19,9 @@ from hrm.text.data.preferences import encode_pairs
 from hrm.text.data.tokenizers import add_frame
 from hrm.training.progress import Reporter
 
+HELD_OUT = 2000
+"""Questions with hops to measure on at most; they cost nothing to make."""
+
 
 def in_place(config: TextConfig) -> bool:
     """Whether the data are packed already, and read where they are."""
@@ -31,7 +34,8 @@ def made(config: TextConfig, held_out: bool = False) -> Hops:
     """The questions with hops of a recipe, which are made when they are read."""
     assert config.data is not None
     text, rising = config.text, round(config.text.rising * config.train.steps)
-    return Hops(config.data, text.hops, text.examples, config.seed, text.length, rising, held_out)
+    examples = min(text.examples, HELD_OUT) if held_out else text.examples
+    return Hops(config.data, text.hops, examples, config.seed, text.length, rising, held_out)
 
 
 class Source:
