@@ -24,6 +24,7 @@ from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
 from hrm.settings import kind_of, presets
 from hrm.text import hrm_text, learned
+from hrm.text.arch import HaltingConfig
 from hrm.text.config import TALKS, LearnConfig, TextConfig, groups_of
 from hrm.text.data.chat import chat_template
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
@@ -35,6 +36,8 @@ from hrm.text.names import TOKENIZERS
 
 ADAPTED = ["qkv", "out", "gate_up", "down"]
 """The layers that get adapters."""
+CALIBRATION = "calibration.json"
+"""Where a run keeps what `hrm calibrate` found, and what halted its tokens before."""
 
 
 class TextModel(NamedTuple):
@@ -144,6 +147,24 @@ def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
             return read()
     except UserError as error:
         raise error if str(where) in str(error) else UserError(f"{where}: {error}") from error
+
+
+def before_calibration(path: Path) -> Json:
+    """What halted the tokens of a run before it was calibrated: `halting` and `exit_threshold`."""
+    kept = json_of(path / CALIBRATION, SMALL).get("before") if (path / CALIBRATION).is_file() else None
+    return kept if isinstance(kept, dict) else {"halting": "fixed"}
+
+
+def as_trained(config: HRMConfig, path: Path) -> bool:
+    """Let tokens halt as before the run or folder was calibrated, for a training whose weights will be others; returns
+    whether this changed anything."""
+    if config.halting != "readout":
+        return False
+    before = before_calibration(path)
+    config.halting, config.readout = before["halting"], ()
+    config.exit_threshold = before.get("exit_threshold", HaltingConfig.exit_threshold)
+    config.check()
+    return True
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:

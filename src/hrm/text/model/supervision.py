@@ -45,8 +45,9 @@ def supervision(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """After each segment its loss, and the token losses [b, p] without history (deep supervision). States pass on
     without gradient, so each loss can be back-propagated before the next is computed; where the gradient is to go
-    through all segments (`gradient="whole"`) there is one loss, that of all, after the last. `draws` are uniforms in [0, 1)
-    for `exploration`; `agree` tells whether any process has live tokens left, as all must take the same segments."""
+    through all segments (`gradient="whole"`) there is one loss, that of all, after the last. `draws` are uniforms in
+    [0, 1) for `exploration`; `agree` tells whether any process has live tokens left, as all must take the same
+    segments."""
     # A halted token counts with its last loss in all remaining segments. This is added at once: the states learn from
     # it once, the output layer with the full weight. With q_target="improvement" the gain of one more segment is known
     # a segment later, and only for tokens that continued: it teaches the Q head alone, and `right` the states as well.
