@@ -235,6 +235,8 @@ class _Calibrating:
 
     def _score(self, scores: np.ndarray, depth: float) -> float:
         """The score above which tokens would have to halt for a mean depth."""
+        if depth <= self.budget.min_segments:
+            return -math.inf
         low, high = -_STEEPEST, _STEEPEST
         for _ in range(30):
             middle = (low + high) / 2
