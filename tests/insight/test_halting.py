@@ -61,7 +61,7 @@ def test_text_is_that_of_the_model_with_each_limit(kind: str, rule: str, tmp_pat
     tokenizer = make_tokenizer("char", [PROSE])
     threshold = {"q": 0.5, "kl": 0.6, "change": 0.9, "readout": 0.5}[kind]
     model = text.model(5, vocab_size=len(tokenizer), max_position_embeddings=64, halting=kind, halting_rule=rule,
-                       exit_threshold=threshold)  # fmt: skip
+                       exit_threshold=threshold, readout=(24.2, -10.0, 26.5, -10.0, -4.0, 1.5))  # fmt: skip
     packed = Packed.write(tmp_path / "packed", tokenizer, encode(tokenizer, [PROSE]))
     words = Text(TextModel(model, tokenizer, "random"), packed, 16, "text")
     found = halting([words], 3, 6, 4).numbers

@@ -180,7 +180,8 @@ def test_what_cannot_be_calibrated_is_refused_in_a_sentence(tmp_path: Path, caps
     (tmp_path / "short.txt").write_text("the cat")
     assert "two parts" in refused(capsys, str(deep), "--data", str(tmp_path / "short.txt"))
     assert "--loss" in refused(capsys, str(deep), "--loss", "101")
-    rules = json.loads((deep / "generation_config.json").read_text()) | {"halting": "fixed"}
-    (deep / "generation_config.json").write_text(json.dumps(rules))
+    model = HRMForCausalLM.from_pretrained(deep)
+    model.generation_config.halting = "fixed"
+    model.save_pretrained(deep)
     assert "overrule" in refused(capsys, str(deep), "--data", str(book))
     assert "there is no run" in refused(capsys, str(tmp_path / "nothing"))

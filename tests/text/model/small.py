@@ -22,7 +22,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "all shared": {"norm": "pre", "gate": True, "share_cycles": True, "share_segments": True},
 }
 """The forms a model with segments can have."""
-READOUT = (34.7, -10.0, 33.7, -10.0, -4.0, 1.5)
+READOUT = (34.7, -10.0, 35.2, -10.0, -4.0, 1.5)
 """A readout after which such tokens halt at different depths above 0.5."""
 
 
