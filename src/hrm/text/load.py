@@ -151,8 +151,12 @@ def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
 
 def before_calibration(path: Path) -> Json:
     """What halted the tokens of a run before it was calibrated: `halting` and `exit_threshold`."""
-    kept = json_of(path / CALIBRATION, SMALL).get("before") if (path / CALIBRATION).is_file() else None
-    return kept if isinstance(kept, dict) else {"halting": "fixed"}
+    if not (path / CALIBRATION).is_file():
+        return {}
+    found = json_of(path / CALIBRATION, SMALL)
+    if not isinstance(found, dict) or not isinstance(found.get("before"), dict):
+        raise UserError(f"{path / CALIBRATION} does not say what halted tokens before: restore it, or delete it")
+    return {name: found["before"][name] for name in ("halting", "exit_threshold") if name in found["before"]}
 
 
 def as_trained(config: HRMConfig, path: Path) -> bool:
@@ -160,10 +164,10 @@ def as_trained(config: HRMConfig, path: Path) -> bool:
     whether this changed anything."""
     if config.halting != "readout":
         return False
-    before = before_calibration(path)
-    config.halting, config.readout = before["halting"], ()
-    config.exit_threshold = before.get("exit_threshold", HaltingConfig.exit_threshold)
-    config.check()
+    usual = {"halting": HaltingConfig.kind, "exit_threshold": HaltingConfig.exit_threshold, "readout": ()}
+    form = _form(partial(HRMConfig.from_dict, config.to_dict() | usual | before_calibration(path)), path / CALIBRATION)
+    for name in usual:
+        setattr(config, name, getattr(form, name))
     return True
 
 

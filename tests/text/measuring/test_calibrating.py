@@ -147,6 +147,11 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
     assert "calibrate again" in capsys.readouterr().err
     kept = json.loads((run / "calibration.json").read_text())["before"]
     assert kept == {"halting": "q", "exit_threshold": 0.5}
+    for damaged in ("[]", '{"before": {"halting": "never"}}', "{"):
+        (run / "calibration.json").write_text(damaged)
+        assert main(["train", "--resume", str(run), "--train.steps", "4"]) == 2
+        assert "calibration.json" in capsys.readouterr().err
+    (run / "calibration.json").write_text(json.dumps({"before": kept}))
 
 
 def test_a_promise_that_cannot_be_kept_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -168,6 +173,15 @@ def test_a_saved_folder_is_calibrated_with_a_text(tmp_path: Path, capsys: pytest
     assert HRMForCausalLM.from_pretrained(folder).budget().halting == "readout"
 
 
+def test_of_questions_the_answers_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = saved(tmp_path / "saved", max_position_embeddings=64)
+    talks = [[{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]] * 30
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    assert main(["calibrate", str(folder), "--data", str(tmp_path / "talks.jsonl"), "--loss", "60", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["answers"] < found["n"] and found["fitted_on"] + found["n"] == 30 * len("sat$")
+
+
 def test_what_cannot_be_calibrated_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     book = tmp_path / "book.txt"
     book.write_text(TEXT, "utf-8")
@@ -181,7 +195,7 @@ def test_what_cannot_be_calibrated_is_refused_in_a_sentence(tmp_path: Path, caps
     assert "two parts" in refused(capsys, str(deep), "--data", str(tmp_path / "short.txt"))
     assert "--loss" in refused(capsys, str(deep), "--loss", "101")
     model = HRMForCausalLM.from_pretrained(deep)
-    model.generation_config.halting = "fixed"
+    model.generation_config.halting = "fixed"  # pyright: ignore[reportAttributeAccessIssue]
     model.save_pretrained(deep)
     assert "overrule" in refused(capsys, str(deep), "--data", str(book))
     assert "there is no run" in refused(capsys, str(tmp_path / "nothing"))
