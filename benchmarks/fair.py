@@ -154,11 +154,10 @@ def best_rate(out: Path, task: str, arm: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    for task, arm in itertools.product(args.tasks, args.arms):
+    for seed, task, arm in itertools.product(range(args.seeds), args.tasks, args.arms):
         # A variant learns at the rate of the arm that it varies.
         rate = best_rate(args.out, task, arm.partition(",")[0])
-        for seed in range(args.seeds):
-            part(args.out, task, arm, rate, seed, 1.0)
+        part(args.out, task, arm, rate, seed, 1.0)
 
 
 def whole(out: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:

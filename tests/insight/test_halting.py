@@ -56,12 +56,12 @@ def test_every_limit_is_that_of_a_measurement_with_it() -> None:
 
 
 @pytest.mark.parametrize("rule", ["last_exited", "backfill"])
-@pytest.mark.parametrize("kind", ["q", "kl", "change"])
+@pytest.mark.parametrize("kind", ["q", "kl", "change", "readout"])
 def test_text_is_that_of_the_model_with_each_limit(kind: str, rule: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer("char", [PROSE])
-    threshold = {"q": 0.5, "kl": 0.6, "change": 0.9}[kind]
+    threshold = {"q": 0.5, "kl": 0.6, "change": 0.9, "readout": 0.5}[kind]
     model = text.model(5, vocab_size=len(tokenizer), max_position_embeddings=64, halting=kind, halting_rule=rule,
-                       exit_threshold=threshold)  # fmt: skip
+                       exit_threshold=threshold, readout=(24.2, -10.0, 26.5, -10.0, -4.0, 1.5))  # fmt: skip
     packed = Packed.write(tmp_path / "packed", tokenizer, encode(tokenizer, [PROSE]))
     words = Text(TextModel(model, tokenizer, "random"), packed, 16, "text")
     found = halting([words], 3, 6, 4).numbers

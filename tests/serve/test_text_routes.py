@@ -64,6 +64,7 @@ def cli(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
         ({"top_p": 0.8, "top_k": 9, "min_p": 0.01}, ["--top-p", "0.8", "--top-k", "9", "--min-p", "0.01"]),
         ({"max_segments": 2, "halting": "fixed"}, ["--max-segments", "2", "--halting", "fixed"]),
         ({"halting": "kl", "exit_threshold": 0.1}, ["--halting", "kl", "--exit-threshold", "0.1"]),
+        ({"halting": "readout", "exit_threshold": 0.6}, ["--halting", "readout", "--exit-threshold", "0.6"]),
         ({"schedule": [1, 2], "stop": ["e", "t"]}, ["--schedule", "1", "2", "--stop", "e", "t"]),
         ({"prompt": "the cat sat on the mat."}, []),
     ],

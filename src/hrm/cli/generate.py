@@ -41,8 +41,9 @@ class Options:
     """Stop before any of these words."""
     max_segments: int | None = None
     """Segments a token may take; default: the model's own."""
-    halting: Literal["fixed", "q", "kl", "change"] | None = None
-    """When a token stops thinking: after all segments, by the Q head, or when its prediction or state settles."""
+    halting: Literal["fixed", "q", "kl", "change", "readout"] | None = None
+    """When a token stops thinking: after all segments, by the Q head, when its prediction or state settles, or by what
+    hrm calibrate has fitted."""
     exit_threshold: float | None = None
     """Where that criterion stops; default: the model's own."""
     schedule: tuple[int, ...] = ()

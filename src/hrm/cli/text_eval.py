@@ -94,8 +94,9 @@ class TextOptions:
     """Tokens from one window to the next: fewer give every token more context and take longer."""
     max_segments: int | None = None
     """Segments a token may take; default: the model's own."""
-    halting: Literal["fixed", "q", "kl", "change"] | None = None
-    """When a token stops thinking: after all segments, by the Q head, or when its prediction or state settles."""
+    halting: Literal["fixed", "q", "kl", "change", "readout"] | None = None
+    """When a token stops thinking: after all segments, by the Q head, when its prediction or state settles, or by what
+    hrm calibrate has fitted."""
     exit_threshold: tuple[float, ...] = ()
     """Where that criterion stops; several are measured in turn."""
     schedule: tuple[int, ...] = ()

@@ -19,7 +19,7 @@ _SEPARATORS = "/\\:"  # a colon begins a drive or a stream on Windows
 _RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}
 RUN_CONTENTS = (
     "run.json", "config.yaml", "metrics.jsonl", "best.json", "result.json", "checkpoints", "data", "tokenizer",
-    "model", "books", "modes.json", "tensorboard", "README.md", "analysis",
+    "model", "books", "modes.json", "calibration.json", "tensorboard", "README.md", "analysis",
 )  # fmt: skip
 """What belongs to a run and is deleted when it is overwritten; other files in the folder stay."""
 KEPT_BY_RUNS = (*RUN_CONTENTS, "bad_batch.safetensors")

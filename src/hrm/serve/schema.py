@@ -12,7 +12,7 @@ Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Id = Annotated[int, Field(ge=0, le=2**31)]
 Step = Annotated[int, Field(ge=1, le=32)]
 Mode = Literal["fast", "normal", "deep", "extreme", "auto"]
-Halting = Literal["fixed", "q", "kl", "change"]
+Halting = Literal["fixed", "q", "kl", "change", "readout"]
 
 WITHOUT_EFFECT = (
     "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",

@@ -14,7 +14,7 @@ State = Literal["reset", "carry"]
 Target = Literal["improvement", "right"]
 Gradient = Literal["segment", "whole"]
 Supervise = Literal["every", "last"]
-READOUT = 4
+READOUT = 6
 """Numbers of a fitted readout."""
 
 
@@ -51,8 +51,9 @@ class HaltingConfig:
     min_segments: Annotated[int, Range(1, 1000)] = 1
     """Segments that a token gets at least."""
     kind: Halting = "fixed"
-    """When a token stops earlier: never, at P(halt) > exit-threshold, once its prediction (kl, in nats) or state
-    (change, as a share of its norm) changes by less than that, or as hrm calibrate has fitted it (readout)."""
+    """When a token stops earlier: never, at P(halt) > exit-threshold (q), once its prediction (kl, in nats) or state
+    (change, as a share of its norm) changes by less than that, or at P(settled) > exit-threshold, as hrm calibrate fits
+    it (readout)."""
     rule: Rule = "last_exited"
     """What deeper tokens read of a halted one: its last keys and values, or those of the depth it would have had."""
     exit_threshold: Annotated[float, Range(-(10**6), 10**6)] = 0.5
@@ -86,8 +87,8 @@ class HaltingConfig:
     late: Annotated[float, Range(0, BELOW_ONE)] = 0.0
     """Share of a training, its first part, in which each stack is visited once: loops begin after it."""
     readout: tuple[float, ...] = ()
-    """What hrm calibrate has fitted for --halting.kind readout: a bias, and weights of entropy, of the change in nats,
-    and of whether the likeliest token stayed."""
+    """What hrm calibrate has fitted for --halting.kind readout: for the first segment a bias and the weight of entropy,
+    for later ones a bias and the weights of entropy, of change in nats and of whether the likeliest token stayed."""
 
 
 GROUPS: dict[str, type] = {"arch": TextArch, "halting": HaltingConfig, "loss": TokenLoss}

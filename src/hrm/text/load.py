@@ -24,6 +24,7 @@ from hrm.runs import Run
 from hrm.runs import checkpoint as checkpoints
 from hrm.settings import kind_of, presets
 from hrm.text import hrm_text, learned
+from hrm.text.arch import HaltingConfig
 from hrm.text.config import TALKS, LearnConfig, TextConfig, groups_of
 from hrm.text.data.chat import chat_template
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
@@ -35,6 +36,8 @@ from hrm.text.names import TOKENIZERS
 
 ADAPTED = ["qkv", "out", "gate_up", "down"]
 """The layers that get adapters."""
+CALIBRATION = "calibration.json"
+"""Where a run keeps what `hrm calibrate` found, and what halted its tokens before."""
 
 
 class TextModel(NamedTuple):
@@ -144,6 +147,28 @@ def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
             return read()
     except UserError as error:
         raise error if str(where) in str(error) else UserError(f"{where}: {error}") from error
+
+
+def before_calibration(path: Path) -> Json:
+    """What halted the tokens of a run before it was calibrated: `halting` and `exit_threshold`."""
+    if not (path / CALIBRATION).is_file():
+        return {}
+    found = json_of(path / CALIBRATION, SMALL)
+    if not isinstance(found, dict) or not isinstance(found.get("before"), dict):
+        raise UserError(f"{path / CALIBRATION} does not say what halted tokens before: restore it, or delete it")
+    return {name: found["before"][name] for name in ("halting", "exit_threshold") if name in found["before"]}
+
+
+def as_trained(config: HRMConfig, path: Path) -> bool:
+    """Let tokens halt as before the run or folder was calibrated, for a training whose weights will be others; returns
+    whether this changed anything."""
+    if config.halting != "readout":
+        return False
+    usual = {"halting": HaltingConfig.kind, "exit_threshold": HaltingConfig.exit_threshold, "readout": ()}
+    form = _form(partial(HRMConfig.from_dict, config.to_dict() | usual | before_calibration(path)), path / CALIBRATION)
+    for name in usual:
+        setattr(config, name, getattr(form, name))
+    return True
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:

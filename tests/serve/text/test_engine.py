@@ -86,6 +86,7 @@ WISHES: list[tuple[str, Sampling, dict]] = [
     ("the cat sat", Sampling(max_new_tokens=9, repetition_penalty=1.5, seed=5), {"schedule": (3, 2)}),
     ("the dog", Sampling(max_new_tokens=15, seed=6), {"halting": "q", "halting_rule": "backfill"}),
     ("on the mat", Sampling(max_new_tokens=40, seed=7, stop=("e",)), {"halting": "change", "exit_threshold": 0.3}),
+    ("the log", Sampling(max_new_tokens=15, seed=6), {"halting": "readout", "exit_threshold": 0.5}),
     ("the", Sampling(max_new_tokens=7, seed=8), {"retry_confidence": 0.9, "retry_segments": 2}),
     ("the cat sat on the mat", Sampling(max_new_tokens=11, seed=9), {"state": "carry"}),
 ]

@@ -22,12 +22,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "all shared": {"norm": "pre", "gate": True, "share_cycles": True, "share_segments": True},
 }
 """The forms a model with segments can have."""
+READOUT = (34.7, -10.0, 35.2, -10.0, -4.0, 1.5)
+"""A readout after which such tokens halt at different depths above 0.5."""
 
 
 def config(**changes: Any) -> HRMConfig:
     values: dict[str, Any] = {
         "vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "fast_layers": 2, "slow_layers": 1,
-        "intermediate_size": 48, "max_segments": 3,
+        "intermediate_size": 48, "max_segments": 3, "readout": READOUT,
     }  # fmt: skip
     return HRMConfig(**(values | changes))
 

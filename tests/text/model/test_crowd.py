@@ -16,6 +16,7 @@ RULES = {
     "backfill": {"halting": "q", "halting_rule": "backfill"},
     "change": {"halting": "change", "exit_threshold": 0.5},
     "prediction": {"halting": "kl", "exit_threshold": 0.01},
+    "readout": {"halting": "readout"},
     "second look": {"halting": "q", "retry_confidence": 0.5, "retry_segments": 2},
     "carried state": {"halting": "fixed", "state": "carry"},
 }

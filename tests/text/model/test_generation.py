@@ -27,7 +27,9 @@ def by_hand(model: HRMForCausalLM, ids: torch.Tensor, count: int, **request: Any
     return ids
 
 
-@pytest.mark.parametrize("request_", [{}, {"halting": "q"}, {"halting": "kl", "exit_threshold": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "request_", [{}, {"halting": "q"}, {"halting": "kl", "exit_threshold": 0.1}, {"halting": "readout"}], ids=str
+)
 @pytest.mark.parametrize("form", ["original", "hrm_text", "all shared"])
 def test_generation_follows_whole_forward_passes(form: str, request_: dict[str, Any]) -> None:
     model, ids = small.model(**small.FORMS[form]), small.tokens()
@@ -144,7 +146,7 @@ def types_of(length: int, prefix: int, rows: int = 2) -> torch.Tensor:
     return (torch.arange(length) < prefix).long().expand(rows, -1)
 
 
-@pytest.mark.parametrize("halting", ["fixed", "q", "kl", "change"])
+@pytest.mark.parametrize("halting", ["fixed", "q", "kl", "change", "readout"])
 @pytest.mark.parametrize("rule", ["last_exited", "backfill"])
 @pytest.mark.parametrize("form", ["original", "hrm_text", "all shared"])
 def test_a_prefix_sees_itself_and_nothing_after_it(form: str, rule: str, halting: str) -> None:

@@ -22,6 +22,7 @@ CRITERIA: dict[str, dict[str, Any]] = {
     "q": {"halting": "q"},
     "kl": {"halting": "kl"},
     "change": {"halting": "change"},
+    "readout": {"halting": "readout"},
     "retry": {"halting": "q", "retry_confidence": 0.15, "retry_segments": 2},
 }
 RULES = ("last_exited", "backfill")
@@ -55,14 +56,14 @@ def threshold(form: str, criterion: str) -> float:
             depth = model(small.tokens(), exit_threshold=middle, **CRITERIA[criterion]).depth
         if len(depth.unique()) > 1:
             return middle
-        deep = bool(depth[0, 0] > (1 if criterion == "q" else 2))
-        low, high = (low, middle) if deep == (criterion == "q") else (middle, high)
+        deep = bool(depth[0, 0] > (1 if (rises := criterion in ("q", "readout")) else 2))
+        low, high = (low, middle) if deep == rises else (middle, high)
     raise AssertionError("no threshold makes the depths differ")
 
 
 def request_of(form: str, criterion: str, rule: str) -> dict[str, Any]:
     request = CRITERIA[criterion] | {"halting_rule": rule}
-    if criterion in ("q", "kl", "change"):
+    if criterion in ("q", "kl", "change", "readout"):
         request["exit_threshold"] = threshold(form, criterion)
     return request
 

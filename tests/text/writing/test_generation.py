@@ -119,10 +119,10 @@ def test_characters_of_several_tokens_come_out_whole():
     assert len(seen) == 60
 
 
-@pytest.mark.parametrize("halting", ["fixed", "q", "kl", "change"])
+@pytest.mark.parametrize("halting", ["fixed", "q", "kl", "change", "readout"])
 def test_the_table_of_candidates_agrees_with_what_is_generated(halting: str):
     model, tokenizer = pair(torch.float64)
-    request = {"halting": halting, "exit_threshold": {"q": 0.5}.get(halting, 0.3)}
+    request = {"halting": halting, "exit_threshold": {"q": 0.5, "readout": 0.5}.get(halting, 0.3)}
     found = candidates(model, tokenizer, "the cat", 5, **request)
     token = generate(model, tokenizer, "the cat", Sampling(max_new_tokens=1, greedy=True), **request).tokens[0]
     best = found["candidates"][0]

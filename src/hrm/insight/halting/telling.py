@@ -85,6 +85,7 @@ _RULES = {
     "q": "A {one} halts where the Q head says so.",
     "kl": "Here a token halts once its prediction moves by little (kl)" + _OTHER,
     "change": "Here a token halts once its state moves by little (change)" + _OTHER,
+    "readout": "Here a token halts where a calibrated readout takes its prediction for settled (readout)" + _OTHER,
 }
 
 

@@ -145,6 +145,7 @@ def describe(session: Session, mode: str) -> str:
     if not budget.adaptive:
         return f"schedule {schedule}, {budget.limit} segment{'' if budget.limit == 1 else 's'}"
     by = {"q": "the Q head says so", "kl": "the prediction settles", "change": "the state settles"}
+    by |= {"readout": "the calibrated readout says that it is settled"}
     when = by.get(budget.halting, "it is sure")
     return f"schedule {schedule}, up to {budget.limit} segments, fewer where {when}"
 

@@ -159,5 +159,8 @@ def _folder(loaded: TextModel) -> Path | None:
 
 
 def _checkpoint(loaded: TextModel) -> str:
-    """What was measured: the checksum of a checkpoint's list of checksums."""
-    return hashlib.sha256((Path(loaded.name) / "manifest.json").read_bytes()).hexdigest()
+    """What was measured: the checksum of a checkpoint's list of checksums, and of what was calibrated since."""
+    found, config = hashlib.sha256((Path(loaded.name) / "manifest.json").read_bytes()), loaded.model.config
+    if config.halting == "readout":
+        found.update(repr((config.readout, config.exit_threshold)).encode())
+    return found.hexdigest()

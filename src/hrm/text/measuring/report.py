@@ -132,6 +132,14 @@ def _lines(first: str, columns: Iterable[tuple[str, str, str]], rows: Iterable[t
     return [f"{name:<{width}}" + "".join(row) for name, row in zip(names, zip(*cells, strict=True), strict=True)]
 
 
+_CURVES = {
+    "q": "Q head halts",
+    "kl": "the prediction settles",
+    "change": "the state settles",
+    "readout": "the readout says it is settled",
+}
+
+
 def draw(result: Measured, path: Path) -> None:
     """Loss against mean depth: fixed, adaptive at each threshold, and the same depths dealt out at random."""
     from matplotlib.figure import Figure
@@ -141,7 +149,7 @@ def draw(result: Measured, path: Path) -> None:
     axes.plot([row.segments for row in fixed], [row.loss for row in fixed], "o-", ms=4, label="fixed depth")
     if adaptive := sorted(result.adaptive, key=lambda row: row.mean_segments):
         depths = [row.mean_segments for row in adaptive]
-        name = {"q": "Q head halts", "kl": "the prediction settles", "change": "the state settles"}[result.halting]
+        name = _CURVES[result.halting]
         axes.plot(depths, [row.loss for row in adaptive], "s-", ms=4, label=name)
         dealt = [row.random.loss for row in adaptive if row.random]
         axes.plot(depths, dealt, "x--", ms=5, label="same depths at random")

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from hrm.core.recurrence import Schedule
 from hrm.files.reading import UserError
-from hrm.text.arch import Halting, Rule, State
+from hrm.text.arch import READOUT, Halting, Rule, State
 from hrm.text.model.cache import HRMCache
 from hrm.text.model.configuration import HRMConfig
 
@@ -45,6 +45,7 @@ class Budget(NamedTuple):
     retry_confidence: float
     retry_segments: int
     q_continue: bool
+    readout: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, config: HRMConfig, **request: Unpack[Request]) -> Budget:
@@ -52,13 +53,15 @@ class Budget(NamedTuple):
         chosen = {name: getattr(config, name) if (wish := request.get(name)) is None else wish for name in REQUEST}
         most, schedule = chosen["max_segments"], Schedule(*chosen["schedule"])
         chosen |= {"min_segments": min(chosen["min_segments"], most), "schedule": schedule}
-        budget = cls(**chosen, q_continue=config.q_continue)
+        budget = cls(**chosen, q_continue=config.q_continue, readout=tuple(config.readout))
         for name, known in CHOICES.items():
             value = chosen[name]
             if value not in known:
                 raise UserError(f"{name} '{value}' is none of {', '.join(known)}")
         if most < 1 or min(schedule.h_cycles, schedule.l_cycles + (not config.hierarchy)) < 1:
             raise UserError(f"max_segments {most} and schedule {tuple(schedule)} must be at least 1")
+        if budget.halting == "readout" and len(budget.readout) != READOUT:
+            raise UserError("halting 'readout' is what hrm calibrate fits, and this model has none: run it first")
         if most > 1 and not config.hierarchy:
             raise UserError("a model without hierarchy is visited once: use max_segments=1")
         return budget
@@ -85,6 +88,10 @@ class Budget(NamedTuple):
         schedule = Schedule(1, min(1, self.schedule.l_cycles))
         return self._replace(max_segments=1, min_segments=1, schedule=schedule)
 
+    def learning(self) -> Budget:
+        """The budget of a training, in which a readout halts no token: it is fitted to what comes of it."""
+        return self._replace(halting="fixed") if self.halting == "readout" else self
+
     @property
     def limit(self) -> int:
         """The most segments a token may get, second look included."""
@@ -103,8 +110,9 @@ class Budget(NamedTuple):
 
     def check(self, cache: Cache | None, slots: int, head: object) -> None:
         """UserError for a request that lacks what it needs, such as `slots` layers in a cache of fixed size."""
-        if self.halting == "kl" and head is None:
-            raise UserError("halting 'kl' compares predictions, and this model has no output layer: use q or change")
+        if self.halting in ("kl", "readout") and head is None:
+            lacks = "looks at predictions, and this model has no output layer"
+            raise UserError(f"halting '{self.halting}' {lacks}: use q or change")
         fixed = cache is not None and cache.layer_class_to_replicate is None and not isinstance(cache, HRMCache)
         if cache is not None and fixed and len(cache) < slots:
             raise UserError(

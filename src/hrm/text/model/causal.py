@@ -167,6 +167,7 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
         """The loss of all segments in one graph, for `transformers.Trainer`."""
         from hrm.text.model.supervision import supervised_loss  # it knows this class
 
+        budget = budget.learning()
         if self.config.depth_mean:
             budget = budget.poisson(float(torch.rand(())), self.config.depth_mean)
         elif self.config.depth_sampling:

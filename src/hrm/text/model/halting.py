@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,9 @@ from hrm.core.halting import QHead
 from hrm.core.kernels import at_least_float32
 from hrm.text.model.budget import Budget
 from hrm.text.model.thought import Thought
+
+FIRST = 2
+"""Numbers of a readout that are for the first segment."""
 
 
 def stops(
@@ -32,13 +35,15 @@ def stops(
         change = torch.linalg.vector_norm(at_least_float32(chosen - before[live]), dim=-1)
         size = torch.linalg.vector_norm(at_least_float32(chosen), dim=-1)
         wants = (change < budget.exit_threshold * size) & (depth > 1)
-    elif budget.halting == "kl":
+    elif budget.halting in ("kl", "readout"):
         assert head is not None
         new = torch.log_softmax(at_least_float32(head(chosen)), dim=-1)
         confidence = new.amax(-1).exp()
-        if thought.previous is not None:
-            was_live, old = thought.previous
-            wants = (new.exp() * (new - old[live[was_live]])).sum(-1) < budget.exit_threshold
+        old = None if thought.previous is None else thought.previous[1][live[thought.previous[0]]]
+        if budget.halting == "readout":
+            wants = settled(signs(new, old), budget.readout) > budget.exit_threshold
+        elif old is not None:
+            wants = divergence(new, old) < budget.exit_threshold
         thought.previous = live, new
     wants = wants & (depth >= budget.min_segments) | (depth >= budget.max_segments)
     if budget.limit > budget.max_segments:
@@ -53,3 +58,24 @@ def stops(
     stop = torch.zeros_like(live)
     stop[live] = wants
     return stop
+
+
+def divergence(new: Float[Tensor, "n v"], old: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """KL(new || old) in nats, given log-probabilities."""
+    return (new.exp() * (new - old)).sum(-1)
+
+
+def signs(new: Float[Tensor, "n v"], old: Float[Tensor, "n v"] | None) -> Float[Tensor, "n k"]:
+    """What tells whether a prediction is settled, given log-probabilities after a segment and the one before: a 1, its
+    entropy in nats, and where there is one before, KL(new || old) in nats and whether the likeliest token stayed."""
+    columns = [torch.ones_like(new[:, 0]), -(new.exp() * new).sum(-1)]
+    if old is not None:
+        columns += [divergence(new, old), (new.argmax(-1) == old.argmax(-1)).to(new.dtype)]
+    return torch.stack(columns, dim=-1)
+
+
+def settled(signs: Float[Tensor, "*b k"], readout: Sequence[float]) -> Float[Tensor, "*b"]:
+    """The probability that deeper thought changes no likeliest token. A readout begins with the weights for the first
+    segment, where there are two signs."""
+    weights = readout[:FIRST] if signs.shape[-1] == FIRST else readout[FIRST:]
+    return torch.sigmoid(signs @ torch.tensor(weights, dtype=signs.dtype, device=signs.device))

@@ -82,7 +82,7 @@ class Thought:
     blocks: Tensor | None = None
     """[b, p]: the prefix block of each token, -1 outside."""
     previous: tuple[Tensor, Tensor] | None = None
-    """For the criterion `kl`: which tokens were live [b, p] after the last segment, and their predictions."""
+    """For criteria that look at predictions: which tokens were live [b, p] after the last segment, and theirs."""
     drop: Dropout | None = None
     logits: Tensor | None = None
     """Logits of the last segment, if supervision computed those of all tokens."""

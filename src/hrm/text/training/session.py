@@ -21,7 +21,17 @@ from hrm.text.config import TextConfig, saved
 from hrm.text.data import Packed, Tokens, chat
 from hrm.text.data.hops import Hops, tokenizer_of_task
 from hrm.text.data.preferences import REFERENCE, Pairs
-from hrm.text.load import adapt, architecture, configure, fill, load_saved, load_text, load_tokenizer, refuse_quantised
+from hrm.text.load import (
+    adapt,
+    architecture,
+    as_trained,
+    configure,
+    fill,
+    load_saved,
+    load_text,
+    load_tokenizer,
+    refuse_quantised,
+)
 from hrm.text.measuring import origins
 from hrm.text.measuring.losses import Measured, evaluate
 from hrm.text.model import HRMForCausalLM
@@ -60,6 +70,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.prefers = config.text.kind == "preference"
         self.in_place = in_place(config)
         self.made = config.text.kind == "hops"
+        self.calibrated = False
+        """Whether the run halts by a readout that belongs to the weights of before."""
 
     def create(self, path: Path, overwrite: bool, reporter: Reporter) -> None:
         config = self.config
@@ -158,6 +170,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
 
     def trainer(self, run: Run[TextConfig], accelerator: Accelerator) -> TextTrainer:
         model = architecture(run)
+        self.calibrated = as_trained(model.config, run.path)
         if self.first is not None:
             fill(model, self.first, run.path)
             self.first = None
@@ -166,7 +179,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             return PreferenceTrainer(self.config, model, data, accelerator)
         trainer = TextTrainer(self.config, model, data, accelerator)
         name = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else ""
-        if (gpu := cluster.known(name)) is not None and model.config.halting == "fixed":
+        if (gpu := cluster.known(name)) is not None and model.config.halting in ("fixed", "readout"):
             length, wide = self.config.text.length, self.config.train.precision == "float32"
             trainer.flops_per_unit = count(model.config, length)[1] / length
             trainer.peak_flops = accelerator.num_processes * (gpu.flops_float32 if wide else gpu.flops_16_bit)
@@ -183,6 +196,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.held_out is None:
             how = "--validation FOLDER" if self.in_place else "--validation FILE or --text.holdout 0.1"
             yield f"nothing is held out, so no best checkpoint can be chosen and the newest is taken: see {how}"
+        if self.calibrated:
+            yield "the calibrated readout was fitted to the weights so far: calibrate again after this (hrm calibrate)"
 
     def measures(self, trainer: TextTrainer) -> _HeldOutText | HeldOutPairs | None:
         if isinstance(self.held_out, Pairs):
@@ -198,6 +213,7 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         if self.held_out is not None and self.measured is not None:
             device, precision = str(trainer.accelerator.device), self.config.train.precision
             best = load_text(run.path, device=device, precision=precision)
+            as_trained(best.model.config, run.path)
             if isinstance(self.held_out, Pairs):
                 found = measure(best.model, self.held_out, self.config.text.beta)
             elif isinstance(self.measured, _HeldOutText) and not (found := self.measured.again(Path(best.name))):
@@ -221,10 +237,12 @@ def _continued(start: Path) -> tuple[HRMForCausalLM, PreTrainedTokenizerFast]:
     if not (start / "run.json").is_file():
         model, tokenizer = load_saved(start)
         refuse_quantised(model, start)
+        as_trained(model.config, start)
         return model, tokenizer
     old = load_text(start, device="cpu", precision="float32")
     if old.template is not None:
         old.tokenizer.chat_template = chat.chat_template(old.template)
+    as_trained(old.model.config, start)
     return old.model, old.tokenizer
 
 

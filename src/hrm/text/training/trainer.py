@@ -84,7 +84,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, "sum")  # type: ignore[assignment]
         # To speak of every depth, the Q head has to have seen all tokens there.
-        budget = self.model.budget(halting="fixed") if self.only_q else self.model.budget()
+        budget = self.model.budget(halting="fixed") if self.only_q else self.model.budget().learning()
         if not self.only_q:
             budget = self._deep(budget)
         return TrainingBatch(*tensors, explore, count, budget)  # type: ignore[call-arg]
@@ -133,7 +133,7 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
     def try_out(self, rows: int) -> None:
         tensors, device = self._tensors(range(rows)), self.accelerator.device
         draws, count = torch.zeros(2, *tensors[0].shape, device=device), (tensors[1] != -100).sum().clamp(min=1)
-        self._think(TrainingBatch(*tensors, draws, count, self.model.budget()))  # type: ignore[call-arg]
+        self._think(TrainingBatch(*tensors, draws, count, self.model.budget().learning()))  # type: ignore[call-arg]
 
     def _tensors(self, rows: range) -> list[Tensor]:
         """Ids, labels, positions and types of some of the rows of the step."""
