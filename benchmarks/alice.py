@@ -3,12 +3,15 @@
     python benchmarks/alice.py --data HRM_DATA/text/alice.txt [--seeds 0] [--epochs 12] [--transformer-epochs 36 18]
         [--dim 128] [--settings NAME=VALUE ...] [--transformer NAME=VALUE ...] [--arms hrm transformer]
         [--work FOLDER] [--json FILE]
+    python benchmarks/alice.py --data ... --arms late once --late-epochs 8 --transformer-epochs 12 --seeds 0 1 2
 
 The HRM is what `hrm learn` makes of the book with these settings. The Transformer has as many blocks of the same width
 and the same learner; it may read the book more often, so that it gets at least the HRM's processor time. Since more
-epochs than are good for it would hold it back, several numbers of them can be given, and the best counts. Held-out bits
-a character (the last tenth of each block of the book), samples, processor seconds and, for the HRM, the modes of
-`hrm chat`. One thread each, so that two arms may run side by side. Finished parts are kept in `--work`.
+epochs than are good for it would hold it back, several numbers of them can be given, and the best counts. `late` is the
+HRM whose loops begin in the last quarter, `once` the same without any, each stack visited once, as often read as the
+Transformer. Held-out bits a character (the last tenth of each block of the book), samples, processor seconds and, for
+the HRM, the modes of `hrm chat`. One thread each, so that two arms may run side by side. Finished parts are kept in
+`--work`.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ WHOLE = 10**6
 def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[str, Any]:
     """Read the book this many times; returns the scores."""
     own = ("hierarchy=False", "max_segments=1", *args.transformer) if arm == "transformer" else args.settings
+    own = (*own, *{"late": ("late=0.75",), "once": ("late=0.999999",)}.get(arm, ()))
     shape = (f"hidden_size={args.dim}", f"num_attention_heads={args.dim // 32}", *own)
     config = LearnConfig(
         epochs=epochs, length=args.length, stride=args.length, lr=args.lr, embedding_lr=args.lr / 2,
@@ -54,7 +58,7 @@ def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[st
 
     book = learner.learn(args.data, say=say)
     seconds = time.process_time() - seconds
-    modes = {} if arm == "transformer" else SCHEDULES
+    modes = {} if arm in ("transformer", "once") else SCHEDULES
     return {
         "epochs": epochs, "updates": book["step"], "seconds": seconds, "parameters": learner.parameters,
         "bits_per_character": learner.bits(book, WHOLE),
@@ -70,6 +74,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=["hrm", "transformer"])
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--late-epochs", type=int, nargs="+", default=[8])
     parser.add_argument("--transformer-epochs", type=int, nargs="+", default=[36, 18])
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--length", type=int, default=80)
@@ -85,7 +90,8 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     for seed in args.seeds:
         for arm in args.arms:
-            for epochs in [args.epochs] if arm == "hrm" else args.transformer_epochs:
+            counts = {"hrm": [args.epochs], "late": args.late_epochs}.get(arm, args.transformer_epochs)
+            for epochs in counts:
                 done = args.work / f"{arm}-{epochs}-{seed}.json"
                 if not done.is_file():
                     done.write_text(json.dumps({"arm": arm, "seed": seed, **learn(args, arm, epochs, seed)}))

@@ -47,6 +47,10 @@ TASKS: dict[str, dict[str, Any]] = {
     "reach": {"length": 148, "batch": 16, "flops": 1.2e13, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
 }
 """Tokens of a row, rows of a step, training FLOPs of a training, hops that are measured."""
+FEW = {f"{task}-{count}": {**TASKS[task], "of": task, "examples": count, "flops": TASKS[task]["flops"] / 3}
+       for task in ("sum", "permutations") for count in (1000, 10_000)}  # fmt: skip
+"""The same from few different questions, at the rate that was best with endless ones, with a third of the FLOPs."""
+FORMS = TASKS | FEW
 _DEEP = {"max_segments": 12, "depth_mean": 8.0}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hrm": ({"fast_layers": 1, "slow_layers": 1, "h_cycles": 1, "l_cycles": 1}, _DEEP),
@@ -68,7 +72,7 @@ DEPTH: dict[str, dict[str, Any]] = {
 
 def recipe(task: str, arm: str, rate: float, seed: int) -> TextConfig:
     """The settings of an arm; the number of steps is not known yet."""
-    form = TASKS[task]
+    form = FORMS[task]
     shape, depth = ARMS[arm.partition(",")[0]]
     arch = TextArch(dim=DIM, heads=HEADS, norm="post", intermediate_size=2 * DIM, max_position_embeddings=512, **shape)
     return TextConfig(
@@ -98,19 +102,20 @@ def cost(config: TextConfig, shape: HRMConfig) -> float:
 
 def learn(task: str, arm: str, rate: float, seed: int, share: float) -> tuple[dict[str, Any], HRMForCausalLM]:
     """Train an arm with a share of the FLOPs and ask it; returns the answers and what they cost."""
-    config, flops = recipe(task, arm, rate, seed), TASKS[task]["flops"] * share
-    words = len(hops.task_of(task).words) + 1
+    config, flops = recipe(task, arm, rate, seed), FORMS[task]["flops"] * share
+    name = FORMS[task].get("of", task)
+    words = len(hops.task_of(name).words) + 1
     shape = HRMConfig.of(config.arch, config.halting, vocab_size=words, eos_token_id=0, pad_token_id=0)
     each = cost(config, shape)
     steps = max(1, round(flops / each))
     config = replace(config, train=replace(config.train, steps=steps))
     torch.manual_seed(seed)
     model = HRMForCausalLM(shape)
-    examples = TASKS[task].get("examples", 10**8)
-    data = hops.Hops(task, HOPS, examples, seed, config.text.length, round(RISING * steps))
+    examples = FORMS[task].get("examples", 10**8)
+    data = hops.Hops(name, HOPS, examples, seed, config.text.length, round(RISING * steps))
     trainer = TextTrainer(config, model, data, Accelerator(cpu=True))
     budget = model.budget(max_segments=SEGMENTS if shape.hierarchy else 1)
-    asked, curve, spent = TASKS[task]["asked"], list[dict[str, Any]](), 0.0
+    asked, curve, spent = FORMS[task]["asked"], list[dict[str, Any]](), 0.0
     for point in range(1, POINTS + 1):
         began = time.process_time()
         while trainer.step_number < round(steps * point / POINTS):
@@ -118,13 +123,13 @@ def learn(task: str, arm: str, rate: float, seed: int, share: float) -> tuple[di
         spent += time.process_time() - began
         loss = trainer.metrics()["token_loss"]
         with trainer.as_measured() as measured:
-            told = by_hops(measured, task, [n for n in (HOPS, 12) if n in asked], budget, 250, seed=1)
+            told = by_hops(measured, name, [n for n in (HOPS, 12) if n in asked], budget, 250, seed=1)
         curve.append({"seconds": spent, "flops": trainer.step_number * each, "loss": loss}
                      | {str(one.hops): one.accuracy for one in told})  # fmt: skip
         said = "  ".join(f"{one.hops} hops {one.accuracy:.1%}" for one in told)
         print(f"{task} {arm} {rate} seed {seed}: {point}/{POINTS}  {spent:.0f} s  loss {loss:.3f}  {said}", flush=True)
     with trainer.as_measured() as measured:
-        found = [one.plain() for one in by_hops(measured, task, asked, budget, 250 if share < 1 else 1000)]
+        found = [one.plain() for one in by_hops(measured, name, asked, budget, 250 if share < 1 else 1000)]
     return {
         "task": task, "arm": arm, "rate": rate, "seed": seed, "share": share, "steps": steps, "flops": steps * each,
         "parameters": sum(p.numel() for p in model.parameters()), "seconds": spent, "curve": curve, "asked": found,
@@ -155,16 +160,18 @@ def best_rate(out: Path, task: str, arm: str) -> float:
 
 def run(args: argparse.Namespace) -> None:
     for seed, task, arm in itertools.product(range(args.seeds), args.tasks, args.arms):
-        # A variant learns at the rate of the arm that it varies.
-        rate = best_rate(args.out, task, arm.partition(",")[0])
-        part(args.out, task, arm, rate, seed, 1.0)
+        # A variant learns at the rate of the arm that it varies, for a third of the FLOPs.
+        rate = best_rate(args.out, FORMS[task].get("of", task), arm.partition(",")[0])
+        part(args.out, task, arm, rate, seed, 1.0 if arm in ARMS else 1 / 3)
 
 
 def whole(out: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The whole trainings there are, by task and arm."""
+    """The trainings there are, by task and arm, but for those that try a learning rate."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for file in sorted(out.glob("*-1.00.json")):
+    for file in sorted(out.glob("*.json")):
         one = json.loads(file.read_text("utf-8"))
+        if one["share"] < 1 and one["arm"] in ARMS:
+            continue  # a learning rate that was tried
         found.setdefault(one["task"], {}).setdefault(one["arm"], []).append(one)
     return found
 
@@ -173,7 +180,9 @@ def table(out: Path) -> str:
     """Accuracy by hops: the mean of the seeds, and from which to which they go."""
     lines = []
     for task, arms in whole(out).items():
-        lines.append(f"{task}: chance {hops.task_of(task).chance:.1%}; asked hops, trained on 1 to {HOPS}")
+        lines.append(
+            f"{task}: chance {hops.task_of(FORMS[task].get('of', task)).chance:.1%}; asked hops, trained on 1 to {HOPS}"
+        )
         for arm in [name for name in (*ARMS, *DEPTH) if name in arms]:
             runs = arms[arm]
             cells = []
@@ -207,7 +216,7 @@ def draw(out: Path, path: Path) -> None:
                     [p["seconds"] for p in points], [100 * p["12"] for p in points], "-", lw=1, color=colour
                 )
         for axes, what in ((grid[0][column], "hops"), (grid[1][column], "processor seconds of training")):
-            axes.axhline(100 * hops.task_of(task).chance, color="gray", lw=0.8, ls=":")
+            axes.axhline(100 * hops.task_of(FORMS[task].get("of", task)).chance, color="gray", lw=0.8, ls=":")
             axes.set(xlabel=what, ylim=(0, 102))
             axes.grid(alpha=0.3)
         grid[0][column].axvline(HOPS, color="gray", lw=0.8, ls="--")
@@ -222,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--out", type=Path, required=True, help="folder of what is finished")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(FORMS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *DEPTH])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for all that was measured")

@@ -25,6 +25,7 @@ from hrm.puzzles.data.recognition import are_puzzles
 from hrm.text import data as corpus
 from hrm.text.data import Packed, ReadOptions, Tokens, chat
 from hrm.text.data import hops as made
+from hrm.text.data.hops import Hops
 
 if TYPE_CHECKING:
     from hrm.text.measuring.plain import Loaded
@@ -351,10 +352,15 @@ def _tasks(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, s
 @contextmanager
 def text_to_measure(
     loaded: Loaded, options: TextOptions, count: Callable[[int], object]
-) -> Iterator[tuple[Tokens, Path | None]]:
+) -> Iterator[tuple[Tokens | Hops, Path | None]]:
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from; `count` hears
     of the words of a set of words."""
     tokenizer, source = loaded.tokenizer, options.data
+    if source is None and loaded.run is not None and loaded.run.config.text.kind == "hops":
+        from hrm.text.training.source import made as made_of
+
+        yield made_of(loaded.run.config, held_out=True), None
+        return
     if options.fresh is None and (source is None or corpus.is_packed(source)):
         if options.words:
             raise UserError(f"{source} holds tokens: --words wants the text of the set")

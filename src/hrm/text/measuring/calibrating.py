@@ -19,6 +19,7 @@ from hrm.files.reading import SMALL, UserError, json_of
 from hrm.files.records import Json, Record
 from hrm.runs import durable
 from hrm.text.data import Tokens
+from hrm.text.data.hops import Hops
 from hrm.text.load import CALIBRATION, before_calibration
 from hrm.text.measuring.losses import WindowsRead, halt_at, read
 from hrm.text.measuring.subject import LOGITS
@@ -100,7 +101,7 @@ class Readings(NamedTuple):
 def calibrate(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    packed: Tokens,
+    packed: Tokens | Hops,
     length: int,
     promised: float,
     batch_size: int = 8,

@@ -21,6 +21,7 @@ from hrm.core.calibration import BINS, interval
 from hrm.core.kernels import at_least_float32
 from hrm.files.records import Record
 from hrm.text.data import Tokens
+from hrm.text.data.hops import Hops
 from hrm.text.measuring.subject import LOGITS
 from hrm.text.model import Budget, HRMForCausalLM, Thought
 from hrm.text.model.budget import Request
@@ -215,8 +216,8 @@ class WindowsRead:
     """The windows of a text one after the other, and what of it was read."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, packed: Tokens, length: int, stride: int | None, limit: int | None,
-        progress: Callable[[float], None] | None,
+        self, tokenizer: PreTrainedTokenizerFast, packed: Tokens | Hops, length: int, stride: int | None,
+        limit: int | None, progress: Callable[[float], None] | None,
     ) -> None:  # fmt: skip
         self.packed, self.length, self.stride, self.limit, self.progress = packed, length, stride, limit, progress
         self.answering = stride is None and getattr(packed, "mask", None) is not None
@@ -256,7 +257,7 @@ class WindowsRead:
 def evaluate(
     model: HRMForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    packed: Tokens,
+    packed: Tokens | Hops,
     length: int,
     stride: int | None = None,
     batch_size: int = 8,
