@@ -41,10 +41,10 @@ RISING = 0.3
 RATES = (0.005, 0.015, 0.045)
 """Muon's learning rates that are tried; AdamW's is a fifth of it."""
 TASKS: dict[str, dict[str, Any]] = {
-    "sum": {"length": 32, "batch": 64, "flops": 1.2e13, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
-    "permutations": {"length": 32, "batch": 64, "flops": 1.2e13, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
-    "chain": {"length": 98, "batch": 32, "flops": 1.2e13, "asked": (1, 2, 4, 6, 8, 10, 12)},
-    "reach": {"length": 148, "batch": 16, "flops": 1.2e13, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
+    "sum": {"length": 36, "batch": 64, "flops": 6e12, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
+    "permutations": {"length": 36, "batch": 64, "flops": 6e12, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
+    "chain": {"length": 98, "batch": 32, "flops": 6e12, "asked": (1, 2, 4, 6, 8, 10, 12)},
+    "reach": {"length": 148, "batch": 16, "flops": 6e12, "asked": (1, 2, 4, 6, 8, 10, 12, 16)},
 }
 """Tokens of a row, rows of a step, training FLOPs of a training, hops that are measured."""
 FEW = {f"{task}-{count}": {**TASKS[task], "of": task, "examples": count, "flops": TASKS[task]["flops"] / 3}

@@ -16,7 +16,7 @@ def prefix(name: str, tokens: np.ndarray, place: int) -> list[int]:
     """The question that is answered at a place of a row: what was given, and what is asked there."""
     task = TASKS[name]
     if "?" not in task.words:
-        return tokens[: place + 1].tolist()
+        return tokens[: place + 1].tolist()  # the rule looks back to the last mark
     given = int((tokens == task.id("?")).argmax()) + (2 if name == "reach" else 1)
     return [*tokens[:given].tolist(), int(tokens[place])]
 
@@ -61,12 +61,17 @@ def test_rows_of_a_step_are_the_same_for_any_number_of_processes(name: str) -> N
 
 
 @EVERY
-def test_questions_of_a_row_do_not_see_each_other_and_padding_does_not_count(name: str) -> None:
+def test_questions_of_a_row_are_told_apart_and_padding_does_not_count(name: str) -> None:
     data = Hops(name, 4, 10**8, seed=3, length=100)
     ids, labels, positions = data.batch(3, 500, range(4), 4, 100)
     hops = data.hops_at(3, 500)
     each = TASKS[name].length(hops)
-    assert (np.flatnonzero(positions[0] == 0)[: 100 // each] == np.arange(100 // each) * each).all()
+    starts = np.arange(100 // each) * each
+    if TASKS[name].apart:
+        assert (np.flatnonzero(positions[0] == 0)[: len(starts)] == starts).all()
+    else:  # they see each other, so that more hops are no new distance; a mark begins each
+        assert (positions == np.arange(100)).all()
+        assert (ids[:, starts] == TASKS[name].id("|")).all()
     for start in range(0, each * (100 // each), each):
         tokens, wanted = ids[0, start : start + each], labels[0, start : start + each]
         for place in np.flatnonzero(wanted != IGNORE):
@@ -83,11 +88,11 @@ def test_hops_rise_from_one_and_stay_at_the_most() -> None:
 
 
 def test_few_examples_come_back_and_held_out_ones_do_not() -> None:
-    data, held = Hops("permutations", 8, 80, seed=0, length=8), Hops("permutations", 8, 80, 0, 8, held_out=True)
+    data, held = Hops("permutations", 8, 80, seed=0, length=9), Hops("permutations", 8, 80, 0, 9, held_out=True)
     steps = [step for step in range(200) if data.hops_at(0, step) == 8]
-    trained = {tuple(row) for step in steps for row in data.batch(0, step, range(16), 16, 8).input_ids}
+    trained = {tuple(row) for step in steps for row in data.batch(0, step, range(16), 16, 9).input_ids}
     assert len(trained) == 10  # of 80 questions those with eight hops
-    assert not trained & {tuple(row) for batch in held.windows(8) for row in batch.input_ids}
+    assert not trained & {tuple(row) for batch in held.windows(9) for row in batch.input_ids}
 
 
 @EVERY

@@ -1,14 +1,15 @@
 """Questions with a dial for depth: one small rule, applied as often as a question has hops. Four kinds:
 
-- `sum`: digits; after each the sum so far, modulo 10. `3 8 4` asks for 3, 1 and 5.
-- `permutations`: swaps of five places (all of S5 in the end); after each the arrangement so far. `ab bc` asks for
+- `sum`: digits; after each the sum so far, modulo 10. `| 3 8 4` asks for 3, 1 and 5.
+- `permutations`: swaps of five places (all of S5 in the end); after each the arrangement so far. `| ab bc` asks for
   `bacde` and `bcade`.
 - `chain`: the links of two chains of letters, shuffled; from a letter the end of its chain. `k b m e b z e q ? k` asks
   for `z`.
 - `reach`: the links of two trees, shuffled, and a root; of a letter whether the root leads to it. `yes` or `no`.
 
 The number of hops is no token: a question of more hops needs no new word. Whoever reads a prompt answers with the next
-token; training rows ask at every place that has an answer.
+token; training rows ask at every place that has an answer. Questions of the first two kinds stand one after another in
+a row and see each other, so that more hops are no new distance between tokens either.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class HopTask(ABC):
     """Hops that a question can have."""
     chance: ClassVar[float]
     """The share right of who guesses among what the question's form leaves open."""
+    apart: ClassVar[bool] = True
+    """Whether the questions of a row are kept from seeing each other."""
 
     @abstractmethod
     def columns(self, hops: int) -> int:
@@ -97,21 +100,21 @@ class HopTask(ABC):
 class Sum(HopTask):
     """Running sums modulo 10."""
 
-    words = tuple(string.digits)
-    most, chance = 1000, 0.1
+    words = (*string.digits, "|")
+    most, chance, apart = 1000, 0.1, False
 
     def columns(self, hops: int) -> int:
         return hops
 
     def ask(self, hops: int, u: np.ndarray, alone: bool) -> Asked:
         digits = (u * 10).astype(np.int64)
-        return _last(Asked(digits + 1, digits.cumsum(1) % 10 + 1), alone)
+        return _running(digits + 1, digits.cumsum(1) % 10 + 1, self.id("|"), alone)
 
     def one_step(self, asked: Asked) -> np.ndarray:
         return asked.tokens[:, -1]
 
     def check(self, tokens: Sequence[int]) -> int:
-        return sum(token - 1 for token in tokens) % 10 + 1
+        return sum(token - 1 for token in _since(tokens, self.id("|"))) % 10 + 1
 
 
 _PLACES = "abcde"
@@ -125,8 +128,9 @@ class Permutations(HopTask):
     words = (
         *(_PLACES[i] + _PLACES[j] for i, j in _SWAPS),
         *("".join(_PLACES[i] for i in order) for order in _ORDERS),
+        "|",
     )
-    most, chance = 1000, 1 / 60
+    most, chance, apart = 1000, 1 / 60, False
     """The number of swaps says whether an arrangement is even: 60 are left."""
     _number = np.full((5,) * 5, -1)
     _number[tuple(np.array(_ORDERS).T)] = np.arange(120)
@@ -136,7 +140,7 @@ class Permutations(HopTask):
 
     def ask(self, hops: int, u: np.ndarray, alone: bool) -> Asked:
         swaps = (u * len(_SWAPS)).astype(np.int64)
-        return _last(Asked(swaps + 1, self._after(swaps) + len(_SWAPS) + 1), alone)
+        return _running(swaps + 1, self._after(swaps) + len(_SWAPS) + 1, self.id("|"), alone)
 
     def _after(self, swaps: np.ndarray) -> np.ndarray:
         """The number of the arrangement after each swap [n, k]."""
@@ -153,7 +157,7 @@ class Permutations(HopTask):
 
     def check(self, tokens: Sequence[int]) -> int:
         things = list(_PLACES)
-        for token in tokens:
+        for token in _since(tokens, self.id("|")):
             i, j = (_PLACES.index(place) for place in self.words[token - 1])
             things[i], things[j] = things[j], things[i]
         return self.id("".join(things))
@@ -244,10 +248,18 @@ class Reach(HopTask):
 TASKS: Mapping[str, HopTask] = {"sum": Sum(), "permutations": Permutations(), "chain": Chain(), "reach": Reach()}
 
 
-def _last(asked: Asked, alone: bool) -> Asked:
+def _running(given: np.ndarray, answers: np.ndarray, mark: int, alone: bool) -> Asked:
+    """A mark, then what is given [n, k], with the answer after each, or after the last alone."""
+    labels = answers.copy()
     if alone:
-        asked.labels[:, :-1] = IGNORE
-    return asked
+        labels[:, :-1] = IGNORE
+    before = ((0, 0), (1, 0))
+    return Asked(np.pad(given, before, constant_values=mark), np.pad(labels, before, constant_values=IGNORE))
+
+
+def _since(tokens: Sequence[int], mark: int) -> list[int]:
+    """What follows the last mark."""
+    return [*tokens][len(tokens) - [*tokens][::-1].index(mark) :]
 
 
 def _asked(given: np.ndarray, mark: int | np.ndarray, asked: np.ndarray, answers: np.ndarray) -> Asked:
@@ -364,6 +376,8 @@ class Hops:
         rest = length - many * each
         pads = ((0, 0), (0, rest))
         places = np.concatenate((np.tile(np.arange(each), many), np.arange(rest)))
+        if not self.task.apart:
+            places = np.arange(length)
         return Batch(
             np.pad(asked.tokens.reshape(n, -1), pads),
             np.pad(asked.labels.reshape(n, -1), pads, constant_values=IGNORE),

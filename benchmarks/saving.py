@@ -1,0 +1,148 @@
+"""What adaptive depth saves on questions of mixed difficulty, and whether a calibrated readout keeps its promise.
+
+    python benchmarks/saving.py --models DIR --task sum --out FILE.json [--hops 12] [--segments 16] [--promise 0.5]
+
+The models are those that `benchmarks/fair.py` kept in DIR, the HRM of each seed. Each is calibrated on held-out
+questions of 1 to --hops hops, then asked fresh ones. Loss: 2,000 fresh questions of each number of hops, at full depth,
+by the readout, and with the same depths dealt out to the questions at random. Time: 240 questions in random order, one
+after another and in 8 slots that are filled as soon as a question is answered, by the engine of `hrm serve`; full and
+adaptive depth in turn, on one thread, the median ratio of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrm.files.output import write_json
+from hrm.serve.text.engine import TextEngine
+from hrm.serve.text.writing import Wish, Writing
+from hrm.serve.waiting import Limits
+from hrm.text.data.hops import Hops, questions, task_of, tokenizer_of_task
+from hrm.text.load import TextModel
+from hrm.text.measuring.calibrating import calibrate, lost_between
+from hrm.text.measuring.losses import halt_at
+from hrm.text.model import Budget, HRMForCausalLM
+from hrm.text.model.budget import Request
+from hrm.text.writing.generation import Sampling
+
+ROUNDS, STREAM, FRESH = 5, 240, 2000
+
+
+@torch.inference_mode()
+def answers(
+    model: HRMForCausalLM, task: str, hops: int, budget: Budget, deal: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which fresh questions are answered right [n], and the depth of their last token [n]; `deal`: these depths, which
+    every token of a question then has."""
+    asked = questions(task, hops, FRESH, seed=77)
+    tokens, wanted = torch.from_numpy(asked.tokens), asked.labels[:, -1]
+    right, depths = [], []
+    for first in range(0, FRESH, 250):
+        some = tokens[first : first + 250]
+        thought = model.begin(input_ids=some, budget=budget)
+        if deal is None:
+            model.think(thought, budget)
+        else:
+            each = torch.from_numpy(deal[first : first + 250])[:, None].expand(-1, some.shape[1])
+            halt_at(model, thought, each, budget)
+        right.append(model.lm_head(thought.exited.z_h[:, -1]).argmax(-1).numpy() == wanted[first : first + 250])
+        depths.append(thought.depth[:, -1].numpy())
+    return np.concatenate(right), np.concatenate(depths)
+
+
+def stream(engine: TextEngine, asked: list[list[int]], request: Request) -> float:
+    """Seconds that the engine takes for these prompts, of each of which it says the next token."""
+    ended: queue.Queue[Any] = queue.Queue()
+    sampling = Sampling(max_new_tokens=1, greedy=True)
+    began = time.perf_counter()
+    engine.submit(*(Writing(Wish(ids, sampling, request), ended.put) for ids in asked))
+    left = len(asked)
+    while left:
+        left -= isinstance(ended.get(), Writing)
+    return time.perf_counter() - began
+
+
+def timed(loaded: TextModel, asked: list[list[int]], slots: int, full: Request, own: Request) -> dict[str, Any]:
+    """Seconds at full and at adaptive depth, and the ratio, in turn."""
+    engine = TextEngine(loaded, Limits(slots=slots, waiting=len(asked)))
+    stream(engine, asked[:20], own)
+    rounds = [(stream(engine, asked, full), stream(engine, asked, own)) for _ in range(ROUNDS)]
+    engine.close()
+    ratios = [adaptive / whole for whole, adaptive in rounds]
+    return {"full": [a for a, _ in rounds], "adaptive": [b for _, b in rounds], "ratio": statistics.median(ratios)}
+
+
+def measure(folder: Path, task: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One model."""
+    model = HRMForCausalLM.from_pretrained(folder).eval()
+    model.config.max_segments, model.config.halting = args.segments, "fixed"
+    tokenizer, length = tokenizer_of_task(task), task_of(task).length(args.hops)
+    held = Hops(task, args.hops, 20_000, seed, 2 * length, held_out=True)
+    found = calibrate(model, tokenizer, held, 2 * length, args.promise, batch_size=16, limit=args.tokens)
+    chosen = found.chosen
+    if chosen is None:
+        return {"task": task, "seed": seed, "calibration": found.plain()}
+    full = model.budget()
+    assert chosen.exit_threshold is not None
+    own = full._replace(halting="readout", readout=tuple(found.readout), exit_threshold=chosen.exit_threshold)
+    whole, halted, dealt, depths = [], [], [], []
+    for hops in range(1, args.hops + 1):
+        whole.append(answers(model, task, hops, full)[0])
+        right, depth = answers(model, task, hops, own)
+        halted.append(right)
+        depths.append(depth)
+    others = np.random.default_rng(seed).permutation(np.concatenate(depths)).reshape(len(depths), -1)
+    for hops, deal in enumerate(others, 1):
+        dealt.append(answers(model, task, hops, full, deal)[0])
+    lost, most = lost_between(np.concatenate(whole), np.concatenate(halted))
+    rng = np.random.default_rng(seed)
+    asked = [questions(task, int(hops), 1, seed=1000 + i).tokens[0].tolist()
+             for i, hops in enumerate(rng.integers(1, args.hops + 1, STREAM))]  # fmt: skip
+    model.config.halting, model.config.readout = "readout", tuple(found.readout)
+    loaded = TextModel(model, tokenizer, str(folder))
+    request = Request(halting="readout", exit_threshold=chosen.exit_threshold)
+    times = {slots: timed(loaded, asked, slots, Request(halting="fixed"), request) for slots in (1, 8)}
+    return {
+        "task": task, "seed": seed, "promised": args.promise, "calibration": found.plain(),
+        "accuracy": {"full": float(np.mean(whole)), "readout": float(np.mean(halted)), "random": float(np.mean(dealt))},
+        "lost": lost, "lost_at_most": most, "mean_segments": float(np.mean(depths)), "segments": args.segments,
+        "mean_segments_by_hops": [float(each.mean()) for each in depths],
+        "time": {f"batch {slots}": each for slots, each in times.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help="folder of benchmarks/fair.py")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--hops", type=int, default=12, help="questions have 1 to this many")
+    parser.add_argument("--segments", type=int, default=16, help="full depth")
+    parser.add_argument("--promise", type=float, default=0.5, help="percentage points that may be lost")
+    parser.add_argument("--tokens", type=int, default=40_000, help="to calibrate on")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = []
+    for folder in sorted(args.models.glob(f"{args.task}-hrm-*-1.00")):
+        runs.append(measure(folder, args.task, int(folder.name.split("-")[-2]), args))
+        write_json(args.out, {"runs": runs})
+        one = runs[-1]
+        if "time" not in one:
+            print(f"seed {one['seed']}: no threshold keeps the promise")
+            continue
+        shares = "  ".join(f"{name} {each:.2%}" for name, each in one["accuracy"].items())
+        ratios = "  ".join(f"{name}: {each['ratio']:.2f} of the time" for name, each in one["time"].items())
+        print(f"seed {one['seed']}: {shares}  lost {one['lost']:.2f} (at most {one['lost_at_most']:.2f}) points  "
+              f"depth {one['mean_segments']:.1f} of {one['segments']}  {ratios}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
