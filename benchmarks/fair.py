@@ -176,13 +176,27 @@ def whole(out: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
+def skill(task: str, accuracy: float) -> float:
+    """(accuracy - chance) / (1 - chance)."""
+    chance = hops.task_of(FORMS[task].get("of", task)).chance
+    return (accuracy - chance) / (1 - chance)
+
+
+def at_time(runs: list[dict[str, Any]], seconds: float) -> float:
+    """Mean accuracy at 12 hops when an arm has had so many processor seconds."""
+    known = [[point["12"] for point in run["curve"] if point["seconds"] <= seconds] for run in runs]
+    return statistics.mean(each[-1] if each else 0.0 for each in known)
+
+
 def table(out: Path) -> str:
-    """Accuracy by hops: the mean of the seeds, and from which to which they go."""
+    """Accuracy by hops: the mean of the seeds, and from which to which they go; skill at 12 hops at equal FLOPs and, as
+    the curves say, at the time of the arm that took least."""
     lines = []
     for task, arms in whole(out).items():
         lines.append(
             f"{task}: chance {hops.task_of(FORMS[task].get('of', task)).chance:.1%}; asked hops, trained on 1 to {HOPS}"
         )
+        least = min(statistics.mean(run["seconds"] for run in arms[arm]) for arm in arms if arm in ARMS)
         for arm in [name for name in (*ARMS, *DEPTH) if name in arms]:
             runs = arms[arm]
             cells = []
@@ -190,8 +204,10 @@ def table(out: Path) -> str:
                 some = [100 * one["accuracy"] for one in column]
                 cells.append(f"{column[0]['hops']}: {statistics.mean(some):.1f} ({min(some):.0f}-{max(some):.0f})")
             seconds = statistics.mean(run["seconds"] for run in runs)
-            about = f"{runs[0]['parameters']:>8,}  {seconds:4.0f} s  rate {runs[0]['rate']:g}"
-            lines.append(f"  {arm:<14} {about}  {'  '.join(cells)}")
+            far = statistics.mean(one["accuracy"] for run in runs for one in run["asked"] if one["hops"] == 12)
+            skills = f"skill {skill(task, far):.2f}, in {least:.0f} s {skill(task, at_time(runs, least)):.2f}"
+            about = f"{runs[0]['parameters']:>8,}  {len(runs)} seeds  {seconds:4.0f} s  rate {runs[0]['rate']:g}"
+            lines.append(f"  {arm:<14} {about}  {skills}  {'  '.join(cells)}")
     return "\n".join(lines)
 
 

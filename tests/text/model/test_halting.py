@@ -12,7 +12,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache
 
 from hrm.files.reading import UserError
-from hrm.text.model import HRMCache, HRMForCausalLM
+from hrm.text.model import HRMCache, HRMForCausalLM, modeling
 from tests.text.model import small
 
 pytestmark = pytest.mark.slow
@@ -192,6 +192,24 @@ def test_halted_rows_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         depth = model(ids).depth
     assert seen == [int((depth >= segment).sum()) for segment in range(1, int(depth.max()) + 1)]
     assert len(set(seen)) > 1
+
+
+@pytest.mark.parametrize("form", list(small.FORMS))
+@pytest.mark.parametrize("cached", [False, True])
+def test_where_picking_out_live_tokens_saves_nothing_all_are_computed_to_the_same(
+    form: str, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids, seen = small.model(halting="q", **small.FORMS[form]), small.tokens(rows=3), []
+    with torch.no_grad():
+        half = {"use_cache": cached, "exit_threshold": float(model(ids, max_segments=1).confidence.median())}
+        picked = model(ids, **half)
+        monkeypatch.setattr(modeling, "PICKING", 20_000_000)
+        model.recurrence.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].shape[:2]))
+        whole = model(ids, **half)
+    assert int(picked.depth.min()) < int(picked.depth.max()) == len(seen)
+    assert {*seen} == {ids.shape}
+    assert torch.equal(picked.depth, whole.depth)
+    torch.testing.assert_close(picked.logits, whole.logits, **EXACT)
 
 
 def test_backfill_equals_the_full_depth_model_read_at_each_tokens_depth() -> None:

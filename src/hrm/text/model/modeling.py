@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -37,6 +38,8 @@ from hrm.text.model.rotary import Rotary
 from hrm.text.model.selection import AllTokens
 from hrm.text.model.thought import Thought, VisitRecords
 
+PICKING = 20_000_000
+"""FLOPs that take about as long as picking live tokens out and putting them back."""
 _AUTO = {
     "AutoConfig": "HRMConfig",
     "AutoModel": "HRMModel",
@@ -233,12 +236,28 @@ class HRMModel(HRMPreTrainedModel):
     def part(self, thought: Thought, schedule: Schedule) -> Part:
         """What the thought's next segment computes, and with what."""
         keys_values, first_slot = thought.keys_values, 0
-        selection = thought.selection(self.gathers or not torch.is_grad_enabled())
+        selection = thought.selection(self._gathers(thought, schedule))
         if keys_values is not None:
             keys_values.selection, first_slot = selection, thought.segment * len(keys_values.slots.homes)
         carry = Carry(selection.of(thought.carry.z_h), selection.of(thought.carry.z_l))
         context = self._context(thought, selection, schedule)
         return Part(selection, carry, selection.of(thought.x), context, first_slot)
+
+    def _gathers(self, thought: Thought, schedule: Schedule) -> bool:
+        """Whether a segment computes live tokens alone: where that saves more than picking them out takes."""
+        if torch.is_grad_enabled() or thought.all_live:
+            return self.gathers or not torch.is_grad_enabled()
+        visits = [visit.role for visit in schedule.visits(0, 0)]
+        fast, slow = self._sizes
+        token = 2 * (visits.count("L") * fast + visits.count("H") * slow)
+        return (thought.live.numel() - int(thought.live.sum())) * token > PICKING
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        """Weights of the fast and the slow stack."""
+        stacks = (self.recurrence.fast, self.recurrence.slow or self.recurrence.fast)
+        fast, slow = (sum(p.numel() for p in stack.parameters()) for stack in stacks)
+        return fast, slow
 
     def segments(self, thoughts: Sequence[Thought], schedule: Schedule) -> list[int]:
         """Compute one segment for each of several thoughts of one row each, without gradient: what does not mix
