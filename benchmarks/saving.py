@@ -84,6 +84,7 @@ def measure(folder: Path, task: str, seed: int, args: argparse.Namespace) -> dic
     """One model."""
     model = HRMForCausalLM.from_pretrained(folder).eval()
     model.config.max_segments, model.config.halting = args.segments, "fixed"
+    model.config.halting_rule = "backfill"  # trained at full depth, it knows no keys of tokens that halted
     tokenizer, length = tokenizer_of_task(task), task_of(task).length(args.hops)
     held = Hops(task, args.hops, 20_000, seed, 2 * length, held_out=True)
     found = calibrate(model, tokenizer, held, 2 * length, args.promise, batch_size=16, limit=args.tokens)

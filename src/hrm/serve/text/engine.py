@@ -26,7 +26,7 @@ from hrm.text.chat.session import SENTENCE_END
 from hrm.text.load import TextModel
 from hrm.text.model.budget import Budget
 from hrm.text.model.cache import HRMCache
-from hrm.text.model.halting import stops
+from hrm.text.model.halting import stops_of
 from hrm.text.model.thought import Thought
 from hrm.text.writing.drawing import Drawing
 from hrm.text.writing.generation import Row, Token, ends_of
@@ -160,10 +160,19 @@ class TextEngine:
         before = [thought.exited.z_h for thought in thoughts]
         live = [thought.new if thought.all_live else int(thought.live.sum()) for thought in thoughts]
         computed = self.model.segments(thoughts, schedule)
-        for text, thought, old, tokens, count in zip(together, thoughts, before, live, computed, strict=True):
+        halting: dict[Budget, list[int]] = {}
+        for i, (text, tokens, count) in enumerate(zip(together, live, computed, strict=True)):
             text.writing.segments += tokens
             text.writing.flops += self.cost.segment(schedule, count, len(text.row.ids))
-            self._settle(text, thought, old)
+            if text.budget.adaptive:
+                halting.setdefault(text.budget, []).append(i)
+        for budget, which in halting.items():
+            some = [thoughts[i] for i in which], [before[i] for i in which]
+            halts = stops_of(*some, budget, self.model.q_head, self.model.lm_head)
+            for i, stop in zip(which, halts, strict=True):
+                thoughts[i].halt(stop)
+        for text, thought in zip(together, thoughts, strict=True):
+            self._settle(text, thought)
         drawn = self._draw([text for text in together if text.thought is None and text.ends])
         took = time.perf_counter() - start
         self._had[schedule] += took
@@ -231,14 +240,10 @@ class TextEngine:
             )
         return [text for text in texts if text.thought is not None]
 
-    def _settle(self, text: _Text, thought: Thought, before: Tensor) -> None:
-        """Halt tokens after a segment; a thought without live ones is over."""
-        budget = text.budget
-        if not budget.adaptive:
-            over = thought.segment == budget.max_segments
-        else:
-            thought.halt(stops(thought, before, budget, self.model.q_head, self.model.lm_head))
-            over = not bool(thought.live.any())
+    def _settle(self, text: _Text, thought: Thought) -> None:
+        """After a segment: a thought without live tokens is over."""
+        deep = thought.segment == text.budget.max_segments
+        over = not bool(thought.live.any()) if text.budget.adaptive else deep
         if not over:
             return
         text.cache.carry = Carry(*(z[:, -1:] for z in thought.exited))

@@ -15,6 +15,8 @@ from hrm.text.model.thought import Thought
 
 FIRST = 2
 """Numbers of a readout that are for the first segment."""
+_FEW = 64
+"""Tokens of a thought that are asked all, halted ones too: cheaper than picking out the live ones."""
 
 
 def stops(
@@ -25,39 +27,91 @@ def stops(
     head: Callable[[Tensor], Tensor] | None,
 ) -> Bool[Tensor, "b p"]:
     """Which live tokens halt after this segment [b, p]; `before` are the states before it."""
-    live, z = thought.live, thought.exited.z_h
-    chosen, depth = z[live], thought.segment
+    return stops_of([thought], [before], budget, q_head, head)[0]
+
+
+def stops_of(
+    thoughts: Sequence[Thought],
+    before: Sequence[Float[Tensor, "b p d"]],
+    budget: Budget,
+    q_head: QHead,
+    head: Callable[[Tensor], Tensor] | None,
+) -> list[Bool[Tensor, "b p"]]:
+    """`stops` of several thoughts under one budget: what reads their states is one product for all of them."""
+    asked = [None if thought.live.numel() <= _FEW else thought.live for thought in thoughts]
+    states = [_of(thought.exited.z_h, some) for thought, some in zip(thoughts, asked, strict=True)]
+    sizes, chosen = [len(each) for each in states], torch.cat(states) if states[1:] else states[0]
     confidence = None
-    wants = torch.zeros(len(chosen), dtype=torch.bool, device=z.device)
     if budget.halting == "q":
         wants = budget.probability(q_head(chosen)) > budget.exit_threshold
     elif budget.halting == "change":
-        change = torch.linalg.vector_norm(at_least_float32(chosen - before[live]), dim=-1)
-        size = torch.linalg.vector_norm(at_least_float32(chosen), dim=-1)
-        wants = (change < budget.exit_threshold * size) & (depth > 1)
+        old = torch.cat([_of(each, some) for each, some in zip(before, asked, strict=True)])
+        change = torch.linalg.vector_norm(at_least_float32(chosen - old), dim=-1)
+        wants = change < budget.exit_threshold * torch.linalg.vector_norm(at_least_float32(chosen), dim=-1)
     elif budget.halting in ("kl", "readout"):
         assert head is not None
         new = torch.log_softmax(at_least_float32(head(chosen)), dim=-1)
-        confidence = new.amax(-1).exp()
-        old = None if thought.previous is None else thought.previous[1][live[thought.previous[0]]]
-        if budget.halting == "readout":
-            wants = settled(signs(new, old), budget.readout) > budget.exit_threshold
-        elif old is not None:
-            wants = divergence(new, old) < budget.exit_threshold
-        thought.previous = live, new
-    wants = wants & (depth >= budget.min_segments) | (depth >= budget.max_segments)
-    if budget.limit > budget.max_segments:
+        if budget.limit > budget.max_segments:
+            confidence = new.amax(-1).exp()
+        wants = _settled(thoughts, asked, new, sizes, budget)
+    else:  # of a second look alone
+        wants = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
+    if confidence is None and budget.limit > budget.max_segments:
         assert head is not None
-        if confidence is None:
-            confidence = torch.softmax(at_least_float32(head(chosen)), dim=-1).amax(-1)
-        again = wants & (confidence < budget.retry_confidence) & (depth < budget.limit)
-        wants = wants & ~again
-        retried = thought.retried.clone()
-        retried[live] = retried[live] | again
-        thought.retried = retried
-    stop = torch.zeros_like(live)
-    stop[live] = wants
-    return stop
+        confidence = torch.softmax(at_least_float32(head(chosen)), dim=-1).amax(-1)
+    unsure = [None] * len(sizes) if confidence is None else (confidence < budget.retry_confidence).split(sizes)
+    found = []
+    for thought, some, own, doubt in zip(thoughts, asked, wants.split(sizes), unsure, strict=True):
+        depth = thought.segment
+        if depth < budget.min_segments or (depth == 1 and budget.halting == "change"):
+            own = torch.zeros_like(own)
+        if depth >= budget.max_segments:
+            own = torch.ones_like(own)
+        stop = _spread(own, some, thought.live) & thought.live
+        if doubt is not None and depth < budget.limit:
+            again = stop & _spread(doubt, some, thought.live)
+            stop, thought.retried = stop & ~again, thought.retried | again
+        found.append(stop)
+    return found
+
+
+def _of(t: Tensor, some: Tensor | None) -> Tensor:
+    """The asked tokens of [b, p, ...], flat."""
+    return t.flatten(0, 1) if some is None else t[some]
+
+
+def _spread(flat: Tensor, some: Tensor | None, live: Tensor) -> Tensor:
+    """What was found for the asked tokens at their places [b, p]."""
+    if some is None:
+        return flat.view(live.shape)
+    return torch.zeros_like(live).masked_scatter(some, flat)
+
+
+def _settled(
+    thoughts: Sequence[Thought], asked: Sequence[Tensor | None], new: Tensor, sizes: list[int], budget: Budget
+) -> Bool[Tensor, " n"]:
+    """Which of the asked tokens a prediction `new` [n, v] and that of the segment before call settled."""
+    parts, olds = new.split(sizes), list[Tensor | None]()
+    for thought, some, own in zip(thoughts, asked, parts, strict=True):
+        old = None
+        if thought.previous is not None:
+            was, old = thought.previous
+            old = old if was is None else old[_of(thought.live, was)]
+        thought.previous = some, own
+        olds.append(old)
+    if None not in olds:
+        return _says(new, torch.cat(olds) if olds[1:] else olds[0], budget)  # type: ignore[arg-type]
+    if all(old is None for old in olds):
+        return _says(new, None, budget)
+    return torch.cat([_says(own, old, budget) for own, old in zip(parts, olds, strict=True)])
+
+
+def _says(new: Tensor, old: Tensor | None, budget: Budget) -> Bool[Tensor, " n"]:
+    if budget.halting == "readout":
+        return settled(new, old, budget.readout) > budget.exit_threshold
+    if old is None:
+        return torch.zeros(len(new), dtype=torch.bool, device=new.device)
+    return divergence(new, old) < budget.exit_threshold
 
 
 def divergence(new: Float[Tensor, "n v"], old: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
@@ -68,14 +122,23 @@ def divergence(new: Float[Tensor, "n v"], old: Float[Tensor, "n v"]) -> Float[Te
 def signs(new: Float[Tensor, "n v"], old: Float[Tensor, "n v"] | None) -> Float[Tensor, "n k"]:
     """What tells whether a prediction is settled, given log-probabilities after a segment and the one before: a 1, its
     entropy in nats, and where there is one before, KL(new || old) in nats and whether the likeliest token stayed."""
-    columns = [torch.ones_like(new[:, 0]), -(new.exp() * new).sum(-1)]
-    if old is not None:
-        columns += [divergence(new, old), (new.argmax(-1) == old.argmax(-1)).to(new.dtype)]
-    return torch.stack(columns, dim=-1)
+    columns = _signs(new, old)
+    return torch.stack([torch.ones_like(columns[0]), *columns], dim=-1)
 
 
-def settled(signs: Float[Tensor, "*b k"], readout: Sequence[float]) -> Float[Tensor, "*b"]:
+def _signs(new: Tensor, old: Tensor | None) -> list[Tensor]:
+    p = new.exp()
+    entropy = -torch.linalg.vecdot(p, new)
+    if old is None:
+        return [entropy]
+    return [entropy, -entropy - torch.linalg.vecdot(p, old), (new.argmax(-1) == old.argmax(-1)).to(new.dtype)]
+
+
+def settled(
+    new: Float[Tensor, "n v"], old: Float[Tensor, "n v"] | None, readout: Sequence[float]
+) -> Float[Tensor, " n"]:
     """The probability that deeper thought changes no likeliest token. A readout begins with the weights for the first
     segment, where there are two signs."""
-    weights = readout[:FIRST] if signs.shape[-1] == FIRST else readout[FIRST:]
-    return torch.sigmoid(signs @ torch.tensor(weights, dtype=signs.dtype, device=signs.device))
+    columns = _signs(new, old)
+    bias, *weights = readout[:FIRST] if old is None else readout[FIRST:]
+    return torch.sigmoid(sum((w * each for w, each in zip(weights, columns, strict=True)), start=bias))  # type: ignore[arg-type]

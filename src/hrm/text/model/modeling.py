@@ -212,8 +212,9 @@ class HRMModel(HRMPreTrainedModel):
                 # Shifted, to differ from the block numbers of old tokens.
                 thought.blocks = torch.where(thought.blocks < 0, -1, thought.blocks + past)
                 thought = thought.after(old)
-            thought.causal = False
-            thought.mask = visible(past + length, 0, past + length, x.device, seen.padding, thought.blocks)
+            if old is not None or not seen.causal:
+                thought.causal = False
+                thought.mask = visible(past + length, 0, past + length, x.device, seen.padding, thought.blocks)
             cache.thought = thought  # type: ignore[union-attr]
         return thought
 
@@ -245,12 +246,14 @@ class HRMModel(HRMPreTrainedModel):
 
     def _gathers(self, thought: Thought, schedule: Schedule) -> bool:
         """Whether a segment computes live tokens alone: where that saves more than picking them out takes."""
-        if torch.is_grad_enabled() or thought.all_live:
-            return self.gathers or not torch.is_grad_enabled()
-        visits = [visit.role for visit in schedule.visits(0, 0)]
+        if torch.is_grad_enabled():
+            return self.gathers
+        if thought.all_live or thought.keys_values is None or not thought.keys_values.last_exited:
+            return False  # all are computed
+        steps, updates = schedule.h_cycles * schedule.l_cycles, schedule.h_cycles
         fast, slow = self._sizes
-        token = 2 * (visits.count("L") * fast + visits.count("H") * slow)
-        return (thought.live.numel() - int(thought.live.sum())) * token > PICKING
+        halted = thought.live.numel() - int(thought.live.sum())
+        return halted * 2 * (steps * fast + updates * slow) > PICKING
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:

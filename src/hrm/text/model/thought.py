@@ -81,8 +81,8 @@ class Thought:
     """Number of new tokens, at the end; the ones before may have to run deeper (rule `backfill`)."""
     blocks: Tensor | None = None
     """[b, p]: the prefix block of each token, -1 outside."""
-    previous: tuple[Tensor, Tensor] | None = None
-    """For criteria that look at predictions: which tokens were live [b, p] after the last segment, and theirs."""
+    previous: tuple[Tensor | None, Tensor] | None = None
+    """For criteria that look at predictions: of which tokens [b, p] (None: all) those after the last segment are."""
     drop: Dropout | None = None
     logits: Tensor | None = None
     """Logits of the last segment, if supervision computed those of all tokens."""
