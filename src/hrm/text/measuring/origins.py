@@ -11,6 +11,7 @@ from hrm.runs import Run
 from hrm.settings import kind_of
 from hrm.text.config import TextConfig, saved
 from hrm.text.data import Corpus, Packed, Tokens, held_out, is_packed, open_text
+from hrm.text.data.hops import Hops
 
 
 def sources(read: object) -> list[Json]:
@@ -88,6 +89,6 @@ def names(data: str | None) -> list[str]:
     return [Path(part.strip()).name for part in (data or "").split(",") if part.strip()]
 
 
-def digest(packed: Tokens) -> str:
+def digest(packed: Tokens | Hops) -> str:
     """SHA-256 of the tokens, or of what holds theirs."""
     return packed.facts["sha256"]["tokens.bin"] if isinstance(packed, Packed) else packed.fingerprint
