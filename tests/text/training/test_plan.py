@@ -40,14 +40,20 @@ def recipe(dim: int, length: int, precision: str = "float32", recompute: bool = 
     return replace(base, arch=arch, halting=halting, text=replace(base.text, length=length), train=train)
 
 
+def through_all(config: TextConfig) -> TextConfig:
+    """With four segments, through all of which the gradient passes."""
+    return replace(config, halting=replace(config.halting, max_segments=4, gradient="whole", weight=0.0))
+
+
 def step(model: HRMForCausalLM, rows: int, length: int) -> None:
     """All segments of a batch."""
     ids, draws = torch.zeros(rows, length, dtype=torch.long), torch.zeros(2, rows, length)
     budget = model.budget(halting="fixed")
     thought = model.begin(input_ids=ids, budget=budget)
     for loss, _ in supervision(model, thought, budget, ids, torch.tensor(float(ids.numel())), draws):
-        loss.backward()
-        thought.forget()
+        if loss.requires_grad:
+            loss.backward()
+            thought.forget()
 
 
 def measured(config: TextConfig, rows: int) -> int:
@@ -66,14 +72,22 @@ def measured(config: TextConfig, rows: int) -> int:
 
 @pytest.mark.parametrize(
     ("config", "rows"),
-    [(recipe(96, 64), 4), (recipe(64, 128, "bfloat16"), 3), (recipe(128, 96, "float32", recompute=True), 4)],
-    ids=["float32", "bfloat16", "recomputed"],
-)
+    [
+        (recipe(96, 64), 4), (recipe(64, 128, "bfloat16"), 3), (recipe(128, 96, "float32", recompute=True), 4),
+        (through_all(recipe(96, 64)), 4), (through_all(recipe(96, 64, recompute=True)), 4),
+    ],
+    ids=["float32", "bfloat16", "recomputed", "through all segments", "through all segments, recomputed"],
+)  # fmt: skip
 def test_memory_is_within_a_tenth_of_what_is_measured(config: TextConfig, rows: int) -> None:
     planned = memory_of(config, rows)
     parameters = (planned.whole + planned.split) // (4 * (4 + bool(config.optim.ema)))
     step_bytes = planned.copies + planned.fixed + 4 * parameters + rows * planned.row
     assert step_bytes == pytest.approx(measured(config, rows), rel=0.1)
+
+
+def test_recomputing_bounds_the_memory_of_a_gradient_through_all_segments() -> None:
+    through, again = (memory_of(through_all(recipe(96, 64, recompute=r)), 4).row for r in (False, True))
+    assert again < 0.4 * through
 
 
 def test_flops_are_those_that_torch_counts_with_attention_in_full() -> None:

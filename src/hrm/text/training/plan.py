@@ -16,6 +16,7 @@ from hrm.files.reading import UserError
 from hrm.files.records import Record
 from hrm.text.config import TextConfig, saved
 from hrm.text.data import tokenizer_of
+from hrm.text.data.hops import tokenizer_of_task
 from hrm.text.load import configure
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.supervision import supervision
@@ -115,20 +116,24 @@ def memory_of(config: TextConfig, rows: int, shape: HRMConfig | None = None) -> 
 
 
 def _step(model: HRMForCausalLM, rows: int, length: int) -> None:
-    """Forward and backward passes of two segments of a batch: the first of them has no gradients yet, and the others
-    need what the second does."""
+    """Forward and backward passes of two segments of a batch, as the first of them has no gradients yet, and the others
+    need what the second does; of all, where the gradient passes through all."""
     ids, draws = torch.zeros(rows, length, dtype=torch.long), torch.zeros(2, rows, length)
-    budget = model.budget(halting="fixed", max_segments=min(2, model.config.max_segments))
+    most = model.config.max_segments
+    budget = model.budget(halting="fixed", max_segments=most if model.config.gradient == "whole" else min(2, most))
     thought = model.begin(input_ids=ids, budget=budget)
     for loss, _ in supervision(model, thought, budget, ids, torch.tensor(float(ids.numel())), draws):
-        loss.backward()
-        thought.forget()
+        if loss.requires_grad:
+            loss.backward()
+            thought.forget()
 
 
 def shape_of(config: TextConfig) -> HRMConfig:
     """The form of a recipe's model, also before its data is there; UserError for rows that it cannot read."""
     file = saved(config.model) if config.model else None
     tokenizer = tokenizer_of(Path(config.data)) if file is None and config.data and in_place(config) else None
+    if config.text.kind == "hops" and config.data:
+        tokenizer = tokenizer_of_task(config.data)
     shape = configure(config, tokenizer, HRMConfig.from_pretrained(file.parent) if file else None)
     length = config.text.length
     if length > shape.max_position_embeddings:

@@ -99,8 +99,9 @@ def _learn(model: HRMForCausalLM, ids: Tensor, schedule: Schedule) -> int:
     budget, draws = model.budget(halting="fixed", schedule=schedule), torch.zeros(2, *ids.shape, device=ids.device)
     thought = model.begin(input_ids=ids, budget=budget)
     for loss, _ in supervision(model, thought, budget, ids, ids.numel(), draws):
-        loss.backward()
-        thought.forget()
+        if loss.requires_grad:
+            loss.backward()
+            thought.forget()
     return ids.numel()
 
 
