@@ -39,7 +39,7 @@ WHOLE = 10**6
 def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[str, Any]:
     """Read the book this many times; returns the scores."""
     own = ("hierarchy=False", "max_segments=1", *args.transformer) if arm == "transformer" else args.settings
-    own = (*own, *{"late": ("late=0.75",), "once": ("late=0.999999",)}.get(arm, ()))
+    own = (*own, *{"late": ("late=0.75", "max_segments=1"), "once": ("late=0.999999", "max_segments=1")}.get(arm, ()))
     shape = (f"hidden_size={args.dim}", f"num_attention_heads={args.dim // 32}", *own)
     config = LearnConfig(
         epochs=epochs, length=args.length, stride=args.length, lr=args.lr, embedding_lr=args.lr / 2,
@@ -59,9 +59,10 @@ def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[st
     book = learner.learn(args.data, say=say)
     seconds = time.process_time() - seconds
     modes = {} if arm in ("transformer", "once") else SCHEDULES
+    own_schedule = {"schedule": SCHEDULES["fast"]} if arm == "once" else {}  # it knows no other one
     return {
         "epochs": epochs, "updates": book["step"], "seconds": seconds, "parameters": learner.parameters,
-        "bits_per_character": learner.bits(book, WHOLE),
+        "bits_per_character": learner.bits(book, WHOLE, **own_schedule),
         "modes": {name: learner.bits(book, WHOLE, schedule=schedule) for name, schedule in modes.items()},
         "after_each_epoch": [score["bits_per_character"][0] for score in book["scores"]],
         "sample": learner.sample(600)[0],
