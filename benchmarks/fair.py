@@ -159,10 +159,11 @@ def best_rate(out: Path, task: str, arm: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    for seed, task, arm in itertools.product(range(args.seeds), args.tasks, args.arms):
-        # A variant learns at the rate of the arm that it varies, for a third of the FLOPs.
-        rate = best_rate(args.out, FORMS[task].get("of", task), arm.partition(",")[0])
-        part(args.out, task, arm, rate, seed, 1.0 if arm in ARMS else 1 / 3)
+    for seed in range(args.seeds):
+        for task, arm in itertools.product(args.tasks, args.arms):
+            # A variant learns at the rate of the arm that it varies, for a third of the FLOPs.
+            rate = best_rate(args.out, FORMS[task].get("of", task), arm.partition(",")[0])
+            part(args.out, task, arm, rate, seed, 1.0 if arm in ARMS else 1 / 3)
 
 
 def whole(out: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -86,8 +86,9 @@ def measure(folder: Path, task: str, seed: int, args: argparse.Namespace) -> dic
     model.config.max_segments, model.config.halting = args.segments, "fixed"
     model.config.halting_rule = "backfill"  # trained at full depth, it knows no keys of tokens that halted
     tokenizer, length = tokenizer_of_task(task), task_of(task).length(args.hops)
-    held = Hops(task, args.hops, 20_000, seed, 2 * length, held_out=True)
-    found = calibrate(model, tokenizer, held, 2 * length, args.promise, batch_size=16, limit=args.tokens)
+    # One answer a question, as many questions of each number of hops, as in the stream.
+    held = Hops(task, args.hops, args.hops * args.questions, seed, length, held_out=True, alone=True)
+    found = calibrate(model, tokenizer, held, length, args.promise, batch_size=16)
     chosen = found.chosen
     if chosen is None:
         return {"task": task, "seed": seed, "calibration": found.plain()}
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--hops", type=int, default=12, help="questions have 1 to this many")
     parser.add_argument("--segments", type=int, default=16, help="full depth")
     parser.add_argument("--promise", type=float, default=0.5, help="percentage points that may be lost")
-    parser.add_argument("--tokens", type=int, default=40_000, help="to calibrate on")
+    parser.add_argument("--questions", type=int, default=1000, help="to calibrate on, of each number of hops")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)

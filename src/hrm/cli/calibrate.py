@@ -26,13 +26,14 @@ _HERE = Machine()
 
 @dataclass(frozen=True)
 class Options:
-    """Fit on held-out text what tells that thinking deeper will not change a token, and let the model halt by it from
-    then on. It is kept with the run; calibrating again fits it again."""
+    """Learn on held-out text when more thinking will no longer change a token, and let the model halt by that from then
+    on. It is kept with the run; calibrating again learns it again."""
 
     run: Positional[str]
     """Run folder of a text model, or any folder that save_pretrained wrote with a tokenizer in it."""
     loss: Annotated[float, Range(0, 100)] = 0.5
-    """Percentage points of accuracy that halting may cost against full depth, with 95 % confidence."""
+    """Percentage points of accuracy that halting may cost against full depth, with 95 % confidence: a mean over what is
+    held out, of which rare, hard tokens may lose more."""
     data: str | None = None
     """Text, JSON lines (of conversations the answers count), parquet, a folder of them or packed; default: what the run
     held out."""
@@ -46,6 +47,8 @@ class Options:
     """File to write the result to as JSON."""
     checkpoint: str = "best"
     """best, latest or a step."""
+    undo: bool = False
+    """Instead: let the tokens of a run halt again as they did before it was calibrated."""
     on: OnMachine = _HERE
 
 
@@ -59,13 +62,16 @@ def main(args: list[str]) -> int:
             f"{path} is a run of hrm learn, whose model changes with every book: calibrate what hrm train made"
         )
 
+    if options.undo:
+        return _undo(path)
     from hrm.runs import lock, threads
     from hrm.text.load import load_text
-    from hrm.text.measuring.calibrating import calibrate, store
+    from hrm.text.measuring.calibrating import calibrate, check, store
     from hrm.text.measuring.subject import longest
 
     with lock.own(path, "calibrate"):
         loaded = load_text(path, options.checkpoint, options.on.device, options.on.precision)
+        check(path)
         model, tokenizer = loaded.model, loaded.tokenizer
         if loaded.run is None:
             _check_folder(path, model)
@@ -88,6 +94,15 @@ def main(args: list[str]) -> int:
     return 0 if found.chosen is not None else 1
 
 
+def _undo(path: Path) -> int:
+    from hrm.runs import lock
+    from hrm.text.measuring.calibrating import undo
+
+    with lock.own(path, "calibrate --undo"):
+        print(f"tokens halt as before: {undo(path)}")
+    return 0
+
+
 def _check_folder(path: Path, model: HRMForCausalLM) -> None:
     """UserError for a saved model whose files would not say what is stored."""
     if (kind := json_of(path / "config.json", SMALL).get("model_type")) != model.config.model_type:
@@ -103,7 +118,7 @@ def table(found: Calibration) -> str:
     """What halting costs, a way a line, and in a sentence what follows."""
     tried = found.chosen or found.tried[0]
     full = ("full depth", "", f"{found.max_segments:.2f}", f"{found.accuracy:.2%}", "", "")
-    rows = [("", "threshold", "segments", "accuracy", "points lost", "at most"), full]
+    rows = [("", "threshold", "segments", "accuracy", "points lost", "at most (95%)"), full]
     ways = (("readout", tried), ("Q head, as deep", found.q), ("as deep at random", found.random))
     rows += [_row(name, way) for name, way in ways if way is not None]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -113,6 +128,7 @@ def table(found: Calibration) -> str:
         lines.append("  ".join((f"{name:<{widths[0]}}", *shown)).rstrip())
     of = "tokens" if found.answers is None else f"tokens in {found.answers:,} answers"
     lines.append(f"fitted on {found.fitted_on:,} tokens, measured on {found.n:,} other {of}")
+    lines.append("readout: halts by what was learned; Q head, random: other ways to the same mean depth")
     return "\n".join([*lines, sentence(found)])
 
 
@@ -121,7 +137,8 @@ def sentence(found: Calibration) -> str:
     if found.chosen is None:
         seen = found.tried[0]
         why = f"the strictest loses {seen.lost:.2f}, at most {seen.lost_at_most:.2f}"
-        return f"no threshold keeps the loss within {found.promised:g} points ({why}): nothing stored"
+        said = f"no threshold keeps the loss within {found.promised:g} points ({why})"
+        return f"{said}: nothing stored, and tokens halt as before"
     return (
         f"stored: tokens halt by this readout, {found.chosen.mean_segments:.2f} of {found.max_segments} segments deep"
     )

@@ -160,12 +160,15 @@ def _text(run: str, options: Looking) -> Iterator[Text]:
     from hrm.cli.text_eval import TextOptions, text_to_measure
     from hrm.insight.subject import Text as Subject
     from hrm.runs import threads
+    from hrm.text.data.hops import Hops
     from hrm.text.load import load_text
     from hrm.text.measuring.subject import longest
 
     loaded = load_text(run, options.checkpoint, options.on.device, options.on.precision)
     wanted = TextOptions(run=run, data=options.data)
     with text_to_measure(loaded, wanted, lambda count: None) as (packed, source):
+        if isinstance(packed, Hops):
+            raise UserError(f"{run} learned questions with hops, which are made: name a text of such with --data FILE")
         length = getattr(packed, "length", None) or min(
             loaded.length or longest(loaded.model, loaded.tokenizer), max(1, packed.count - 1)
         )

@@ -21,7 +21,7 @@ VERBS = {
     "train": "train a model on puzzles or on text, or resume a run",
     "solve": "solve puzzles; every answer is verified or marked unsolved",
     "eval": "measure a run on puzzles with known answers, or on text",
-    "calibrate": "fit to a text model when its tokens may stop thinking, within a loss that you name",
+    "calibrate": "learn when a text model's tokens may stop thinking, at a loss you choose",
     "generate": "continue a prompt with a text model",
     "learn": "read books, one after another, and remember them",
     "status": "show how far a run is, or what a learner has read and still knows",

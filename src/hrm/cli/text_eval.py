@@ -18,6 +18,7 @@ from hrm.console import Console
 from hrm.files import output
 from hrm.files.digest import data_sha256
 from hrm.files.output import to_json
+from hrm.files.ranges import Range
 from hrm.files.reading import UserError
 from hrm.files.records import Json
 from hrm.progress import share
@@ -42,6 +43,10 @@ _OF_DEPTH = {
     "best_of": 1,
 }
 """Options for what only a model that thinks in segments has, or a run; with the values that ask for nothing."""
+_NOT_OF_HOPS = (
+    "task", "fresh", "words", "template", "encoding", "split", "field", "length", "stride", "state", "max_new_tokens",
+    "best_of", "temperature", "shots", "data_folder",
+)  # fmt: skip
 _SHARES = ("exact_match", "ended", "q", "q-drawn", "likelihood", "one", "any")
 
 
@@ -99,7 +104,7 @@ class TextOptions:
     """When a token stops thinking: after all segments, by the Q head, when its prediction or state settles, or by what
     hrm calibrate has fitted."""
     exit_threshold: tuple[float, ...] = ()
-    """Where that criterion stops; several are measured in turn."""
+    """Threshold of that criterion; several are measured in turn."""
     schedule: tuple[int, ...] = ()
     """Cycles and steps of a segment, as in 2 2; default: the model's own."""
     state: Literal["reset", "carry"] = "reset"
@@ -172,10 +177,16 @@ def main(args: list[str]) -> int:
     threads.settle_for(loaded.model, options.batch_size * length, options.on.threads)
     kind = None if loaded.run is None else loaded.run.config.text.kind
     if options.hops and kind != "hops":
-        raise UserError(f"--hops asks a run of --text.kind hops, and {options.run} is none: leave it out")
+        raise UserError(f"--hops needs a run trained with --text.kind hops, and {options.run} is none: leave it out")
+    if options.hops and options.data is not None:
+        raise UserError("--hops makes questions and --data names some: use one of them")
     if kind == "hops" and options.data is None and not options.tasks:
-        if options.task != "text" or options.fresh is not None:
-            raise UserError(f"{options.run} learned questions with hops: see --hops, without --task and --fresh")
+        for name in _NOT_OF_HOPS:
+            if getattr(options, name) != getattr(TextOptions, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{options.run} learned questions with hops, which are made fresh: leave out {flag}")
+        if options.exit_threshold[1:]:
+            raise UserError("--hops measures one budget: give one --exit-threshold")
         measure = _hops
     else:
         measure = _tasks if options.tasks else {"text": _text, "pairs": _pairs, "puzzles": _puzzles}[options.task]
@@ -197,6 +208,7 @@ def _text(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, st
 
     most, words = longest(loaded.model, loaded.tokenizer), list[int]()
     with text_to_measure(loaded, options, words.append) as (packed, source), share("", Console(stderr=True)) as report:
+        assert not isinstance(packed, Hops)  # measured by --hops
         rows = getattr(packed, "length", None)  # rows of a fixed length
         length = options.length or rows or min(loaded.length or most, max(1, packed.count - 1))
         if length > most:
@@ -231,7 +243,14 @@ def _hops(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, st
     assert loaded.run is not None and not isinstance(loaded, PlainModel)
     config = loaded.run.config
     name, most = str(config.data), config.text.hops
-    asked = options.hops or tuple(range(1, min(made.task_of(name).most, most + -(-most // 2)) + 1))
+    task = made.task_of(name)
+    asked = tuple(dict.fromkeys(options.hops)) or tuple(range(1, min(task.most, most + -(-most // 2)) + 1))
+    for hops in asked:
+        Range(1, task.most).check("hops", hops)
+        if (tokens := task.length(hops, alone=True)) > (positions := loaded.model.config.max_position_embeddings):
+            raise UserError(
+                f"a question with {hops} hops has {tokens} tokens and the model reads {positions}: ask fewer"
+            )
     budget = loaded.model.budget(**request)
     with share("asking", Console(stderr=True)) as report:
         how = (options.limit or 1000, options.seed, 32 * options.batch_size, report)
@@ -240,7 +259,11 @@ def _hops(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, st
         draw(found, options.plot)
     rows = [one.plain() for one in found]
     result = {"questions": name, "trained_on": most, "max_segments": budget.max_segments, "halting": budget.halting}
-    return result | {"hops": rows, "seed": options.seed} | _origin(loaded, None), table(found)
+    way = "every token takes all segments"
+    if budget.adaptive:
+        way = f"tokens halt by {budget.halting}, threshold {budget.exit_threshold:g}"
+    said = f"{name}, up to {budget.max_segments} segments; {way}\n{table(found)}"
+    return result | {"hops": rows, "seed": options.seed} | _origin(loaded, None), said
 
 
 def _pairs(loaded: Loaded, options: TextOptions, request: Json) -> tuple[Json, str]:
@@ -359,7 +382,7 @@ def text_to_measure(
     if source is None and loaded.run is not None and loaded.run.config.text.kind == "hops":
         from hrm.text.training.source import made as made_of
 
-        yield made_of(loaded.run.config, held_out=True), None
+        yield made_of(loaded.run.config, held_out=True, alone=True), None
         return
     if options.fresh is None and (source is None or corpus.is_packed(source)):
         if options.words:

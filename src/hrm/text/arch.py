@@ -85,7 +85,7 @@ class HaltingConfig:
     supervise: Supervise = "every"
     """Which segments of a training have a loss: every one, or the last alone."""
     late: Annotated[float, Range(0, BELOW_ONE)] = 0.0
-    """Share of a training, its first part, in which each stack is visited once: loops begin after it."""
+    """First share of a training, in which each stack runs only once; looping starts after it."""
     readout: tuple[float, ...] = ()
     """What hrm calibrate has fitted for --halting.kind readout: for the first segment a bias and the weight of entropy,
     for later ones a bias and the weights of entropy, of change in nats and of whether the likeliest token stayed."""

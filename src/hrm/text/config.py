@@ -42,8 +42,8 @@ class CorpusConfig:
     kind: Literal["text", "chat", "gym", "preference", "rows", "hops"] = "text"
     """text: running text; chat: questions and answers or conversations, with the loss on the answers; gym: the same,
     made by the data set of Reasoning Gym that --data names; preference: a chosen and a rejected answer to each question
-    (DPO); rows: HRM's .npy folder of next-token rows; hops: made questions that one rule answers in a number of steps,
-    of which --data names sum, permutations, chain or reach."""
+    (DPO); rows: HRM's .npy folder of next-token rows; hops: generated questions, of which --data names the rule:
+    sum, permutations, chain or reach."""
     beta: Annotated[float, Range(ABOVE_ZERO, 1000)] = 0.1
     """Of preferences: how much it costs to move away from the model before."""
     tokenizer: str = "char"
@@ -92,7 +92,7 @@ class TextConfig(Recipe):
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: str | None = None
-    """Files or Hub data sets to train on, joined by commas."""
+    """Files or Hub data sets to train on, joined by commas; of --text.kind gym and hops the name of the questions."""
     validation: str | None = None
     """Files to measure on; default: a part of the data."""
     encoding: str | None = None
@@ -154,10 +154,17 @@ class TextConfig(Recipe):
         if corpus.tokenizer.startswith("bpe:"):
             make = "hrm data tokenizer FILES --vocabulary N --out FOLDER"
             yield f"--text.tokenizer {quoted(corpus.tokenizer)}: train byte pairs first ({make}), and name that folder"
+        deep = {"gradient whole": self.halting.gradient == "whole", "supervise last": self.halting.supervise == "last"}
+        for flag, given in (deep | {"late": self.halting.late > 0}).items():
+            if given and corpus.kind == "preference":
+                why = "--text.kind preference, which learns after each segment"
+                yield f"--halting.{flag} is not for {why}: leave it out"
         if corpus.kind == "preference" and (self.model is None or saved(self.model) is None):
             yield "--text.kind preference starts from a model that answers: name its run with --model beside a preset"
         if corpus.kind == "gym" and self.validation is not None:
             yield "--validation is a file, and --text.kind gym makes fresh questions to measure on: leave it out"
+        if corpus.kind == "hops":
+            yield from _hops_problems(self)
         if corpus.kind == "hops" and self.validation is not None:
             yield "--validation is a file, and --text.kind hops makes fresh questions to measure on: leave it out"
         if corpus.kind == "rows" and corpus.tokenizer == "char":
@@ -165,6 +172,15 @@ class TextConfig(Recipe):
         for flag, path in (("--data", self.data), ("--validation", self.validation)):
             if path is not None and not path.strip():
                 yield f"{flag} is empty: name a file, or leave the flag out"
+
+
+def _hops_problems(config: TextConfig) -> Iterator[str]:
+    text, base = config.text, CorpusConfig()
+    for name in ("template", "tokenizer", "field", "options", "beta"):
+        if getattr(text, name) != getattr(base, name):
+            yield f"--text.{name} is not for --text.kind hops, whose questions are made: leave it out"
+    if config.encoding is not None:
+        yield "--encoding is of files, and --text.kind hops makes its questions: leave it out"
 
 
 def _q_problems(config: TextConfig) -> Iterator[str]:
@@ -316,6 +332,14 @@ def _today(tree: Mapping[str, Any], where: str, before: Iterable[str] = ()) -> J
 def _model_problems(config: TextConfig | LearnConfig) -> Iterator[str]:
     arch, halting = config.arch, config.halting
     yield from common_problems(arch, halting.max_segments)
+    whole, last = halting.gradient == "whole", halting.supervise == "last"
+    for flag, given in (("gradient whole", whole), ("supervise last", last)):
+        if given and halting.kind == "q":
+            yield f"--halting.{flag} needs tokens that do not halt in training: use --halting.kind fixed"
+    if halting.depth_mean and halting.depth_sampling:
+        yield "--halting.depth-mean and --halting.depth-sampling both draw the depth: use one of them"
+    if halting.depth_mean and halting.max_segments == 1:
+        yield "--halting.depth-mean draws a number of segments, and --halting.max-segments is 1: raise that"
     if halting.min_segments > halting.max_segments:
         least, most = halting.min_segments, halting.max_segments
         yield f"--halting.min-segments {least} is more than --halting.max-segments {most}: use at most that"

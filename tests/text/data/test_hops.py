@@ -1,5 +1,7 @@
 """Questions with hops: every answer is the one that the rule gives step by step, and each is decided by its numbers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hrm.text.data.hops import TASKS, Hops, baselines, numbers, questions, token
 EVERY = pytest.mark.parametrize("name", list(TASKS))
 
 
-def prefix(name: str, tokens: np.ndarray, place: int) -> list[int]:
+def prefix(name: str, tokens: np.ndarray, place: Any) -> list[int]:
     """The question that is answered at a place of a row: what was given, and what is asked there."""
     task = TASKS[name]
     if "?" not in task.words:
@@ -100,14 +102,17 @@ def test_words_are_read_and_written_as_they_are(name: str) -> None:
     tokenizer, row = tokenizer_of_task(name), questions(name, 3, 1).tokens[0]
     said = tokenizer.decode(row)
     assert tokenizer(said)["input_ids"] == row.tolist()
-    assert " ".join(TASKS[name].words[token - 1] for token in row) == said
+    assert " ".join(str(TASKS[name].words[int(token) - 1]) for token in row) == said
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: Hops("summ", 3, 10, 0, 100), "'summ'; did you mean 'sum'"),
-        (lambda: Hops("reach", 8, 10, 0, 20), "--text.length 20 is less than the 74 tokens of reach with 8 hops"),
+        (
+            lambda: Hops("reach", 8, 10, 0, 20),
+            "reach with 8 hops takes 74 tokens, more than --text.length 20: use --text.length 74",
+        ),
         (lambda: Hops("chain", 13, 10, 0, 500), "--text.hops must be at least 1 and at most 12"),
         (lambda: questions("chain", 13, 1), "--hops must be at least 1 and at most 12"),
     ],

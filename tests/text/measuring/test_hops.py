@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hrm.text.load import load_text
 from hrm.text.measuring.hops import by_hops
 
 SHAPE = "--arch.dim 16 --arch.heads 2 --arch.fast-layers 1 --arch.slow-layers 1 --arch.intermediate-size 32 "
+SHAPE += "--arch.max-position-embeddings 512 "
 SHAPE += "--halting.max-segments 3 --halting.depth-mean 2 --halting.kind fixed"
 FLAGS = (
     "--text.kind hops --text.hops 2 --text.length 8 --train.batch-size 8 --train.steps 6 --train.eval-every 3 "
@@ -75,8 +77,13 @@ def test_a_resumed_training_reads_the_same_questions(run: Path, tmp_path: Path) 
     ("flags", "said"),
     [
         (["--hops", "0"], "--hops must be at least 1"),
-        (["--hops", "2", "--task", "pairs"], "without --task and --fresh"),
-        (["--fresh", "3"], "without --task and --fresh"),
+        (["--hops", "2", "--task", "pairs"], "leave out --task"),
+        (["--fresh", "3"], "leave out --fresh"),
+        (["--stride", "4"], "leave out --stride"),
+        (["--hops", "1100"], "--hops must be at least 1 and at most 1,000"),
+        (["--hops", "1000", "--limit", "3"], "a question with 1000 hops has 1001 tokens"),
+        (["--hops", "2", "--data", "x.txt"], "use one of them"),
+        (["--halting", "kl", "--exit-threshold", "0.1", "0.2"], "give one --exit-threshold"),
     ],
 )
 def test_what_such_a_run_cannot_be_asked_is_said(
@@ -90,7 +97,7 @@ def test_what_such_a_run_cannot_be_asked_is_said(
     ("flags", "said"),
     [
         (["--data", "summ"], "'summ'; did you mean 'sum'"),
-        (["--data", "reach"], "--text.length 8 is less than the 20 tokens of reach with 2 hops"),
+        (["--data", "reach"], "reach with 2 hops takes 20 tokens, more than --text.length 8"),
         (["--data", "sum", "--validation", "x.txt"], "--validation is a file"),
         ([], "--data"),
     ],
@@ -102,6 +109,33 @@ def test_a_training_that_cannot_be_writes_nothing(
     assert hrm(["train", "text-char", *flags, *SHAPE.split(), *FLAGS.split(), "--out", str(path)]) == 2
     assert said in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_what_a_run_learned_cannot_change(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "config.yaml").read_bytes()
+    assert hrm(["train", "--resume", str(run), "--data", "permutations", "--train.steps", "8"]) == 2
+    assert "the run learned sum" in capsys.readouterr().err
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_a_calibrated_run_can_go_back(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    before = json.loads((path / "model/config.json").read_text())
+    assert hrm(["calibrate", str(path), "--loss", "100"]) == 0
+    assert json.loads((path / "model/config.json").read_text())["halting"] == "readout"
+    assert hrm(["generate", str(path), "| 3", "--halting", "kl", "--max-new-tokens", "1"]) == 2
+    assert "name exit_threshold" in capsys.readouterr().err
+    assert hrm(["calibrate", str(path), "--undo"]) == 0
+    assert json.loads((path / "model/config.json").read_text()) == before
+    assert hrm(["calibrate", str(path), "--undo"]) == 2
+
+
+def test_a_run_may_be_called_as_its_questions_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [*SHAPE.split(), *FLAGS.split(), "--out", "sum"]
+    assert hrm(["train", "text-char", "--data", "sum", *flags]) == 0
+    assert hrm(["train", "text-char", "--data", "sum", *flags, "--overwrite"]) == 0
 
 
 def test_numbers_of_hops_do_not_share_questions() -> None:

@@ -308,7 +308,7 @@ def test_gradient_through_all_segments_is_that_of_the_whole_graph(supervise: str
 
 @pytest.mark.parametrize("settings", [{"gradient": "whole"}, {"supervise": "last"}])
 def test_what_needs_every_segment_refuses_tokens_that_halt(settings: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="need tokens that do not halt in training: use halting='fixed'"):
+    with pytest.raises(UserError, match="needs tokens that do not halt in training: use halting='fixed'"):
         trainer(halting="q", **settings)
 
 

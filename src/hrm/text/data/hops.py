@@ -41,7 +41,9 @@ _TEST = 1 << 32
 def numbers(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
     """Uniforms in [0, 1) [rows, columns], a pure function of (seed, row): SplitMix64."""
     with np.errstate(over="ignore"):
-        x = np.full((1, columns), np.uint64(seed) * np.uint64(0xD1342543DE82EF95)) + np.arange(columns, dtype=np.uint64)
+        x = np.full((1, columns), np.uint64(seed * 0xD1342543DE82EF95 % (1 << 64))) + np.arange(
+            columns, dtype=np.uint64
+        )
         x = _mixed(x) + rows.astype(np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
         return (_mixed(x) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -324,20 +326,26 @@ class Hops:
     folder = None
 
     def __init__(
-        self, name: str, hops: int, examples: int, seed: int, length: int, rising: int = 0, held_out: bool = False
-    ) -> None:
-        """`examples`: different questions, of which each number of hops has an equal share."""
+        self, name: str, hops: int, examples: int, seed: int, length: int, rising: int = 0, held_out: bool = False,
+        alone: bool = False,
+    ) -> None:  # fmt: skip
+        """`examples`: different questions, of which each number of hops has an equal share. `alone`: each has one
+        answer, the last."""
         self.name, self.task, self.hops, self.length, self.rising = name, task_of(name), hops, length, rising
         Range(1, self.task.most).check("text.hops", hops)
         if length < (least := self.task.length(hops)):
-            raise UserError(f"--text.length {length} is less than the {least} tokens of {name} with {hops} hops")
-        self.each, self.seed, self.held_out = max(1, examples // hops), 2 * seed, held_out
-        self.characters = self.bytes = self.count = examples * length
+            wants = f"{name} with {hops} hops takes {least} tokens"
+            raise UserError(f"{wants}, more than --text.length {length}: use --text.length {least}")
+        self.each, self.seed, self.held_out, self.alone = max(1, examples // hops), 2 * seed, held_out, alone
+        asked = (self.task.ask(k, np.zeros((1, self.task.columns(k))), alone) for k in range(1, hops + 1))
+        self.count = self.each * sum(int((each.labels != IGNORE).sum()) for each in asked)
+        """Answers."""
+        self.characters = self.bytes = self.count
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what decides the questions."""
-        facts = (self.name, self.hops, self.each, self.seed, self.length, self.held_out)
+        facts = (self.name, self.hops, self.each, self.seed, self.length, self.held_out, self.alone)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def epoch(self, length: int) -> int:
@@ -371,7 +379,7 @@ class Hops:
         """Rows with the questions `which` [rows, questions]."""
         n, many = which.shape
         seed = self.seed + (_TEST if self.held_out else 0) * hops + self.held_out + (hops << 20)
-        asked = self.task.ask(hops, numbers(seed, which.reshape(-1), self.task.columns(hops)), alone=False)
+        asked = self.task.ask(hops, numbers(seed, which.reshape(-1), self.task.columns(hops)), self.alone)
         each = asked.tokens.shape[1]
         rest = length - many * each
         pads = ((0, 0), (0, rest))

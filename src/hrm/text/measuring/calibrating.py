@@ -127,6 +127,14 @@ def calibrate(
     return found
 
 
+def check(run: Path) -> None:
+    """UserError for files that a readout could not be stored in."""
+    is_run = (run / "run.json").is_file()
+    config: Json = json_of((run / "model" if is_run else run) / "config.json", SMALL)
+    if is_run and config.get("halting") == "readout":
+        before_calibration(run)
+
+
 def store(run: Path, found: Calibration) -> Path:
     """Write a chosen readout into the configuration of a run, or of a folder that `save_pretrained` wrote; returns the
     file. Of a run, the whole calibration is kept beside it, with what halted its tokens before."""
@@ -141,6 +149,18 @@ def store(run: Path, found: Calibration) -> Path:
     config |= {"halting": "readout", "readout": found.readout, "exit_threshold": found.chosen.exit_threshold}
     durable.write(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
     return file
+
+
+def undo(run: Path) -> str:
+    """Let the tokens of a run halt as before it was calibrated, and say how; UserError where that is not known."""
+    if not (run / CALIBRATION).is_file():
+        raise UserError(f"{run} has no {CALIBRATION}, which says what halted tokens before: nothing to undo")
+    before, file = before_calibration(run), run / "model" / "config.json"
+    config: Json = json_of(file, SMALL)
+    config |= {"halting": "fixed", "readout": []} | before
+    durable.write(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (run / CALIBRATION).unlink()
+    return str(config["halting"])
 
 
 def fit(features: np.ndarray, target: np.ndarray) -> list[float]:

@@ -103,7 +103,8 @@ def table(found: Sequence[OfHops]) -> str:
         row += "".join(f"{one.by_depth[d - 1]:>7.0%}" for d in depths)
         lines.append(row + "".join(f"{one.baselines[name]:>10.1%}" for name in known))
     lines.append(f"{found[0].n:,} fresh questions of each; `at 4`: right where every token takes 4 segments")
-    lines.append("skill: above chance; chance guesses, majority says the commonest answer, copy the last word")
+    lines.append("skill: (right - chance) / (1 - chance); chance: guessing; majority: always the commonest")
+    lines.append("answer; copy: the last token again; one step: the rule applied once")
     return "\n".join(lines)
 
 
@@ -113,9 +114,9 @@ def draw(found: Sequence[OfHops], path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes, hops = figure.add_subplot(), [one.hops for one in found]
-    axes.plot(hops, [100 * one.accuracy for one in found], "ko-", ms=4, label="as asked")
+    axes.plot(hops, [100 * one.accuracy for one in found], "ko-", ms=4, label="as used")
     most = len(found[0].by_depth)
-    for depth in [d for d in (1, 2, 4, 8, 16, 32) if d <= most and most > 1]:
+    for depth in sorted({d for d in (1, 2, 4, 8, 16, 32, most) if d <= most}) if most > 1 else []:
         right = [100 * one.by_depth[depth - 1] for one in found]
         axes.plot(hops, right, "-", lw=1, label=f"{depth} segment{'s' if depth > 1 else ''}")
     axes.plot(hops, [100 * one.baselines["chance"] for one in found], ":", color="gray", label="chance")

@@ -52,6 +52,10 @@ class Budget(NamedTuple):
         """The configuration's budget with a request's changes; UserError for impossible ones."""
         chosen = {name: getattr(config, name) if (wish := request.get(name)) is None else wish for name in REQUEST}
         most, schedule = chosen["max_segments"], Schedule(*chosen["schedule"])
+        other = request.get("halting") not in (None, "fixed", "readout")
+        if other and config.halting == "readout" and request.get("exit_threshold") is None:
+            said = f"halting '{chosen['halting']}' has no threshold of its own beside a readout"
+            raise UserError(f"{said}: name exit_threshold (--exit-threshold)")
         chosen |= {"min_segments": min(chosen["min_segments"], most), "schedule": schedule}
         budget = cls(**chosen, q_continue=config.q_continue, readout=tuple(config.readout))
         for name, known in CHOICES.items():

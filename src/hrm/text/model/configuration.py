@@ -173,8 +173,10 @@ class HRMConfig(_Settings):
             yield "hierarchy=False is visited once: use max_segments=1 and shared=False"
         if not 1 <= self.min_segments <= self.max_segments:
             yield f"min_segments {self.min_segments} is not between 1 and max_segments {self.max_segments}"
-        if self.halting == "q" and (self.gradient == "whole" or self.supervise == "last"):
-            yield "gradient 'whole' and supervise 'last' need tokens that do not halt in training: use halting='fixed'"
+        whole, last = self.gradient == "whole", self.supervise == "last"
+        for name, given in (("gradient 'whole'", whole), ("supervise 'last'", last)):
+            if given and self.halting == "q":
+                yield f"{name} needs tokens that do not halt in training: use halting='fixed'"
         if self.halting == "readout" and len(self.readout) != READOUT:
             yield "halting 'readout' is what hrm calibrate fits to a model: use it on a run, or halting='fixed'"
         name, steps = parse_horizon(self.horizon)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hrm.core.kernels import at_least_float32
+from hrm.files.reading import UserError
 from hrm.text.model.budget import Budget
 from hrm.text.model.causal import HRMForCausalLM
 from hrm.text.model.configuration import HRMConfig
@@ -59,6 +60,8 @@ def supervision(
     before: tuple[Tensor, Tensor] | None = None
     whole, last = config.gradient == "whole", config.supervise == "last"
     together: list[Tensor] = []
+    if budget.halting == "q" and (whole or last):
+        raise UserError("gradient 'whole' and supervise 'last' need every segment: use halting='fixed'")
 
     def q_loss(z: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
         q = model.q_head(z)

@@ -20,7 +20,7 @@ from hrm.text.data.hops import tokenizer_of_task
 from hrm.text.load import configure
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from hrm.text.model.supervision import supervision
-from hrm.text.training.source import in_place
+from hrm.text.training.source import in_place, made
 from hrm.training.memory import Memory, training_memory
 
 _PARTS = {"model.recurrence.fast": "fast stack", "model.recurrence.slow": "slow stack", "lm_head": "output layer"}
@@ -133,6 +133,7 @@ def shape_of(config: TextConfig) -> HRMConfig:
     file = saved(config.model) if config.model else None
     tokenizer = tokenizer_of(Path(config.data)) if file is None and config.data and in_place(config) else None
     if config.text.kind == "hops" and config.data:
+        made(config)  # whether there are such questions
         tokenizer = tokenizer_of_task(config.data)
     shape = configure(config, tokenizer, HRMConfig.from_pretrained(file.parent) if file else None)
     length = config.text.length

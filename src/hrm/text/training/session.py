@@ -70,6 +70,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
         self.prefers = config.text.kind == "preference"
         self.in_place = in_place(config)
         self.made = config.text.kind == "hops"
+        if config.text.kind in ("gym", "hops"):
+            self.sources = []  # --data is the name of what is made
         self.calibrated = False
         """Whether the run halts by a readout that belongs to the weights of before."""
 
@@ -139,6 +141,8 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
     def read(self, run: Run[TextConfig], changed: Changes, reporter: Reporter) -> None:
         self.tokenizer = load_tokenizer(run.path)
         if self.made:
+            if "data" in changed:
+                raise UserError(f"the run learned {changed['data'][0]}: --data cannot change, train a new run instead")
             self.training, self.held_out = made(self.config), made(self.config, held_out=True)
             return
         if self.in_place or "data_sha256" in run.board:
