@@ -184,20 +184,20 @@ def skill(task: str, accuracy: float) -> float:
 
 
 def at_time(runs: list[dict[str, Any]], seconds: float) -> float:
-    """Mean accuracy at 12 hops when an arm has had so many processor seconds."""
+    """Mean accuracy at 12 hops once an arm has had this many processor seconds."""
     known = [[point["12"] for point in run["curve"] if point["seconds"] <= seconds] for run in runs]
     return statistics.mean(each[-1] if each else 0.0 for each in known)
 
 
 def table(out: Path) -> str:
     """Accuracy by hops: the mean of the seeds, and from which to which they go; skill at 12 hops at equal FLOPs and, as
-    the curves say, at the time of the arm that took least."""
+    the curves say, in the time that the first arm took with its slowest seed."""
     lines = []
     for task, arms in whole(out).items():
         lines.append(
             f"{task}: chance {hops.task_of(FORMS[task].get('of', task)).chance:.1%}; asked hops, trained on 1 to {HOPS}"
         )
-        least = min(statistics.mean(run["seconds"] for run in arms[arm]) for arm in arms if arm in ARMS)
+        least = max(run["seconds"] for run in next(iter(arms[arm] for arm in ARMS if arm in arms)))
         for arm in [name for name in (*ARMS, *DEPTH) if name in arms]:
             runs = arms[arm]
             cells = []
@@ -220,7 +220,9 @@ def draw(out: Path, path: Path) -> None:
     figure = Figure(figsize=(4 * len(found), 6.4), layout="constrained")
     grid = figure.subplots(2, len(found), squeeze=False)
     for column, (task, arms) in enumerate(found.items()):
-        for number, arm in enumerate(name for name in ARMS if name in arms):
+        for number, arm in enumerate(ARMS):
+            if arm not in arms:
+                continue
             runs, colour = arms[arm], f"C{number}"
             asked = [[100 * one["accuracy"] for one in run["asked"]] for run in runs]
             counts = [one["hops"] for one in runs[0]["asked"]]
@@ -240,7 +242,8 @@ def draw(out: Path, path: Path) -> None:
         grid[0][column].set_title(task)
     grid[0][0].set_ylabel("right, %")
     grid[1][0].set_ylabel("right at 12 hops, %")
-    grid[0][0].legend(frameon=False, fontsize=8)
+    handles = {name: line for axes in grid[0] for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    grid[0][0].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower left")
     figure.savefig(path, dpi=110)
 
 
