@@ -59,10 +59,10 @@ def learn(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> dict[st
     book = learner.learn(args.data, say=say)
     seconds = time.process_time() - seconds
     modes = {} if arm in ("transformer", "once") else SCHEDULES
-    own_schedule = {"schedule": SCHEDULES["fast"]} if arm == "once" else {}  # it knows no other one
+    schedule = SCHEDULES["fast"] if arm == "once" else None  # it knows no other one
     return {
         "epochs": epochs, "updates": book["step"], "seconds": seconds, "parameters": learner.parameters,
-        "bits_per_character": learner.bits(book, WHOLE, **own_schedule),
+        "bits_per_character": learner.bits(book, WHOLE, schedule=schedule),
         "modes": {name: learner.bits(book, WHOLE, schedule=schedule) for name, schedule in modes.items()},
         "after_each_epoch": [score["bits_per_character"][0] for score in book["scores"]],
         "sample": learner.sample(600)[0],
