@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from hrm.cli import facts
 from hrm.cli.generate import budget_of
@@ -62,7 +62,7 @@ class TextOptions:
     held out."""
     fresh: int | None = None
     """Instead: this many new questions of the run's Reasoning Gym data set, none of them seen in training."""
-    hops: tuple[int, ...] = ()
+    hops: Annotated[tuple[int, ...], Range(1, 1000)] = ()
     """Of a run that learned questions with hops (--text.kind hops): ask those with these numbers of hops; default: 1 to
     half as many again as it was trained on."""
     task: Literal["text", "pairs", "puzzles"] = "text"

@@ -86,7 +86,7 @@ class HaltingConfig:
     """Which segments of a training have a loss: every one, or the last alone."""
     late: Annotated[float, Range(0, BELOW_ONE)] = 0.0
     """First share of a training, in which each stack runs only once; looping starts after it."""
-    readout: tuple[float, ...] = ()
+    readout: Annotated[tuple[float, ...], Range(-(10**9), 10**9)] = ()
     """What hrm calibrate has fitted for --halting.kind readout: for the first segment a bias and the weight of entropy,
     for later ones a bias and the weights of entropy, of change in nats and of whether the likeliest token stayed."""
 

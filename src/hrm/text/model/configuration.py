@@ -158,8 +158,10 @@ class HRMConfig(_Settings):
     def _problems(self) -> Iterator[str]:
         """One sentence per combination that cannot work: which settings, why, what to do."""
         for name, allowed in _ranges().items():
-            if (value := getattr(self, name)) is not None and not allowed.least <= value <= allowed.most:
-                yield f"{name} is {quoted(value)}: use {allowed}"
+            value = getattr(self, name)
+            for each in value if isinstance(value, tuple) else () if value is None else (value,):
+                if not allowed.least <= each <= allowed.most:
+                    yield f"{name} is {quoted(each)}: use {allowed}"
         if (visits := blocks_of(self)) > MOST_BLOCKS:
             yield f"h_cycles and l_cycles visit {visits:,} blocks in a segment: use at most {MOST_BLOCKS:,}"
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads

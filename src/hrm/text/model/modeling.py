@@ -250,6 +250,8 @@ class HRMModel(HRMPreTrainedModel):
             return self.gathers
         if thought.all_live or thought.keys_values is None or not thought.keys_values.last_exited:
             return False  # all are computed
+        if self.decoder is not None:
+            return True  # it writes the keys of all that it computes
         steps, updates = schedule.h_cycles * schedule.l_cycles, schedule.h_cycles
         fast, slow = self._sizes
         halted = thought.live.numel() - int(thought.live.sum())
