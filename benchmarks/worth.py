@@ -18,7 +18,6 @@ import math
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def learn(arm: str, rate: float, seed: int, share: float, train: np.ndarray, hel
         ),
     )  # fmt: skip
     torch.manual_seed(seed)
-    shape = HRMConfig.of(arch, replace(config.halting), vocab_size=size, eos_token_id=0, pad_token_id=0)
+    shape = HRMConfig.of(arch, config.halting, vocab_size=size, eos_token_id=0, pad_token_id=0)
     model = HRMForCausalLM(shape)
     trainer, began = TextTrainer(config, model, data, Accelerator(cpu=True)), time.process_time()
     while trainer.step_number < steps:

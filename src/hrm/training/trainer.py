@@ -23,8 +23,10 @@ from hrm.runs import checkpoint
 from hrm.runs.checkpoint import counted
 from hrm.training.config import TrainConfig
 from hrm.training.interrupt import Abandoned, Abandoning
+from hrm.training.randomness import generator
 from hrm.training.updates import Updates
 
+_TORCH = 23
 _COUNTERS = ("step_number", "seconds", "window_steps")
 D = TypeVar("D")
 M = TypeVar("M", bound=nn.Module)
@@ -147,6 +149,9 @@ class BaseTrainer(ABC, Generic[M, D]):
         updates."""
         started = time.perf_counter()
         drawn, window, moved = self.draw(), self.window.clone(), self.moved.clone()
+        # What torch draws itself, as for dropout, is a function of the step too, also in a resumed run.
+        drawn_by_torch = generator(self.seed, _TORCH, self.step_number).integers(1 << 62)
+        torch.manual_seed(int(drawn_by_torch) + self.accelerator.process_index)
         try:
             with self.abandoning():
                 self.compute(drawn)

@@ -30,6 +30,7 @@ from hrm.text.training import session
 from hrm.text.training.replay import ReplayObjective
 from hrm.text.training.trainer import TextTrainer, TrainingBatch
 from hrm.training.config import OptimConfig
+from hrm.training.optim import build_optimizers
 from hrm.training.progress import CLOCKED
 from tests.data import hrm_data
 
@@ -264,6 +265,25 @@ def test_depths_of_a_poisson_distribution_are_a_function_of_the_step() -> None:
     assert depths.count(1) / 3000 == pytest.approx(3 * math.exp(-2), abs=0.03)
     assert depths.count(2) / 3000 == pytest.approx(2 * math.exp(-2), abs=0.03)
     assert set(depths) == {1, 2, 3}
+
+
+def test_what_dropout_leaves_out_is_a_function_of_the_step() -> None:
+    weights = []
+    for stray in (0, 7):
+        made = trainer(dropout=0.3, halting="fixed")
+        for _ in range(3):
+            torch.manual_seed(stray)  # as in a process that begins anywhere
+            made.step()
+        weights.append(torch.cat([p.detach().flatten() for p in made.model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_muon_trains_the_matrices_of_the_stacks() -> None:
+    model = trainer().model
+    muon, rest = build_optimizers(model, OptimConfig("muon"))
+    stacks = {id(p) for p in model.recurrence.parameters() if p.ndim == 2}
+    assert {id(p) for group in muon.param_groups for p in group["params"]} == stacks
+    assert len(stacks) + sum(len(g["params"]) for g in rest.param_groups) == len([*model.parameters()])
 
 
 def test_loops_that_begin_late_begin_then() -> None:

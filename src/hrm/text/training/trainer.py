@@ -17,11 +17,11 @@ from hrm.text.data import Batch
 from hrm.text.model import HRMForCausalLM
 from hrm.text.model.budget import Budget
 from hrm.text.model.supervision import supervision
-from hrm.training.randomness import generator, uniforms
+from hrm.training.randomness import uniforms
 from hrm.training.trainer import BaseTrainer, anyone, split
 from hrm.training.updates import Updates
 
-_EXPLORATION, _DEPTH, _DROPOUT = 4, 5, 23
+_EXPLORATION, _DEPTH = 4, 5
 
 
 class Rows(Protocol):
@@ -103,9 +103,6 @@ class TextTrainer(BaseTrainer[HRMForCausalLM, TrainingBatch]):
         """Forward and backward passes of all segments of the batch."""
         part = -(-len(self.rows) // self.train.accumulate)
         *rows, explore, count, budget = drawn
-        if self.model.config.dropout:  # what is left out is a function of the step, also in a resumed run
-            place = self.accelerator.process_index
-            torch.manual_seed(int(generator(self.seed, _DROPOUT, self.step_number).integers(1 << 62)) + place)
         for some in zip(*(t.split(part) for t in rows), explore.split(part, dim=1), strict=True):
             self._think(TrainingBatch(*some, count, budget))  # type: ignore[call-arg]
 
