@@ -2,9 +2,9 @@
 
 import pytest
 
-from hrm.text.model import modeling
+from hrm.text.model import selection
 
 
 @pytest.fixture(autouse=True)
 def picks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeling, "PICKING", -1)
+    monkeypatch.setattr(selection, "PICKING", -1)

@@ -12,7 +12,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache
 
 from hrm.files.reading import UserError
-from hrm.text.model import HRMCache, HRMForCausalLM, modeling
+from hrm.text.model import HRMCache, HRMForCausalLM, selection
 from tests.text.model import small
 
 pytestmark = pytest.mark.slow
@@ -196,20 +196,27 @@ def test_halted_rows_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("form", list(small.FORMS))
 @pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("halting", ["q", "kl", "readout"])
+@pytest.mark.parametrize("picking", [20_000_000, 9600], ids=["never", "once some have halted"])
 def test_where_picking_out_live_tokens_saves_nothing_all_are_computed_to_the_same(
-    form: str, cached: bool, monkeypatch: pytest.MonkeyPatch
+    form: str, cached: bool, halting: str, picking: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, ids, seen = small.model(halting="q", **small.FORMS[form]), small.tokens(rows=3), []
+    fitted = {"readout": (0.0, -1.0, 0.0, -1.0, -1.0, 1.0)}
+    model, ids, seen = small.model(max_segments=4, **fitted, **small.FORMS[form]), small.tokens(rows=3), []
+    levels = {"kl": 0.05, "readout": 0.03}
     with torch.no_grad():
-        half = {"use_cache": cached, "exit_threshold": float(model(ids, max_segments=1).confidence.median())}
+        level = levels.get(halting, float(model(ids, max_segments=1).confidence.median()))
+        half: dict[str, Any] = {"use_cache": cached, "halting": halting, "exit_threshold": level}
         picked = model(ids, **half)
-        monkeypatch.setattr(modeling, "PICKING", 20_000_000)
+        monkeypatch.setattr(selection, "PICKING", picking)
         model.recurrence.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].shape[:2]))
         whole = model(ids, **half)
-    assert int(picked.depth.min()) < int(picked.depth.max()) == len(seen)
-    assert {*seen} == {ids.shape}
+    assert len(seen) == int(picked.depth.max())
+    assert picking < 20_000_000 or {*seen} == {ids.shape}
     assert torch.equal(picked.depth, whole.depth)
     torch.testing.assert_close(picked.logits, whole.logits, **EXACT)
+    if form == "original":
+        assert int(picked.depth.min()) < int(picked.depth.max())
 
 
 def test_backfill_equals_the_full_depth_model_read_at_each_tokens_depth() -> None:

@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrm.core.halting import QHead
 from hrm.core.kernels import at_least_float32
 from hrm.text.model.budget import Budget
+from hrm.text.model.selection import picks
 from hrm.text.model.thought import Thought
 
 FIRST = 2
 """Numbers of a readout that are for the first segment."""
-_FEW = 64
-"""Tokens of a thought that are asked all, halted ones too: cheaper than picking out the live ones."""
 
 
 def stops(
@@ -38,7 +37,8 @@ def stops_of(
     head: Callable[[Tensor], Tensor] | None,
 ) -> list[Bool[Tensor, "b p"]]:
     """`stops` of several thoughts under one budget: what reads their states is one product for all of them."""
-    asked = [None if thought.live.numel() <= _FEW else thought.live for thought in thoughts]
+    cost = 2 * sum(p.numel() for p in (head if isinstance(head, nn.Module) else q_head).parameters())
+    asked = [thought.live if not thought.all_live and picks(thought.live, cost) else None for thought in thoughts]
     states = [_of(thought.exited.z_h, some) for thought, some in zip(thoughts, asked, strict=True)]
     sizes, chosen = [len(each) for each in states], torch.cat(states) if states[1:] else states[0]
     confidence = None
@@ -96,7 +96,8 @@ def _settled(
         old = None
         if thought.previous is not None:
             was, old = thought.previous
-            old = old if was is None else old[_of(thought.live, was)]
+            # Of all tokens or of those that were live, those that are asked: with more halted, fewer may be.
+            old = old[_of(thought.live, was)] if some is not None else old
         thought.previous = some, own
         olds.append(old)
     if None not in olds:

@@ -35,11 +35,9 @@ from hrm.text.model.halting import stops
 from hrm.text.model.key_values import KeyValueStore
 from hrm.text.model.masks import prefix_blocks, visibility, visible, whole
 from hrm.text.model.rotary import Rotary
-from hrm.text.model.selection import AllTokens
+from hrm.text.model.selection import AllTokens, picks
 from hrm.text.model.thought import Thought, VisitRecords
 
-PICKING = 20_000_000
-"""FLOPs that take about as long as picking live tokens out and putting them back."""
 _AUTO = {
     "AutoConfig": "HRMConfig",
     "AutoModel": "HRMModel",
@@ -254,8 +252,7 @@ class HRMModel(HRMPreTrainedModel):
             return True  # it writes the keys of all that it computes
         steps, updates = schedule.h_cycles * schedule.l_cycles, schedule.h_cycles
         fast, slow = self._sizes
-        halted = thought.live.numel() - int(thought.live.sum())
-        return halted * 2 * (steps * fast + updates * slow) > PICKING
+        return picks(thought.live, 2 * (steps * fast + updates * slow))
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:

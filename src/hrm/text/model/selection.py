@@ -13,6 +13,14 @@ from torch import Tensor
 from hrm.core.recurrence import Carry
 from hrm.text.model.dropout import Drop, Dropout
 
+PICKING = 20_000_000
+"""FLOPs that take about as long as picking live tokens out and putting them back."""
+
+
+def picks(live: Bool[Tensor, "b p"], flops: float) -> bool:
+    """Whether computing the live tokens alone saves time, at these FLOPs a token."""
+    return (live.numel() - int(live.sum())) * flops > PICKING
+
 
 class AllTokens:
     """All tokens from column `start`, none of which has halted. Those before it have run this segment already."""
