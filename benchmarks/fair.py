@@ -159,6 +159,7 @@ def best_rate(out: Path, task: str, arm: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Train what is not there yet: all arms with one seed, then with the next."""
     for seed in range(args.seeds):
         for task, arm in itertools.product(args.tasks, args.arms):
             # A variant learns at the rate of the arm that it varies, for a third of the FLOPs.
