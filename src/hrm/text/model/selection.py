@@ -17,7 +17,7 @@ PICKING = 20_000_000
 """FLOPs that take about as long as picking live tokens out and putting them back."""
 
 
-def picks(live: Bool[Tensor, "b p"], flops: float) -> bool:
+def picks(live: Bool[Tensor, "b p"], flops: int) -> bool:
     """Whether computing the live tokens alone saves time, at these FLOPs a token."""
     return (live.numel() - int(live.sum())) * flops > PICKING
 
