@@ -50,7 +50,9 @@ TASKS: dict[str, dict[str, Any]] = {
 FEW = {f"{task}-{count}": {**TASKS[task], "of": task, "examples": count, "flops": TASKS[task]["flops"] / 3}
        for task in ("sum", "permutations") for count in (1000, 10_000)}  # fmt: skip
 """The same from few different questions, at the rate that was best with endless ones, with a third of the FLOPs."""
-FORMS = TASKS | FEW
+WIDE = {"sum-256": {**TASKS["sum"], "of": "sum", "dim": 256, "heads": 8, "flops": 4e13, "rate": 0.015}}
+"""A wider model of a task, for what adaptive depth saves (benchmarks/saving.py)."""
+FORMS = TASKS | FEW | WIDE
 _DEEP = {"max_segments": 12, "depth_mean": 8.0}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hrm": ({"fast_layers": 1, "slow_layers": 1, "h_cycles": 1, "l_cycles": 1}, _DEEP),
@@ -74,7 +76,8 @@ def recipe(task: str, arm: str, rate: float, seed: int) -> TextConfig:
     """The settings of an arm; the number of steps is not known yet."""
     form = FORMS[task]
     shape, depth = ARMS[arm.partition(",")[0]]
-    arch = TextArch(dim=DIM, heads=HEADS, norm="post", intermediate_size=2 * DIM, max_position_embeddings=512, **shape)
+    dim, heads = form.get("dim", DIM), form.get("heads", HEADS)
+    arch = TextArch(dim=dim, heads=heads, norm="post", intermediate_size=2 * dim, max_position_embeddings=512, **shape)
     return TextConfig(
         arch=arch, halting=HaltingConfig(weight=0.0, **(depth | DEPTH.get(arm, {}))),
         text=CorpusConfig(kind="hops", length=form["length"], hops=HOPS, rising=RISING),
@@ -163,7 +166,8 @@ def run(args: argparse.Namespace) -> None:
     for seed in range(args.seeds):
         for task, arm in itertools.product(args.tasks, args.arms):
             # A variant learns at the rate of the arm that it varies, for a third of the FLOPs.
-            rate = best_rate(args.out, FORMS[task].get("of", task), arm.partition(",")[0])
+            form = FORMS[task]
+            rate = form.get("rate") or best_rate(args.out, form.get("of", task), arm.partition(",")[0])
             part(args.out, task, arm, rate, seed, 1.0 if arm in ARMS else 1 / 3)
 
 
@@ -217,7 +221,7 @@ def draw(out: Path, path: Path) -> None:
     """Accuracy by hops, and at 12 hops by processor time."""
     from matplotlib.figure import Figure
 
-    found = whole(out)
+    found = {task: arms for task, arms in whole(out).items() if task in TASKS}
     figure = Figure(figsize=(4 * len(found), 6.4), layout="constrained")
     grid = figure.subplots(2, len(found), squeeze=False)
     for column, (task, arms) in enumerate(found.items()):

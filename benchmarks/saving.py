@@ -1,6 +1,6 @@
 """What adaptive depth saves on questions of mixed difficulty, and whether a calibrated readout keeps its promise.
 
-    python benchmarks/saving.py --models DIR --task sum --out FILE.json [--hops 12] [--segments 16] [--promise 0.5]
+    python benchmarks/saving.py --models DIR --task sum|sum-256 --out FILE [--hops 12] [--segments 16] [--promise 0.5]
 
 The models are those that `benchmarks/fair.py` kept in DIR, the HRM of each seed. Each is calibrated on held-out
 questions of 1 to --hops hops, then asked fresh ones. Loss: 2,000 fresh questions of each number of hops, at full depth,
@@ -134,7 +134,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = []
     for folder in sorted(args.models.glob(f"{args.task}-hrm-*-1.00")):
-        runs.append(measure(folder, args.task, int(folder.name.split("-")[-2]), args))
+        runs.append(measure(folder, args.task.partition("-")[0], int(folder.name.split("-")[-2]), args))
         write_json(args.out, {"runs": runs})
         one = runs[-1]
         if "time" not in one:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hrm.files import names
-from hrm.files.reading import SMALL, UserError, json_of, reason
+from hrm.files.reading import SMALL, UserError, json_of, reading, reason
 from hrm.files.records import Json, Record
 from hrm.puzzles import kinds
 from hrm.puzzles.config import Config
@@ -20,7 +20,7 @@ from hrm.runs import Run, checkpoint, lock
 from hrm.runs.checkpoint import DamagedCheckpoint
 from hrm.settings import Recipe, families, kind_of
 from hrm.text import learned
-from hrm.text.config import LearnConfig, TextConfig
+from hrm.text.config import CALIBRATION, LearnConfig, TextConfig
 
 _TAIL = 1 << 20
 """Bytes of the metrics in which the last line of a step is looked for."""
@@ -116,7 +116,21 @@ def _training(run: Run[Any], kind: type[Recipe]) -> Json:
         "writer": writer, "step": step, "steps": run.config.train.steps,
         "checkpoint": checkpoint.step_of(saved[-1]) if saved else None,
         "last": _numbers(last), "best": None if best is None else {"step": best["step"], **_numbers(best)},
+        "calibration": _calibration(run.path),
     }  # fmt: skip
+
+
+def _calibration(path: Path) -> Json | None:
+    """What a calibrated readout promises, where tokens halt by one."""
+    model = path / "model" / "config.json"
+    if not (path / CALIBRATION).is_file() or not model.is_file() or json_of(model, SMALL).get("halting") != "readout":
+        return None
+    found = json_of(path / CALIBRATION, SMALL)
+    with reading(path / CALIBRATION):
+        return {
+            "promised": float(found["promised"]), "mean_segments": float(found["chosen"]["mean_segments"]),
+            "max_segments": int(found["max_segments"]),
+        }  # fmt: skip
 
 
 def _numbers(record: Json) -> dict[str, float]:

@@ -86,6 +86,9 @@ def _show_training(path: Path, told: Json) -> None:
             print(
                 f"{name}{step}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items())
             )
+    if (found := told["calibration"]) is not None:
+        depth = f"{found['mean_segments']:.2f} of {found['max_segments']} segments"
+        print(f"tokens halt by a calibrated readout: {depth}, at most {found['promised']:g} points lost")
 
 
 def describe(state: State) -> dict[str, object]:

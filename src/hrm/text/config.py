@@ -25,6 +25,8 @@ TALKS = (*QUESTIONS, "preference")
 """Kinds of data in which answers count."""
 TEMPLATES = ("alpaca", "roles")
 """Ways to write questions and answers that have a name."""
+CALIBRATION = "calibration.json"
+"""Where a run keeps what `hrm calibrate` found, and what halted its tokens before."""
 
 
 def is_text(path: str | Path) -> bool:

@@ -25,7 +25,7 @@ from hrm.runs import checkpoint as checkpoints
 from hrm.settings import kind_of, presets
 from hrm.text import hrm_text, learned
 from hrm.text.arch import HaltingConfig
-from hrm.text.config import TALKS, LearnConfig, TextConfig, groups_of
+from hrm.text.config import CALIBRATION, TALKS, LearnConfig, TextConfig, groups_of
 from hrm.text.data.chat import chat_template
 from hrm.text.data.growing import rebuild_tokenizer, tokenizer_from
 from hrm.text.data.rows import held_out
@@ -36,8 +36,6 @@ from hrm.text.names import TOKENIZERS
 
 ADAPTED = ["qkv", "out", "gate_up", "down"]
 """The layers that get adapters."""
-CALIBRATION = "calibration.json"
-"""Where a run keeps what `hrm calibrate` found, and what halted its tokens before."""
 
 
 class TextModel(NamedTuple):

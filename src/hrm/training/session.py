@@ -62,6 +62,9 @@ class Subject(ABC, Generic[C, T]):
     def trainer(self, run: Run[C], accelerator: Accelerator) -> T:
         """Model and trainer at step 0."""
 
+    def resumed(self, run: Run[C], trainer: T) -> None:
+        """Write what a resumed run must say from now on; called in the main process only, before the first step."""
+
     @abstractmethod
     def amounts(self) -> str:
         """In words, how much data is trained on and held out."""
@@ -124,6 +127,7 @@ def _train(subject: Subject[C, T], path: Path, resume: bool, overwrite: bool, ac
             reporter.say(f"changed by flags: {said}")
             run.log({"event": "resumed", "from_step": trainer.step_number, "changed": changed})
             run.set_config(config)
+        subject.resumed(run, trainer)
     device = choose_threads(run, accelerator, trainer.model, train.batch_size * trainer.positions)
     _explain(subject, trainer, device, reporter)
     reporter.start(accelerator, path.name, str(path), settings(config))

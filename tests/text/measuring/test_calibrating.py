@@ -135,7 +135,11 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
     assert (config.halting, list(config.readout)) == ("readout", found["readout"])
     assert config.exit_threshold == found["chosen"]["exit_threshold"]
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    assert changed == {"model/config.json", "calibration.json"}
+    assert changed == {"model/config.json", "calibration.json", "README.md"}
+    assert "| halting | readout |" in (run / "README.md").read_text("utf-8")
+    assert main(["status", str(run)]) == 0
+    told = f"readout: {found['chosen']['mean_segments']:.2f} of 2 segments, at most 50 points lost"
+    assert told in capsys.readouterr().out
     assert main(["generate", str(run), "the cat", "--max-new-tokens", "8", "--json"]) == 0
     own = json.loads(capsys.readouterr().out)
     flags = ["--halting", "readout", "--exit-threshold", str(found["chosen"]["exit_threshold"])]
@@ -145,6 +149,11 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
     assert "stored: tokens halt by this readout" in capsys.readouterr().out and files(run) == after
     assert main(["train", "--resume", str(run), "--train.steps", "3"]) == 0
     assert "calibrate again" in capsys.readouterr().err
+    config = HRMConfig.from_pretrained(run / "model")  # what was promised belonged to the weights of before
+    assert (config.halting, config.exit_threshold) == ("q", 0.5) and not (run / "calibration.json").exists()
+    assert main(["status", str(run)]) == 0 and "readout" not in capsys.readouterr().out
+    assert main(["calibrate", str(run), "--loss", "50"]) == 0
+    assert main(["train", "--resume", str(run), "--train.steps", "3"]) == 0  # which changes no weights
     kept = json.loads((run / "calibration.json").read_text())["before"]
     assert kept == {"halting": "q", "exit_threshold": 0.5}
     for damaged in ("[]", '{"before": {"halting": "never"}}', "{"):

@@ -18,9 +18,11 @@ from hrm.core.kernels import at_least_float32
 from hrm.files.reading import SMALL, UserError, json_of
 from hrm.files.records import Json, Record
 from hrm.runs import durable
+from hrm.text.arch import HaltingConfig
+from hrm.text.config import CALIBRATION
 from hrm.text.data import Tokens
 from hrm.text.data.hops import Hops
-from hrm.text.load import CALIBRATION, before_calibration
+from hrm.text.load import before_calibration
 from hrm.text.measuring.losses import WindowsRead, halt_at, read
 from hrm.text.measuring.subject import LOGITS
 from hrm.text.model import Budget, HRMForCausalLM, Thought
@@ -155,11 +157,17 @@ def undo(run: Path) -> str:
     """Let the tokens of a run halt as before it was calibrated, and say how; UserError where that is not known."""
     if not (run / CALIBRATION).is_file():
         raise UserError(f"{run} has no {CALIBRATION}, which says what halted tokens before: nothing to undo")
+    return forget(run)
+
+
+def forget(run: Path) -> str:
+    """The same for a run whose weights change, also where only defaults are known; returns how tokens halt."""
     before, file = before_calibration(run), run / "model" / "config.json"
     config: Json = json_of(file, SMALL)
-    config |= {"halting": "fixed", "readout": []} | before
+    usual = {"halting": HaltingConfig.kind, "exit_threshold": HaltingConfig.exit_threshold, "readout": []}
+    config |= usual | before
     durable.write(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (run / CALIBRATION).unlink()
+    (run / CALIBRATION).unlink(missing_ok=True)
     return str(config["halting"])
 
 

@@ -189,6 +189,13 @@ class _TextTraining(Subject[TextConfig, TextTrainer]):
             trainer.peak_flops = accelerator.num_processes * (gpu.flops_float32 if wide else gpu.flops_16_bit)
         return trainer
 
+    def resumed(self, run: Run[TextConfig], trainer: TextTrainer) -> None:
+        self.calibrated &= trainer.step_number < self.train.steps
+        if self.calibrated:
+            from hrm.text.measuring.calibrating import forget
+
+            forget(run.path)
+
     def amounts(self) -> str:
         if isinstance(self._training, Hops):
             return f"questions of {self._training.name} with 1 to {self._training.hops} hops, made when they are read"
