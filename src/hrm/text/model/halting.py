@@ -40,7 +40,7 @@ def stops_of(
     cost = 2 * sum(p.numel() for p in (head if isinstance(head, nn.Module) else q_head).parameters())
     asked = [thought.live if not thought.all_live and picks(thought.live, cost) else None for thought in thoughts]
     states = [_of(thought.exited.z_h, some) for thought, some in zip(thoughts, asked, strict=True)]
-    sizes, chosen = [len(each) for each in states], torch.cat(states) if states[1:] else states[0]
+    sizes, chosen = [len(each) for each in states], _whole(states)
     confidence = None
     if budget.halting == "q":
         wants = budget.probability(q_head(chosen)) > budget.exit_threshold
@@ -100,11 +100,19 @@ def _settled(
             old = old[_of(thought.live, was)] if some is not None else old
         thought.previous = some, own
         olds.append(old)
-    if None not in olds:
-        return _says(new, torch.cat(olds) if olds[1:] else olds[0], budget)  # type: ignore[arg-type]
-    if all(old is None for old in olds):
-        return _says(new, None, budget)
-    return torch.cat([_says(own, old, budget) for own, old in zip(parts, olds, strict=True)])
+    known = [old for old in olds if old is not None]
+    if len(known) in (0, len(olds)):
+        return _says(new, _whole(known) if known else None, budget)
+    # Those that have just begun as one, then the others as one.
+    order = sorted(range(len(olds)), key=lambda i: olds[i] is not None)
+    ordered, begun = [parts[i] for i in order], len(olds) - len(known)
+    said = _says(_whole(ordered[:begun]), None, budget), _says(_whole(ordered[begun:]), _whole(known), budget)
+    told = dict(zip(order, torch.cat(said).split([sizes[i] for i in order]), strict=True))
+    return torch.cat([told[i] for i in range(len(olds))])
+
+
+def _whole(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if parts[1:] else parts[0]
 
 
 def _says(new: Tensor, old: Tensor | None, budget: Budget) -> Bool[Tensor, " n"]:
