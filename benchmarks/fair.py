@@ -69,7 +69,7 @@ DEPTH: dict[str, dict[str, Any]] = {
     "hrm, gradient through all, loss at the last": {"gradient": "whole", "supervise": "last"},
     "hrm, loops in the last third": {"late": 0.67},
 }
-"""Other ways to train the HRM: settings of its depth that differ."""
+"""Other ways to train the HRM: settings of its depth that differ. Each has a third of the FLOPs, and its best rate."""
 
 
 def recipe(task: str, arm: str, rate: float, seed: int) -> TextConfig:
@@ -165,21 +165,31 @@ def run(args: argparse.Namespace) -> None:
     """Train what is not there yet: all arms with one seed, then with the next."""
     for seed in range(args.seeds):
         for task, arm in itertools.product(args.tasks, args.arms):
-            # A variant learns at the rate of the arm that it varies, for a third of the FLOPs.
             form = FORMS[task]
-            rate = form.get("rate") or best_rate(args.out, form.get("of", task), arm.partition(",")[0])
-            part(args.out, task, arm, rate, seed, 1.0 if arm in ARMS else 1 / 3)
+            rate = form.get("rate") or best_rate(args.out, form.get("of", task), arm)
+            if arm in ARMS:
+                part(args.out, task, arm, rate, seed, 1.0)
 
 
 def whole(out: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The trainings there are, by task and arm, but for those that try a learning rate."""
+    """The trainings there are, by task and arm, but for those with a third of the FLOPs."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for file in sorted(out.glob("*.json")):
         one = json.loads(file.read_text("utf-8"))
-        if one["share"] < 1 and one["arm"] in ARMS:
-            continue  # a learning rate that was tried
-        found.setdefault(one["task"], {}).setdefault(one["arm"], []).append(one)
+        if one["share"] == 1:
+            found.setdefault(one["task"], {}).setdefault(one["arm"], []).append(one)
     return found
+
+
+def ways(out: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """By task, the HRM and the other ways to train it, each with a third of the FLOPs and at its best learning rate."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted(out.glob("*.json")):
+        one = json.loads(file.read_text("utf-8"))
+        if one["share"] < 1 and one["arm"] in ("hrm", *DEPTH):
+            arms = found.setdefault(one["task"], {})
+            arms[one["arm"]] = max(one, arms.get(one["arm"], one), key=trained)
+    return {task: arms for task, arms in found.items() if len(arms) > 1}
 
 
 def skill(task: str, accuracy: float) -> float:
@@ -203,7 +213,7 @@ def table(out: Path) -> str:
             f"{task}: chance {hops.task_of(FORMS[task].get('of', task)).chance:.1%}; asked hops, trained on 1 to {HOPS}"
         )
         least = max(run["seconds"] for run in next(iter(arms[arm] for arm in ARMS if arm in arms)))
-        for arm in [name for name in (*ARMS, *DEPTH) if name in arms]:
+        for arm in [name for name in ARMS if name in arms]:
             runs = arms[arm]
             cells = []
             for column in zip(*(run["asked"] for run in runs), strict=True):
@@ -214,6 +224,12 @@ def table(out: Path) -> str:
             skills = f"skill {skill(task, far):.2f}, in {least:.0f} s {skill(task, at_time(runs, least)):.2f}"
             about = f"{runs[0]['parameters']:>8,}  {len(runs)} seeds  {seconds:4.0f} s  rate {runs[0]['rate']:g}"
             lines.append(f"  {arm:<14} {about}  {skills}  {'  '.join(cells)}")
+    for task, kinds in ways(out).items():
+        lines.append(f"{task}: ways to train depth, a third of the FLOPs, one seed")
+        for arm in [name for name in ("hrm", *DEPTH) if name in kinds]:
+            run = kinds[arm]
+            cells = [f"{one['hops']}: {one['accuracy']:.1%}" for one in run["asked"]]
+            lines.append(f"  {arm:<44} {run['seconds']:4.0f} s  rate {run['rate']:g}  {'  '.join(cells)}")
     return "\n".join(lines)
 
 
@@ -268,7 +284,7 @@ def main() -> None:
         run(args)
     print(table(args.out))
     if args.json:
-        write_json(args.json, whole(args.out))
+        write_json(args.json, {"arms": whole(args.out), "ways": ways(args.out)})
     if args.plot:
         draw(args.out, args.plot)
 
