@@ -147,6 +147,7 @@ def test_a_list_takes_any_number_of_values():
         ("--arch.mixer conv", "--arch.mixer must be one of attention, mlp, groups, neighbours, not 'conv'"),
         ("--arch.kv-heads two", "--arch.kv-heads must be an integer, not 'two'"),
         ("--train.track aim", "--train.track must be one of tensorboard, wandb, trackio, not 'aim'"),
+        ("--train.compile=false", "--train.compile takes no value: use --train.compile or --train.no-compile"),
         ("sudoku-4x4 again", "unexpected argument 'again'"),
         ("--optim.lr -1e-4", "--optim.lr must be at least 0"),
         ("--seed 99999999999999999999", "--seed must be at least 0 and at most 9,223,372,036,854,775,807, not"),

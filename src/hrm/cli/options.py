@@ -126,6 +126,7 @@ def parse(
         raise SystemExit(0)
     known = list(options_of(options))
     args = _json_file(known, _typed_settings(known, args))
+    _check_switches(known, args)
     values = _places(_read(verb, options, args, None), args)
     for option in options_of(options, values=values):
         if (allowed := range_of(option, verb)) is not None:
@@ -245,6 +246,16 @@ def _read(verb: str, options: type[T], args: Sequence[str], default: T | None) -
         # tyro draws a box; the person gets one sentence.
         said = _complaint(list(options_of(options)), args) or " ".join(messages.getvalue().split())
         raise UserError(_with_owner(said, verb)) from None
+
+
+def _check_switches(known: Sequence[Option], args: Sequence[str]) -> None:
+    """UserError for --switch=VALUE, of which the value would be read as an argument of its own."""
+    switches = [option for option in known if option.kind is bool and not option.positional]
+    for word in args:
+        name, equals, _ = word.replace("_", "-").partition("=")
+        for option in switches:
+            if equals and name in (option.flag, option.off):
+                raise UserError(f"{name} takes no value: use {option.flag} or {option.off}")
 
 
 def _with_owner(complaint: str, verb: str) -> str:

@@ -379,11 +379,15 @@ def text_to_measure(
     """The text to measure on, packed into a temporary folder where it is not yet, and where it came from; `count` hears
     of the words of a set of words."""
     tokenizer, source = loaded.tokenizer, options.data
-    if source is None and loaded.run is not None and loaded.run.config.text.kind == "hops":
-        from hrm.text.training.source import made as made_of
+    if loaded.run is not None and loaded.run.config.text.kind == "hops":
+        if source is None:
+            from hrm.text.training.source import made as made_of
 
-        yield made_of(loaded.run.config, held_out=True, alone=True), None
-        return
+            yield made_of(loaded.run.config, held_out=True, alone=True), None
+            return
+        if source in made.TASKS and not Path(source).exists():
+            name = loaded.run.config.data
+            raise UserError(f"{options.run} makes its questions of {name} by itself: leave --data out")
     if options.fresh is None and (source is None or corpus.is_packed(source)):
         if options.words:
             raise UserError(f"{source} holds tokens: --words wants the text of the set")

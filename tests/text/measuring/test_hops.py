@@ -83,6 +83,7 @@ def test_a_resumed_training_reads_the_same_questions(run: Path, tmp_path: Path) 
         (["--hops", "1100"], "--hops must be at least 1 and at most 1,000"),
         (["--hops", "1000", "--limit", "3"], "a question with 1000 hops has 1001 tokens"),
         (["--hops", "2", "--data", "x.txt"], "use one of them"),
+        (["--data", "chain"], "makes its questions of sum by itself: leave --data out"),
         (["--halting", "kl", "--exit-threshold", "0.1", "0.2"], "give one --exit-threshold"),
     ],
 )
