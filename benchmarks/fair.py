@@ -204,6 +204,17 @@ def at_time(runs: list[dict[str, Any]], seconds: float) -> float:
     return statistics.mean(each[-1] if each else 0.0 for each in known)
 
 
+def differences(ours: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """Points of accuracy by hops, of the seeds that both have, with two standard errors."""
+    pairs = [(one, two) for one in ours for two in others if one["seed"] == two["seed"]]
+    cells = []
+    for i, asked in enumerate(ours[0]["asked"]):
+        each = [100 * (one["asked"][i]["accuracy"] - two["asked"][i]["accuracy"]) for one, two in pairs]
+        error = f" +- {2 * statistics.stdev(each) / len(each) ** 0.5:.1f}" if len(each) > 1 else ""
+        cells.append(f"{asked['hops']}: {statistics.mean(each):+.1f}{error}")
+    return "  ".join(cells)
+
+
 def table(out: Path) -> str:
     """Accuracy by hops: the mean of the seeds, and from which to which they go; skill at 12 hops at equal FLOPs and, as
     the curves say, in the time that the first arm took with its slowest seed."""
@@ -224,6 +235,8 @@ def table(out: Path) -> str:
             skills = f"skill {skill(task, far):.2f}, in {least:.0f} s {skill(task, at_time(runs, least)):.2f}"
             about = f"{runs[0]['parameters']:>8,}  {len(runs)} seeds  {seconds:4.0f} s  rate {runs[0]['rate']:g}"
             lines.append(f"  {arm:<14} {about}  {skills}  {'  '.join(cells)}")
+        if task in FEW:
+            lines += [f"  hrm - {arm}: {differences(arms['hrm'], arms[arm])}" for arm in arms if arm != "hrm"]
     for task, kinds in ways(out).items():
         lines.append(f"{task}: ways to train depth, a third of the FLOPs, one seed")
         for arm in [name for name in ("hrm", *DEPTH) if name in kinds]:
