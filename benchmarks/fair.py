@@ -62,6 +62,10 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "transformer-8": ({"fast_layers": 4, "slow_layers": 4, "hierarchy": False}, {}),
 }
 """Architecture and depth of each arm. transformer-2 has exactly as many parameters as hrm."""
+BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "transformer-16": ({"fast_layers": 8, "slow_layers": 8, "hierarchy": False}, {}),
+}
+"""Asked afterwards: would as many blocks do as an answer of 8 segments visits?"""
 DEPTH: dict[str, dict[str, Any]] = {
     "hrm, depth always 8": {"max_segments": 8, "depth_mean": 0.0},
     "hrm, loss at the last segment": {"supervise": "last"},
@@ -75,7 +79,7 @@ DEPTH: dict[str, dict[str, Any]] = {
 def recipe(task: str, arm: str, rate: float, seed: int) -> TextConfig:
     """The settings of an arm; the number of steps is not known yet."""
     form = FORMS[task]
-    shape, depth = ARMS[arm.partition(",")[0]]
+    shape, depth = (ARMS | BESIDE)[arm.partition(",")[0]]
     dim, heads = form.get("dim", DIM), form.get("heads", HEADS)
     arch = TextArch(dim=dim, heads=heads, norm="post", intermediate_size=2 * dim, max_position_embeddings=512, **shape)
     return TextConfig(
@@ -167,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
         for task, arm in itertools.product(args.tasks, args.arms):
             form = FORMS[task]
             rate = form.get("rate") or best_rate(args.out, form.get("of", task), arm)
-            if arm in ARMS:
+            if arm not in DEPTH:
                 part(args.out, task, arm, rate, seed, 1.0)
 
 
@@ -224,7 +228,7 @@ def table(out: Path) -> str:
             f"{task}: chance {hops.task_of(FORMS[task].get('of', task)).chance:.1%}; asked hops, trained on 1 to {HOPS}"
         )
         least = max(run["seconds"] for run in next(iter(arms[arm] for arm in ARMS if arm in arms)))
-        for arm in [name for name in ARMS if name in arms]:
+        for arm in [name for name in (*ARMS, *BESIDE) if name in arms]:
             runs = arms[arm]
             cells = []
             for column in zip(*(run["asked"] for run in runs), strict=True):
@@ -254,7 +258,7 @@ def draw(out: Path, path: Path) -> None:
     figure = Figure(figsize=(4 * len(found), 6.4), layout="constrained")
     grid = figure.subplots(2, len(found), squeeze=False)
     for column, (task, arms) in enumerate(found.items()):
-        for number, arm in enumerate(ARMS):
+        for number, arm in enumerate((*ARMS, *BESIDE)):
             if arm not in arms:
                 continue
             runs, colour = arms[arm], f"C{number}"
@@ -286,7 +290,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--out", type=Path, required=True, help="folder of what is finished")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(FORMS))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *DEPTH])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *BESIDE, *DEPTH])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for all that was measured")
     parser.add_argument("--plot", type=Path, help="file for a picture")
