@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def test_of_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     assert f"{run.path}: puzzle, step 30 of 30 (100%), checkpoint of step 30\nfinished\nlast: loss" in shown
     assert "best (step " in shown
+    # Resumed for more steps, and killed before one of them was saved.
+    run.log({"event": "resumed", "from_step": 30, "changed": {"train.steps": [30, 60]}})
+    run.set_config(replace(run.config, train=replace(run.config.train, steps=60)))
+    assert status(run.path)["state"] == "not running"
 
 
 def test_of_a_training_that_has_done_nothing_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

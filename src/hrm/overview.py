@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hrm.files import names
-from hrm.files.reading import SMALL, UserError, json_of, reading, reason
+from hrm.files.reading import SMALL, UserError, json_of, reason
 from hrm.files.records import Json, Record
 from hrm.puzzles import kinds
 from hrm.puzzles.config import Config
@@ -20,7 +20,7 @@ from hrm.runs import Run, checkpoint, lock
 from hrm.runs.checkpoint import DamagedCheckpoint
 from hrm.settings import Recipe, families, kind_of
 from hrm.text import learned
-from hrm.text.config import CALIBRATION, LearnConfig, TextConfig
+from hrm.text.config import LearnConfig, TextConfig, calibration
 
 _TAIL = 1 << 20
 """Bytes of the metrics in which the last line of a step is looked for."""
@@ -106,31 +106,22 @@ def training(path: Path) -> Json:
 
 
 def _training(run: Run[Any], kind: type[Recipe]) -> Json:
-    lines = [record for record in run.records(_TAIL) if "event" not in record and type(record.get("step")) is int]
+    records = list(run.records(_TAIL))
+    lines = [record for record in records if "event" not in record and type(record.get("step")) is int]
     saved = checkpoint.complete(run.checkpoints)
     last, writer, best = lines[-1] if lines else {}, lock.writer(run.path), run.best
     step = max(last.get("step", 0), *(checkpoint.step_of(path) for path in saved), 0)
-    ended = run.outcome if run.outcome.get("step") == step else {}  # not that of before it was resumed
+    # Not that of before it was resumed, also where no further step was saved.
+    again = [record.get("from_step") for record in records if record.get("event") == "resumed"]
+    over = run.outcome.get("step") == step and not (again and again[-1] == step < run.config.train.steps)
+    ended = run.outcome if over else {}
     return {
         "kind": kind.family, "state": "running" if writer else ended.get("state", "not running"),
         "writer": writer, "step": step, "steps": run.config.train.steps,
         "checkpoint": checkpoint.step_of(saved[-1]) if saved else None,
         "last": _numbers(last), "best": None if best is None else {"step": best["step"], **_numbers(best)},
-        "calibration": _calibration(run.path),
+        "calibration": calibration(run.path),
     }  # fmt: skip
-
-
-def _calibration(path: Path) -> Json | None:
-    """What a calibrated readout promises, where tokens halt by one."""
-    model = path / "model" / "config.json"
-    if not (path / CALIBRATION).is_file() or not model.is_file() or json_of(model, SMALL).get("halting") != "readout":
-        return None
-    found = json_of(path / CALIBRATION, SMALL)
-    with reading(path / CALIBRATION):
-        return {
-            "promised": float(found["promised"]), "mean_segments": float(found["chosen"]["mean_segments"]),
-            "max_segments": int(found["max_segments"]),
-        }  # fmt: skip
 
 
 def _numbers(record: Json) -> dict[str, float]:

@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
         return _undo(path)
     from hrm.runs import lock, threads
     from hrm.text.load import load_text
-    from hrm.text.measuring.calibrating import calibrate, check, store
+    from hrm.text.measuring.calibrating import calibrate, check, store, tell_card
     from hrm.text.measuring.subject import longest
 
     with lock.own(path, "calibrate"):
@@ -87,7 +87,7 @@ def main(args: list[str]) -> int:
             found = calibrate(model, tokenizer, packed, length, *how)
         if found.chosen is not None:
             store(path, found)
-            _tell_card(path)
+            tell_card(path)
     result = found.plain() | {"checkpoint": loaded.name}
     if options.json_file is not None:
         output.write_json(options.json_file, result)
@@ -101,19 +101,7 @@ def _undo(path: Path) -> int:
 
     with lock.own(path, "calibrate --undo"):
         print(f"tokens halt as before: {undo(path)}")
-        _tell_card(path)
     return 0
-
-
-def _tell_card(path: Path) -> None:
-    """Let the card of a finished run say how its tokens halt."""
-    if not (path / "run.json").is_file() or not (path / "README.md").is_file():
-        return
-    from hrm.runs import Run, durable
-    from hrm.text.config import TextConfig
-    from hrm.text.measuring.card import model_card
-
-    durable.write(path / "README.md", model_card(Run.open(path, TextConfig)))
 
 
 def _check_folder(path: Path, model: HRMForCausalLM) -> None:

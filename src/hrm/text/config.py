@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from hrm.core.arch import TokenLoss, common_problems
 from hrm.files.ranges import ABOVE_ZERO, BELOW_ONE, MANY, Range
-from hrm.files.reading import SMALL, json_of, quoted
+from hrm.files.reading import SMALL, json_of, quoted, reading
 from hrm.files.records import Json
 from hrm.settings import Recipe, kind_of, load_preset, overlay, presets
 from hrm.text import names
@@ -27,6 +27,20 @@ TEMPLATES = ("alpaca", "roles")
 """Ways to write questions and answers that have a name."""
 CALIBRATION = "calibration.json"
 """Where a run keeps what `hrm calibrate` found, and what halted its tokens before."""
+
+
+def calibration(path: Path) -> Json | None:
+    """What a run's calibrated readout promises and costs; None where its tokens do not halt by one."""
+    model = path / "model" / "config.json"
+    if not (path / CALIBRATION).is_file() or not model.is_file() or json_of(model, SMALL).get("halting") != "readout":
+        return None
+    found = json_of(path / CALIBRATION, SMALL)
+    with reading(path / CALIBRATION):
+        return {
+            "promised": float(found["promised"]), "accuracy_at_full_depth": float(found["accuracy"]),
+            "accuracy": float(found["chosen"]["accuracy"]), "lost_at_most": float(found["chosen"]["lost_at_most"]),
+            "mean_segments": float(found["chosen"]["mean_segments"]), "max_segments": int(found["max_segments"]),
+        }  # fmt: skip
 
 
 def is_text(path: str | Path) -> bool:

@@ -148,13 +148,18 @@ def _form(read: Callable[[], HRMConfig], where: Path) -> HRMConfig:
 
 
 def before_calibration(path: Path) -> Json:
-    """What halted the tokens of a run before it was calibrated: `halting` and `exit_threshold`."""
+    """What halted the tokens of a run before it was calibrated, `halting` and `exit_threshold`: what was kept, else
+    what the run's settings say; nothing of a saved folder."""
+    known: Json = {}
+    if (path / "run.json").is_file():
+        trained = Run.open(path, TextConfig).config.halting
+        known = {"halting": trained.kind, "exit_threshold": trained.exit_threshold}
     if not (path / CALIBRATION).is_file():
-        return {}
+        return known
     found = json_of(path / CALIBRATION, SMALL)
     if not isinstance(found, dict) or not isinstance(found.get("before"), dict):
         raise UserError(f"{path / CALIBRATION} does not say what halted tokens before: restore it, or delete it")
-    return {name: found["before"][name] for name in ("halting", "exit_threshold") if name in found["before"]}
+    return known | {name: found["before"][name] for name in known if name in found["before"]}
 
 
 def as_trained(config: HRMConfig, path: Path) -> bool:

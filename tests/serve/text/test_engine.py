@@ -160,6 +160,20 @@ def test_the_likeliest_tokens_are_told_where_each_was_drawn(crowd: Crowd) -> Non
         assert [p for _, p in top] == sorted((p for _, p in top), reverse=True) and len(top) == 3
 
 
+def test_under_backfill_a_prompt_takes_as_long_as_its_last_token(crowd: Crowd) -> None:
+    request, deeper = {"halting": "q", "halting_rule": "backfill"}, 0
+    for prompt in ("the cat", "the dog sat", "on the mat", "a log", "the cat sat on the mat", "la mer"):
+        asked = crowd.ask(prompt, Sampling(max_new_tokens=1, greedy=True), request=request)
+        assert asked.end() == "done"
+        ids = torch.tensor([asked.writing.wish.ids])
+        depth = crowd.loaded.model(ids, **request).depth[0]
+        assert asked.writing.completion.tokens[0].depth == depth[-1] == crowd.steps.qsize()
+        deeper += int(depth.max() > depth[-1])
+        while not crowd.steps.empty():
+            crowd.steps.get()
+    assert deeper  # than the last one, and not waited for
+
+
 @pytest.mark.parametrize("request_", [{}, {"halting_rule": "backfill"}, {"halting": "fixed", "schedule": (1, 2)}])
 def test_the_next_turn_of_a_talk_is_not_read_again(crowd: Crowd, request_: dict) -> None:
     request = dict(request_)

@@ -136,7 +136,8 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
     assert config.exit_threshold == found["chosen"]["exit_threshold"]
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed == {"model/config.json", "calibration.json", "README.md"}
-    assert "| halting | readout |" in (run / "README.md").read_text("utf-8")
+    card = (run / "README.md").read_text("utf-8")
+    assert "| halting | readout |" in card and "measured before the readout was calibrated" in card
     assert main(["status", str(run)]) == 0
     told = f"readout: {found['chosen']['mean_segments']:.2f} of 2 segments, at most 50 points lost"
     assert told in capsys.readouterr().out
@@ -158,9 +159,14 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
     assert kept == {"halting": "q", "exit_threshold": 0.5}
     for damaged in ("[]", '{"before": {"halting": "never"}}', "{"):
         (run / "calibration.json").write_text(damaged)
+        said = files(run)
+        assert main(["calibrate", str(run), "--undo"]) == 2 and files(run) == said
         assert main(["train", "--resume", str(run), "--train.steps", "4"]) == 2
         assert "calibration.json" in capsys.readouterr().err
-    (run / "calibration.json").write_text(json.dumps({"before": kept}))
+    (run / "calibration.json").unlink()  # then the settings of the run are known still
+    assert main(["train", "--resume", str(run), "--train.steps", "4"]) == 0
+    assert HRMConfig.from_pretrained(run / "model").halting == "q"
+    assert "| halting | q |" in (run / "README.md").read_text("utf-8")
 
 
 def test_a_promise_that_cannot_be_kept_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -241,10 +241,9 @@ class TextEngine:
         return [text for text in texts if text.thought is not None]
 
     def _settle(self, text: _Text, thought: Thought) -> None:
-        """After a segment: a thought without live tokens is over."""
+        """After a segment: a thought from which the text can be continued is over."""
         deep = thought.segment == text.budget.max_segments
-        over = not bool(thought.live.any()) if text.budget.adaptive else deep
-        if not over:
+        if not (thought.written if text.budget.adaptive else deep):
             return
         text.cache.carry = Carry(*(z[:, -1:] for z in thought.exited))
         text.last, text.depth = thought.exited.z_h[:, -1], int(thought.depth[0, -1])

@@ -17,12 +17,12 @@ from transformers import PreTrainedTokenizerFast
 from hrm.core.kernels import at_least_float32
 from hrm.files.reading import SMALL, UserError, json_of
 from hrm.files.records import Json, Record
-from hrm.runs import durable
-from hrm.text.arch import HaltingConfig
-from hrm.text.config import CALIBRATION
+from hrm.runs import Run, durable
+from hrm.text.config import CALIBRATION, TextConfig
 from hrm.text.data import Tokens
 from hrm.text.data.hops import Hops
-from hrm.text.load import before_calibration
+from hrm.text.load import as_trained, before_calibration, form_of
+from hrm.text.measuring.card import model_card
 from hrm.text.measuring.losses import WindowsRead, halt_at, read
 from hrm.text.measuring.subject import LOGITS
 from hrm.text.model import Budget, HRMForCausalLM, Thought
@@ -161,14 +161,21 @@ def undo(run: Path) -> str:
 
 
 def forget(run: Path) -> str:
-    """The same for a run whose weights change, also where only defaults are known; returns how tokens halt."""
-    before, file = before_calibration(run), run / "model" / "config.json"
+    """The same for a run whose weights change; returns how tokens halt."""
+    form, file = form_of(run), run / "model" / "config.json"
+    as_trained(form, run)
     config: Json = json_of(file, SMALL)
-    usual = {"halting": HaltingConfig.kind, "exit_threshold": HaltingConfig.exit_threshold, "readout": []}
-    config |= usual | before
+    config |= {"halting": form.halting, "exit_threshold": form.exit_threshold, "readout": list(form.readout)}
     durable.write(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
     (run / CALIBRATION).unlink(missing_ok=True)
+    tell_card(run)
     return str(config["halting"])
+
+
+def tell_card(run: Path) -> None:
+    """Let the card of a finished run say how its tokens halt."""
+    if (run / "run.json").is_file() and (run / "README.md").is_file():
+        durable.write(run / "README.md", model_card(Run.open(run, TextConfig)))
 
 
 def fit(features: np.ndarray, target: np.ndarray) -> list[float]:

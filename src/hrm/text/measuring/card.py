@@ -14,7 +14,7 @@ from hrm.files.reading import SMALL, json_of
 from hrm.files.records import Json
 from hrm.runs import Run
 from hrm.settings import presets
-from hrm.text.config import TALKS, TextConfig
+from hrm.text.config import TALKS, TextConfig, calibration
 from hrm.text.data import Packed, is_packed, open_text
 from hrm.text.data.tokenizers import characters_of
 from hrm.text.load import TextModel, form_of, load_tokenizer
@@ -164,6 +164,12 @@ def _results(run: Run[TextConfig], result: Json) -> str:
         if shares := result.get("exact_match_by_depth"):
             rows, head = [(*row, f"{share:.1%}") for row, share in zip(rows, shares, strict=True)], (*head, "exact")
         said += ["With every token at the same depth:", _table(head, rows)]
+    if (found := calibration(run.path)) is not None:
+        depth = f"{found['mean_segments']:.2f} of {found['max_segments']} segments"
+        said.append(
+            f"This was measured before the readout was calibrated by which tokens halt now: {depth}, and "
+            f"{found['accuracy']:.1%} right where full depth has {found['accuracy_at_full_depth']:.1%}."
+        )
     return "\n\n".join(said)
 
 
