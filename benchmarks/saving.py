@@ -6,12 +6,14 @@ The models are those that `benchmarks/fair.py` kept in DIR, the HRM of each seed
 questions of 1 to --hops hops, then asked fresh ones. Loss: 2,000 fresh questions of each number of hops, at full depth,
 by the readout, and with the same depths dealt out to the questions at random. Time: 240 questions in random order, one
 after another and in 8 slots that are filled as soon as a question is answered, by the engine of `hrm serve`; full and
-adaptive depth in turn, on one thread, the median ratio of the rounds.
+adaptive depth in turn, on one thread, the median ratio of the rounds. What FILE holds of a model is kept, and its times
+are measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import queue
 import statistics
 import time
@@ -80,11 +82,29 @@ def timed(loaded: TextModel, asked: list[list[int]], slots: int, full: Request, 
     return {"full": [a for a, _ in rounds], "adaptive": [b for _, b in rounds], "ratio": statistics.median(ratios)}
 
 
-def measure(folder: Path, task: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One model."""
+def saved(folder: Path, segments: int) -> HRMForCausalLM:
+    """A model, which takes so many segments."""
     model = HRMForCausalLM.from_pretrained(folder).eval()
-    model.config.max_segments, model.config.halting = args.segments, "fixed"
+    model.config.max_segments, model.config.halting = segments, "fixed"
     model.config.halting_rule = "backfill"  # trained at full depth, it knows no keys of tokens that halted
+    return model
+
+
+def times(folder: Path, task: str, run: dict[str, Any], most: int) -> dict[str, Any]:
+    """Of a measured model, one question after another and in 8 slots; questions have 1 to so many hops."""
+    model, tokenizer, rng = saved(folder, run["segments"]), tokenizer_of_task(task), np.random.default_rng(run["seed"])
+    asked = [questions(task, int(hops), 1, seed=1000 + i).tokens[0].tolist()
+             for i, hops in enumerate(rng.integers(1, most + 1, STREAM))]  # fmt: skip
+    model.config.halting, model.config.readout = "readout", tuple(run["calibration"]["readout"])
+    loaded = TextModel(model, tokenizer, str(folder))
+    request = Request(halting="readout", exit_threshold=run["calibration"]["chosen"]["exit_threshold"])
+    full = Request(halting="fixed")
+    return {f"batch {slots}": timed(loaded, asked, slots, full, request) for slots in (1, 8)}
+
+
+def measure(folder: Path, task: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One model, but for its times."""
+    model = saved(folder, args.segments)
     tokenizer, length = tokenizer_of_task(task), task_of(task).length(args.hops)
     # One answer a question, as many questions of each number of hops, as in the stream.
     held = Hops(task, args.hops, args.hops * args.questions, seed, length, held_out=True, alone=True)
@@ -105,19 +125,11 @@ def measure(folder: Path, task: str, seed: int, args: argparse.Namespace) -> dic
     for hops, deal in enumerate(others, 1):
         dealt.append(answers(model, task, hops, full, deal)[0])
     lost, most = lost_between(np.concatenate(whole), np.concatenate(halted))
-    rng = np.random.default_rng(seed)
-    asked = [questions(task, int(hops), 1, seed=1000 + i).tokens[0].tolist()
-             for i, hops in enumerate(rng.integers(1, args.hops + 1, STREAM))]  # fmt: skip
-    model.config.halting, model.config.readout = "readout", tuple(found.readout)
-    loaded = TextModel(model, tokenizer, str(folder))
-    request = Request(halting="readout", exit_threshold=chosen.exit_threshold)
-    times = {slots: timed(loaded, asked, slots, Request(halting="fixed"), request) for slots in (1, 8)}
     return {
         "task": task, "seed": seed, "promised": args.promise, "calibration": found.plain(),
         "accuracy": {"full": float(np.mean(whole)), "readout": float(np.mean(halted)), "random": float(np.mean(dealt))},
         "lost": lost, "lost_at_most": most, "mean_segments": float(np.mean(depths)), "segments": args.segments,
         "mean_segments_by_hops": [float(each.mean()) for each in depths],
-        "time": {f"batch {slots}": each for slots, each in times.items()},
     }  # fmt: skip
 
 
@@ -132,14 +144,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    runs = []
+    known = json.loads(args.out.read_text("utf-8"))["runs"] if args.out.is_file() else []
+    runs = {run["seed"]: run for run in known}
     for folder in sorted(args.models.glob(f"{args.task}-hrm-*-1.00")):
-        runs.append(measure(folder, args.task.partition("-")[0], int(folder.name.split("-")[-2]), args))
-        write_json(args.out, {"runs": runs})
-        one = runs[-1]
-        if "time" not in one:
-            print(f"seed {one['seed']}: no threshold keeps the promise")
+        task, seed = args.task.partition("-")[0], int(folder.name.split("-")[-2])
+        if seed not in runs:
+            runs[seed] = measure(folder, task, seed, args)
+        one = runs[seed]
+        if "accuracy" not in one:
+            print(f"seed {seed}: no threshold keeps the promise")
             continue
+        one["time"] = times(folder, task, one, args.hops)
+        write_json(args.out, {"runs": [runs[seed] for seed in sorted(runs)]})
         shares = "  ".join(f"{name} {each:.2%}" for name, each in one["accuracy"].items())
         ratios = "  ".join(f"{name}: {each['ratio']:.2f} of the time" for name, each in one["time"].items())
         print(f"seed {one['seed']}: {shares}  lost {one['lost']:.2f} (at most {one['lost_at_most']:.2f}) points  "
