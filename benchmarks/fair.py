@@ -277,7 +277,7 @@ def draw(out: Path, path: Path) -> None:
             axes.set(xlabel=what, ylim=(0, 102))
             axes.grid(alpha=0.3)
         grid[0][column].axvline(HOPS, color="gray", lw=0.8, ls="--")
-        grid[0][column].set_title(task)
+        grid[0][column].set(title=task, xticks=TASKS[task]["asked"])
     grid[0][0].set_ylabel("right, %")
     grid[1][0].set_ylabel("right at 12 hops, %")
     handles = {name: line for axes in grid[0] for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
