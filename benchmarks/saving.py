@@ -83,7 +83,7 @@ def timed(loaded: TextModel, asked: list[list[int]], slots: int, full: Request, 
 
 
 def saved(folder: Path, segments: int) -> HRMForCausalLM:
-    """A model, which takes so many segments."""
+    """A model that takes this number of segments."""
     model = HRMForCausalLM.from_pretrained(folder).eval()
     model.config.max_segments, model.config.halting = segments, "fixed"
     model.config.halting_rule = "backfill"  # trained at full depth, it knows no keys of tokens that halted
@@ -91,7 +91,7 @@ def saved(folder: Path, segments: int) -> HRMForCausalLM:
 
 
 def times(folder: Path, task: str, run: dict[str, Any], most: int) -> dict[str, Any]:
-    """Of a measured model, one question after another and in 8 slots; questions have 1 to so many hops."""
+    """Of a measured model, one question after another and in 8 slots; questions have 1 to `most` hops."""
     model, tokenizer, rng = saved(folder, run["segments"]), tokenizer_of_task(task), np.random.default_rng(run["seed"])
     asked = [questions(task, int(hops), 1, seed=1000 + i).tokens[0].tolist()
              for i, hops in enumerate(rng.integers(1, most + 1, STREAM))]  # fmt: skip
