@@ -89,6 +89,21 @@ def test_depth_confidence_and_entropy_of_every_token_come_back() -> None:
         model.generate(ids, output_depth=True, num_beams=2, **GREEDY)
 
 
+def test_under_backfill_a_prompt_takes_as_long_as_its_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, request = small.model(halting="q", halting_rule="backfill"), {"max_new_tokens": 1, "do_sample": False}
+    segment, seen = model.model.segment, list[int]()
+    monkeypatch.setattr(model.model, "segment", lambda *args: [seen.append(1), segment(*args)][1])
+    deeper = 0
+    for row in small.tokens(rows=6):
+        with torch.no_grad():
+            depth = model(row[None]).depth[0]
+        seen.clear()
+        out = model.generate(row[None], output_depth=True, **request)
+        assert len(seen) == depth[-1] == out.depth[0, 0]
+        deeper += int(depth.max() > depth[-1])
+    assert deeper  # than the last one, and not waited for
+
+
 def test_a_changed_schedule_reads_the_whole_text_anew() -> None:
     model, ids = small.model(), small.tokens(rows=1)
     cache = HRMCache()

@@ -140,7 +140,8 @@ class HRMForCausalLM(HRMPreTrainedModel, HRMGenerationMixin):
             return result if as_dict(self.config, return_dict) else result.to_tuple()
         self._refresh_head()
         cache = {"past_key_values": past_key_values, "use_cache": use_cache}
-        out = dict(self.model(**tokens, **cache, **shown, head=self.lm_head, budget=budget, return_dict=True))
+        how: dict[str, Any] = {"head": self.lm_head, "budget": budget, "writes": trace is not None}
+        out = dict(self.model(**tokens, **cache, **shown, **how, return_dict=True))
         z = out.pop("last_hidden_state")
         kept = slice_logits_to_keep(z, logits_to_keep)
         decoder = self.model.decoder

@@ -272,8 +272,14 @@ class HRMModel(HRMPreTrainedModel):
             thought.advance(part.selection, carry)
         return crowd.sizes
 
-    def think(self, thought: Thought, budget: Budget, head: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Segments until every token has halted or spent its budget."""
+    def think(
+        self,
+        thought: Thought,
+        budget: Budget,
+        head: Callable[[Tensor], Tensor] | None = None,
+        writes: bool = False,
+    ) -> None:
+        """Segments until every token has halted or spent its budget; `writes`: until the text can be continued."""
         if not budget.adaptive:
             for _ in range(budget.max_segments):
                 self.segment(thought, budget.schedule)
@@ -282,10 +288,10 @@ class HRMModel(HRMPreTrainedModel):
         store = thought.keys_values
         at_once = store is not None and store.fills and not isinstance(store.cache, HRMCache | None)
         least = budget.limit if at_once else 0
-        while bool(thought.live.any()) or thought.segment < least:
+        while not (thought.written if writes else thought.all_halted) or thought.segment < least:
             before = thought.exited.z_h
             self.segment(thought, budget.schedule)
-            if bool(thought.live.any()):
+            if not thought.all_halted:
                 thought.halt(stops(thought, before, budget, self.q_head, head))
 
     def forward(
@@ -301,11 +307,13 @@ class HRMModel(HRMPreTrainedModel):
         output_attentions: bool | None = None,
         budget: Budget | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
+        writes: bool = False,
         return_dict: bool | None = None,
         **request: Any,
     ) -> HRMModelOutput | tuple[Any, ...]:
         """Run each token until the halting criterion or its budget ends it; returns the states at which they halted.
-        `request` names what differs from the configuration (`Budget`), where no whole budget is given."""
+        `writes`: the last token alone counts, as far as that leaves what follows the same. `request` names what differs
+        from the configuration (`Budget`), where no whole budget is given."""
         refuse_arguments(HRMModel.forward, request)
         budget = budget or self.budget(**request)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -315,7 +323,7 @@ class HRMModel(HRMPreTrainedModel):
         tokens = (input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids)
         thought = self.begin(*tokens, past_key_values, budget)  # type: ignore[arg-type]
         thought.watch = watch = self.watch(output_hidden_states, output_attentions)
-        self.think(thought, budget, head)
+        self.think(thought, budget, head, writes)
         if thought.keys_values is not None:
             thought.keys_values.fill(thought.segment, budget.limit)
         if isinstance(past_key_values, HRMCache):

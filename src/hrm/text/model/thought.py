@@ -119,11 +119,16 @@ class Thought:
         self.all_live = False
 
     @property
+    def all_halted(self) -> bool:
+        """Whether no token is live."""
+        return not bool(self.live.any())
+
+    @property
     def written(self) -> bool:
         """Whether the text can be continued: all tokens have halted, or the last one where the others, whose keys are
         computed when a later token first needs them (rule `backfill`), would run for themselves alone."""
         lags = self.keys_values is not None and self.keys_values.lags
-        return not bool((self.live[:, -1] if lags else self.live).any())
+        return not bool(self.live[:, -1].any()) if lags else self.all_halted
 
     def shorten(self, length: int) -> None:
         """Drop all but the first `length` tokens."""
