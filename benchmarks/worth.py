@@ -6,8 +6,9 @@ Plain Transformers of 2 to 8 blocks and an HRM of two blocks (one L, one H) visi
 characters once. What a plain model of n blocks would reach is read between those measured, on a scale of log n. A model
 of 2 blocks visited r times that is as good as n blocks has the exponent log(n / 2) / log r: 0 if repeating brings
 nothing, 1 if it is as good as new layers (the question of arXiv 2604.21106; there one model fits all sizes at equal
-FLOPs, here text is equal). The learning rate of each arm is the best of three after a third of the text with one seed.
-What is finished is kept in DIR, and the same command continues; processes with other --arms may share a DIR.
+FLOPs, here text is equal). The learning rate of each arm is the best of three after a third of the text with one seed;
+of two as good, the smaller. What is finished is kept in DIR, and the same command continues; processes with other
+--arms may share a DIR.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from hrm.text.training.trainer import TextTrainer
 from hrm.training.config import OptimConfig, TrainConfig
 
 LENGTH, ROWS = 128, 16
+AS_GOOD = 0.01
+"""Bits by which learning rates may differ and be as good; of those the smallest is taken."""
 PLAIN = {f"plain {n}": {"fast_layers": n - n // 2, "slow_layers": n // 2, "hierarchy": False} for n in (2, 3, 4, 6, 8)}
 LOOPS = {
     f"{gradient}, {times} times": {
@@ -146,7 +149,10 @@ def main() -> None:
         print(f"{arm:<20} {rate:g} seed {seed} {share:.2f}  {one['bits']:.4f} bits  {one['seconds']:.0f} s", flush=True)
         return one
 
-    rates = {arm: min(RATES, key=lambda rate: part(arm, rate, 0, 1 / 3)["bits"]) for arm in args.arms}
+    rates = {}
+    for arm in args.arms:
+        tried = {rate: part(arm, rate, 0, 1 / 3)["bits"] for rate in RATES}
+        rates[arm] = min(rate for rate, bits in tried.items() if bits < min(tried.values()) + AS_GOOD)
     runs = [part(arm, rates[arm], seed, 1.0) for seed in range(args.seeds) for arm in args.arms]
     found: dict[str, list[float]] = {}
     for one in runs:
