@@ -65,9 +65,11 @@ def main(args: list[str]) -> int:
     if options.undo:
         return _undo(path)
     from hrm.runs import lock, threads
+    from hrm.text.data.hops import Hops
     from hrm.text.load import load_text
     from hrm.text.measuring.calibrating import calibrate, check, store, tell_card
     from hrm.text.measuring.subject import longest
+    from hrm.text.training.source import made
 
     with lock.own(path, "calibrate"):
         loaded = load_text(path, options.checkpoint, options.on.device, options.on.precision)
@@ -79,6 +81,8 @@ def main(args: list[str]) -> int:
         threads.settle_for(model, options.batch_size * (loaded.length or most), options.on.threads)
         given = TextOptions(run=options.run, data=options.data)
         with text_to_measure(loaded, given, lambda words: None) as (packed, _), share("", Console(stderr=True)) as told:
+            if isinstance(packed, Hops) and loaded.run is not None:  # made when they are read, as many as asked for
+                packed = made(loaded.run.config, held_out=True, alone=True, most=options.limit // packed.length)
             rows = getattr(packed, "length", None)  # rows of a fixed length
             length = rows or min(loaded.length or most, max(1, packed.count - 1))
             if length > most:
@@ -129,7 +133,8 @@ def table(found: Calibration) -> str:
         lines.append("  ".join((f"{name:<{widths[0]}}", *shown)).rstrip())
     of = "tokens" if found.answers is None else f"tokens in {found.answers:,} answers"
     lines.append(f"fitted on {found.fitted_on:,} tokens, measured on {found.n:,} other {of}")
-    lines.append("readout: halts by what was learned; Q head, random: other ways to the same mean depth")
+    others = "Q head, random: other ways" if found.q is not None else "random: another way"
+    lines.append(f"readout: halts by what was learned; {others} to the same mean depth")
     return "\n".join([*lines, sentence(found)])
 
 

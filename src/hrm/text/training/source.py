@@ -30,11 +30,12 @@ def in_place(config: TextConfig) -> bool:
     )
 
 
-def made(config: TextConfig, held_out: bool = False, alone: bool = False) -> Hops:
-    """The questions with hops of a recipe, which are made when they are read; `alone`: each with one answer."""
+def made(config: TextConfig, held_out: bool = False, alone: bool = False, most: int = HELD_OUT) -> Hops:
+    """The questions with hops of a recipe, which are made when they are read; `alone`: each with one answer. `most`:
+    how many are held out."""
     assert config.data is not None
     text, rising = config.text, round(config.text.rising * config.train.steps)
-    examples = min(text.examples, HELD_OUT) if held_out else text.examples
+    examples = min(text.examples, most) if held_out else text.examples
     return Hops(config.data, text.hops, examples, config.seed, text.length, rising, held_out, alone)
 
 
