@@ -14,11 +14,13 @@ of two as good, the smaller. What is finished is kept in DIR, and the same comma
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,28 +104,36 @@ def learn(arm: str, rate: float, seed: int, share: float, train: np.ndarray, hel
             "bits": nats / count / math.log(2)}  # fmt: skip
 
 
-def exponents(found: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Of each looped arm, seed after seed."""
-    known = {name: each for name, each in found.items() if name in LOOPS}
-    told: dict[str, list[float]] = {}
-    for name, each in known.items():
-        times = int(name.split(", ")[1].split()[0])
-        for seed, bits in enumerate(each):
-            plain = sorted((int(arm.split()[1]), found[arm][seed]) for arm in PLAIN)
-            told.setdefault(name, []).append(math.log(depth_of(bits, plain) / 2) / math.log(times))
+def exponents(found: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """Of each looped arm, with two standard errors: leaving out one seed after the other (jackknife)."""
+    seeds = range(len(next(iter(found.values()))))
+
+    def of(name: str, some: Sequence[int]) -> float:
+        mean = {arm: statistics.mean(each[seed] for seed in some) for arm, each in found.items()}
+        plain = [(int(arm.split()[1]), mean[arm]) for arm in PLAIN]
+        return math.log(depth_of(mean[name], plain) / 2) / math.log(int(name.split(", ")[1].split()[0]))
+
+    told: dict[str, tuple[float, float]] = {}
+    for name in LOOPS:
+        parts = [of(name, [seed for seed in seeds if seed != left]) for left in seeds if len(seeds) > 1]
+        squares = sum((each - statistics.mean(parts)) ** 2 for each in parts)
+        error = 2 * math.sqrt(squares * (len(parts) - 1) / len(parts)) if parts else math.nan
+        told[name] = of(name, seeds), error
     return told
 
 
 def depth_of(bits: float, plain: list[tuple[int, float]]) -> float:
-    """The number of blocks at which plain models would reach these bits, on straight lines over log n; beyond the
-    shallowest and the deepest the line of a fit to all."""
-    logs, losses = np.log([n for n, _ in plain]), np.array([loss for _, loss in plain])
-    for i in range(len(plain) - 1):
-        if losses[i] >= bits >= losses[i + 1]:
-            part = (losses[i] - bits) / (losses[i] - losses[i + 1])
-            return float(np.exp(logs[i] + part * (logs[i + 1] - logs[i])))
-    slope, level = np.polyfit(logs, losses, 1)
-    return float(np.exp((bits - level) / slope))
+    """The number of blocks at which plain models would reach these bits, on straight lines over log n as far as deeper
+    is better; where two blocks are better already, on the first of these lines, and at most the best depth."""
+    known = [plain[0]]
+    for n, loss in plain[1:]:
+        if loss < known[-1][1]:
+            known.append((n, loss))
+    if len(known) == 1 or bits <= known[-1][1]:
+        return float(known[-1][0])
+    pairs = list(itertools.pairwise(known))
+    (n, loss), (deeper, less) = next((pair for pair in pairs if pair[0][1] >= bits >= pair[1][1]), pairs[0])
+    return float(n * (deeper / n) ** ((loss - bits) / (loss - less)))
 
 
 def main() -> None:
@@ -161,8 +171,7 @@ def main() -> None:
     for arm, bits in found.items():
         line = f"{arm:<20} rate {rates[arm]:g}  {statistics.mean(bits):.4f} bits"
         if arm in told:
-            spread = 2 * statistics.stdev(told[arm]) / math.sqrt(len(told[arm])) if len(bits) > 1 else math.nan
-            line += f"  exponent {statistics.mean(told[arm]):.2f} +- {spread:.2f}"
+            line += "  exponent {:.2f} +- {:.2f}".format(*told[arm])
         print(line)
     if args.json:
         write_json(args.json, {"data": args.data.name, "runs": runs, "exponents": told})
