@@ -226,6 +226,22 @@ def test_steps_are_told(start: Any):
     assert sum(step.depth for step in steps) == sum(step.requests for step in steps) == ticket.segments
 
 
+def test_who_has_an_answer_finds_its_steps_told(start: Any):
+    steps: list[Step] = []
+
+    def slowly(step: Step) -> None:
+        time.sleep(0.02)
+        steps.append(step)
+
+    client, engine = Client(), PuzzleEngine(exact_solver(), on_step=slowly)
+    try:
+        for i in range(1, 4):
+            engine.submit(client.asks(questions(1)))
+            assert len(client.answers()) == 1 and sum(step.answered for step in steps) == i
+    finally:
+        engine.close(5)
+
+
 def test_threads_may_submit_at_once(start: Any):
     engine, texts = start(slots=4), questions(6)
     clients = [Client() for _ in range(6)]

@@ -174,6 +174,22 @@ def test_under_backfill_a_prompt_takes_as_long_as_its_last_token(crowd: Crowd) -
     assert deeper  # than the last one, and not waited for
 
 
+def test_who_has_a_text_finds_its_steps_told() -> None:
+    steps: list[Step] = []
+
+    def slowly(step: Step) -> None:
+        time.sleep(0.02)
+        steps.append(step)
+
+    crowd = Crowd(made())
+    crowd.engine.on_step = slowly
+    for prompt in ("the cat", "a mat"):
+        steps.clear()
+        assert crowd.ask(prompt, Sampling(max_new_tokens=3, greedy=True)).end() == "done"
+        assert sum(step.written for step in steps) == 3
+    crowd.engine.close()
+
+
 @pytest.mark.parametrize("request_", [{}, {"halting_rule": "backfill"}, {"halting": "fixed", "schedule": (1, 2)}])
 def test_the_next_turn_of_a_talk_is_not_read_again(crowd: Crowd, request_: dict) -> None:
     request = dict(request_)

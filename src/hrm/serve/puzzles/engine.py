@@ -111,11 +111,11 @@ class PuzzleEngine:
         started = time.perf_counter()
         ended = self._batches.advance()
         seconds = time.perf_counter() - started
-        for piece, outcome in ended:
-            self._end(piece, outcome)
         if self._on_step is not None:
             depth = sum(outcome.segments for _, outcome in ended)
             self._on_step(Step(count, len(ended), depth, seconds))
+        for piece, outcome in ended:  # after the step is told: who has an answer finds it counted
+            self._end(piece, outcome)
 
     def _drop(self) -> None:
         """Free the slots of requests that were left or are out of time."""

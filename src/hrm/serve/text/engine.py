@@ -71,7 +71,7 @@ class _Text:
 
 
 class TextEngine:
-    """Writes texts with one model; `on_step` is told in the engine's thread what each segment was."""
+    """Writes texts with one model; `on_step` is told in the engine's thread what each segment was, before texts end."""
 
     def __init__(
         self, loaded: TextModel, limits: Limits | None = None, on_step: Callable[[Step], None] | None = None
@@ -173,12 +173,14 @@ class TextEngine:
                 thoughts[i].halt(stop)
         for text, thought in zip(together, thoughts, strict=True):
             self._settle(text, thought)
-        drawn = self._draw([text for text in together if text.thought is None and text.ends])
+        drawn, done = self._draw([text for text in together if text.thought is None and text.ends])
         took = time.perf_counter() - start
         self._had[schedule] += took
         if self.on_step is not None:
             depth = sum(token.depth for token in drawn)
             self.on_step(Step(len(together), sum(computed), len(drawn), depth, took))
+        for text in done:  # after the step is told: who has an answer finds it counted
+            self._leave(text, "done")
         self._sweep()
         return True
 
@@ -249,10 +251,10 @@ class TextEngine:
         text.last, text.depth = thought.exited.z_h[:, -1], int(thought.depth[0, -1])
         text.thought = None
 
-    def _draw(self, texts: list[_Text]) -> list[Token]:
-        """The next token of each text whose last one has been thought about."""
+    def _draw(self, texts: list[_Text]) -> tuple[list[Token], list[_Text]]:
+        """The next token of each text whose last one has been thought about, and the texts that this ends."""
         if not texts:
-            return []
+            return [], []
         z = torch.cat([text.last for text in texts])
         logits = self.model.lm_head(z)
         log_p = torch.log_softmax(at_least_float32(logits), dim=-1)
@@ -260,6 +262,7 @@ class TextEngine:
         entropy = (-(log_p.exp() * log_p).nan_to_num().sum(-1)).tolist()
         q = self.model.q_head(z)
         found: list[Token] = []
+        done: list[_Text] = []
         for i, text in enumerate(texts):
             if log_p[i].isnan().any():
                 problem = "the model says nothing but NaN: its weights are damaged, use another checkpoint or copy"
@@ -274,20 +277,21 @@ class TextEngine:
             known = depth, confidence, entropy[i], float(log_p[i, id]), id == likeliest[i]
             text.row.add(id, *known)
             found.append(text.row.done_tokens[-1])
-            self._go_on(text, id)
-        return found
+            if not self._continues(text, id):
+                done.append(text)
+        return found, done
 
-    def _go_on(self, text: _Text, id: int) -> None:
-        """End the text after its token, or read that next."""
+    def _continues(self, text: _Text, id: int) -> bool:
+        """Whether the text is not done with its token, which is then read next."""
         row, wish = text.row, text.writing.wish
         if row.done or text.sentence or len(row.done_tokens) >= wish.sampling.max_new_tokens:
-            self._leave(text, "done")
-            return
+            return False
         text.unread = [id]
         if len(row.ids) >= text.most:  # it is read again from its last half
             row.ids = row.ids[-max(1, text.most // 2) :]
             text.unread = [*row.ids]
             text.cache.reset()
+        return True
 
     def _hand_out(self, text: _Text, token: Token) -> None:
         completion, wish = text.row.completion, text.writing.wish
