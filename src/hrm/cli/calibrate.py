@@ -45,8 +45,6 @@ class Options:
     """Print the result as JSON instead of the table."""
     json_file: Path | None = None
     """File to write the result to as JSON."""
-    checkpoint: str = "best"
-    """best, latest or a step."""
     undo: bool = False
     """Instead: let the tokens of a run halt again as they did before it was calibrated."""
     on: OnMachine = _HERE
@@ -72,7 +70,7 @@ def main(args: list[str]) -> int:
     from hrm.text.training.source import made
 
     with lock.own(path, "calibrate"):
-        loaded = load_text(path, options.checkpoint, options.on.device, options.on.precision)
+        loaded = load_text(path, "best", options.on.device, options.on.precision)
         check(path)
         model, tokenizer = loaded.model, loaded.tokenizer
         if loaded.run is None:
@@ -142,9 +140,10 @@ def sentence(found: Calibration) -> str:
     """What was stored, or why nothing was."""
     if found.chosen is None:
         seen = found.tried[0]
-        why = f"the strictest loses {seen.lost:.2f}, at most {seen.lost_at_most:.2f}"
-        said = f"no threshold keeps the loss within {found.promised:g} points ({why})"
-        return f"{said}: nothing stored, and tokens halt as before"
+        of = f"{found.n:,} tokens" if found.answers is None else f"{found.answers:,} answers"
+        why = f"the strictest loses {seen.lost:.2f}, at most {seen.lost_at_most:.2f}, of {of}"
+        said = f"no threshold is sure to keep the loss within {found.promised:g} points ({why})"
+        return f"{said}: nothing stored; measure more (--limit, --data) or allow a larger --loss"
     return (
         f"stored: tokens halt by this readout, {found.chosen.mean_segments:.2f} of {found.max_segments} segments deep"
     )

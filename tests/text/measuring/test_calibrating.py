@@ -14,7 +14,8 @@ import torch
 from hrm.cli.main import main
 from hrm.files.digest import sha256
 from hrm.text.data import Batch
-from hrm.text.measuring.calibrating import calibrate, fit, lost_between, settled_tokens
+from hrm.text.data.hops import Hops
+from hrm.text.measuring.calibrating import Window, calibrate, fit, lost_between, settled_tokens
 from hrm.text.model import HRMConfig, HRMForCausalLM
 from tests.text.measuring.small import TEXT, pair, saved
 
@@ -105,13 +106,12 @@ def test_the_threshold_keeps_its_promise_where_the_model_really_reads(rule: str)
     assert found.chosen is not None and found.accuracy == 1.0 and found.fitted_on == found.n == 32 * 16
     model.config.readout = tuple(found.readout)
     right, depths = [], []
-    for number, batch in enumerate(echo.windows(16, None, 4)):
-        if number % 2 == 1:  # the half that it was not fitted to
-            with torch.no_grad():
-                out = model(torch.from_numpy(batch.input_ids), halting="readout", use_cache=False,
-                            exit_threshold=found.chosen.exit_threshold)  # fmt: skip
-            right.append(out.logits.argmax(-1).numpy() == batch.labels)
-            depths.append(out.depth.numpy())
+    for batch in echo.windows(16, None, 8):
+        ids = torch.from_numpy(batch.input_ids[1::2])  # the half that it was not fitted to
+        with torch.no_grad():
+            out = model(ids, halting="readout", use_cache=False, exit_threshold=found.chosen.exit_threshold)
+        right.append(out.logits.argmax(-1).numpy() == batch.labels[1::2])
+        depths.append(out.depth.numpy())
     lost = 100 * (1 - np.mean(right))
     assert found.chosen.lost == pytest.approx(lost) and lost <= found.chosen.lost_at_most <= 12
     assert found.chosen.mean_segments == pytest.approx(np.mean(depths)) and 1 < np.mean(depths) < 3
@@ -137,7 +137,7 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed == {"model/config.json", "calibration.json", "README.md"}
     card = (run / "README.md").read_text("utf-8")
-    assert "| halting | readout |" in card and "measured before the readout was calibrated" in card
+    assert "| halting | readout |" in card and "measured before tokens halted by a calibrated readout" in card
     assert main(["status", str(run)]) == 0
     told = f"readout: {found['chosen']['mean_segments']:.2f} of 2 segments, at most 50 points lost"
     assert told in capsys.readouterr().out
@@ -172,7 +172,7 @@ def test_a_run_is_calibrated_used_and_trained_on(run: Path, capsys: pytest.Captu
 def test_a_promise_that_cannot_be_kept_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]):
     before = files(run)
     assert main(["calibrate", str(run), "--loss", "0"]) == 1
-    assert "no threshold keeps the loss within 0 points" in capsys.readouterr().out and files(run) == before
+    assert "no threshold is sure to keep the loss within 0 points" in capsys.readouterr().out and files(run) == before
 
 
 def test_a_saved_folder_is_calibrated_with_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -192,9 +192,29 @@ def test_of_questions_the_answers_count(tmp_path: Path, capsys: pytest.CaptureFi
     folder = saved(tmp_path / "saved", max_position_embeddings=64)
     talks = [[{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]] * 30
     (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
-    assert main(["calibrate", str(folder), "--data", str(tmp_path / "talks.jsonl"), "--loss", "60", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert 0 < found["answers"] < found["n"] and found["fitted_on"] + found["n"] == 30 * len("sat$")
+    said = refused(capsys, str(folder), "--data", str(tmp_path / "talks.jsonl"), "--loss", "60")
+    assert "none of 15 answers is right at full depth, so nothing could be lost" in said  # the other 15 are fitted to
+
+
+def test_the_halves_of_a_batch_are_its_rows_in_turn_with_their_answers():
+    labels = torch.tensor([[5, 6, -100], [-100, 7, 7], [8, -100, -100], [1, 2, 3]])
+    answers = np.array([0, 0, 1, 2, 3, 4, 4, 5])
+    one, other = Window({"input_ids": labels + 100}, labels, answers).halves()
+    assert torch.equal(one.labels, labels[::2]) and torch.equal(one.tokens["input_ids"], labels[::2] + 100)
+    assert torch.equal(other.labels, labels[1::2])
+    assert one.answers is not None and one.answers.tolist() == [0, 0, 1]
+    assert other.answers is not None and other.answers.tolist() == [0, 1, 2, 2, 3]
+
+
+def test_questions_of_every_number_of_hops_are_in_both_halves():
+    asked = Hops("sum", 3, 120, 0, 40, 0, held_out=True, alone=True)
+    seen: list[set[int]] = [set(), set()]
+    for batch in asked.windows(40, None, 6):
+        columns = (torch.from_numpy(column) for column in (batch.input_ids, batch.labels))
+        ids, labels = columns
+        for half, window in zip(seen, Window({"input_ids": ids}, labels, None).halves(), strict=True):
+            half.add(int((window.tokens["input_ids"] > 0).sum()))
+    assert seen[0] == seen[1] and len(seen[0]) > 1
 
 
 def test_what_cannot_be_calibrated_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -84,6 +84,16 @@ class Window(NamedTuple):
     labels: Tensor
     answers: np.ndarray | None
 
+    def halves(self) -> Iterator[Window]:
+        """Every other row, and the rest."""
+        counted = self.labels != -100
+        row = torch.arange(len(self.labels), device=counted.device)[:, None].expand_as(counted)[counted].cpu().numpy()
+        for odd in (0, 1):
+            answers = None
+            if self.answers is not None:
+                _, answers = np.unique(self.answers[row % 2 == odd], return_inverse=True)
+            yield Window({name: column[odd::2] for name, column in self.tokens.items()}, self.labels[odd::2], answers)
+
 
 class Readings(NamedTuple):
     """What full depth says of labelled tokens [n], after each of M segments."""
@@ -110,7 +120,7 @@ def calibrate(
     limit: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Calibration:
-    """Fit a readout on every other batch of a text, and choose on the rest the lowest threshold whose loss of accuracy
+    """Fit a readout on every other row of a text, and choose on the rest the lowest threshold whose loss of accuracy
     against full depth is within `promised` percentage points with 95 % confidence. UserError for a model or text that
     allows none."""
     budget = model.budget()
@@ -121,10 +131,13 @@ def calibrate(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        every = [Window(*each) for each in windows.batches(min(batch_size, max(1, rows // 2)), model.device)]
-        if len(every) < 2:
+        # Halves of each batch, not every other one: questions of one kind may fill whole batches.
+        every = [Window(*each) for each in windows.batches(min(2 * batch_size, max(2, rows)), model.device)]
+        every = [window for window in every if len(window.labels) > 1]
+        if not every:
             raise UserError("calibrating takes two parts of held-out text and this is one row: name more with --data")
-        found = _Calibrating(model, every[::2], every[1::2], budget, promised, progress).result(windows.answering)
+        fitting, trying = zip(*(window.halves() for window in every), strict=True)
+        found = _Calibrating(model, fitting, trying, budget, promised, progress).result(windows.answering)
     model.train(was_training)
     return found
 
@@ -237,6 +250,9 @@ class _Calibrating:
         del learned, first, later
         known = self._readings(self.trying)
         self.truth = known.right
+        if not self.truth.any():
+            what = f"none of {len(self.truth):,} {'answers' if answering else 'tokens'} is right at full depth"
+            raise UserError(f"{what}, so nothing could be lost: give what the model can do with --data")
         asked = self.budget._replace(halting="readout", readout=tuple(readout))
         tried, chosen = list[Halted](), None
         # From the strictest on, and never past the first that breaks the promise: then it holds for the chosen one
@@ -293,24 +309,27 @@ class _Calibrating:
 
     def _run(self, budget: Budget, generator: torch.Generator | None = None) -> Halted:
         """The half for trying, read under a budget; `generator`: with the same depths dealt out at random."""
-        model, right, segments, count = self.model, list[np.ndarray](), 0, 0
+        model, right, depths = self.model, list[np.ndarray](), list[Tensor]()
         for window in self.trying:
-            counted = window.labels != -100
             thought = model.begin(**window.tokens, budget=budget)
             model.think(thought, budget)
-            depth = thought.depth[counted]
-            segments, count = segments + int(depth.sum()), count + len(depth)
-            if generator is not None:
-                others = thought.depth.clone()
-                others[counted] = depth[torch.randperm(len(depth), generator=generator).to(depth.device)]
-                thought = model.begin(**window.tokens, budget=budget)
-                halt_at(model, thought, others, budget)
-            right.append(self._right(thought, window))
+            depths.append(thought.depth)
+            if generator is None:
+                right.append(self._right(thought, window))
             self._tell()
+        counted = [window.labels != -100 for window in self.trying]
+        each = torch.cat([depth[here] for depth, here in zip(depths, counted, strict=True)])
+        if generator is not None:
+            dealt = each[torch.randperm(len(each), generator=generator).to(each.device)]
+            sizes = [int(here.sum()) for here in counted]
+            for window, depth, here, some in zip(self.trying, depths, counted, dealt.split(sizes), strict=True):
+                thought = model.begin(**window.tokens, budget=budget)
+                halt_at(model, thought, depth.masked_scatter(here, some), budget)
+                right.append(self._right(thought, window))
         halted = np.concatenate(right)
         lost, most = lost_between(self.truth, halted)
         return Halted(
-            mean_segments=segments / count, accuracy=float(halted.mean()), lost=lost, lost_at_most=most,
+            mean_segments=float(each.double().mean()), accuracy=float(halted.mean()), lost=lost, lost_at_most=most,
             exit_threshold=None if generator else budget.exit_threshold,
         )  # fmt: skip
 

@@ -167,7 +167,7 @@ def _results(run: Run[TextConfig], result: Json) -> str:
     if (found := calibration(run.path)) is not None:
         depth = f"{found['mean_segments']:.2f} of {found['max_segments']} segments"
         said.append(
-            f"This was measured before the readout was calibrated by which tokens halt now: {depth}, and "
+            f"This was measured before tokens halted by a calibrated readout. By that they think {depth}, and "
             f"{found['accuracy']:.1%} right where full depth has {found['accuracy_at_full_depth']:.1%}."
         )
     return "\n\n".join(said)
