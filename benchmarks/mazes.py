@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[10, 16, 30, 60])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--corridors", type=float, default=0.0, help="share of mazes that are winding corridors")
     parser.add_argument("--data", nargs="*", default=[])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path)
@@ -71,10 +72,15 @@ def main() -> None:
         results.append({"data": Path(path).name} | measure(solver, task, puzzles.inputs, puzzles.labels))
         print(to_json(results[-1]), flush=True)
     for size in [] if args.data else args.sizes:
-        task, rng = Maze(size, size, min_path=int(size * STEPS_A_SIDE)), np.random.default_rng(args.seed)
+        task, rng = (
+            Maze(size, size, int(size * STEPS_A_SIDE), corridors=args.corridors),
+            np.random.default_rng(args.seed),
+        )
         made = [task.generate(rng) for _ in range(args.count)]
         columns = (np.stack([puzzle[i] for puzzle in made]) for i in (0, 1))
-        results.append({"data": f"made with seed {args.seed}"} | measure(solver, task, *columns))
+        results.append(
+            {"data": f"made with seed {args.seed}", "corridors": args.corridors} | measure(solver, task, *columns)
+        )
         print(to_json(results[-1]), flush=True)
     if args.out is not None:
         output.write_json(args.out, {"threads": 1, "results": results})

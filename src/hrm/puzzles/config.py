@@ -37,6 +37,8 @@ class TaskConfig:
     """Least number of steps on the shortest path of a generated maze."""
     least_size: Annotated[tuple[int, int] | None, Range(2, 1024)] = None
     """Rows and columns of the smallest generated mazes, which stand among walls; default: all have the same size."""
+    corridors: Annotated[float, Range(0, 1)] = 0.0
+    """Share of the generated mazes that are winding corridors with few, long loops; the others have random walls."""
     starts: Annotated[int, Range(1, 1 << 20)] = 1
     """Mazes are shown in training with up to this many starts, all of whose paths to the goal are marked."""
     vocabulary: Annotated[int, Range(2, 1_000_000)] = 12
@@ -186,7 +188,7 @@ class Strategy:
     """Ways to look at a puzzle, taken in turn: 1 is as asked, more are random symmetries, mapped back; default: 1, or
     the shipped solver's."""
     guesses: Annotated[int | None, Range(0, 100_000)] = None
-    """After these, attempts with a blank or two filled in as the model guesses, or a cell or two of a maze closed;
+    """After these, attempts with a blank or two filled in as the model guesses, or cells of a maze closed;
     where it deduces, the most decisions it may make; default: 0, 100,000 where it deduces, or the shipped solver's."""
     budget: Annotated[int | None, Range(1, 10**12)] = None
     """Segments that all attempts at a puzzle may take together."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks import Puzzle, PuzzleError, build
-from hrm.puzzles.tasks.maze import FREE, GOAL, PATH, START, WALL, Maze
+from hrm.puzzles.tasks.maze import FREE, GOAL, MOST_JOINED, PATH, START, WALL, Maze
 from hrm.puzzles.tasks.search import MazeSearch
 from tests.data import hrm_data
 from tests.puzzles.tasks import rules
@@ -217,6 +217,27 @@ def test_a_least_size_gives_mazes_of_all_sizes_between_closed_in_by_walls() -> N
     assert max(sizes) == (9, 8) and min(rows for rows, _ in sizes) < 6 and min(columns for _, columns in sizes) < 6
 
 
+def test_corridors_are_one_piece_with_few_loops() -> None:
+    task = Maze(12, 11, min_path=20, least_size=(9, 9), corridors=1.0)
+    rng = np.random.default_rng(0)
+    loops = set()
+    for _ in range(50):
+        puzzle = task.generate(rng)
+        task.check(puzzle.question)
+        assert task.verify(puzzle.question, puzzle.answer) and puzzle.rating >= 20
+        free = (puzzle.question != WALL).reshape(task.shape)
+        search = MazeSearch(free)
+        assert sum(wave.bit_count() for wave in search.waves(int(np.flatnonzero(free)[0]))) == free.sum()
+        joints = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
+        loops.add(int(joints - free.sum()) + 1)
+    assert min(loops) < 4 and 4 < max(loops) <= 3 * MOST_JOINED
+    plain, none, all_ = (
+        maze.generate(np.random.default_rng(3)).question
+        for maze in (Maze(9, 9, 5), Maze(9, 9, 5, corridors=0.0), Maze(9, 9, 5, corridors=1.0))
+    )
+    assert (plain == none).all() and (plain != all_).any()
+
+
 def test_more_starts_are_shown_each_with_its_shortest_path_to_the_goal() -> None:
     task = Maze(8, 8, min_path=4, starts=20)
     made = [task.generate(np.random.default_rng(seed)) for seed in range(20)]
@@ -236,23 +257,67 @@ def test_more_starts_are_shown_each_with_its_shortest_path_to_the_goal() -> None
     assert (again[0] == shown).all() and (again[1] == marked).all()
 
 
-def test_a_guess_closes_what_no_path_crosses_and_one_mark_and_its_readout_is_read_as_one_of_the_maze_asked() -> None:
-    puzzle = Maze(8, 8, 12).generate(np.random.default_rng(3))
-    task, free = Maze(8, 8, 12), puzzle.question == FREE
-    shares = np.full((64, 6), 0.01)
-    shares[puzzle.answer == PATH, PATH] = 0.8
-    doubted = np.flatnonzero(free & (puzzle.answer != PATH))[0]
-    shares[doubted, PATH] = 0.6
-    chosen = set()
-    for seed in range(40):
-        guessed = task.guess(puzzle.question, shares, np.random.default_rng(seed))
-        closed = guessed != puzzle.question
-        assert (guessed[closed] == WALL).all() and (puzzle.question[closed] == FREE).all()
-        never = free & (shares[:, PATH] < 0.02)
-        assert closed[never].all() and (closed & ~never).sum() == 1
-        chosen |= set(np.flatnonzero(closed & ~never).tolist())
-        readout = np.where(guessed == FREE, puzzle.answer, guessed)
-        read = task.unguessed(puzzle.question, readout)
-        assert (read[closed] == FREE).all() and (read[~closed] == puzzle.answer[~closed]).all()
-    assert doubted in chosen and len(chosen) > 5
-    assert (task.guess(puzzle.question, np.zeros((64, 6)), np.random.default_rng(0))[free] == WALL).all()
+def without_dead_ends(task: Maze, question: np.ndarray) -> np.ndarray:
+    """[cells, tokens]: what a model says that marks all ways and doubts those that it can choose among."""
+    free, walk = question == FREE, np.isin(question, (FREE, START, GOAL)).reshape(task.shape)
+    while True:
+        edge = np.pad(walk, 1).astype(int)
+        near = edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]
+        dead = walk & (near < 2) & free.reshape(task.shape)
+        if not dead.any():
+            break
+        walk = walk & ~dead
+    shares = np.zeros((len(question), 6))
+    shares[:, PATH] = np.where(walk.ravel() & free, 0.9, 0.001)
+    return shares
+
+
+@pytest.mark.parametrize("corridors", [0.0, 1.0])
+def test_closing_and_opening_cells_finds_a_shortest_way_with_a_model_that_marks_all_of_them(corridors: float) -> None:
+    task, looks = Maze(10, 9, 12, corridors=corridors), [0] * 25
+    for seed in range(25):
+        puzzle = task.generate(np.random.default_rng(seed))
+        question, free = puzzle.question, puzzle.question == FREE
+        shares = without_dead_ends(task, question)
+        guesses = task.guesses(question, shares, lambda _, number, seed=seed: np.random.default_rng([seed, number]))
+        asked = next(guesses)
+        for _ in range(400):
+            looks[seed] += 1
+            closed = asked != question
+            assert (asked[closed] == WALL).all() and free[closed].all()
+            shares = without_dead_ends(task, asked)
+            readout = np.where(free & (shares[:, PATH] > 0.5), PATH, asked)
+            read = task.unguessed(question, readout)
+            assert (read[closed] == FREE).all() and (read[~closed] == readout[~closed]).all()
+            if task.verify(question, read):
+                break
+            asked = guesses.send(shares)
+        else:
+            pytest.fail(f"no shortest way for seed {seed}")
+    assert np.median(looks) < 25
+
+
+def test_the_same_guesses_follow_from_the_same_random_numbers() -> None:
+    task = Maze(10, 10, 14)
+    question = task.generate(np.random.default_rng(5)).question
+
+    def asked() -> list[bytes]:
+        guesses = task.guesses(question, without_dead_ends(task, question), lambda *_: np.random.default_rng(1))
+        found = [next(guesses)]
+        for _ in range(20):
+            found.append(guesses.send(without_dead_ends(task, found[-1])))
+        return [each.tobytes() for each in found]
+
+    assert asked() == asked()
+
+
+def test_guesses_outlive_a_model_that_marks_nothing_or_everything() -> None:
+    task = Maze(8, 8, 12)
+    question = task.generate(np.random.default_rng(3)).question
+    for share in (0.0, 0.05, 1.0):
+        shares = np.full((64, 6), share)
+        guesses = task.guesses(question, shares, lambda *_: np.random.default_rng(0))
+        asked = next(guesses)
+        for _ in range(300):
+            assert ((asked == question) | ((question == FREE) & (asked == WALL))).all()
+            asked = guesses.send(shares)

@@ -146,7 +146,8 @@ def _attempts(
         progress(0.5 + 0.5 * done / n)
     efforts = list(range(1, len(rules.attempts) + 1))
     # An attempt that fails takes all its segments.
-    cost = [np.where(begun < e, segments, e * rules.max_segments).mean() for e in efforts]
+    most = np.cumsum([rules.most(attempt) for attempt in rules.attempts])
+    cost = [np.where(begun < e, segments, most[e - 1]).mean() for e in efforts]
     share = [(solved & (begun < e)).mean() for e in efforts]
     return Curve("further attempts", efforts, [float(c) for c in cost], [float(s) for s in share])
 

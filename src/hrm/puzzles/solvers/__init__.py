@@ -9,7 +9,7 @@ from hrm.puzzles.config import Strategy
 HOME = Path(__file__).parent
 STRATEGIES = {
     HOME / "sudoku": Strategy(max_segments=20_000),
-    HOME / "maze": Strategy(max_segments=64, restarts=0, views=8, guesses=100),
+    HOME / "maze": Strategy(max_segments=32, restarts=0, views=8, guesses=1000),
 }
 """What each tries with a puzzle unless told otherwise: seconds for the hardest that are solved; a maze of 30x30 that is
 not takes most of a minute."""

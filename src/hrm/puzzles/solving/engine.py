@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -32,10 +32,6 @@ solved fewer (6x6 Sudoku, two half-trained models, six restarts: 25 -> 29 % and 
 CACHE = 1 << 20
 """Bytes of a state that are worked on at a time on a CPU. In pieces that stay in its cache a segment of 64 rows takes
 half the time in float32 and 0.8 of it in bfloat16 (width 48, 729 positions; 0.85 for 32 rows of the 27M HRM)."""
-
-CHAIN = 2
-"""Guesses that are made one on top of the other before it begins again from the puzzle as it was asked. Of 83 hard
-Sudokus given up, single guesses solved 59 to 61 within 288 segments, pairs 65 at a lower cost."""
 
 
 class Job(NamedTuple):
@@ -133,10 +129,10 @@ class Rules:
     made, with it until one is accepted or `budget` segments are spent. At the end `vote` chooses: the readout of most
     attempts, of the largest sum of sigmoid(q_halt), or of the attempt that halted first.
 
-    `guess` makes the question easier, given it, the probabilities [cells, vocabulary] at the end of the attempt it
-    follows, and its number: it follows the last attempt without a guess or, CHAIN long, the guess before. `unguessed`
-    makes a readout one of the question as it was asked, against which it is verified, so that a wrong guess costs time
-    and nothing else.
+    `guesses`, of a question and the probabilities [cells, vocabulary] at the end of its last attempt without a guess,
+    yields easier questions for the attempts with guesses, and is sent the probabilities of each; these end after
+    `guess_segments`, if that is less. `unguessed` makes a readout one of the question as it was asked, against which
+    it is verified, so that a wrong guess costs time and nothing else.
     """
 
     max_segments: int
@@ -148,10 +144,15 @@ class Rules:
     still: float = 0.0
     budget: int | None = None
     view: Callable[[np.ndarray, int], Symmetry] | None = None
-    guess: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
+    guesses: Callable[[np.ndarray, np.ndarray], Generator[np.ndarray, np.ndarray, None]] | None = None
+    guess_segments: int | None = None
     unguessed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     vote: Vote = "majority"
     deduce: Deduce = Deduce(1, 0.0)  # noqa: RUF009
+
+    def most(self, attempt: Attempt) -> int:
+        """Segments after which an attempt ends."""
+        return min(self.max_segments, self.guess_segments or self.max_segments) if attempt.guess else self.max_segments
 
 
 class _Ballot(NamedTuple):
@@ -185,8 +186,8 @@ class Row:
     """The question with guesses filled in, in an attempt with some."""
     shares: np.ndarray | None = None
     """Probabilities at the end of this attempt, where guesses are made."""
-    unguessed: np.ndarray | None = None
-    """The probabilities at the end of the last attempt without a guess."""
+    guesses: Generator[np.ndarray, np.ndarray, None] | None = None
+    """Where the guessed questions come from, once one was made."""
 
     @property
     def spent(self) -> int:
@@ -328,13 +329,10 @@ def _begin(
     attempt = rules.attempts[len(ballots)]
     row = Row(key, job, rules, observe, attempt, None, ballots)
     row.view = row.first_view
-    if rules.guess is not None and before is not None:
-        row.unguessed = before.unguessed if before.attempt.guess else before.shares
-        if attempt.guess:
-            starts_over = attempt.guess % CHAIN == 1
-            asked, shares = (job.question, row.unguessed) if starts_over else (before.asked, before.shares)
-            assert shares is not None
-            row.guessed = rules.guess(asked, shares, attempt.guess)
+    if attempt.guess and rules.guesses is not None and before is not None:
+        assert before.shares is not None
+        row.guesses = before.guesses or rules.guesses(job.question, before.shares)
+        row.guessed = next(row.guesses) if before.guesses is None else row.guesses.send(before.shares)
     return row
 
 
@@ -422,12 +420,12 @@ class Batch:
             changed = row.readout is None or not np.array_equal(row.readout, tokens[i])
             row.readout, row.segments = tokens[i], row.segments + 1
             # A puzzle that is seen early is verified at every change, and an unchanged readout has been refused before.
-            leaves = halts[i] or row.segments >= rules.max_segments or row.spent >= (rules.budget or math.inf)
+            leaves = halts[i] or row.segments >= rules.most(row.attempt) or row.spent >= (rules.budget or math.inf)
             due = rules.verify is not None and (changed if rules.early else leaves)
             verified = due and rules.verify(row.job.question, row.read(tokens[i]))  # type: ignore[misc]
             if leaves or verified:
                 left_by(row, tokens[i], tuple(q[i]))
-                if rules.guess is not None:
+                if rules.guesses is not None:
                     row.shares = row.turned_back(readout.logits[i].float().softmax(-1).cpu().numpy())
                 left.append((row, verified))
             else:

@@ -11,23 +11,21 @@ import numpy as np
 
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
-from hrm.puzzles.tasks import written
+from hrm.puzzles.tasks import closing, written
 from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
 from hrm.puzzles.tasks.refinement import refined
 from hrm.puzzles.tasks.search import MazeSearch
-from hrm.puzzles.tasks.task import Look, Task
+from hrm.puzzles.tasks.task import Draw, Guesses, Look, Task
 
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
 """Tokens."""
 _STYLES = {WALL: "bright_black on bright_black", START: "bold cyan", GOAL: "bold cyan", PATH: "green"}
 WALLS = (0.30, 0.45)
 """Range of the share of walls; Maze-Hard lies between 0.28 and 0.45 and its walls are independent of one another."""
+MOST_JOINED = 12
+"""Most cells that are opened to join corridors."""
 MOST_CELLS = 1 << 18
 """Cells of the largest maze that is read where any size is."""
-NEVER, DOUBTFUL = 0.02, 0.5
-"""A guess closes the cells that are less likely marked than the first, and one of those that are likelier than the
-second, drawn by the root of its doubt. Of 38 mazes of 30x30 that 20 guesses of 20 segments follow, 29 are solved that
-way, 23 drawn by the doubt itself, 20 drawn evenly."""
 TRIES = 100_000
 """Random grids looked at before a minimum path is called impossible: about ten seconds."""
 
@@ -38,14 +36,17 @@ class Maze(Task):
     name = "maze"
     uniforms = 1
     verifies = True
+    guess_segments = 12
 
     def __init__(
-        self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None, starts: int = 1
-    ) -> None:
+        self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None, starts: int = 1,
+        corridors: float = 0.0,
+    ) -> None:  # fmt: skip
         if min(rows, cols) < 2:
             raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
         super().__init__(rows, cols, "?# SGo")
         self.min_path, self.least_size, self.starts = min_path, least_size or (rows, cols), starts
+        self.corridors = corridors
         self.uniforms = 1 if starts == 1 else 2
         row, column = self.groups
         if rows % 2 == cols % 2 == 0:
@@ -63,7 +64,7 @@ class Maze(Task):
     @classmethod
     def of(cls, config: TaskConfig) -> Self:
         """Those of the size of the settings."""
-        return cls(*config.size, config.min_path, config.least_size, config.starts)
+        return cls(*config.size, config.min_path, config.least_size, config.starts, config.corridors)
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count. A row that ends
@@ -140,11 +141,8 @@ class Maze(Task):
         way only; every shortest path is such a chain."""
         if answer.shape != question.shape or not np.all((answer == question) | ((question == FREE) & (answer == PATH))):
             return False
-        marks = MazeSearch(np.isin(answer, (START, GOAL, PATH)).reshape(self.shape))
         ends = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
-        waves = marks.waves(*ends)
-        one_each = all(wave & (wave - 1) == 0 for wave in waves)
-        return bool(one_each and waves[-1] == marks.bit(ends[1]) and len(waves) == (answer == PATH).sum() + 2)
+        return closing.Marks((answer == PATH).reshape(self.shape), ends, np.ones(len(answer))).chain
 
     def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
         """Whether the answer marks a path from S to G, and no path is shorter."""
@@ -182,9 +180,12 @@ class Maze(Task):
         rows, cols = self.shape
         varies = self.least_size != self.shape
         for _ in range(TRIES if self.min_path < rows * cols else 0):
-            walls = rng.random(self.shape) < rng.uniform(*WALLS)
+            corridors = self.corridors > 0 and rng.random() < self.corridors
+            walls = np.zeros(self.shape, bool) if corridors else rng.random(self.shape) < rng.uniform(*WALLS)
             if varies:
                 walls |= self._outside(rng)
+            if corridors:
+                walls = ~_corridors(~walls, rng)
             search = MazeSearch(~walls)
             if walls.all():
                 continue
@@ -223,15 +224,15 @@ class Maze(Task):
                 self._begin_anywhere(questions[row], answers[row], uniforms[row, 1])
         return questions, answers
 
-    def guess(self, question: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """The question with walls where the model is sure that no path is, and where it doubts a mark. A maze that it
-        fails has two ways marked at once; with one of them closed it sees that the other leads on."""
-        free, marked = question == FREE, shares[:, PATH].astype(np.float64)
-        guessed = np.where(free & (marked < NEVER), WALL, question)
-        if len(left := np.flatnonzero(free & (marked >= DOUBTFUL))):
-            doubt = np.sqrt(np.maximum(1 - marked[left], 1e-6))
-            guessed[random.choice(left, p=doubt / doubt.sum())] = WALL
-        return guessed
+    def guesses(self, question: np.ndarray, shares: np.ndarray, draw: Draw) -> Guesses:
+        """The question with walls where the model is sure that no path is, and where it doubts a mark
+        (`hrm.puzzles.tasks.closing`)."""
+        free, ends = question == FREE, [int(np.flatnonzero(question == token)[0]) for token in (START, GOAL)]
+        looks = closing.looks(free.reshape(self.shape), (ends[0], ends[1]), shares[:, PATH], draw(question, 0))
+        closed = next(looks)
+        while True:
+            shares = yield np.where(closed, WALL, question)
+            closed = looks.send(shares[:, PATH])
 
     def unguessed(self, question: np.ndarray, readout: np.ndarray) -> np.ndarray:
         """The readout with the cells free again that a guess closed."""
@@ -294,6 +295,37 @@ class Maze(Task):
     def _distance(self, question: np.ndarray) -> int | None:
         start, goal = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])
         return MazeSearch((question != WALL).reshape(self.shape)).distance(start, goal)
+
+
+def _corridors(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Free cells [rows, cols] bool: corridors dug without ever meeting, then a few cells opened that join two."""
+    rows, cols = inside.shape
+    free = np.zeros((rows + 2, cols + 2), bool)
+    cells = [(int(row) + 1, int(col) + 1) for row, col in np.argwhere(inside)]
+    may = {*cells}
+    at = cells[int(rng.integers(len(cells)))]
+    free[at] = True
+    ends, straying = [at], rng.uniform(0.0, 0.3)
+
+    def beside(cell: tuple[int, int]) -> list[tuple[int, int]]:
+        row, col = cell
+        return [(row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1)]
+
+    def touching(cell: tuple[int, int]) -> int:
+        return sum(map(free.__getitem__, beside(cell)))
+
+    while ends:
+        at = int(rng.integers(len(ends))) if rng.random() < straying else len(ends) - 1
+        ways = [way for way in beside(ends[at]) if way in may and not free[way] and touching(way) == 1]
+        if ways:
+            free[way := ways[int(rng.integers(len(ways)))]] = True
+            ends.append(way)
+        else:
+            ends.pop(at)
+    walls = [cell for cell in cells if not free[cell] and touching(cell) > 1]
+    for i in rng.permutation(len(walls))[: int(rng.integers(1, MOST_JOINED + 1))].tolist():
+        free[walls[i]] = True
+    return free[1:-1, 1:-1]
 
 
 @lru_cache(maxsize=64)
