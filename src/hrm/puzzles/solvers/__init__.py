@@ -12,7 +12,7 @@ STRATEGIES = {
     HOME / "maze": Strategy(max_segments=32, restarts=0, views=8, guesses=1000),
 }
 """What each tries with a puzzle unless told otherwise: seconds for the hardest that are solved; a maze of 30x30 that is
-not takes most of a minute."""
+not takes a minute or two."""
 
 
 def names() -> list[str]:

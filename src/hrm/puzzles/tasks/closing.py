@@ -64,6 +64,7 @@ class Marks:
 
     @property
     def length(self) -> int:
+        """Cells that are marked."""
         return int(self.cells.sum())
 
     @cached_property
@@ -130,7 +131,7 @@ class _Search:
         return [closed[i] for i in sorted(far)]
 
     def _other_way(self, way: Marks, closed: list[int]) -> Found:
-        """The way with one closed cell opened; where two are marked then, the one that was not there before."""
+        """The way with only these cells closed; where two are marked then, the one that was not there before."""
         marks = yield from self._look(closed)
         if marks.chain:
             return marks, closed

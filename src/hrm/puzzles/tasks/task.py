@@ -256,8 +256,8 @@ class Task:
         return self.blank is not None or own.guess is not Task.guess or own.guesses is not Task.guesses
 
     def guesses(self, question: np.ndarray, shares: np.ndarray, draw: Draw) -> Guesses:
-        """What the attempts with guesses look at, one after another; `shares` are the probabilities of the question as
-        it was asked. By default a `guess`, then another one on top, and so on from the question again."""
+        """What the attempts with guesses look at, one after another without end; `shares` are the probabilities of the
+        question as it was asked. By default a `guess`, then another one on top, and so on from the question again."""
         first, asked = shares, question
         for number in count(1):
             if number % CHAIN == 1:
