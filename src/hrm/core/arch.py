@@ -98,7 +98,8 @@ class HaltingConfig:
     """Least and most segments without gradient or loss before each one that is learned from; their number is drawn
     at every step (progressive loss, arXiv 2202.05826)."""
     exploration: Annotated[float, Range(0, 1)] = 0.1
-    """Probability of a random minimum number of segments, drawn again at every segment."""
+    """Probability of a random minimum number of segments, drawn again at every segment; with --task.waves that of one
+    more segment once a maze is done."""
     q_continue: bool = True
     """Learn the value of continuing by a second forward pass (HRM); off: halt when q_halt > 0 (TRM)."""
     weight: Annotated[float, Range(0, 10**6)] = 0.5

@@ -39,6 +39,9 @@ class TaskConfig:
     """Rows and columns of the smallest generated mazes, which stand among walls; default: all have the same size."""
     corridors: Annotated[float, Range(0, 1)] = 0.0
     """Share of the generated mazes that are winding corridors with few, long loops; the others have random walls."""
+    waves: bool = False
+    """Mazes are learned as a wave: after every segment the model should say as much as can be known by then, first
+    arrows towards the goal, then the marks that follow them from the start."""
     starts: Annotated[int, Range(1, 1 << 20)] = 1
     """Mazes are shown in training with up to this many starts, all of whose paths to the goal are marked."""
     vocabulary: Annotated[int, Range(2, 1_000_000)] = 12
@@ -149,6 +152,10 @@ class Config(Recipe):
         if task.least_size is not None and any(a > b for a, b in zip(task.least_size, task.size, strict=True)):
             least = " ".join(map(str, task.least_size))
             yield f"--task.least-size {least} is larger than --task.size {size}: lower it or enlarge the maze"
+        if task.kind == "maze" and task.waves and arch.mixer != "neighbours":
+            yield "--task.waves teaches what a cell can know from its neighbours: use --arch.mixer neighbours"
+        if task.kind == "maze" and task.waves and arch.tied:
+            yield "--arch.tied has no weights for the arrows of --task.waves: use --arch.no-tied"
         if task.kind == "arc":
             yield from _arc_problems(self)
         for flag, share in (("--task.reveal", task.reveal), ("--task.extra-clues", task.extra_clues)):

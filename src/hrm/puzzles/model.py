@@ -33,13 +33,16 @@ class Board(NamedTuple):
     task_ids: int = 1
     shape: tuple[int, int] = (0, 0)
     """Rows and columns, for models that look at neighbours."""
+    hints: tuple[int, int] = (0, 0)
+    """How many words the model may say of a cell beside the vocabulary, and the token that they mean in an answer."""
 
 
 def board_of(task: Any, task_ids: int = 1) -> Board:
-    """The board of anything with a task's `shape`, `vocabulary`, `symbols` and `groups`."""
+    """The board of anything with a task's `shape`, `vocabulary`, `hints`, `symbols` and `groups`."""
     rows, columns = task.shape
     symbols = task.symbols.start, len(task.symbols)
-    return Board(rows * columns, len(task.vocabulary), symbols, task.groups, task_ids, (rows, columns))
+    hints = len(task.hints), task.hinted
+    return Board(rows * columns, len(task.vocabulary), symbols, task.groups, task_ids, (rows, columns), hints)
 
 
 class Readout(NamedTuple):
@@ -50,6 +53,8 @@ class Readout(NamedTuple):
     q: Tensor
     keep: Tensor | None = None
     """Of a model that deduces: [b, cells * symbols] log-odds that each candidate is true."""
+    said: Tensor | None = None
+    """Of a model with hints: [b, cells, vocabulary + hints] logits."""
 
 
 DEAD = -1e4
@@ -112,7 +117,7 @@ class PuzzleModel(nn.Module):
             self.partitions = self._register_groups(board)
         self.lattice = Lattice(board.groups, board.cells, *board.symbols) if arch.deduces else None
         self.recurrence = Recurrence(arch, positions, self.partitions)
-        outputs = (2 if arch.deduces else 1) if self.candidates else board.vocabulary
+        outputs = (2 if arch.deduces else 1) if self.candidates else board.vocabulary + board.hints[0]
         self.head = None if arch.tied else Linear(dim, outputs)
         self.q_head = QHead(dim)
         self.z_h_init: Tensor
@@ -169,6 +174,8 @@ class PuzzleModel(nn.Module):
         summary = z[:, 0] if self.arch.q_from == "first" else z.mean(1)
         answers = z[:, self.arch.task_positions :]
         logits = self.head(answers) if self.head else nn.functional.linear(answers, self.embed_tokens.cast())
+        if self.board.hints[0]:
+            return carry, Readout(self._without_hints(logits), self.q_head(summary), said=logits)
         return carry, Readout(self._as_cells(logits) if self.candidates else logits, self.q_head(summary))
 
     def deduce(
@@ -253,6 +260,12 @@ class PuzzleModel(nn.Module):
         cells = inputs[..., None]
         given = (cells >= first) & (cells < first + count)
         return torch.where(given, torch.where(cells == own, 1, 2), 0).flatten(1)
+
+    def _without_hints(self, logits: Float[Tensor, "b c w"]) -> Float[Tensor, "b c v"]:
+        """The same distribution over the vocabulary, with the shares of all hints in those of the token they mean."""
+        size, meant = self.board.vocabulary, self.board.hints[1]
+        words = torch.cat((logits[..., meant : meant + 1], logits[..., size:]), dim=-1)
+        return torch.cat((logits[..., :meant], words.logsumexp(-1, True), logits[..., meant + 1 : size]), dim=-1)
 
     def _as_cells(self, logits: Float[Tensor, "b p 1"]) -> Float[Tensor, "b c v"]:
         """Candidates as a distribution over the vocabulary; tokens that no answer holds get a very low score."""

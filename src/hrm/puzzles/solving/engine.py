@@ -182,6 +182,8 @@ class Row:
     segments: int = 0
     """Segments of this attempt."""
     readout: np.ndarray | None = None
+    words: np.ndarray | None = None
+    """With the hints, of a model that gives some."""
     guessed: np.ndarray | None = None
     """The question with guesses filled in, in an attempt with some."""
     shares: np.ndarray | None = None
@@ -407,6 +409,12 @@ class Batch:
             (row.rules.halt is not None and said[row.rules.halt][i]) or moved[i] < row.rules.still
             for i, row in enumerate(rows)
         ]
+        if readout.said is not None:
+            # A model that says all that it knows by now and says nothing new has come to its end.
+            words = readout.said.argmax(-1).cpu().numpy()
+            halts = [halt or np.array_equal(new, row.words) for halt, new, row in zip(halts, words, rows, strict=True)]
+            for row, new in zip(rows, words, strict=True):
+                row.words = new
         shares = readout.logits.float().softmax(-1).cpu().numpy() if watched else None
         for i, row in enumerate(rows):
             if row.observe is not None:
@@ -454,8 +462,10 @@ class Batch:
         inputs = zip(*(t.split(size) for t in (*self.carry, self.questions, self.task_ids)), strict=True)
         parts = (self.model.segment(Carry(slow, fast), *rest) for slow, fast, *rest in inputs)
         carries, readouts = zip(*parts, strict=True)
-        said = Readout(torch.cat([each.logits for each in readouts]), torch.cat([each.q for each in readouts]))
-        return Carry(*map(torch.cat, zip(*carries, strict=True))), said
+        said = [torch.cat([each[i] for each in readouts]) for i in (0, 1)]
+        hints = [each.said for each in readouts if each.said is not None]
+        readout = Readout(*said, said=torch.cat(hints) if hints else None)
+        return Carry(*map(torch.cat, zip(*carries, strict=True))), readout
 
 
 def _shaken(carry: Carry, rows: list[Row]) -> Carry:

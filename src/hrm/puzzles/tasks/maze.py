@@ -9,13 +9,15 @@ from typing import Self
 
 import numpy as np
 
+from hrm.files.npy import IGNORE
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks import closing, written
 from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
 from hrm.puzzles.tasks.refinement import refined
 from hrm.puzzles.tasks.search import MazeSearch
-from hrm.puzzles.tasks.task import Draw, Guesses, Look, Task
+from hrm.puzzles.tasks.task import Draw, Guesses, Lesson, Look, Task
+from hrm.puzzles.tasks.wave import Wave
 
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
 """Tokens."""
@@ -40,13 +42,14 @@ class Maze(Task):
 
     def __init__(
         self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None, starts: int = 1,
-        corridors: float = 0.0,
+        corridors: float = 0.0, waves: bool = False,
     ) -> None:  # fmt: skip
         if min(rows, cols) < 2:
             raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
         super().__init__(rows, cols, "?# SGo")
         self.min_path, self.least_size, self.starts = min_path, least_size or (rows, cols), starts
         self.corridors = corridors
+        self.hints, self.hinted = "v<>^" if waves else "", FREE
         self.uniforms = 1 if starts == 1 else 2
         row, column = self.groups
         if rows % 2 == cols % 2 == 0:
@@ -60,11 +63,12 @@ class Maze(Task):
             flips += [flip.T for flip in flips]
         self._symmetries = np.stack([flip.ravel() for flip in flips])
         self._answers = lru_cache(maxsize=1 << 14)(self._answer)  # room for all variants of the 1000 of Maze-Hard
+        self._waves = lru_cache(maxsize=1 << 10)(self._wave)  # of those in training slots
 
     @classmethod
     def of(cls, config: TaskConfig) -> Self:
         """Those of the size of the settings."""
-        return cls(*config.size, config.min_path, config.least_size, config.starts, config.corridors)
+        return cls(*config.size, config.min_path, config.least_size, config.starts, config.corridors, config.waves)
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count. A row that ends
@@ -224,6 +228,15 @@ class Maze(Task):
                 self._begin_anywhere(questions[row], answers[row], uniforms[row, 1])
         return questions, answers
 
+    def lesson(self, question: np.ndarray, surely: int, at_most: int) -> Lesson:
+        """Arrows towards G as far as a wave from there has come, then the marks that follow them from S."""
+        wave, free = self._waves(question.astype(np.uint8).tobytes()), question == FREE
+        labels = question.astype(np.int64)
+        for visit, said in ((wave.arrives, len(self.vocabulary) + wave.arrow), (wave.marked, PATH)):
+            labels = np.where(free & (visit <= at_most), IGNORE, labels)
+            labels = np.where(free & (visit <= surely), said, labels)
+        return Lesson(labels, wave.ends <= surely)
+
     def guesses(self, question: np.ndarray, shares: np.ndarray, draw: Draw) -> Guesses:
         """The question with walls where the model is sure that no path is, and where it doubts a mark
         (`hrm.puzzles.tasks.closing`)."""
@@ -291,6 +304,11 @@ class Maze(Task):
         start, goal = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
         answer[MazeSearch((answer != WALL).reshape(self.shape)).path(start, goal)] = PATH
         return answer
+
+    def _wave(self, question: bytes) -> Wave:
+        tokens = np.frombuffer(question, np.uint8)
+        starts, goal = np.flatnonzero(tokens == START).tolist(), np.flatnonzero(tokens == GOAL)
+        return Wave((tokens > WALL).reshape(self.shape), starts, int(goal[0]) if len(goal) else None)
 
     def _distance(self, question: np.ndarray) -> int | None:
         start, goal = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])

@@ -48,6 +48,15 @@ class Look(NamedTuple):
     """The box of each cell; empty where a task has none."""
 
 
+class Lesson(NamedTuple):
+    """What a model should say of a puzzle after some segments."""
+
+    labels: np.ndarray
+    """[cells] tokens, from `len(vocabulary)` on hints; -100 where nothing is asked."""
+    ended: bool
+    """Whether nothing new comes after this."""
+
+
 class Task:
     """Puzzles of one kind: what a grid is, which answers are right, how puzzles are made, varied and drawn. It never
     knows what a hidden state is. The rules are `verify`, or `conflicts`, which also marks the wrong cells."""
@@ -64,6 +73,11 @@ class Task:
     """Random numbers that `symmetries` takes per puzzle; 0 where there is none but the puzzle itself."""
     guess_segments: int | None = None
     """Segments after which an attempt with guesses ends; None: as many as the others take."""
+    hints: str = ""
+    """Words that a model says of a cell beside the vocabulary while it is on its way to the answer, taught by `lesson`;
+    "" for a task without lessons, which teaches the answer alone."""
+    hinted: int = 0
+    """The token that they all mean in an answer."""
     any_size: bool = False
     """Whether questions of other shapes are read as well: see `fitting`."""
     embedded: bool = False
@@ -218,6 +232,11 @@ class Task:
         spares most canonical forms; by default it is a hash of them."""
         forms = (self.canonical(Puzzle(*pair)) for pair in zip(questions, answers, strict=True))
         return np.array([int.from_bytes(blake2b(form, digest_size=8).digest(), "little") for form in forms], np.uint64)
+
+    def lesson(self, question: np.ndarray, surely: int, at_most: int) -> Lesson:
+        """What a model of a cell's neighbours should say after visits that carried news `surely` so many cells far, and
+        `at_most` so many; of a task with `hints`."""
+        raise NotImplementedError
 
     # Symmetries
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -188,6 +189,10 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         with torch.no_grad():
             segments = segments + blind + 1
             stop = halted(readout.q, segments, explore[rows], config.halting)
+            if readout.said is not None:
+                labels, ended = self._lessons(inputs, segments)
+                stop |= ended & (explore[rows, 0] >= config.halting.exploration)
+                readout = readout._replace(logits=readout.said)
             target = None
             if config.halting.q_continue:
                 next_q = model.segment(carry, inputs, ids)[1].q
@@ -196,6 +201,18 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         (losses.total * (self.updates.loss_scale / config.train.batch_size)).backward()
         self._count(losses, readout, segments, stop)
         return carry, segments, stop
+
+    def _lessons(self, inputs: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """What each row should say by now [b, cells], and whether nothing new comes after it [b]."""
+        recurrence = self.model.recurrence
+        fast, slow = (len(stack.layers) for stack in (recurrence.fast, recurrence.slow or recurrence.fast))
+        cycles, steps = recurrence.schedule
+        # News reaches what is read out by the steps of L, or as well by the updates of H.
+        surely, at_most = cycles * steps * fast, cycles * (steps * fast + slow)
+        rows = zip(inputs.cpu().numpy(), segments.tolist(), strict=True)
+        lessons = [self.sampler.task.lesson(question, n * surely - 1, n * at_most) for question, n in rows]
+        labels, ended = zip(*lessons, strict=True)
+        return torch.from_numpy(np.stack(labels)).to(inputs), torch.tensor(ended, device=inputs.device)
 
     @torch.no_grad()
     def _count(self, losses: Losses, readout: Readout, segments: Tensor, stop: Tensor) -> None:
