@@ -195,7 +195,7 @@ class Strategy:
     """Ways to look at a puzzle, taken in turn: 1 is as asked, more are random symmetries, mapped back; default: 1, or
     the shipped solver's."""
     guesses: Annotated[int | None, Range(0, 100_000)] = None
-    """After these, attempts with a blank or two filled in as the model guesses, or cells of a maze closed;
+    """After these, attempts with a blank or two filled in as the model guesses;
     where it deduces, the most decisions it may make; default: 0, 100,000 where it deduces, or the shipped solver's."""
     budget: Annotated[int | None, Range(1, 10**12)] = None
     """Segments that all attempts at a puzzle may take together."""

@@ -14,9 +14,8 @@ from hrm.puzzles.model import board_of, build
 from hrm.puzzles.solving import Solver, load
 from hrm.puzzles.solving.engine import Attempt, Job, Row, Rules, Segment, Vote, _Ballot, _outcome
 from hrm.puzzles.solving.engine import solve as run_engine
-from hrm.puzzles.tasks import Guesses, Symmetry
+from hrm.puzzles.tasks import Symmetry
 from hrm.puzzles.tasks.grid import Grid
-from hrm.puzzles.tasks.sudoku import Sudoku
 from hrm.runs.folder import Run
 from tests.puzzles.solving.small import CONFIG, SUDOKU, fix_q, model, questions, run_folder, solver
 from tests.puzzles.solving.test_solver import CONFIG_OF_GRID
@@ -108,41 +107,33 @@ def test_a_guess_fills_one_unsure_blank_and_depends_on_seed_puzzle_and_number_al
     sure = np.flatnonzero(question == 1)[::2]
     shares[sure, 3] = 0.9
     cells = set()
-
-    def guess(number: int) -> np.ndarray:
-        return run.task.guess(question, shares, run._random("guess", question, number))
-
     for number in range(1, 30):
-        guessed = guess(number)
+        guessed = run._guess(run.task, question, shares, number)
         (cell,) = np.flatnonzero(guessed != question)
         assert question[cell] == 1 and guessed[cell] in SUDOKU.symbols and cell not in sure
-        assert np.array_equal(guessed, guess(number))
+        assert np.array_equal(guessed, run._guess(run.task, question, shares, number))
         cells.add((cell, guessed[cell]))
     assert len(cells) > 8
     shares[:, 3] = 0.9
     shares[np.flatnonzero(question == 1)[3], 3] = 0.8  # all are sure: the least sure one
-    (cell,) = np.flatnonzero(guess(1) != question)
+    (cell,) = np.flatnonzero(run._guess(run.task, question, shares, 1) != question)
     assert cell == np.flatnonzero(question == 1)[3]
 
 
 def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_before():
     question, calls = SUDOKU.parse(questions(1)[0]), []
 
-    class Noting(Sudoku):
-        def guess(self, question: np.ndarray, shares: np.ndarray, random: Any) -> np.ndarray:
-            guessed = question.copy()
-            guessed[np.flatnonzero(question == 1)[random]] = 2
-            calls.append((random, question, shares, guessed))
-            return guessed
-
-    def guesses(question: np.ndarray, shares: np.ndarray) -> Guesses:
-        return Noting(2, 2).guesses(question, shares, lambda _, number: number)  # type: ignore[arg-type, return-value]
+    def guess(asked: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
+        guessed = asked.copy()
+        guessed[np.flatnonzero(asked == 1)[number]] = 2
+        calls.append((number, asked, shares, guessed))
+        return guessed
 
     def view(question: np.ndarray, number: int) -> Symmetry:
         return SUDOKU.view(np.random.default_rng(number).random(SUDOKU.uniforms))
 
     attempts = [Attempt(), Attempt(noise=1), *(Attempt(view=number, guess=number) for number in range(1, 5))]
-    rules = Rules(2, attempts, verify=lambda q, a: False, guesses=guesses, view=view)
+    rules = Rules(2, attempts, verify=lambda q, a: False, guess=guess, view=view)
     seen: list[Segment] = []
     ((_, outcome),) = run_engine(model(), [Job(question)], rules, observe=lambda _, segment: seen.append(segment))
     assert outcome is not None and (outcome.attempts, outcome.segments) == (6, 12)
@@ -154,20 +145,6 @@ def test_a_guess_follows_the_attempt_without_one_and_every_second_the_guess_befo
     for asked, before in ((second, first), (fourth, third)):
         assert np.array_equal(asked[0], before[2]) and not np.array_equal(asked[1], before[1])
     assert np.allclose(second[1], seen[5].probabilities)
-
-
-def test_attempts_with_guesses_may_be_shorter_than_others():
-    question = SUDOKU.parse(questions(1)[0])
-    attempts = [Attempt(), Attempt(guess=1), Attempt(guess=2)]
-
-    def guesses(question: np.ndarray, shares: np.ndarray) -> Guesses:
-        while True:
-            yield question
-
-    for segments, spent in ((5, 5 + 2 * 2), (1, 3)):
-        rules = Rules(segments, attempts, verify=lambda q, a: False, guesses=guesses, guess_segments=2)
-        ((_, outcome),) = run_engine(model(), [Job(question)], rules)
-        assert outcome is not None and outcome.segments == spent
 
 
 def test_guesses_need_blanks():

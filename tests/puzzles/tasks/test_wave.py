@@ -122,10 +122,10 @@ def test_hints_count_as_the_token_that_they_mean_and_leave_every_other_probabili
     assert torch.allclose(answers[..., FREE], words[..., [FREE, *range(6, 10)]].sum(-1), atol=1e-6)
 
 
-def test_an_attempt_ends_when_the_model_says_nothing_new_be_it_hints_alone():
+def test_an_attempt_ends_when_the_model_says_what_it_has_said_before_be_it_hints_alone():
     task, question, _ = made((5, 9), 0)
     model, cell = untrained(task), int(np.flatnonzero(question == FREE)[0])
-    said = iter([FREE, LEFT, RIGHT, RIGHT, UP, UP])
+    said = iter([FREE, LEFT, RIGHT, RIGHT, UP, RIGHT, UP])
     segment = model.segment
 
     def scripted(*given):
@@ -136,11 +136,11 @@ def test_an_attempt_ends_when_the_model_says_nothing_new_be_it_hints_alone():
 
     model.segment = scripted  # type: ignore[method-assign]
     seen: list[Segment] = []
-    rules = Rules(max_segments=200, attempts=[Attempt(), Attempt(noise=1)], verify=task.verify)
+    rules = Rules(max_segments=200, rests=True, attempts=[Attempt(), Attempt(noise=1)], verify=task.verify)
     ((_, outcome),) = solve(model, [Job(question)], rules, observe=lambda _, new: seen.append(new))
     # The second attempt is not compared with the end of the first.
-    assert outcome is not None and (outcome.segments, outcome.attempts) == (6, 2)
-    assert [each.attempt for each in seen] == [1, 1, 1, 1, 2, 2]
+    assert outcome is not None and (outcome.segments, outcome.attempts) == (7, 2)
+    assert [each.attempt for each in seen] == [1, 1, 1, 1, 2, 2, 2]
 
 
 WAVES = {

@@ -138,16 +138,18 @@ def _attempts(
 ) -> Curve:
     """The share solved within 1, 2, ... attempts: models, views, noise, guesses, in the order of trying."""
     rules, n = solver.rules(replace(strategy, stop=("verifier",), budget=None)), len(puzzles.inputs)
-    segments, begun, solved = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
-    outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, ordered=False)
+    begun, solved, spent = np.zeros(n, int), np.zeros(n, bool), np.zeros((n, len(rules.attempts)))
+
+    def observe(row: int, segment: Segment) -> None:
+        spent[row, segment.attempt - 1] = segment.segment
+
+    outcomes = engine.solve(solver.models, jobs_of(puzzles), rules, batch_size, False, observe)
     for done, (row, outcome) in enumerate(outcomes, 1):
         assert outcome is not None
-        segments[row], begun[row], solved[row] = outcome.segments, outcome.attempts - 1, outcome.accepted
+        begun[row], solved[row] = outcome.attempts - 1, outcome.accepted
         progress(0.5 + 0.5 * done / n)
     efforts = list(range(1, len(rules.attempts) + 1))
-    # An attempt that fails takes all its segments.
-    most = np.cumsum([rules.most(attempt) for attempt in rules.attempts])
-    cost = [np.where(begun < e, segments, most[e - 1]).mean() for e in efforts]
+    cost = spent.cumsum(1).mean(0)
     share = [(solved & (begun < e)).mean() for e in efforts]
     return Curve("further attempts", efforts, [float(c) for c in cost], [float(s) for s in share])
 

@@ -9,10 +9,9 @@ from hrm.puzzles.config import Strategy
 HOME = Path(__file__).parent
 STRATEGIES = {
     HOME / "sudoku": Strategy(max_segments=20_000),
-    HOME / "maze": Strategy(max_segments=32, restarts=0, views=8, guesses=1000),
+    HOME / "maze": Strategy(max_segments=10_000, restarts=3, views=8),
 }
-"""What each tries with a puzzle unless told otherwise: seconds for the hardest that are solved; a maze of 30x30 that is
-not takes a minute or two."""
+"""What each tries with a puzzle unless told otherwise: seconds for the hardest that are solved."""
 
 
 def names() -> list[str]:

@@ -27,7 +27,7 @@ from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving import engine
 from hrm.puzzles.solving.answer import Answer, as_grid, confidence, in_form_of, listed, text_of
 from hrm.puzzles.solving.engine import Attempt, Deduce, Job, Outcome, Rules, Segment
-from hrm.puzzles.tasks import Guesses, PuzzleError, Symmetry, Task
+from hrm.puzzles.tasks import PuzzleError, Symmetry, Task
 from hrm.runs import checkpoint as checkpoints
 from hrm.runs.folder import Run
 from hrm.settings import check_ranges
@@ -124,10 +124,9 @@ class Solver:
             verify=self.task.verify if verifies else None,
             early="verifier" in strategy.stop,
             halt=partial(wants_to_halt, q_continue=self.q_continue, margin=strategy.margin) if by_q else None,
-            still=strategy.residual if "residual" in strategy.stop else 0.0,
+            still=strategy.residual if "residual" in strategy.stop else 0.0, rests=True,
             budget=strategy.budget, view=partial(self._view, self.task),
-            guesses=partial(self._guesses, self.task) if made else None, guess_segments=self.task.guess_segments,
-            unguessed=self.task.unguessed, vote=strategy.vote,
+            guess=partial(self._guess, self.task) if made else None, vote=strategy.vote,
             deduce=Deduce(self.deduction.solving_segments, self.deduction.kill, guesses if self.deduces else None),
         )  # fmt: skip
 
@@ -248,19 +247,16 @@ class Solver:
 
     def _adapted(self, task: Task, rules: Rules) -> Rules:
         """The rules for a puzzle of another shape."""
-        guesses = rules.guesses and partial(self._guesses, task)
-        return replace(
-            rules, verify=rules.verify and task.verify, view=partial(self._view, task), guesses=guesses,
-            unguessed=task.unguessed,
-        )  # fmt: skip
+        guess = rules.guess and partial(self._guess, task)
+        return replace(rules, verify=rules.verify and task.verify, view=partial(self._view, task), guess=guess)
 
     def _view(self, task: Task, question: np.ndarray, number: int) -> Symmetry:
         """A random symmetry that seed, puzzle and number alone decide."""
         return task.view(self._random("view", question, number).random(task.uniforms))
 
-    def _guesses(self, task: Task, question: np.ndarray, shares: np.ndarray) -> Guesses:
-        """The question with guesses of the model's; seed, puzzle and number decide."""
-        return task.guesses(question, shares, partial(self._random, "guess"))
+    def _guess(self, task: Task, question: np.ndarray, shares: np.ndarray, number: int) -> np.ndarray:
+        """The question with a guess of the model's; seed, puzzle and number decide."""
+        return task.guess(question, shares, self._random("guess", question, number))
 
     def _random(self, what: str, question: np.ndarray, number: int) -> np.random.Generator:
         """Random numbers that seed, puzzle and number alone decide."""

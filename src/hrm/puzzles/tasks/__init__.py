@@ -19,7 +19,6 @@ from hrm.puzzles.tasks.board import Board as Board
 from hrm.puzzles.tasks.puzzle import Puzzle as Puzzle
 from hrm.puzzles.tasks.puzzle import PuzzleError as PuzzleError
 from hrm.puzzles.tasks.puzzle import Symmetry as Symmetry
-from hrm.puzzles.tasks.task import Guesses as Guesses
 from hrm.puzzles.tasks.task import Look as Look
 from hrm.puzzles.tasks.task import Task as Task
 

@@ -12,11 +12,11 @@ import numpy as np
 from hrm.files.npy import IGNORE
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
-from hrm.puzzles.tasks import closing, written
+from hrm.puzzles.tasks import written
 from hrm.puzzles.tasks.puzzle import Puzzle, PuzzleError
 from hrm.puzzles.tasks.refinement import refined
 from hrm.puzzles.tasks.search import MazeSearch
-from hrm.puzzles.tasks.task import Draw, Guesses, Lesson, Look, Task
+from hrm.puzzles.tasks.task import Lesson, Look, Task
 from hrm.puzzles.tasks.wave import Wave
 
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
@@ -38,7 +38,6 @@ class Maze(Task):
     name = "maze"
     uniforms = 1
     verifies = True
-    guess_segments = 12
 
     def __init__(
         self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None, starts: int = 1,
@@ -145,8 +144,11 @@ class Maze(Task):
         way only; every shortest path is such a chain."""
         if answer.shape != question.shape or not np.all((answer == question) | ((question == FREE) & (answer == PATH))):
             return False
+        marks = MazeSearch(np.isin(answer, (START, GOAL, PATH)).reshape(self.shape))
         ends = int(np.flatnonzero(answer == START)[0]), int(np.flatnonzero(answer == GOAL)[0])
-        return closing.Marks((answer == PATH).reshape(self.shape), ends, np.ones(len(answer))).chain
+        waves = marks.waves(*ends)
+        one_each = all(wave & (wave - 1) == 0 for wave in waves)
+        return bool(one_each and waves[-1] == marks.bit(ends[1]) and len(waves) == (answer == PATH).sum() + 2)
 
     def verify(self, question: np.ndarray, answer: np.ndarray) -> bool:
         """Whether the answer marks a path from S to G, and no path is shorter."""
@@ -236,20 +238,6 @@ class Maze(Task):
             labels = np.where(free & (visit <= at_most), IGNORE, labels)
             labels = np.where(free & (visit <= surely), said, labels)
         return Lesson(labels, wave.ends <= surely)
-
-    def guesses(self, question: np.ndarray, shares: np.ndarray, draw: Draw) -> Guesses:
-        """The question with walls where the model is sure that no path is, and where it doubts a mark
-        (`hrm.puzzles.tasks.closing`)."""
-        free, ends = question == FREE, [int(np.flatnonzero(question == token)[0]) for token in (START, GOAL)]
-        looks = closing.looks(free.reshape(self.shape), (ends[0], ends[1]), shares[:, PATH], draw(question, 0))
-        closed = next(looks)
-        while True:
-            shares = yield np.where(closed, WALL, question)
-            closed = looks.send(shares[:, PATH])
-
-    def unguessed(self, question: np.ndarray, readout: np.ndarray) -> np.ndarray:
-        """The readout with the cells free again that a guess closed."""
-        return np.where((question == FREE) & (readout == WALL), FREE, readout)
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Turns and reflections, 8 of a square and 4 of a rectangle."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
-from itertools import count
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
@@ -23,16 +22,6 @@ LETTERS = digits + ascii_letters
 """A character for each number up to 61."""
 UNSURE = 0.5
 """A guess is made in a blank whose likeliest symbol is less likely than this."""
-
-
-CHAIN = 2
-"""Guesses that are made one on top of the other before it begins again from the puzzle as it was asked. Of 83 hard
-Sudokus given up, single guesses solved 59 to 61 within 288 segments, pairs 65 at a lower cost."""
-
-Draw = Callable[[np.ndarray, int], np.random.Generator]
-"""The random numbers of a question [cells] and the number of a guess."""
-Guesses = Generator[np.ndarray, np.ndarray, None]
-"""Yields questions [cells] that guesses made easier, and is sent the model's probabilities [cells, vocabulary]."""
 
 
 class Look(NamedTuple):
@@ -71,8 +60,6 @@ class Task:
     """The token of a cell that is no part of the puzzle; 0 where there is none."""
     uniforms: int = 0
     """Random numbers that `symmetries` takes per puzzle; 0 where there is none but the puzzle itself."""
-    guess_segments: int | None = None
-    """Segments after which an attempt with guesses ends; None: as many as the others take."""
     hints: str = ""
     """Words that a model says of a cell beside the vocabulary while it is on its way to the answer, taught by `lesson`;
     "" for a task without lessons, which teaches the answer alone."""
@@ -270,19 +257,8 @@ class Task:
 
     @property
     def can_guess(self) -> bool:
-        """Whether it can guess: there are blanks, or the task has a way of its own."""
-        own = type(self)
-        return self.blank is not None or own.guess is not Task.guess or own.guesses is not Task.guesses
-
-    def guesses(self, question: np.ndarray, shares: np.ndarray, draw: Draw) -> Guesses:
-        """What the attempts with guesses look at, one after another without end; `shares` are the probabilities of the
-        question as it was asked. By default a `guess`, then another one on top, and so on from the question again."""
-        first, asked = shares, question
-        for number in count(1):
-            if number % CHAIN == 1:
-                asked, shares = question, first
-            asked = self.guess(asked, shares, draw(asked, number))
-            shares = yield asked
+        """Whether `guess` can make one: there are blanks, or the task has a way of its own."""
+        return self.blank is not None or type(self).guess is not Task.guess
 
     def guess(self, question: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The question [cells] made easier by a guess, from the model's probabilities [cells, vocabulary]: here a blank
@@ -298,10 +274,6 @@ class Task:
         guessed = question.copy()
         guessed[blanks[cell]] = symbols[random.choice(len(symbols), p=shares[cell])]
         return guessed
-
-    def unguessed(self, question: np.ndarray, readout: np.ndarray) -> np.ndarray:
-        """The readout [cells] of a question with guesses as one of the question without."""
-        return readout
 
     def show(
         self, questions: np.ndarray, answers: np.ndarray, task_ids: np.ndarray, uniforms: np.ndarray

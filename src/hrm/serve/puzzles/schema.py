@@ -35,7 +35,7 @@ class SolveRequest(Strict):
     views: int | None = Field(None, ge=1, le=100)
     """Ways to look at a puzzle, taken in turn."""
     guesses: int | None = Field(None, ge=0, le=10_000)
-    """After these, attempts with a blank or two filled in as the model guesses, or a cell or two of a maze closed."""
+    """After these, attempts with a blank or two filled in as the model guesses."""
     budget: int | None = Field(None, ge=1, le=10**9)
     """Segments that all attempts at a puzzle may take together."""
     stop: list[Literal["verifier", "q", "residual"]] = Field(["verifier"], max_length=3)
