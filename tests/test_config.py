@@ -344,7 +344,17 @@ CONFLICTS: list[tuple[dict[str, object], str]] = [
     ({"task.kind": "maze", "task.size": (5, 5), "task.min_path": 25}, "--task.min-path"),
     ({"task.kind": "maze", "task.reveal": 0.5}, "--task.reveal"),
     ({"task.kind": "maze", "task.waves": True}, "--arch.mixer"),
-    ({"task.kind": "maze", "task.waves": True, "arch.tied": True}, "--arch.no-tied"),
+    (
+        {
+            "task.kind": "maze",
+            "task.waves": True,
+            "arch.tied": True,
+            "arch.mixer": "neighbours",
+            "arch.positions": "none",
+            "arch.task_positions": 0,
+        },
+        "--arch.no-tied",
+    ),
     ({"arch.dim": 500}, "--arch.heads"),
     ({"arch.dim": 4, "arch.positions": "none"}, "--arch.dim"),
     ({"arch.kv_heads": 3}, "--arch.kv-heads"),

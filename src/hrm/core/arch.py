@@ -94,9 +94,6 @@ class HaltingConfig:
 
     max_segments: Annotated[int, Range(1, 100_000)] = 16
     """A puzzle halts after this many segments at the latest, M_max."""
-    blind: Annotated[tuple[int, int], Range(0, 10_000)] = (0, 0)
-    """Least and most segments without gradient or loss before each one that is learned from; their number is drawn
-    at every step (progressive loss, arXiv 2202.05826)."""
     exploration: Annotated[float, Range(0, 1)] = 0.1
     """Probability of a random minimum number of segments, drawn again at every segment; with --task.waves that of one
     more segment once a maze is done."""
@@ -168,9 +165,6 @@ def problems(arch: ArchConfig, halting: HaltingConfig) -> Iterator[str]:
             yield "--arch.tokens candidates has no position before another: use --arch.unit swiglu, or cells"
         if arch.tied:
             yield "--arch.tokens candidates reads one number per state, not a vocabulary: use --arch.no-tied"
-    least, most = halting.blind
-    if least > most:
-        yield f"--halting.blind {least} {most} has its least above its most: exchange the two"
     if halting.q_continue and halting.max_segments == 1:
         yield "--halting.max-segments 1 leaves no next segment to value: use --halting.no-q-continue"
 

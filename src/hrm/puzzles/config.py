@@ -42,8 +42,6 @@ class TaskConfig:
     waves: bool = False
     """Mazes are learned as a wave: after every segment the model should say as much as can be known by then, first
     arrows towards the goal, then the marks that follow them from the start."""
-    starts: Annotated[int, Range(1, 1 << 20)] = 1
-    """Mazes are shown in training with up to this many starts, all of whose paths to the goal are marked."""
     vocabulary: Annotated[int, Range(2, 1_000_000)] = 12
     """Number of tokens of a grid task, padding included."""
     gym: str = "n_queens"

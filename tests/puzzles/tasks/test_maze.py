@@ -9,7 +9,7 @@ from rich.console import Console
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks import Puzzle, PuzzleError, build
-from hrm.puzzles.tasks.maze import FREE, GOAL, MOST_JOINED, PATH, START, WALL, Maze
+from hrm.puzzles.tasks.maze import MOST_JOINED, WALL, Maze
 from hrm.puzzles.tasks.search import MazeSearch
 from tests.data import hrm_data
 from tests.puzzles.tasks import rules
@@ -236,22 +236,3 @@ def test_corridors_are_one_piece_with_few_loops() -> None:
         for maze in (Maze(9, 9, 5), Maze(9, 9, 5, corridors=0.0), Maze(9, 9, 5, corridors=1.0))
     )
     assert (plain == none).all() and (plain != all_).any()
-
-
-def test_more_starts_are_shown_each_with_its_shortest_path_to_the_goal() -> None:
-    task = Maze(8, 8, min_path=4, starts=20)
-    made = [task.generate(np.random.default_rng(seed)) for seed in range(20)]
-    questions, answers = (np.stack(column) for column in list(zip(*made, strict=True))[:2])
-    uniforms = np.random.default_rng(1).random((20, task.uniforms))
-    shown, marked = task.augment(questions, answers, uniforms)
-    starts = (shown == START).sum(axis=1)
-    assert starts.min() >= 1 and starts.max() > 5
-    for question, answer in zip(shown, marked, strict=True):
-        goal = int(np.flatnonzero(question == GOAL)[0])
-        search = MazeSearch((question != WALL).reshape(task.shape))
-        paths = {cell for start in np.flatnonzero(question == START) for cell in search.path(int(start), goal)}
-        expected = question.copy()
-        expected[[cell for cell in paths if question[cell] == FREE]] = PATH
-        assert (answer == expected).all()
-    again = task.augment(questions, answers, uniforms)
-    assert (again[0] == shown).all() and (again[1] == marked).all()

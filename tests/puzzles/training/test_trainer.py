@@ -16,7 +16,6 @@ from hrm.core.recurrence import Carry
 from hrm.puzzles import solvers, tasks
 from hrm.puzzles.config import Config
 from hrm.puzzles.solving import load
-from hrm.puzzles.training.objective import objective
 from hrm.puzzles.training.trainer import Slots, Trainer
 from hrm.runs import Run
 from hrm.training.optim import lr_factor
@@ -54,42 +53,6 @@ def test_the_first_step_fills_every_slot_with_its_row_of_the_first_batch() -> No
     assert torch.equal(made.slots.inputs, torch.from_numpy(batch.inputs))
     assert torch.equal(made.slots.labels, torch.from_numpy(batch.labels))
     assert made.slots.segments.tolist() == [1] * 8
-
-
-def test_blind_segments_run_without_gradient_before_the_one_that_is_learned_from() -> None:
-    changes = {"halting": {"max_segments": 4, "exploration": 0.0, "q_continue": False}}
-    plain, blind = (
-        trainer(config(**changes | {"halting": changes["halting"] | more})) for more in ({}, {"blind": (2, 2)})
-    )
-    plain.model.load_state_dict(blind.model.state_dict())
-    batch, model = blind.sampler.batch(0), plain.model
-    inputs, labels, ids = (torch.from_numpy(each) for each in batch[:3])
-    carry = model.initial_carry(inputs, ids)
-    with torch.no_grad():
-        for _ in range(2):
-            carry, _ = model.segment(carry, inputs, ids)
-    carry, readout = model.segment(carry, inputs, ids)
-    made = blind.config
-    expected = objective(readout, labels, None, made.loss, made.halting).total / made.train.batch_size
-    blind.step()
-    assert blind.window[0].item() == pytest.approx(expected.item() * made.train.batch_size)
-    torch.testing.assert_close(blind.slots.carry.z_h, carry.z_h.detach())
-    assert blind.slots.segments.tolist() == [3] * 8 and not blind.slots.halted.any()
-    blind.step()
-    assert blind.slots.segments.tolist() == [6] * 8 and blind.slots.halted.all()
-
-
-def test_the_number_of_blind_segments_is_drawn_at_every_step_and_again_the_same_when_resumed() -> None:
-    counts: list[list[int]] = []
-    for _ in range(2):
-        made = trainer(config(halting={"max_segments": 1000, "blind": (1, 4), "weight": 0.0}))
-        counts.append([0])
-        for _ in range(12):
-            made.step()
-            counts[-1].append(int(made.slots.segments[0]))
-    assert counts[0] == counts[1]
-    steps = set(np.diff(counts[0]).tolist())
-    assert steps <= {2, 3, 4, 5} and len(steps) > 1
 
 
 def test_slots_are_refilled_only_when_their_puzzle_has_halted() -> None:
@@ -322,7 +285,7 @@ def test_slots_keep_their_parts_in_order() -> None:
 
 def test_a_preset_begins_with_the_weights_of_another_run_on_smaller_mazes(tmp_path: Path) -> None:
     small_one, large_one = str(tmp_path / "small"), str(tmp_path / "large")
-    flags = "--task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3 --train.steps 2 --train.batch-size 2"
+    flags = "--task.puzzles 6 --task.holdout 2 --task.min-path 2 --train.steps 2 --train.batch-size 2"
     flags += " --optim.warmup-steps 0 --optim.lr 0 --optim.muon-lr 0 --train.no-compile"
     flags += " --train.checkpoint-every 2 --arch.dim 8"
     begin = ["train", "maze-any", *flags.split(), "--quiet"]
@@ -355,7 +318,7 @@ def test_a_preset_begins_with_the_weights_of_another_run_on_smaller_mazes(tmp_pa
 
 
 def test_a_preset_begins_with_the_weights_of_a_solver_that_comes_with_the_package(tmp_path: Path) -> None:
-    flags = "--task.size 6 6 --task.least-size 5 5 --task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3"
+    flags = "--task.size 6 6 --task.least-size 5 5 --task.puzzles 6 --task.holdout 2 --task.min-path 2"
     flags += " --optim.warmup-steps 0 --optim.lr 0 --optim.muon-lr 0 --train.no-compile --train.steps 1 --quiet"
     out = str(tmp_path / "more")
     assert hrm(["train", "maze-any", "--init", "maze", *flags.split(), "--train.batch-size", "2", "--out", out]) == 0
@@ -366,7 +329,7 @@ def test_a_preset_begins_with_the_weights_of_a_solver_that_comes_with_the_packag
     assert same(one, other)
 
 
-BEGINS = "--task.size 5 6 --task.least-size 4 4 --task.puzzles 6 --task.holdout 2 --task.min-path 2 --task.starts 3"
+BEGINS = "--task.size 5 6 --task.least-size 4 4 --task.puzzles 6 --task.holdout 2 --task.min-path 2"
 BEGINS += " --optim.warmup-steps 0 --train.no-compile --train.batch-size 2 --train.steps 1 --quiet"
 
 
@@ -376,7 +339,7 @@ def test_a_run_of_more_layers_begins_as_the_same_function(tmp_path: Path, preset
     flags = f"--arch.fast-layers {layers} --optim.lr 0 --optim.muon-lr 0 --optim.warmup-steps 0 --train.no-compile"
     flags += " --train.steps 1 --train.batch-size 2 --train.precision float32 --task.puzzles 6 --quiet"
     if solver == "maze":
-        flags += " --task.size 6 6 --task.least-size 5 5 --task.min-path 2 --task.starts 3 --task.holdout 0"
+        flags += " --task.size 6 6 --task.least-size 5 5 --task.min-path 2 --task.holdout 0"
     out = str(tmp_path / "more")
     assert hrm(["train", preset, "--init", solver, *flags.split(), "--out", out]) == 0
     was, now = load(solver).model, load(out).model

@@ -40,16 +40,15 @@ class Maze(Task):
     verifies = True
 
     def __init__(
-        self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None, starts: int = 1,
+        self, rows: int, cols: int, min_path: int, least_size: tuple[int, int] | None = None,
         corridors: float = 0.0, waves: bool = False,
     ) -> None:  # fmt: skip
         if min(rows, cols) < 2:
             raise UserError(f"a maze of {rows} x {cols} is not possible (--task.size): use at least 2 2")
         super().__init__(rows, cols, "?# SGo")
-        self.min_path, self.least_size, self.starts = min_path, least_size or (rows, cols), starts
+        self.min_path, self.least_size = min_path, least_size or (rows, cols)
         self.corridors = corridors
         self.hints, self.hinted = "v<>^" if waves else "", FREE
-        self.uniforms = 1 if starts == 1 else 2
         row, column = self.groups
         if rows % 2 == cols % 2 == 0:
             # Dominoes: with these a pooling mixer reaches each cell's four neighbours (around the edge, at the edge).
@@ -67,7 +66,7 @@ class Maze(Task):
     @classmethod
     def of(cls, config: TaskConfig) -> Self:
         """Those of the size of the settings."""
-        return cls(*config.size, config.min_path, config.least_size, config.starts, config.corridors, config.waves)
+        return cls(*config.size, config.min_path, config.least_size, config.corridors, config.waves)
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens [cells] uint8 of '#', ' ', 'S', 'G' and 'o', in one line or row by row; spaces count. A row that ends
@@ -226,8 +225,6 @@ class Maze(Task):
         ends = [(questions == token).sum(axis=1) == 1 for token in (START, GOAL)]
         for row in np.flatnonzero(marked & ends[0] & ends[1]):
             answers[row] = self._answers(questions[row].astype(np.uint8).tobytes())
-            if self.starts > 1:
-                self._begin_anywhere(questions[row], answers[row], uniforms[row, 1])
         return questions, answers
 
     def lesson(self, question: np.ndarray, surely: int, at_most: int) -> Lesson:
@@ -273,19 +270,6 @@ class Maze(Task):
         outside[top : top + sides[0], left : left + sides[1]] = False
         return outside
 
-    def _begin_anywhere(self, question: np.ndarray, answer: np.ndarray, uniform: float) -> None:
-        """Put further starts on free cells and mark their paths as well, in place. Paths that meet stay together, so
-        that one rule marks them all."""
-        rng = np.random.default_rng(int(uniform * (1 << 53)))
-        count = int(self.starts ** rng.random()) - 1
-        search, goal = MazeSearch((question != WALL).reshape(self.shape)), int(np.flatnonzero(question == GOAL)[0])
-        free = np.flatnonzero(question == FREE)
-        for start in rng.permutation(free)[:count].tolist():
-            path = search.path(start, goal)
-            if path or search.distance(start, goal):
-                answer[path] = np.where(answer[path] == START, START, PATH)
-                question[start] = answer[start] = START
-
     def _answer(self, question: bytes) -> np.ndarray:
         """The question's tokens with the path that `MazeSearch.path` chooses."""
         answer = np.frombuffer(question, np.uint8).copy()
@@ -295,8 +279,8 @@ class Maze(Task):
 
     def _wave(self, question: bytes) -> Wave:
         tokens = np.frombuffer(question, np.uint8)
-        starts, goal = np.flatnonzero(tokens == START).tolist(), np.flatnonzero(tokens == GOAL)
-        return Wave((tokens > WALL).reshape(self.shape), starts, int(goal[0]) if len(goal) else None)
+        start, goal = (next(iter(np.flatnonzero(tokens == end).tolist()), None) for end in (START, GOAL))
+        return Wave((tokens > WALL).reshape(self.shape), start, goal)
 
     def _distance(self, question: np.ndarray) -> int | None:
         start, goal = int(np.flatnonzero(question == START)[0]), int(np.flatnonzero(question == GOAL)[0])

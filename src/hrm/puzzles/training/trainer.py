@@ -18,11 +18,8 @@ from hrm.puzzles.model import PuzzleModel, Readout
 from hrm.puzzles.training.batches import Batch, Sampler
 from hrm.puzzles.training.objective import Losses, objective
 from hrm.training.optim import SignSGD
-from hrm.training.randomness import uniforms
 from hrm.training.trainer import BaseTrainer, split
 from hrm.training.updates import Updates
-
-_BLIND = 4
 
 
 class Slots(NamedTuple):
@@ -83,9 +80,7 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
 
     def compute(self, drawn: StepInput) -> None:
         """One segment for every slot, and the gradients of its losses."""
-        least, most = self.config.halting.blind
-        blind = least + int(uniforms(self.seed, _BLIND, self.step_number, 1, 1)[0, 0] * (most - least + 1))
-        parts = [self._segment(rows, drawn.explore, blind) for rows in self._parts()]
+        parts = [self._segment(rows, drawn.explore) for rows in self._parts()]
         carries, segments, stops = zip(*parts, strict=True)
         carry = Carry(torch.cat([c.z_h for c in carries]), torch.cat([c.z_l for c in carries]))
         if self.logged:
@@ -175,19 +170,15 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
         rows, parts = len(self.slots.halted), self.config.train.accumulate
         return [slice(i * rows // parts, (i + 1) * rows // parts) for i in range(parts)]
 
-    def _segment(self, rows: slice, explore: Tensor, blind: int = 0) -> tuple[Carry, Tensor, Tensor]:
-        """Forward, loss and backward for some rows; returns their detached carry, segments done and who halts. Before
-        it, `blind` segments without gradient or loss."""
+    def _segment(self, rows: slice, explore: Tensor) -> tuple[Carry, Tensor, Tensor]:
+        """Forward, loss and backward for some rows; returns their detached carry, segments done and who halts."""
         config, model = self.config, self.model
         start, segments, fresh, inputs, labels, ids = self.slots.part(rows)
         carry = start.where(fresh, model.initial_carry(inputs, ids))
-        with torch.no_grad():
-            for _ in range(blind):
-                carry, _ = model.segment(carry, inputs, ids)
         carry, readout = model.segment(carry, inputs, ids)
         carry = carry.detach()
         with torch.no_grad():
-            segments = segments + blind + 1
+            segments = segments + 1
             stop = halted(readout.q, segments, explore[rows], config.halting)
             if readout.said is not None:
                 labels, ended = self._lessons(inputs, segments)
