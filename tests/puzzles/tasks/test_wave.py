@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrm.core.arch import ArchConfig
-from hrm.files.npy import IGNORE
 from hrm.puzzles import data, tasks
 from hrm.puzzles.model import PuzzleModel, board_of, build
 from hrm.puzzles.solving.engine import Attempt, Job, Rules, Segment, solve
@@ -68,7 +67,7 @@ def test_a_lesson_says_what_news_from_cell_to_cell_can_have_brought(shape, seed)
     task, question, _ = made(shape, seed)
     told = by_visit(task, question, 2 * task.cells)
     for visits in (0, 1, 2, 5, 11, 23, 2 * task.cells):
-        lesson = task.lesson(question.astype(np.int64), visits, visits)
+        lesson = task.lesson(question, visits)
         assert np.array_equal(lesson.labels.reshape(shape), told[visits])
         assert lesson.ended == np.array_equal(told[visits] == PATH, told[-1] == PATH)
 
@@ -77,7 +76,7 @@ def test_a_lesson_says_what_news_from_cell_to_cell_can_have_brought(shape, seed)
 @given(st.sampled_from(SHAPES), st.integers(0, 1000))
 def test_the_last_lesson_marks_the_answer_and_points_to_the_goal_elsewhere(shape, seed):
     task, question, answer = made(shape, seed)
-    labels = task.lesson(question, 999, 999).labels
+    labels = task.lesson(question, 999).labels
     assert np.array_equal(np.where(labels >= DOWN, FREE, labels), answer)
     for cell in np.flatnonzero(labels >= DOWN):
         at, visited = divmod(int(cell), shape[1]), 0
@@ -85,16 +84,6 @@ def test_the_last_lesson_marks_the_answer_and_points_to_the_goal_elsewhere(shape
             down, right = STEPS[int(labels.reshape(shape)[at])]
             at, visited = (at[0] + down, at[1] + right), visited + 1
         assert labels.reshape(shape)[at] in (GOAL, PATH, START)
-
-
-def test_nothing_is_asked_of_cells_where_the_news_may_or_may_not_have_come():
-    task = Maze(1 + 2, 8, 1, waves=True)
-    question = task.parse("########S     G ########")
-    labels = task.lesson(question, 2, 4).labels
-    assert labels.tolist() == [*[WALL] * 8, START, FREE, IGNORE, IGNORE, RIGHT, RIGHT, GOAL, LEFT, *[WALL] * 8]
-    # S hears at visit 6, and its neighbours on the way are marked at 7, 8, ...
-    labels = task.lesson(question, 7, 9).labels
-    assert labels[8:16].tolist() == [START, PATH, IGNORE, IGNORE, RIGHT, RIGHT, GOAL, LEFT]
 
 
 ARCH = ArchConfig(
@@ -169,6 +158,6 @@ def test_a_training_learns_the_lesson_of_each_row_s_own_segment_and_frees_rows_t
         slots = training.slots
         explore = uniforms(training.seed, 2, step, len(slots.halted), 2)[:, 0].astype(np.float32)
         for row, question in enumerate(slots.inputs.numpy()):
-            ended = task.lesson(question, int(slots.segments[row]) * 3 - 1, 0).ended
+            ended = task.lesson(question, int(slots.segments[row]) * 3).ended
             assert bool(slots.halted[row]) == (ended and explore[row] >= stays)
     assert training.slots.segments.max() > 3

@@ -9,7 +9,7 @@ from hrm.puzzles.config import Strategy
 HOME = Path(__file__).parent
 STRATEGIES = {
     HOME / "sudoku": Strategy(max_segments=20_000),
-    HOME / "maze": Strategy(max_segments=10_000, restarts=3, views=8),
+    HOME / "maze": Strategy(max_segments=10_000, restarts=7, views=8),
 }
 """What each tries with a puzzle unless told otherwise: seconds for the hardest that are solved."""
 

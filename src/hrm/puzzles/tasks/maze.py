@@ -9,7 +9,6 @@ from typing import Self
 
 import numpy as np
 
-from hrm.files.npy import IGNORE
 from hrm.files.reading import UserError
 from hrm.puzzles.config import TaskConfig
 from hrm.puzzles.tasks import written
@@ -227,14 +226,13 @@ class Maze(Task):
             answers[row] = self._answers(questions[row].astype(np.uint8).tobytes())
         return questions, answers
 
-    def lesson(self, question: np.ndarray, surely: int, at_most: int) -> Lesson:
+    def lesson(self, question: np.ndarray, visits: int) -> Lesson:
         """Arrows towards G as far as a wave from there has come, then the marks that follow them from S."""
         wave, free = self._waves(question.astype(np.uint8).tobytes()), question == FREE
         labels = question.astype(np.int64)
         for visit, said in ((wave.arrives, len(self.vocabulary) + wave.arrow), (wave.marked, PATH)):
-            labels = np.where(free & (visit <= at_most), IGNORE, labels)
-            labels = np.where(free & (visit <= surely), said, labels)
-        return Lesson(labels, wave.ends <= surely)
+            labels = np.where(free & (visit <= visits), said, labels)
+        return Lesson(labels, wave.ends <= visits)
 
     def symmetries(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Turns and reflections, 8 of a square and 4 of a rectangle."""

@@ -41,7 +41,7 @@ class Lesson(NamedTuple):
     """What a model should say of a puzzle after some segments."""
 
     labels: np.ndarray
-    """[cells] tokens, from `len(vocabulary)` on hints; -100 where nothing is asked."""
+    """[cells] tokens, from `len(vocabulary)` on hints."""
     ended: bool
     """Whether nothing new comes after this."""
 
@@ -220,9 +220,9 @@ class Task:
         forms = (self.canonical(Puzzle(*pair)) for pair in zip(questions, answers, strict=True))
         return np.array([int.from_bytes(blake2b(form, digest_size=8).digest(), "little") for form in forms], np.uint64)
 
-    def lesson(self, question: np.ndarray, surely: int, at_most: int) -> Lesson:
-        """What a model of a cell's neighbours should say after visits that carried news `surely` so many cells far, and
-        `at_most` so many; of a task with `hints`."""
+    def lesson(self, question: np.ndarray, visits: int) -> Lesson:
+        """What a model of a cell's neighbours should say after so many visits of L, each of which carries news one cell
+        far; of a task with `hints`."""
         raise NotImplementedError
 
     # Symmetries

@@ -195,13 +195,10 @@ class Trainer(BaseTrainer[PuzzleModel, StepInput]):
 
     def _lessons(self, inputs: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
         """What each row should say by now [b, cells], and whether nothing new comes after it [b]."""
-        recurrence = self.model.recurrence
-        fast, slow = (len(stack.layers) for stack in (recurrence.fast, recurrence.slow or recurrence.fast))
-        cycles, steps = recurrence.schedule
-        # News reaches what is read out by the steps of L, or as well by the updates of H.
-        surely, at_most = cycles * steps * fast, cycles * (steps * fast + slow)
+        # The updates of H could carry news as well. If they did so now and then, one way would be faster than another.
+        visits = self.model.recurrence.schedule.h_cycles * self.model.recurrence.schedule.l_cycles
         rows = zip(inputs.cpu().numpy(), segments.tolist(), strict=True)
-        lessons = [self.sampler.task.lesson(question, n * surely - 1, n * at_most) for question, n in rows]
+        lessons = [self.sampler.task.lesson(question, n * visits) for question, n in rows]
         labels, ended = zip(*lessons, strict=True)
         return torch.from_numpy(np.stack(labels)).to(inputs), torch.tensor(ended, device=inputs.device)
 
