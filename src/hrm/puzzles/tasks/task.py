@@ -221,8 +221,8 @@ class Task:
         return np.array([int.from_bytes(blake2b(form, digest_size=8).digest(), "little") for form in forms], np.uint64)
 
     def lesson(self, question: np.ndarray, visits: int) -> Lesson:
-        """What a model of a cell's neighbours should say after so many visits of L, each of which carries news one cell
-        far; of a task with `hints`."""
+        """What a model of a cell's neighbours should say after this number of visits of L, each of which carries news
+        one cell far; of a task with `hints`."""
         raise NotImplementedError
 
     # Symmetries
