@@ -115,8 +115,9 @@ def test_an_attempt_ends_when_the_model_says_what_it_has_said_before_be_it_hints
     said = iter([FREE, LEFT, RIGHT, RIGHT, UP, RIGHT, UP])
     segment = model.segment
 
-    def scripted(*given):
+    def scripted(*given: Any) -> Any:
         carry, readout = segment(*given)
+        assert readout.said is not None
         words = torch.zeros_like(readout.said)
         words[:, cell, next(said)] = 1.0
         return carry, readout._replace(said=words)
