@@ -106,7 +106,8 @@ def test_a_puzzle_is_read_the_same_alone_and_among_others():
     together = model.deduce(start, table.pack(alive), 3)[1][-1]
     for row in range(5):
         alone = model.deduce(start.select(torch.tensor([row])), table.pack(alive[row : row + 1]), 3)[1][-1]
-        for one, other in zip(alone, together, strict=True):
+        assert together.said is None
+        for one, other in zip(alone[:3], together[:3], strict=True):
             assert one is not None and other is not None
             torch.testing.assert_close(one[0], other[row], rtol=0, atol=1e-10)
 
