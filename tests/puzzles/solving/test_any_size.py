@@ -51,7 +51,7 @@ def test_the_shape_is_that_of_the_drawing_and_one_line_is_a_square() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("S  #G", "a maze on one line is a square, and 5 is none: draw it row by row"),
+        ("S  #G", "a maze on one line is a square, and 5 is none: draw it in 2 rows or more"),
         ("S\n \nG", "a maze has 2 rows and columns or more and at most 262,144 cells, not 3x1"),
         ("\n".join([" " * 601] * 600), "a maze has 2 rows and columns or more and at most 262,144 cells, not 600x601"),
         ("S ##\n##G#", "no way from S to G"),

@@ -86,6 +86,12 @@ def test_the_last_lesson_marks_the_answer_and_points_to_the_goal_elsewhere(shape
         assert labels.reshape(shape)[at] in (GOAL, PATH, START)
 
 
+def test_an_empty_slot_has_nothing_to_learn_and_never_ends():
+    task = Maze(3, 4, 2, waves=True)
+    lesson = task.lesson(np.zeros(12, np.int64), 99)
+    assert not lesson.labels.any() and not lesson.ended
+
+
 ARCH = ArchConfig(
     dim=16, fast_layers=1, slow_layers=1, shared=True, h_cycles=1, l_cycles=3, heads=2, horizon="last_cycle",
     mixer="neighbours", positions="none", task_positions=0, q_from="mean",

@@ -397,7 +397,7 @@ class Batch:
         ]
         if readout.said is not None:
             # It says all that can be known by now, so it has come to its end, or goes in circles.
-            for i, words in enumerate(readout.said.argmax(-1).to(torch.uint8).cpu().numpy()):
+            for i, words in enumerate(readout.said.argmax(-1).cpu().numpy()):
                 said = hashlib.blake2b(words.tobytes(), digest_size=16).digest()
                 halts[i] = halts[i] or (rows[i].rules.rests and said in rows[i].said)
                 rows[i].said.add(said)

@@ -100,7 +100,9 @@ class Maze(Task):
         if rows == 1:
             rows = cols = isqrt(cols)
             if rows * cols != len(lines[0]):
-                raise PuzzleError(f"a maze on one line is a square, and {len(lines[0])} is none: draw it row by row")
+                raise PuzzleError(
+                    f"a maze on one line is a square, and {len(lines[0])} is none: draw it in 2 rows or more"
+                )
         if min(rows, cols) < 2 or rows * cols > MOST_CELLS:
             raise PuzzleError(
                 f"a maze has 2 rows and columns or more and at most {MOST_CELLS:,} cells, not {rows}x{cols}"
@@ -228,8 +230,10 @@ class Maze(Task):
 
     def lesson(self, question: np.ndarray, visits: int) -> Lesson:
         """Arrows towards G as far as a wave from there has come, then the marks that follow them from S."""
-        wave, free = self._waves(question.astype(np.uint8).tobytes()), question == FREE
-        labels = question.astype(np.int64)
+        labels, free = question.astype(np.int64), question == FREE
+        if not (question == GOAL).any():  # a slot that is still empty
+            return Lesson(labels, False)
+        wave = self._waves(question.astype(np.uint8).tobytes())
         for visit, said in ((wave.arrives, len(self.vocabulary) + wave.arrow), (wave.marked, PATH)):
             labels = np.where(free & (visit <= visits), said, labels)
         return Lesson(labels, wave.ends <= visits)
@@ -277,7 +281,7 @@ class Maze(Task):
 
     def _wave(self, question: bytes) -> Wave:
         tokens = np.frombuffer(question, np.uint8)
-        start, goal = (next(iter(np.flatnonzero(tokens == end).tolist()), None) for end in (START, GOAL))
+        start, goal = (int(np.flatnonzero(tokens == end)[0]) for end in (START, GOAL))
         return Wave((tokens > WALL).reshape(self.shape), start, goal)
 
     def _distance(self, question: np.ndarray) -> int | None:
